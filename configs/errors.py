@@ -1,0 +1,41 @@
+"""The one error tree. Every message says where, what was found, what was expected, and the cure."""
+
+
+class FeatureStoreError(Exception):
+    """Something a user can mend: its message is shown without a traceback.
+
+    Attributes:
+        exit_code: Of a command that it ends: 2 where it could not start.
+    """
+
+    exit_code = 2
+
+
+class ConfigError(FeatureStoreError):
+    """A config file, an override or a command-line flag is wrong."""
+
+
+class WeightsError(FeatureStoreError):
+    """Pretrained weights are missing, unreadable, or do not fit the network."""
+
+
+class ManifestError(FeatureStoreError):
+    """A corpus manifest is missing or contradicts itself."""
+
+
+class MouthError(FeatureStoreError):
+    """One mouth npz cannot be used; never stops a build."""
+
+
+class AudioError(FeatureStoreError):
+    """One wav cannot be used, or does not hold what its manifest says."""
+
+
+class StoreError(FeatureStoreError):
+    """A store is missing, damaged, or was made by something else than asked for."""
+
+
+class TrainingError(FeatureStoreError):
+    """A training run cannot go on."""
+
+    exit_code = 1

@@ -1,0 +1,43 @@
+"""Words that every configuration error shares: how a found value is shown and what was perhaps meant."""
+
+import difflib
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+LISTED = 12
+"""Known names that an error lists at most, where none of them is near."""
+
+
+def show(value: Any) -> str:
+    """A found value as YAML spells it, shortened, with its Python type."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} (bool)"
+    return f"{reprlib.repr(value)} ({type(value).__name__})"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known name most like `word`, whatever the case, or None where none is near."""
+    by_lower = {name.lower(): name for name in known}
+    matches = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return by_lower[matches[0]] if matches else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What an error about an unknown `word` ends with: the nearest known name, else a list of the known ones."""
+    names = sorted(set(known))
+    near = nearest(word, names)
+    if near is not None:
+        return f"; did you mean {near}?"
+    if not names:
+        return ""
+    more = ", ..." if len(names) > LISTED else ""
+    return f"; known: {', '.join(names[:LISTED])}{more}"
+
+
+def either(names: Iterable[str]) -> str:
+    """Alternatives in words: `a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
