@@ -1,0 +1,240 @@
+"""Published weights: the only file that knows the parameter names of JusperLee/IIANet.
+
+Published forms, all read by `load_published`:
+
+    encoder     {"model_state_dict": {"frontend3D.0.weight": ..., "trunk...": ..., "tcn...": dropped}}
+    separator   {"model_name", "state_dict": {"sm...": ...}, "model_args", "infos"}    best_model.pth
+                {"state_dict": {"audio_model.sm...": ..., "video_model...": dropped}}  Lightning checkpoint
+    both        a plain state dict
+
+Our name becomes the published one by replacing the parts listed in the tables below; the way back is read off the
+network itself, so that the two cannot drift apart.
+"""
+
+import pickle
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.torch_version import TorchVersion
+
+from configs.errors import WeightsError
+from iianet.model import IIANet
+from iianet.video_encoder import VideoEncoder
+
+ENCODER_PARTS: Mapping[str, str] = {
+    "front_end": "frontend3D",
+    **{f"trunk.{block}": f"trunk.layer{block // 2 + 1}.{block % 2}" for block in range(8)},
+    "norm1": "bn1",
+    "norm2": "bn2",
+    "act1": "relu1",
+    "act2": "relu2",
+    "shortcut": "downsample",
+}
+"""Parts of the encoder's names, ours -> published. A part is one or more whole words between dots."""
+
+SEPARATOR_PARTS: Mapping[str, str] = {
+    "encoder_norm": "ln",
+    "audio_bottleneck": "bottleneck",
+    "video_bottleneck": "pre_v",
+    "mask": "mask_net",
+    "separator.audio_up": "sm.audio_blocks.0",
+    "separator.audio_down": "sm.audio_blocks.1",
+    "separator.video_up": "sm.video_blocks.0",
+    "separator.video_down": "sm.video_blocks.1",
+    "separator.video_gates": "sm.video_blocks.1.video_res",
+    "separator.audio_reentry": "sm.InterA_B_A",
+    "separator.video_reentry": "sm.InterA_B_V",
+    "separator.fusion": "sm.InterA_T",
+    # paths
+    "widen.0": "proj_1x1",
+    "widen.1": "proj_1x1.act",
+    "scales": "spp_dw",
+    "select": "loc_glo_fus",
+    "merge": "last_layer",
+    "narrow": "res_conv",
+    # attention
+    "local": "local_embedding",
+    "gate": "global_act",
+    "shift": "global_embedding",
+    # fusion
+    "audio_gate": "M_wav",
+    "video_gate": "M_video",
+    "video_to_audio": "W_wav",
+    "audio_to_video": "W_video",
+    "refine_audio": "amlp",
+    "refine_video": "vmlp",
+    "attend": "attn",
+    "feed_forward": "mlp",
+    "feed_forward.widen": "mlp.fc1",
+    "feed_forward.depthwise": "mlp.dwconv",
+    "feed_forward.narrow": "mlp.fc2",
+}
+"""Parts of the separator's names, ours -> published. Where two begin at the same word, the longer one counts."""
+
+MODEL_ARGS: Mapping[str, int] = {"n_src": 2}
+"""What the reference writes beside its weights whatever the configuration, and never reads."""
+
+NAMES_SHOWN = 5
+"""Names per kind of fault in an error message."""
+
+DAMAGE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What torch.load raises on cut or altered files besides UnpicklingError, found by cutting and altering some."""
+
+
+def load_published(
+    module: VideoEncoder | IIANet, state_dict: Mapping[str, object], source: Path | str = "state dict"
+) -> None:
+    """Fill a network with published weights, in any of the forms above.
+
+    Args:
+        module: Network to fill; unchanged if anything does not fit.
+        state_dict: Contents of a published file, or a plain state dict.
+        source: Where it came from, for the error message.
+
+    Raises:
+        WeightsError: Tensors are missing, surplus or misshapen. `num_batches_tracked` may be missing.
+    """
+    found = _encoder_weights(state_dict) if isinstance(module, VideoEncoder) else _separator_weights(state_dict)
+    expected = _by_published_name(module)
+    _check_fit(module, found, expected, source)
+    renamed = {ours: found.get(name, value) for name, (ours, value) in expected.items()}
+    module.load_state_dict(renamed)
+
+
+def export_published(module: VideoEncoder | IIANet) -> dict[str, Tensor]:
+    """Copies of a network's weights on the CPU, under their published names."""
+    return {name: value.detach().cpu().clone() for name, (_, value) in _by_published_name(module).items()}
+
+
+def read_checkpoint(path: Path) -> dict[str, object]:
+    """Contents of a file that torch.save wrote, on the CPU.
+
+    Raises:
+        WeightsError: The file is missing, damaged, or holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file; give the path of an existing one")
+    try:
+        # A published best_model.pth records torch.__version__, which is no plain str; nothing else needs allowing.
+        with torch.serialization.safe_globals([TorchVersion]):
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: not a weights file ({path.stat().st_size:,} bytes); expected tensors and plain values written by "
+            "torch.save. Download it again; if it holds other objects too, and you trust where it comes from, load it "
+            "with weights_only=False and save its state dict alone"
+        ) from error
+    except DAMAGE as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({path.stat().st_size:,} bytes, {type(error).__name__}: {error}); expected a file "
+            "written by torch.save: copy or download it again"
+        ) from error
+    if not isinstance(contents, dict):
+        raise WeightsError(
+            f"{path}: holds a {type(contents).__name__}; expected a dict: give a checkpoint or state dict"
+        )
+    return contents
+
+
+def save_best_model(path: Path, model: IIANet, versions: Mapping[str, str]) -> None:
+    """Write a best_model.pth that the reference's `BaseAVModel.from_pretrain` opens; whole or not at all.
+
+    Args:
+        path: File to write or replace; its folder exists.
+        model: Trained separator.
+        versions: Software name -> version, for the record.
+    """
+    contents = {
+        "model_name": "IIANet",
+        "state_dict": export_published(model),
+        "model_args": dict(MODEL_ARGS),
+        # str() turns torch's own version type into a plain string, which every reader may load.
+        "infos": {"software_versions": {name: str(version) for name, version in versions.items()}},
+    }
+    unfinished = path.with_name(path.name + ".partial")
+    torch.save(contents, unfinished)
+    unfinished.replace(path)
+
+
+def _by_published_name(module: VideoEncoder | IIANet) -> dict[str, tuple[str, Tensor]]:
+    """A network's state dict as published name -> (our name, tensor)."""
+    parts = ENCODER_PARTS if isinstance(module, VideoEncoder) else SEPARATOR_PARTS
+    alternatives = "|".join(re.escape(part) for part in sorted(parts, key=len, reverse=True))
+    pattern = re.compile(rf"(?<![^.])({alternatives})(?![^.])")
+    state = module.state_dict()
+    named = {pattern.sub(lambda match: parts[match[1]], name): (name, value) for name, value in state.items()}
+    assert len(named) == len(state), "two parameters share a published name"
+    return named
+
+
+def _encoder_weights(contents: Mapping[str, object]) -> dict[str, object]:
+    weights = _unwrap(contents, "model_state_dict")
+    return {name: value for name, value in weights.items() if "tcn" not in name}
+
+
+def _separator_weights(contents: Mapping[str, object]) -> dict[str, object]:
+    weights = _unwrap(contents, "state_dict")
+    if any(name.startswith("audio_model.") for name in weights):
+        weights = {name: value for name, value in weights.items() if not name.startswith("video_model.")}
+    return {name.removeprefix("audio_model."): value for name, value in weights.items()}
+
+
+def _unwrap(contents: Mapping[str, object], key: str) -> dict[str, object]:
+    inner = contents.get(key, contents)
+    weights = inner if isinstance(inner, Mapping) else contents
+    return {str(name): value for name, value in weights.items()}
+
+
+def _check_fit(
+    module: VideoEncoder | IIANet,
+    found: Mapping[str, object],
+    expected: Mapping[str, tuple[str, Tensor]],
+    source: Path | str,
+) -> None:
+    faults = list(_faults(found, {name: _shape(value) for name, (_, value) in expected.items()}))
+    if not faults:
+        return
+    if isinstance(module, VideoEncoder):
+        cure = (
+            "give published lip-reading weights, a file with 'model_state_dict' of ResNetVideoModel (ResNet-18, PReLU)"
+        )
+    else:
+        cure = "build IIANet with the audionet_config of these weights, or give weights trained with yours"
+    raise WeightsError(f"{source}: does not fit {type(module).__name__}: {'; '.join(faults)}. To mend it, {cure}")
+
+
+def _faults(found: Mapping[str, object], expected: Mapping[str, str]) -> Iterator[str]:
+    missing = [f"{name} {shape}" for name, shape in expected.items() if name not in found and not _may_miss(name)]
+    surplus = [f"{name} {_shape(value)}" for name, value in found.items() if name not in expected]
+    misshapen = [
+        f"{name} found {_shape(found[name])} expected {shape}"
+        for name, shape in expected.items()
+        if name in found and _shape(found[name]) != shape
+    ]
+    for kind, names in (("missing", missing), ("surplus", surplus), ("misshapen", misshapen)):
+        if names:
+            more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+            yield f"{len(names)} {kind} ({', '.join(names[:NAMES_SHOWN])}{more})"
+
+
+def _may_miss(name: str) -> bool:
+    return name.endswith("num_batches_tracked")  # counts training steps; not used in eval mode, absent in old files
+
+
+def _shape(value: object) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"

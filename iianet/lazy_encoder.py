@@ -1,0 +1,39 @@
+"""The encoder of the fallback and of raw mode: loaded when the first mouth arrives, never when none does."""
+
+import torch
+from torch import Tensor
+
+from iianet.batch import Batch, fit_frames
+from iianet.encoder_source import EncoderSource
+from iianet.video_encoder import VideoEncoder
+
+
+class LazyEncoder:
+    """Encodes the mouths of batches. Deliberately no nn.Module: a checkpoint must not depend on whether it was loaded.
+
+    Attributes:
+        source: Where the weights come from.
+        encoder: None until the first mouth.
+    """
+
+    def __init__(self, source: EncoderSource) -> None:
+        self.source = source
+        self.encoder: VideoEncoder | None = None
+
+    def complete(self, batch: Batch) -> Tensor:
+        """The embeddings of a batch, with its mouths encoded into their rows: `(batch, dim, frames)`, float32.
+
+        What is encoded here passes through the store's dtype, so that it equals what the store would have held.
+        """
+        if not batch.mouth_lengths:
+            return batch.embedding.float()
+        embedding = batch.embedding.clone()
+        clips = torch.split(batch.mouths, list(batch.mouth_lengths))
+        for row, encoded in zip(batch.mouth_rows, self._on(batch.mouths.device).encode(clips), strict=True):
+            embedding[row] = fit_frames(encoded, embedding.shape[2])
+        return embedding.float()
+
+    def _on(self, device: torch.device) -> VideoEncoder:
+        if self.encoder is None:
+            self.encoder = self.source.load(device)
+        return self.encoder.to(device)
