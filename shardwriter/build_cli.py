@@ -1,0 +1,200 @@
+"""The command build-shards."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from configs.command_line import add_config_flags, config_overrides, run_command
+from configs.errors import ConfigError, FeatureStoreError, StoreError
+from configs.schema import Config, load_config
+from shardwriter.build import BuildOptions, BuildReport, prepare, survey
+from shardwriter.check import check
+from shardwriter.format import LOG_FOLDER, SPLITS
+
+ALL_STORED = 0
+SOME_FAILED = 3
+SHOWN_FAILURES = 10
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    sys.exit(run_command(_run, argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="build-shards",
+        description="Encode each utterance's mouth video once and write the embeddings into tar shards. Run again, it "
+        "continues: missing, new and changed utterances are encoded. Exit codes: 0 all stored, 3 finished but some "
+        "failed, 2 could not start. Flags may be written with - or _.",
+    )
+    add_config_flags(parser)
+    parser.add_argument("--data_split", choices=[*SPLITS, "all"], default="all", help="split to build (default: all)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the first GPU where there is one)")
+    parser.add_argument("--shards", metavar="STORE", help="store folder (default: datamodule.data_config.shards)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="build everything anew; the old store serves until then"
+    )
+    parser.add_argument("--batch_size", type=int, metavar="N", help="clips encoded together")
+    parser.add_argument("--num_workers", type=int, metavar="N", help="threads that read npz")
+    parser.add_argument("--dtype", choices=["float16", "float32"], help="of the stored embeddings")
+    parser.add_argument("--utterances_per_shard", type=int, metavar="N", help="utterances in each new shard")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="only the first N utterances of each split, in hash order"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="say what would be encoded; write nothing")
+    parser.add_argument(
+        "--verify_sources", action="store_true", help="digest every npz, not only those that look changed"
+    )
+    parser.add_argument("--retry_failed", action="store_true", help="try failed utterances again, changed or not")
+    parser.add_argument(
+        "--check", action="store_true", help="check config, weights, device, data and disk; write nothing"
+    )
+    return parser
+
+
+def _run(argv: list[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        config, store, options = _request(arguments)
+    except FeatureStoreError as error:
+        if not arguments.check:
+            raise
+        print(tabulate([("config and flags", "what to do", str(error))], tablefmt="plain"))
+        return error.exit_code
+    if arguments.check:
+        return check(config, store, options)
+    if arguments.dry_run:
+        return _dry_run(config, store, options)
+    ready = prepare(config, store, options)
+    with _log_file(store) as log:
+        report = ready.run()
+        _show(store, report, log)
+    return SOME_FAILED if report.any_failed else ALL_STORED
+
+
+def _request(arguments: argparse.Namespace) -> tuple[Config, Path, BuildOptions]:
+    """What the command line asks for. Raises FeatureStoreError where the config or a flag is wrong."""
+    config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_shardwriter_overrides(arguments)])
+    options = BuildOptions(
+        splits=SPLITS if arguments.data_split == "all" else (arguments.data_split,),
+        device=choose_device(arguments.device),
+        dtype=arguments.dtype,
+        overwrite=arguments.overwrite,
+        limit=_positive("--limit", arguments.limit),
+        verify_sources=arguments.verify_sources,
+        retry_failed=arguments.retry_failed,
+    )
+    return config, store_folder(config, arguments.shards), options
+
+
+def _shardwriter_overrides(arguments: argparse.Namespace) -> list[str]:
+    names = ("batch_size", "num_workers", "utterances_per_shard", "dtype")
+    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return [f"shardwriter.{name}={value}" for name, value in given.items()]
+
+
+def _positive(flag: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise ConfigError(f"{flag} {value}: expected a whole number above 0")
+    return value
+
+
+def store_folder(config: Config, given: str | None) -> Path:
+    """The store that a command was asked for, or the config names."""
+    folder = given or config.datamodule.data_config.shards
+    if folder is None:
+        raise ConfigError("no store: give --shards STORE or set datamodule.data_config.shards in the config")
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path}: is a file; a store is a folder")
+    return path
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device that was asked for; by default the first GPU, or the CPU where there is none."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: not a device; expected cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} GPUs; give one of them or cpu"
+        )
+    return device
+
+
+@contextmanager
+def _log_file(store: Path) -> Iterator[Path]:
+    folder = store / LOG_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"build-{datetime.now():%Y%m%d-%H%M%S-%f}.log"
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{store}: cannot be written ({error.strerror}); choose another --shards folder") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root, ours = logging.getLogger(), logging.getLogger("shardwriter")
+    root.addHandler(handler)
+    ours.setLevel(logging.DEBUG)  # the file keeps every utterance, the terminal what matters
+    try:
+        yield path
+    except BaseException as error:
+        logger.debug("stopped", exc_info=True)
+        sys.stderr.write(f"stopped by {type(error).__name__}; log: {path}\n")
+        raise
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def _dry_run(config: Config, store: Path, options: BuildOptions) -> int:
+    prepare(config, store, options)  # refuses what the build would refuse
+    _, work = survey(config, store, options)
+    rows = [
+        (split, len(item.new), len(item.changed), len(item.retried), len(item.resumed), len(item.manifest.utterances))
+        for split, item in work.items()
+    ]
+    print(tabulate(rows, headers=["split", "new", "changed", "retried", "begun before", "of utterances"]))
+    print(f"\nNothing was written to {store}.")
+    return ALL_STORED
+
+
+def _show(store: Path, report: BuildReport, log: Path) -> None:
+    reasons = [why for why in ("new", "changed", "retried", "resumed", "skipped", "left out") if _any(report, why)]
+    rows = [
+        (split, *(planned.get(why, 0) for why in reasons), report.encoded[split], len(report.failed.get(split, [])))
+        for split, planned in report.planned.items()
+    ]
+    print(tabulate(rows, headers=["split", *reasons, "encoded", "not stored"]))
+    failures = [failure for split in report.failed.values() for failure in split]
+    for failure in failures:
+        logger.debug("not stored: %s %s: %s: %s", *failure)
+    if failures:
+        print(f"\nNot stored ({len(failures)}); mend the npz and run build-shards again:")
+        for failure in failures[:SHOWN_FAILURES]:
+            print(f"  {failure.split} {failure.mouth}: {failure.reason}")
+        if len(failures) > SHOWN_FAILURES:
+            print(f"  ... and {len(failures) - SHOWN_FAILURES} more, in the log")
+    encoded = sum(report.encoded.values())
+    rate = f" ({encoded / report.seconds:.1f} utterances/s)" if encoded else ""
+    megabytes = report.stored_bytes / 1e6
+    print(f"\n{encoded} utterances in {report.shards} shards, {megabytes:.1f} MB, {report.seconds:.1f} s{rate}")
+    print(f"store: {store}\nlog:   {log}")
+
+
+def _any(report: BuildReport, why: str) -> bool:
+    return any(planned.get(why) for planned in report.planned.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""What a store holds: its record, plans, shards, and the newest entry of every key."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from configs.errors import StoreError
+from shardwriter.files import write_json
+from shardwriter.format import INDEX_SCHEMA, INDEX_SUFFIX, STORE_FILE, TAR_SUFFIX, StoreRecord, merged_index_name
+from shardwriter.index import ShardRecord, read_index
+from shardwriter.manifest import Manifest, arrange
+from shardwriter.plan import Plan, planned_rows, read_plan
+
+logger = logging.getLogger(__name__)
+
+
+class Origin(NamedTuple):
+    """The npz of an entry as it was read, and why it failed if it did: columns of `INDEX_SCHEMA`."""
+
+    mouth: str | None
+    source_size: int | None
+    source_mtime_ns: int | None
+    source_digest: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCatalog:
+    """The complete shards of one split.
+
+    Attributes:
+        planned: Names of all planned shards, in the order of the plans.
+        shards: Those that are complete.
+        entries: Rows of `INDEX_SCHEMA`, shard by shard.
+        shard_of_entry: Index into `shards` of each row, `(entries,)`.
+    """
+
+    planned: tuple[str, ...]
+    shards: tuple[ShardRecord, ...]
+    entries: pa.Table
+    shard_of_entry: np.ndarray
+
+    @cached_property
+    def newest(self) -> dict[str, int]:
+        """Row of each key's newest entry: later plans win, since their shards come later."""
+        return {key: row for row, key in enumerate(self.entries["key"].to_pylist())}
+
+    @cached_property
+    def origins(self) -> list[Origin]:
+        """Where each row came from, `(entries,)`."""
+        columns = [self.entries[name].to_pylist() for name in Origin._fields]
+        return [Origin(*values) for values in zip(*columns, strict=True)]
+
+    @cached_property
+    def failures(self) -> dict[str, str]:
+        """Keys whose newest entry is a failure, and why."""
+        return {key: error for key, row in self.newest.items() if (error := self.origins[row].error) is not None}
+
+
+def read_store_record(store: Path) -> StoreRecord:
+    """Read store.json.
+
+    Raises:
+        StoreError: There is none, or it is not of this format and version.
+    """
+    path = store / STORE_FILE
+    try:
+        return StoreRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise StoreError(f"{store}: not a store, there is no {STORE_FILE} in it; make one with build-shards") from error
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: not a store of this format ({error}); it was made by another version") from error
+
+
+def is_store(store: Path) -> bool:
+    """Whether a folder holds a store, complete or begun."""
+    return (store / STORE_FILE).is_file()
+
+
+def write_store_record(store: Path, record: StoreRecord) -> None:
+    """Publish store.json, which decides which plans count."""
+    write_json(store / STORE_FILE, record.to_json())
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A store as it was when opened: its record, its plans that count, and per split what is complete."""
+
+    store: Path
+    record: StoreRecord
+    plans: tuple[Plan, ...]
+
+    @classmethod
+    def open(cls, store: Path) -> "Catalog":
+        """Open a store. Raises StoreError where it is none or is damaged."""
+        record = read_store_record(store)
+        return cls(store, record, tuple(read_plan(store, name) for name in record.plans))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are planned, in the order of the plans."""
+        return tuple(dict.fromkeys(split for plan in self.plans for split in plan.table["split"].unique().to_pylist()))
+
+    def split(self, split: str) -> SplitCatalog:
+        """The complete shards of a split, from the merged index where it is up to date."""
+        return complete_shards(self.store, self.plans, split)
+
+    def manifest(self, split: str, data_root: Path | None = None) -> Manifest:
+        """The split's manifest as its plans recorded it, for machines that do not hold the corpus' own.
+
+        Raises:
+            StoreError: The store does not say where its paths start, and `data_root` does not either.
+        """
+        root = data_root or (Path(self.record.data_root) if self.record.data_root else None)
+        if root is None:
+            raise StoreError(f"{self.store}: records no data_root, so its audio cannot be found; give --data_root")
+        rows = {}
+        for plan in self.plans:
+            table = plan.table.filter(pc.equal(plan.table["split"], split))
+            rows.update({row[0].key: row for row in planned_rows(table)})
+        return arrange(split, root, list(rows.values()))
+
+
+def complete_shards(store: Path, plans: Sequence[Plan], split: str) -> SplitCatalog:
+    """Read the indexes of a split's complete shards.
+
+    A shard whose tar is gone or has another size than its index says does not count, with a warning: its utterances
+    are missing, so training encodes them again and the next build writes the shard again.
+    """
+    planned = [task.shard for plan in plans for task in plan.tasks([split])]
+    present = {path.name for path in store.glob(f"{split}-*{INDEX_SUFFIX}")}
+    complete = [shard for shard in planned if f"{shard}{INDEX_SUFFIX}" in present]
+    tables, shards = _read_merged(store, split, complete)
+    if shards is None:
+        tables, shards = _read_each(store, complete)
+    entries = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
+    counts = np.array([record.rows for record in shards], dtype=np.int64)
+    whole = np.array([_tar_is_whole(store, record) for record in shards], dtype=np.bool_)
+    if not whole.all():
+        entries = entries.filter(pa.array(np.repeat(whole, counts)))
+        shards = [record for record, keep in zip(shards, whole, strict=True) if keep]
+    return SplitCatalog(
+        planned=tuple(planned),
+        shards=tuple(shards),
+        entries=entries.combine_chunks(),
+        shard_of_entry=np.repeat(np.arange(len(shards)), counts[whole]),
+    )
+
+
+def _tar_is_whole(store: Path, record: ShardRecord) -> bool:
+    path = store / f"{record.shard}{TAR_SUFFIX}"
+    if record.tar_size == 0:
+        return True
+    size = path.stat().st_size if path.is_file() else None
+    if size == record.tar_size:
+        return True
+    found = "is gone" if size is None else f"has {size:,} bytes"
+    logger.warning(
+        "%s %s, its index says %s bytes: its %d utterances count as missing. Run build-shards to write it again.",
+        path,
+        found,
+        f"{record.tar_size:,}",
+        record.rows,
+    )
+    return False
+
+
+def _read_merged(store: Path, split: str, complete: Sequence[str]) -> tuple[list[pa.Table], list[ShardRecord] | None]:
+    """The merged index, where it says just what the shards' own would."""
+    path = store / merged_index_name(split)
+    if not path.is_file():
+        return [], None
+    try:
+        table, records = read_index(path)
+    except StoreError as error:
+        logger.warning("%s; it is derived, so the shards' own are read instead", error)
+        return [], None
+    if [record.shard for record in records] != list(complete):
+        return [], None
+    return [table], records
+
+
+def _read_each(store: Path, complete: Sequence[str]) -> tuple[list[pa.Table], list[ShardRecord]]:
+    tables: list[pa.Table] = []
+    shards: list[ShardRecord] = []
+    for shard in complete:
+        table, records = read_index(store / f"{shard}{INDEX_SUFFIX}")
+        tables.append(table)
+        shards.extend(records)
+    return tables, shards

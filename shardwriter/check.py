@@ -1,0 +1,185 @@
+"""build-shards --check: what a build would stumble over, before it starts."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from tabulate import tabulate
+
+from configs.errors import FeatureStoreError
+from configs.schema import Config
+from iianet.encoder_source import EncoderSource
+from iianet.mouth import FPS, FRAME_SIZE, center_crop
+from iianet.mouth_npz import read_mouth_npz
+from iianet.video_encoder import EMBEDDING_DIM, VideoEncoder
+from shardwriter.build import BuildOptions, survey
+from shardwriter.catalog import is_store, read_store_record
+from shardwriter.generation import Work
+from shardwriter.identity import identity_of, refuse_other_identity
+from shardwriter.manifest import Manifest
+
+SAMPLED = 8
+"""Files of each kind and split that are opened."""
+TIMED_FRAMES = 100
+PACKAGES = ("torch", "numpy", "pyarrow", "webdataset", "soundfile", "pytorch_lightning")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the table; `problem` is what to do, empty where all is well."""
+
+    what: str
+    found: str
+    problem: str = ""
+
+
+def check(config: Config, store: Path, options: BuildOptions) -> int:
+    """Print a table of ok / what to do. Returns 0 where a build could start, else 2."""
+    findings = [Finding(what="config", found=f"exp {config.exp.exp_name}"), _try("imports", _imports)]
+    work: dict[str, Work] = {}
+    encoder: list[VideoEncoder] = []
+
+    def weights() -> str:
+        source = EncoderSource.from_config(config)
+        encoder.append(source.load(options.device))
+        origin = source.pretrain or f"RANDOM, seed {source.seed}"
+        return f"{origin}, fingerprint {encoder[0].fingerprint()}"
+
+    def manifests() -> str:
+        work.update(survey(config, store, options)[1])
+        return ", ".join(f"{split} {len(item.manifest.utterances)} utterances" for split, item in work.items())
+
+    findings += [
+        _try("weights", weights),
+        _try("device", lambda: _device(options.device)),
+        _try("manifests", manifests),
+    ]
+    rate = config.datamodule.data_config.sample_rate
+    for split, item in work.items():
+        findings.append(_try(f"{split} npz", partial(_sample_mouths, item.manifest)))
+        findings.append(_try(f"{split} wav", partial(_sample_audio, item.manifest, rate)))
+    if encoder and work:
+        findings.append(_try("store", lambda: _store(config, store, options, encoder[0])))
+        findings += _estimates(config, store, work, encoder[0], options)
+    print(tabulate([(f.what, "what to do" if f.problem else "ok", f.problem or f.found) for f in findings]))
+    return 2 if any(finding.problem for finding in findings) else 0
+
+
+def _try(what: str, find: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what=what, found=find())
+    except FeatureStoreError as error:
+        return Finding(what=what, found="", problem=str(error))
+
+
+def _imports() -> str:
+    """Packages that only later steps would miss, with the versions that are here."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise FeatureStoreError(f"{', '.join(missing)} cannot be imported; install with make install")
+    return ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+
+
+def _device(device: torch.device) -> str:
+    return (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
+    )
+
+
+def _spread(manifest: Manifest) -> Sequence[int]:
+    """A few utterances, evenly over hash order."""
+    count = len(manifest.utterances)
+    return np.linspace(0, count - 1, min(SAMPLED, count), dtype=int).tolist() if count else []
+
+
+def _sample_mouths(manifest: Manifest) -> str:
+    chosen = _spread(manifest)
+    problems = []
+    for index in chosen:
+        try:
+            read_mouth_npz(manifest.data_root / manifest.utterances[index].mouth)
+        except FeatureStoreError as error:
+            problems.append(str(error))
+    if not chosen:
+        return "no utterances"
+    if len(problems) == len(chosen):
+        raise FeatureStoreError(f"none of {len(chosen)} sampled npz can be used, e.g. {problems[0]}")
+    broken = f"; {len(problems)} would be listed as failed: {problems[0]}" if problems else ""
+    return f"{len(chosen) - len(problems)} of {len(chosen)} sampled are fine{broken}"
+
+
+def _sample_audio(manifest: Manifest, sample_rate: int) -> str:
+    chosen = set(_spread(manifest))
+    examples = [example for example in manifest.examples if example.utterance in chosen][:SAMPLED]
+    for example in examples:
+        for wav in (example.mixture, example.source):
+            path = manifest.data_root / wav
+            try:
+                info = soundfile.info(path)
+            except soundfile.LibsndfileError as error:
+                raise FeatureStoreError(f"{path}: cannot be read ({error}); is data_root right?") from error
+            if (info.samplerate, info.channels, info.frames) != (sample_rate, 1, example.num_samples):
+                raise FeatureStoreError(
+                    f"{path}: {info.samplerate} Hz, {info.channels} channels, {info.frames} samples; the manifest says "
+                    f"{sample_rate} Hz mono, {example.num_samples} samples"
+                )
+    return f"{2 * len(examples)} sampled are as the manifest says"
+
+
+def _store(config: Config, store: Path, options: BuildOptions, encoder: VideoEncoder) -> str:
+    if not is_store(store):
+        return f"{store} will be made"
+    recorded = read_store_record(store).identity
+    if not options.overwrite:
+        source = EncoderSource.from_config(config)
+        refuse_other_identity(
+            store, recorded, identity_of(source, encoder.fingerprint(), options.dtype or recorded.dtype)
+        )
+    return f"{store} will be {'replaced' if options.overwrite else 'continued'}"
+
+
+def _estimates(
+    config: Config, store: Path, work: dict[str, Work], encoder: VideoEncoder, options: BuildOptions
+) -> list[Finding]:
+    dtype, device = options.dtype, options.device
+    utterances = sum(len(item.to_plan) + len(item.resumed) for item in work.values())
+    frames = utterances * _mean_seconds(work, config.datamodule.data_config.sample_rate) * FPS
+    recorded = read_store_record(store).identity.dtype if is_store(store) else config.shardwriter.dtype
+    needed = frames * EMBEDDING_DIM * np.dtype(dtype or recorded).itemsize + utterances * 4096
+    folder = next(parent for parent in (store.absolute(), *store.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    disk = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}"
+    short = "" if free > needed else f"{disk}; free some, or choose another --shards folder"
+    seconds = frames * _seconds_per_frame(encoder, device)
+    return [
+        Finding(what="disk", found=disk, problem=short),
+        Finding(what="time", found=f"about {_duration(seconds)} for {utterances} utterances on {device}"),
+    ]
+
+
+def _mean_seconds(work: dict[str, Work], sample_rate: int) -> float:
+    """Mean length of the examples, as their manifests say."""
+    lengths = np.concatenate([item.manifest.num_samples() for item in work.values()])
+    return float(lengths.mean()) / sample_rate if len(lengths) else 0.0
+
+
+def _seconds_per_frame(encoder: VideoEncoder, device: torch.device) -> float:
+    clip = center_crop(torch.zeros(TIMED_FRAMES, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8, device=device))
+    encoder.encode([clip])[0].cpu()
+    started = time.monotonic()
+    encoder.encode([clip])[0].cpu()
+    return (time.monotonic() - started) / TIMED_FRAMES
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

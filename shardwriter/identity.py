@@ -1,0 +1,39 @@
+"""The identity that a config asks for."""
+
+import json
+from pathlib import Path
+
+from configs.errors import StoreError
+from iianet.encoder_source import PRECISION, PREPROCESSING, EncoderSource
+from iianet.mouth import FPS
+from iianet.video_encoder import EMBEDDING_DIM
+from shardwriter.format import Identity
+
+
+def identity_of(source: EncoderSource, fingerprint: str, dtype: str) -> Identity:
+    """The identity of embeddings made with an encoder and stored as `dtype`."""
+    return Identity(
+        encoder=source.facts(fingerprint),
+        precision=PRECISION,
+        preprocessing=PREPROCESSING,
+        dtype=dtype,
+        dim=EMBEDDING_DIM,
+        fps=FPS,
+    )
+
+
+def refuse_other_identity(store: Path, recorded: Identity, asked: Identity) -> None:
+    """Raise StoreError where a store was made with something else than what is asked for."""
+    differences = asked.differences(recorded)
+    if asked.dtype != recorded.dtype:
+        differences.append(f"dtype: {asked.dtype} here, {recorded.dtype} there")
+    if differences:
+        raise StoreError(
+            f"{store}: was made with another identity ({'; '.join(differences)}). Use the config and flags that it was "
+            f"made with, another --shards folder, or --overwrite to build it anew.\n  here:  {_shown(asked)}\n"
+            f"  there: {_shown(recorded)}"
+        )
+
+
+def _shown(identity: Identity) -> str:
+    return json.dumps({**identity.encoder, "dtype": identity.dtype}, ensure_ascii=False)

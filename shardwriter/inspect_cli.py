@@ -1,0 +1,150 @@
+"""The command inspect-shards."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from configs.command_line import add_override_flags, config_overrides, run_command
+from configs.errors import ConfigError, StoreError
+from configs.schema import Config, load_config
+from iianet.encoder_source import EncoderSource
+from shardwriter.build_cli import choose_device
+from shardwriter.compare import compare, corpus_manifests
+from shardwriter.contents import Contents, spread
+from shardwriter.findings import Findings, as_json
+from shardwriter.foreign import expand, foreign_lines, is_foreign, read_foreign
+from shardwriter.plot import draw, portrait
+from shardwriter.recheck import recheck
+from shardwriter.sample import Sample, find_samples, read_sample
+from shardwriter.summary import build_command
+from shardwriter.verify import verify
+
+FINE = 0
+PROBLEMS = 1
+PLOTTED = 3
+PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    sys.exit(run_command(_run, argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="inspect-shards",
+        description="Show what a store holds, look at a sample, compare it with the corpus, verify every byte. Exit "
+        "codes: 0 fine, 1 problems found, 2 not a store or could not start. Flags may be written with - or _.",
+    )
+    parser.add_argument(
+        "store",
+        metavar="STORE",
+        help="store folder, or shards made by others: a tar, or 'DIR/train-{000000..000003}.tar'",
+    )
+    parser.add_argument("--key", metavar="KEY", help="show one sample, by its key or its utterance's name")
+    parser.add_argument("--verify", action="store_true", help="read every shard whole and check it against its index")
+    parser.add_argument("--plot", metavar="FILE.png", help=f"draw {PLOTTED} utterances, or the one of --key")
+    parser.add_argument("--json", action="store_true", help="print JSON for programs, and nothing else, on stdout")
+    corpus = parser.add_argument_group("comparing with the corpus")
+    corpus.add_argument("--against", metavar="CONFIG", help="list what the store lacks of the corpus of a YAML config")
+    corpus.add_argument("--recheck", type=int, metavar="N", help="with --against: encode N utterances again")
+    corpus.add_argument(
+        "--device", help="of --recheck: cpu, cuda or cuda:N (default: the first GPU where there is one)"
+    )
+    add_override_flags(corpus)
+    return parser
+
+
+def _run(argv: list[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    if is_foreign(arguments.store):
+        return _show_foreign(arguments)
+    _check_flags(arguments)
+    findings = _inspect(Contents.open(Path(arguments.store)), arguments)
+    print(as_json(findings.to_json()) if arguments.json else findings.to_text())
+    return PROBLEMS if findings.problems else FINE
+
+
+def _show_foreign(arguments: argparse.Namespace) -> int:
+    names = ("key", "verify", "plot", "against", "recheck", "device", "data_root")
+    given = [f"--{name}" for name in names if getattr(arguments, name)] + ["--set"] * bool(arguments.overrides)
+    if given:
+        raise ConfigError(f"{given[0]}: works on a store's folder; tars can be shown and nothing more")
+    found = read_foreign(expand(arguments.store))
+    lines = [*foreign_lines(found), *(f"problem: {problem}" for problem in found.problems)]
+    print(as_json(asdict(found)) if arguments.json else "\n".join(lines))
+    return PROBLEMS if found.problems else FINE
+
+
+def _check_flags(arguments: argparse.Namespace) -> None:
+    if arguments.recheck is not None and arguments.recheck < 1:
+        raise ConfigError(f"--recheck {arguments.recheck}: expected a whole number above 0")
+    for name, flag in (("recheck", "--recheck"), ("overrides", "--set")):
+        if getattr(arguments, name) and arguments.against is None:
+            raise ConfigError(f"{flag}: needs --against CONFIG, which says where weights and corpus are")
+    if arguments.plot is not None and Path(arguments.plot).suffix not in PICTURE_SUFFIXES:
+        raise ConfigError(f"--plot {arguments.plot}: expected a file name with one of {', '.join(PICTURE_SUFFIXES)}")
+
+
+def _inspect(contents: Contents, arguments: argparse.Namespace) -> Findings:
+    findings = Findings(contents=contents, key=arguments.key)
+    config = load_config(arguments.against, config_overrides(arguments)) if arguments.against else None
+    if config is not None:
+        _compare(findings, config, arguments)
+    if arguments.verify:
+        findings.verification = verify(contents)
+    if arguments.key is not None:
+        try:
+            findings.samples = find_samples(contents, arguments.key)
+        except StoreError as error:
+            findings.others.append(str(error))
+    if arguments.plot is not None:
+        _plot(findings, _data_root(contents, config, arguments), Path(arguments.plot))
+    return findings
+
+
+def _compare(findings: Findings, config: Config, arguments: argparse.Namespace) -> None:
+    contents = findings.contents
+    manifests = corpus_manifests(contents, config)
+    findings.comparisons = compare(contents, manifests)
+    flags = ["--data_root", arguments.data_root] if arguments.data_root else []
+    for group in arguments.overrides:
+        flags += ["--set", *group]
+    findings.command = build_command(contents, arguments.against, flags)
+    if arguments.recheck is not None:
+        source, device = EncoderSource.from_config(config), choose_device(arguments.device)
+        findings.checked = recheck(contents, manifests, source, device, arguments.recheck)
+
+
+def _data_root(contents: Contents, config: Config | None, arguments: argparse.Namespace) -> Path | None:
+    configured = config.datamodule.data_config.data_root if config is not None else None
+    given = arguments.data_root or configured
+    return Path(given) if given is not None else contents.data_root
+
+
+def _plot(findings: Findings, data_root: Path | None, path: Path) -> None:
+    contents = findings.contents
+    chosen = [sample for sample in findings.samples if sample.embedding is not None]
+    if findings.key is None:
+        try:
+            chosen = _some(contents)
+        except StoreError as error:
+            findings.others.append(str(error))
+            return
+    if not chosen:
+        return
+    draw([portrait(sample, contents.identity.fps, data_root) for sample in chosen], path)
+    findings.picture = path
+
+
+def _some(contents: Contents) -> list[Sample]:
+    stored = [(split, key) for split in contents.splits for key in contents.stored(split)]
+    if not stored:
+        raise StoreError(f"--plot: {contents.store} holds no utterance to draw")
+    return [read_sample(contents, contents.entry(*item)) for item in spread(stored, PLOTTED)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""A store in numbers: what each split holds, and what the embeddings were made with."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+from tabulate import tabulate
+
+from shardwriter.contents import Contents
+from shardwriter.format import INDEX_SUFFIX
+
+SHOWN_FAILURES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSummary:
+    """What a split holds.
+
+    Attributes:
+        planned: Shards there will be.
+        shards: Those that are complete.
+        utterances: Stored, each counted once.
+        examples: What they serve, as the plans list it.
+        frames: Of the stored utterances.
+        bytes: Of the complete tars.
+        failed: Utterances that could not be stored.
+    """
+
+    planned: int = 0
+    shards: int = 0
+    utterances: int = 0
+    examples: int = 0
+    frames: int = 0
+    bytes: int = 0
+    failed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs; `missing` and `stale` are known only against a corpus."""
+        counts = asdict(self)
+        del counts["planned"]
+        return {**counts, "missing": None, "stale": None}
+
+
+def summarise(contents: Contents, split: str) -> SplitSummary:
+    """Count what a split holds."""
+    held = contents.splits[split]
+    stored = set(held.newest).difference(held.failures)
+    frames = held.entries["frames"].to_numpy()
+    rows = contents.planned_rows(split)
+    audio = zip(rows["key"].to_pylist(), pc.list_value_length(rows["audio"]).to_pylist(), strict=True)
+    examples = {key: count for key, count in audio if key in stored}  # the newest plan's row of a key wins
+    return SplitSummary(
+        planned=len(held.planned),
+        shards=len(held.shards),
+        utterances=len(stored),
+        examples=sum(examples.values()),
+        frames=int(frames[list(held.newest.values())].sum()) if held.newest else 0,
+        bytes=sum(record.tar_size for record in held.shards),
+        failed=len(held.failures),
+    )
+
+
+def store_json(contents: Contents) -> dict[str, Any]:
+    """What store.json says, for programs."""
+    record = contents.catalog.record
+    identity = asdict(contents.identity)
+    return {"path": str(contents.store), **identity, "data_root": record.data_root, "plans": list(record.plans)}
+
+
+def summary_table(summaries: Mapping[str, SplitSummary], fps: float) -> str:
+    """A row for each split."""
+    headers = ["split", "shards", "utterances", "hours", "bytes", "bytes/utterance", "failed"]
+    rows = [
+        (
+            split,
+            f"{found.shards:,} of {found.planned:,}",
+            f"{found.utterances:,}",
+            _hours(found.frames / fps / 3600),
+            readable_bytes(found.bytes),
+            readable_bytes(found.bytes / found.utterances) if found.utterances else "-",
+            f"{found.failed:,}",
+        )
+        for split, found in summaries.items()
+    ]
+    return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
+
+
+def identity_lines(contents: Contents) -> list[str]:
+    """What the store is, in short lines."""
+    identity, record = contents.identity, contents.catalog.record
+    lines = {
+        "store": str(contents.store),
+        "encoder": _encoder(identity.encoder),
+        "fingerprint": identity.encoder.get("fingerprint") or "unknown",
+        "precision": _settings(identity.precision),
+        "preprocessing": _settings(identity.preprocessing),
+        "embedding": f"({identity.dim}, frames) {identity.dtype}, {identity.fps:g} frames per second",
+        "data_root": record.data_root or "none recorded",
+    }
+    plans = [f"{plan.name}: {plan.kind}, {len(plan.table):,} utterances" for plan in contents.catalog.plans]
+    return [
+        *(f"{name:<14} {value}" for name, value in lines.items()),
+        *(f"{'plans' if index == 0 else '':<14} {plan}" for index, plan in enumerate(plans)),
+    ]
+
+
+def failure_lines(contents: Contents) -> list[str]:
+    """The first utterances that failed, with their npz and why."""
+    failed = [contents.entry(split, key) for split, held in contents.splits.items() for key in held.failures]
+    if not failed:
+        return []
+    lines = [f"Not stored ({len(failed)}); mend the npz and run build-shards again:"]
+    lines += [f"  {entry.split} {entry.mouth or entry.key}: {entry.error}" for entry in failed[:SHOWN_FAILURES]]
+    if len(failed) > SHOWN_FAILURES:
+        more = len(failed) - SHOWN_FAILURES
+        lines.append(f"  ... and {more} more: column 'error' of {contents.store}/*{INDEX_SUFFIX} (Parquet)")
+    return lines
+
+
+def progress_lines(contents: Contents, summaries: Mapping[str, SplitSummary]) -> list[str]:
+    """What of the plans is not done yet, and the command that goes on."""
+    left = {split: found.planned - found.shards for split, found in summaries.items() if found.planned > found.shards}
+    lines = [
+        f"{split}: {count} of {summaries[split].planned} planned shards are not complete"
+        for split, count in left.items()
+    ]
+    if contents.waiting is not None:
+        plan = contents.waiting
+        done = sum((contents.store / f"{shard}{INDEX_SUFFIX}").is_file() for shard in plan.shards)
+        lines.append(
+            f"{plan.name}: an --overwrite was begun and has {done} of {len(plan.shards)} shards; "
+            "this store serves until it is complete"
+        )
+    return [*lines, f"To go on: {build_command(contents)}"] if lines else []
+
+
+def build_command(contents: Contents, config: str = "CONFIG", flags: Sequence[str] = ()) -> str:
+    """How to call build-shards on this store."""
+    return shlex.join(["build-shards", "--conf_dir", config, *flags, "--shards", str(contents.store)])
+
+
+def readable_bytes(count: float) -> str:
+    """Bytes with a decimal unit, three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"
+
+
+def _hours(hours: float) -> str:
+    decimals = 1 if hours >= 10 else 2 if hours >= 0.1 else 4
+    return f"{hours:,.{decimals}f}"
+
+
+def _encoder(encoder: Mapping[str, Any]) -> str:
+    """Its name and where its weights come from; random ones are good for trials only, so they are shouted."""
+    told = {name: value for name, value in encoder.items() if name != "fingerprint"}
+    words = [str(told.pop("name"))] if "name" in told else []
+    if "pretrain" in told:
+        file, seed, digest = (told.pop(name, None) for name in ("pretrain", "seed", "pretrain_digest"))
+        words.append(
+            f"RANDOM weights from seed {seed}: for trials only"
+            if file is None
+            else f"weights {file} (sha256 {digest or 'unknown'})"
+        )
+    return ", ".join([*words, *(f"{name} {value}" for name, value in told.items())]) or "unknown"
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "unknown"

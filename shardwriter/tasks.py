@@ -1,0 +1,103 @@
+"""Run shard tasks: each reads, encodes and publishes one shard."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from configs.errors import StoreError
+from iianet.video_encoder import VideoEncoder
+from shardwriter.encode import Clip, Encoded, encode_clips, read_ahead, sample_metadata
+from shardwriter.format import INDEX_SUFFIX, merged_index_name
+from shardwriter.plan import ShardTask
+from shardwriter.writer import ShardWriter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How the clips of a build become samples.
+
+    Attributes:
+        encoder: The frozen encoder, on `device`.
+        dtype: Of the stored embeddings: float16 or float32.
+        fps: Frames per second.
+        batch_size: Clips per pack.
+        num_workers: Threads that read npz.
+    """
+
+    encoder: VideoEncoder
+    device: torch.device
+    dtype: str
+    fps: float
+    batch_size: int
+    num_workers: int
+
+
+class Progress(Protocol):
+    """Is told of every utterance."""
+
+    def encoded(self, split: str, key: str) -> None:
+        """One more is written to its shard."""
+
+    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
+        """One more cannot be stored."""
+
+    def published(self, shard: str, stored_bytes: int) -> None:
+        """One more shard is complete."""
+
+
+def run_tasks(store: Path, data_root: Path, tasks: Sequence[ShardTask], encoding: Encoding, progress: Progress) -> None:
+    """Write the shards of `tasks`. Reading runs ahead over the ends of shards; packs do not, so that the numbers in a
+    shard depend on its own rows alone."""
+    mouths = (mouth for task in tasks for mouth in task.rows["mouth"].to_pylist())
+    clips = read_ahead(data_root, mouths, encoding.num_workers, depth=2 * encoding.batch_size)
+    try:
+        for task in tasks:
+            _run_task(store, task, clips, encoding, progress)
+    except OSError as error:  # of writing: what cannot be read is a failure of its utterance
+        raise StoreError(
+            f"{store}: cannot be written ({error.strerror or error}). Every published shard is whole; make room or "
+            "mend the folder, and run build-shards again to go on."
+        ) from error
+    finally:
+        clips.close()
+
+
+def _run_task(store: Path, task: ShardTask, clips: Iterator[Clip], encoding: Encoding, progress: Progress) -> None:
+    (store / merged_index_name(task.split)).unlink(missing_ok=True)  # it would say what this shard was before
+    (store / f"{task.shard}{INDEX_SUFFIX}").unlink(missing_ok=True)  # of a shard whose tar was lost
+    rows = task.rows.to_pylist()
+    with ShardWriter(store, task.shard, task.plan) as writer:
+        for start in range(0, len(rows), encoding.batch_size):
+            pack = rows[start : start + encoding.batch_size]
+            results = encode_clips(islice(clips, len(pack)), encoding.encoder, encoding.device)
+            for row, result in zip(pack, results, strict=True):
+                _store(writer, task.split, row, result, encoding, progress)
+    progress.published(task.shard, writer.stored_bytes)
+
+
+def _store(
+    writer: ShardWriter, split: str, row: dict[str, Any], result: Encoded, encoding: Encoding, progress: Progress
+) -> None:
+    reason = result.error
+    if result.embedding is not None:
+        with np.errstate(over="ignore"):
+            embedding = result.embedding.astype(encoding.dtype)
+        if np.isfinite(embedding).all():
+            writer.add(row["key"], embedding, sample_metadata(row, result, encoding.fps), result.source)
+            progress.encoded(split, row["key"])
+            return
+        reason = (
+            f"its embedding is not finite in {encoding.dtype} (largest value {np.abs(result.embedding).max():.3g}); "
+            "expected finite values. Check the weights, or store float32"
+        )
+    assert reason is not None
+    writer.fail(row["key"], reason, result.source)
+    progress.failed(split, row["key"], row["mouth"], reason)

@@ -1,0 +1,125 @@
+"""Read a whole store and compare every byte with what the indexes say (inspect-shards --verify)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from configs.errors import StoreError
+from shardwriter.contents import Contents, entries_of
+from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, merged_index_name, plan_number, shard_number
+from shardwriter.index import read_index
+from shardwriter.plan import ShardTask
+from shardwriter.verify_tar import verify_tar
+
+
+@dataclass(kw_only=True)
+class Verification:
+    """What reading everything found.
+
+    Attributes:
+        shards: Complete shards that were read.
+        samples: Stored samples in them, superseded ones too.
+        problems: What contradicts an index, naming shard and key.
+        damaged: Shards with problems.
+        notes: Files that do not count: harmless.
+    """
+
+    shards: int = 0
+    samples: int = 0
+    problems: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def lines(self, store: Path) -> list[str]:
+        """For people: how much was read, and how to mend what is damaged. Problems are shown with all others."""
+        found = f"{len(self.problems)} problems" if self.problems else "all as the indexes say"
+        lines = [f"Verified {self.samples:,} samples in {self.shards:,} shards: {found}."]
+        lines += [f"  {note}" for note in self.notes]
+        if self.damaged:
+            files = [f"{store / shard}{suffix}" for shard in self.damaged for suffix in (INDEX_SUFFIX, TAR_SUFFIX)]
+            lines += ["To mend it, delete these and run build-shards again:", *(f"  {file}" for file in files)]
+        return lines
+
+
+def verify(contents: Contents) -> Verification:
+    """Read every complete shard of the plans that count."""
+    found = Verification(notes=_leftovers(contents))
+    tasks = [task for plan in contents.catalog.plans for task in plan.tasks(contents.catalog.splits)]
+    complete = [task for task in tasks if _index(contents.store, task.shard).is_file()]
+    total = sum(_size(contents.store / f"{task.shard}{TAR_SUFFIX}") for task in complete)
+    with tqdm(total=total, desc="verifying", unit="B", unit_scale=True, dynamic_ncols=True, disable=not total) as bar:
+        for task in complete:
+            problems = _verify_shard(contents, task, found, bar.update)
+            found.problems += problems
+            found.damaged += [task.shard] if problems else []
+    for split in contents.splits:
+        found.problems += _merged_index(contents, split)
+    return found
+
+
+def _verify_shard(
+    contents: Contents, task: ShardTask, found: Verification, progress: Callable[[int], object]
+) -> list[str]:
+    index = _index(contents.store, task.shard)
+    try:
+        table, records = read_index(index)
+    except StoreError as error:
+        return [str(error)]
+    names = [record.shard for record in records]
+    if names != [task.shard]:
+        return [f"{index.name}: is the index of {', '.join(names) or 'nothing'}; expected {task.shard}"]
+    entries = entries_of(task.split, task.shard, table)
+    stored = [entry for entry in entries if entry.error is None]
+    found.shards += 1
+    found.samples += len(stored)
+    problems = []
+    if [entry.key for entry in entries] != task.rows["key"].to_pylist():
+        problems.append(f"{index.name}: lists other utterances than {task.plan} planned for this shard")
+    if stored:
+        problems += verify_tar(contents.store, records[0], stored, contents.identity, progress)
+    return problems
+
+
+def _merged_index(contents: Contents, split: str) -> Iterator[str]:
+    """A merged index is used where it lists the complete shards, so then it must say what theirs say."""
+    path = contents.store / merged_index_name(split)
+    shards = contents.splits[split].shards
+    try:
+        merged, records = read_index(path) if path.is_file() else (None, [])
+        own = [read_index(_index(contents.store, record.shard)) for record in shards]
+    except StoreError:
+        return  # the one that cannot be read is among the problems already
+    if merged is None or not own or [record.shard for record in records] != [record.shard for record in shards]:
+        return
+    if records != [each[0] for _, each in own] or not merged.equals(pa.concat_tables(table for table, _ in own)):
+        yield f"{path.name}: contradicts the indexes of its shards; delete it, build-shards merges them again"
+
+
+def _leftovers(contents: Contents) -> list[str]:
+    """Files that no plan that counts knows of, or that a build left half done."""
+    plans = [*contents.catalog.plans, *([contents.waiting] if contents.waiting else [])]
+    planned = {shard for plan in plans for shard in plan.shards}
+    names = {plan.name for plan in plans}
+    notes = []
+    for path in sorted(contents.store.iterdir()):
+        is_shard = path.suffix in (INDEX_SUFFIX, TAR_SUFFIX) and shard_number(path.stem) is not None
+        if path.name.startswith(TEMPORARY_PREFIX):
+            notes.append(f"{path.name}: left by a build that died, or in use by one that runs")
+        elif is_shard and path.stem not in planned:
+            notes.append(f"{path.name}: no plan lists this shard, so it does not count")
+        elif is_shard and path.suffix == TAR_SUFFIX and not path.with_suffix(INDEX_SUFFIX).is_file():
+            notes.append(f"{path.name}: has no index, so it does not count; build-shards writes it again")
+        elif plan_number(path.name) is not None and path.name not in names:
+            notes.append(f"{path.name}: this plan does not count; build-shards deletes it")
+    return notes
+
+
+def _index(store: Path, shard: str) -> Path:
+    return store / f"{shard}{INDEX_SUFFIX}"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,175 @@
+"""Write one shard: samples in, one published tar and its index out."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from shardwriter.files import sync_folder, temporary_path
+from shardwriter.format import (
+    EMBEDDING_MEMBER,
+    METADATA_MEMBER,
+    NPY_HEADER_BYTES,
+    TAR_SUFFIX,
+    member_name,
+)
+from shardwriter.index import ShardRecord, write_index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The npz that an embedding was made from, as it was read.
+
+    Attributes:
+        mouth: Path relative to data_root.
+        size: Bytes; None where the file was missing.
+        mtime_ns: Modification time, nanoseconds.
+        digest: xxh3_64, hexadecimal; None where it was not read whole.
+    """
+
+    mouth: str | None = None
+    size: int | None = None
+    mtime_ns: int | None = None
+    digest: str | None = None
+
+
+class ShardWriter:
+    """A shard being written. Leaving the block publishes it; leaving by an exception leaves nothing behind.
+
+    The bytes depend only on what is added: no time, owner or machine is recorded.
+    """
+
+    def __init__(self, store: Path, shard: str, plan: str) -> None:
+        self.store = store
+        self.shard = shard
+        self.plan = plan
+        self.stored_bytes = 0
+        self._rows: list[dict[str, Any]] = []
+        self._path = store / f"{shard}{TAR_SUFFIX}"
+        self._temporary = temporary_path(self._path)
+
+    def __enter__(self) -> "ShardWriter":
+        self._stream = _DigestingFile(self._temporary)
+        self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.USTAR_FORMAT)
+        return self
+
+    def add(
+        self, key: str, embedding: npt.NDArray[Any], metadata: Mapping[str, Any], source: Source = Source()
+    ) -> None:
+        """Append a sample.
+
+        Args:
+            key: Its WebDataset key.
+            embedding: `(dim, frames)`, in the store's dtype.
+            metadata: What its json member says.
+            source: Where it came from.
+        """
+        assert embedding.ndim == 2, embedding.shape
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.ascontiguousarray(embedding), version=(1, 0), allow_pickle=False)
+        assert buffer.tell() == NPY_HEADER_BYTES + embedding.nbytes, buffer.tell()
+        text = json.dumps(metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+        embedding_at = self._append(member_name(key, EMBEDDING_MEMBER), buffer.getvalue())
+        metadata_at = self._append(member_name(key, METADATA_MEMBER), text)
+        self._rows.append(
+            {
+                **_row(key, embedding.shape[1], source),
+                "embedding_offset": embedding_at,
+                "embedding_length": buffer.tell(),
+                "metadata_offset": metadata_at,
+                "metadata_length": len(text),
+            }
+        )
+
+    def fail(self, key: str, reason: str, source: Source) -> None:
+        """Record an utterance that could not be stored, and why."""
+        self._rows.append({**_row(key, 0, source), "error": reason})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            try:
+                self._stream.close()  # writes what is buffered, which a full disk refuses
+            finally:
+                self._temporary.unlink(missing_ok=True)
+
+    def _publish(self) -> None:
+        stored = any(row.get("error") is None for row in self._rows)
+        if stored:
+            self._tar.close()
+            self._stream.sync()
+            self._temporary.replace(self._path)
+            sync_folder(self.store)
+        else:
+            self._path.unlink(missing_ok=True)  # of an earlier time, when something could be stored
+        self.stored_bytes = self._stream.size if stored else 0
+        record = ShardRecord(
+            shard=self.shard,
+            plan=self.plan,
+            tar_size=self.stored_bytes,
+            tar_digest=self._stream.digest() if stored else "",
+            rows=len(self._rows),
+        )
+        write_index(self.store, record, self._rows)
+
+    def _append(self, name: str, content: bytes) -> int:
+        info = tarfile.TarInfo(name)  # mtime 0, uid and gid 0, no names: the same bytes on every machine
+        info.size = len(content)
+        info.mode = 0o644
+        start = self._tar.offset + tarfile.BLOCKSIZE
+        self._tar.addfile(info, io.BytesIO(content))
+        return start
+
+
+def _row(key: str, frames: int, source: Source) -> dict[str, Any]:
+    return {
+        "key": key,
+        "mouth": source.mouth,
+        "frames": frames,
+        "source_size": source.size,
+        "source_mtime_ns": source.mtime_ns,
+        "source_digest": source.digest,
+    }
+
+
+class _DigestingFile(io.RawIOBase):
+    """A file that is digested as it is written, since it is written front to back."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("wb", buffering=1 << 20)
+        self._digest = xxhash.xxh3_64()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        self._file.write(data)
+        self.size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def digest(self) -> str:
+        return str(self._digest.hexdigest())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
