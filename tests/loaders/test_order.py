@@ -1,0 +1,119 @@
+"""The order is a pure function of manifest, seed, epoch and position."""
+
+import numpy as np
+import pytest
+
+from configs.errors import ManifestError
+from loaders.order import Order
+
+
+def order(utterances: int = 50, per_utterance: int = 3, **changed: object) -> Order:
+    settings: dict[str, object] = {
+        "utterance_of_example": np.repeat(np.arange(utterances), per_utterance),
+        "eligible": np.arange(utterances * per_utterance),
+        "seed": 0,
+        "batch_size": 4,
+        "world_size": 1,
+        "shuffle": True,
+        "dynamic_mixing": False,
+        "drop_last": True,
+        "block_size": 5,
+        "window_blocks": 2,
+    }
+    return Order(**{**settings, **changed})  # type: ignore[arg-type]
+
+
+def test_every_example_comes_once_per_epoch() -> None:
+    examples = order().epoch(0).example
+    assert sorted(examples.tolist()) == list(range(150))
+
+
+def test_epochs_and_seeds_differ_and_repeat() -> None:
+    first = order().epoch(0).example.tolist()
+    assert order().epoch(0).example.tolist() == first
+    assert order().epoch(1).example.tolist() != first
+    assert order(seed=1).epoch(0).example.tolist() != first
+
+
+def test_without_shuffle_every_epoch_is_hash_order() -> None:
+    assert order(shuffle=False).epoch(3).example.tolist() == list(range(150))
+
+
+def test_a_window_reads_only_its_blocks() -> None:
+    examples = order().epoch(0).example
+    blocks = examples // 3 // 5
+    for start in range(0, 150, 30):  # a window is 2 blocks of 5 utterances of 3 examples
+        assert len(np.unique(blocks[start : start + 30])) == 2
+
+
+def test_left_out_examples_never_come_and_move_no_block() -> None:
+    eligible = np.setdiff1d(np.arange(150), np.arange(0, 150, 7))
+    examples = order(eligible=eligible).epoch(0).example
+    assert sorted(examples.tolist()) == eligible.tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_global_batches_do_not_depend_on_the_ranks(world_size: int, drop_last: bool) -> None:
+    alone = order(batch_size=8, drop_last=drop_last)
+    shared = order(batch_size=8 // world_size, world_size=world_size, drop_last=drop_last)
+    assert shared.num_batches == alone.num_batches
+    for batch in range(alone.num_batches):
+        parts = [shared.positions(batch, rank) for rank in range(world_size)]
+        assert np.concatenate(parts).tolist() == alone.positions(batch, 0).tolist()
+
+
+def test_the_last_incomplete_batch_is_kept_or_left_out() -> None:
+    assert order(batch_size=4, drop_last=True).num_batches == 37
+    kept = order(batch_size=4, drop_last=False)
+    assert kept.num_batches == 38
+    assert kept.positions(37, 0).tolist() == [148, 149]
+
+
+def test_ranks_share_a_short_last_batch_evenly() -> None:
+    shared = order(utterances=5, per_utterance=1, batch_size=2, world_size=4, drop_last=False)
+    assert [len(shared.positions(0, rank)) for rank in range(4)] == [1, 1, 1, 2]
+
+
+def test_an_interferer_is_of_another_video_and_of_the_same_window() -> None:
+    epoch = order(dynamic_mixing=True).epoch(0)
+    assert (epoch.interferer // 3 != epoch.example // 3).all()
+    for start in range(0, 150, 30):
+        window = slice(start, start + 30)
+        assert set(epoch.interferer[window] // 15) <= set(epoch.example[window] // 15)
+
+
+def test_static_mixing_has_no_interferers_and_the_same_order() -> None:
+    static, dynamic = order().epoch(0), order(dynamic_mixing=True).epoch(0)
+    assert (static.interferer == -1).all()
+    assert static.example.tolist() == dynamic.example.tolist()
+
+
+def test_interferers_are_drawn_evenly() -> None:
+    epoch = order(utterances=10, per_utterance=500, dynamic_mixing=True, block_size=10, window_blocks=1).epoch(0)
+    counts = np.bincount(epoch.interferer // 500, minlength=10)
+    assert counts.min() > 400
+    assert counts.max() < 600
+
+
+def test_a_window_with_one_video_draws_from_the_whole_set() -> None:
+    epoch = order(utterances=3, dynamic_mixing=True, block_size=1, window_blocks=1).epoch(0)
+    assert (epoch.interferer // 3 != epoch.example // 3).all()
+
+
+def test_a_video_that_fills_its_window_finds_the_rare_other() -> None:
+    rare = order(utterance_of_example=np.append(np.zeros(100_000, dtype=np.int64), 1), eligible=np.arange(100_001))
+    epoch = Order(**{**vars(rare), "dynamic_mixing": True}).epoch(0)
+    assert (epoch.interferer[epoch.example < 100_000] == 100_000).all()
+
+
+def test_dynamic_mixing_of_a_single_video_is_refused() -> None:
+    with pytest.raises(ManifestError, match="only one"):
+        order(utterances=1, dynamic_mixing=True)
+
+
+def test_augmentation_depends_on_epoch_and_position_alone() -> None:
+    first = order().augmentation(1, 7).integers(1 << 30, size=4).tolist()
+    assert order(batch_size=9).augmentation(1, 7).integers(1 << 30, size=4).tolist() == first
+    assert order().augmentation(1, 8).integers(1 << 30, size=4).tolist() != first
+    assert order().augmentation(2, 7).integers(1 << 30, size=4).tolist() != first
