@@ -1,0 +1,55 @@
+"""The whole way on a made corpus: build shards, look into them, train from them. A few minutes on a CPU."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HOME = Path(os.path.relpath(Path(__file__).parent.parent))
+CONFIG = str(HOME / "configs" / "toy.yml")
+DEMO = Path("demo")
+CORPUS = DEMO / "corpus"
+STORE = DEMO / "store"
+PICTURE = DEMO / "store.png"
+RESULTS = Path("Experiments", "checkpoint", "toy")
+SOME_FAILED = 3
+
+
+def main() -> None:
+    """Run the steps of the README one after the other."""
+    started = time.monotonic()
+    for folder in (DEMO, RESULTS):  # of an earlier demo
+        shutil.rmtree(folder, ignore_errors=True)
+    run(
+        "A toy corpus: two made voices in each mixture, mouths that open with them",
+        str(HOME / "examples" / "toy_corpus.py"),
+        str(CORPUS),
+    )
+    build = ("-m", "shardwriter.build_cli", "--conf_dir", CONFIG, "--shards", str(STORE))
+    code = run("Encode every mouth once, into tar shards", *build, allowed=(0, SOME_FAILED))
+    if code == SOME_FAILED:
+        print(
+            "\n(One npz of the toy corpus is broken on purpose, to show how that looks: exit code 3, and it goes on.)"
+        )
+    run("Look into the store", "-m", "shardwriter.inspect_cli", str(STORE), "--plot", str(PICTURE))
+    run("Train from the store", str(HOME / "train.py"), "--conf_dir", CONFIG, "--shards", str(STORE))
+    best = json.loads((RESULTS / "best_k_models.json").read_text(encoding="utf-8"))
+    print(f"\nDone in {time.monotonic() - started:.0f} s. Best validation SI-SNR {-min(best.values()):.2f} dB.")
+    print(f"  shards      {STORE}\n  checkpoint  {RESULTS / 'best_model.pth'}")
+    print(f"  pictures    {PICTURE}, {RESULTS / 'loss_curves.png'}")
+
+
+def run(title: str, *words: str, allowed: tuple[int, ...] = (0,)) -> int:
+    """Show a command and run it; stop with its exit code where that is not one of `allowed`."""
+    print(f"\n== {title}\n$ python {' '.join(words)}\n", flush=True)
+    code = subprocess.run([sys.executable, *words], check=False).returncode
+    if code not in allowed:
+        sys.exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    main()

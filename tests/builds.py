@@ -1,0 +1,110 @@
+"""Builds of stores, for tests: with an encoder that costs nothing, and what such a store holds afterwards."""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import webdataset
+from corpus import Corpus, make_frames, write_mouth
+from torch import Tensor
+
+from iianet.encoder_source import EncoderSource
+from iianet.mouth import center_crop
+from iianet.mouth_npz import read_mouth_npz
+from loaders.store import open_reader
+from shardwriter import tasks
+from shardwriter.build import BuildOptions, BuildReport, build
+
+CPU = torch.device("cpu")
+
+
+class QuickEncoder:
+    """Stands in for the video encoder: an embedding is the first 512 pixels of each frame, times seed + 1."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def encode(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        return [clip.flatten(1)[:, :512].t() * (self.seed + 1) / 255 for clip in clips]
+
+    def fingerprint(self) -> str:
+        return f"quick-{self.seed}"
+
+
+@contextmanager
+def quick_encoder() -> Iterator[None]:
+    """Let every build inside the block encode with a QuickEncoder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EncoderSource, "load", lambda source, _device: QuickEncoder(source.seed))
+        yield
+
+
+def build_store(corpus: Corpus, store: Path, *overrides: str, **options: Any) -> BuildReport:
+    """Run a build as build-shards does; `options` are those of BuildOptions."""
+    return build(corpus.config(*overrides), store, BuildOptions(device=CPU, **options))
+
+
+def interrupt_build(corpus: Corpus, store: Path, *overrides: str, packs: int, **options: Any) -> None:
+    """Run a build that is stopped when so many packs of clips are encoded."""
+    left = iter(range(packs))
+    encode_clips = tasks.encode_clips
+
+    def encode_or_stop(*arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return encode_clips(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "encode_clips", encode_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            build_store(corpus, store, *overrides, **options)
+
+
+def reasons(report: BuildReport, split: str) -> dict[str, int]:
+    """Why utterances of a split were encoded or not, without the reasons that none has."""
+    return {why: count for why, count in report.planned[split].items() if count}
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """The files that a build publishes once and never writes again: tars, their indexes, and plans."""
+    names = [path for pattern in ("*-*.tar", "*-*.index", "plan-*") for path in store.glob(pattern)]
+    return {path.name: path.read_bytes() for path in sorted(names)}
+
+
+def samples(store: Path, split: str) -> list[dict[str, Any]]:
+    """Every sample of a split's tars, as webdataset reads and decodes it."""
+    shards = [str(path) for path in sorted(store.glob(f"{split}-*.tar"))]
+    return list(webdataset.WebDataset(shards, shardshuffle=False).decode()) if shards else []
+
+
+def stored(store: Path, split: str) -> dict[str, npt.NDArray[Any]]:
+    """Newest embedding of every stored key, as training reads it."""
+    reader = open_reader(store, split)
+    return {key: reader.read(key) for key in reader.keys}
+
+
+def quick_embedding(mouth: Path) -> npt.NDArray[np.float16]:
+    """What the QuickEncoder of seed 0 makes of an npz, as stores hold it."""
+    frames = center_crop(torch.from_numpy(read_mouth_npz(mouth).frames))
+    embedding: npt.NDArray[np.float16] = QuickEncoder(0).encode([frames])[0].numpy().astype(np.float16)
+    return embedding
+
+
+def change_mouth(path: Path, *, seed: int = 99, mtime: bool = True) -> None:
+    """Put other frames of the same size into an npz, and another time or the same."""
+    before = path.stat()
+    write_mouth(path, make_frames(len(read_mouth_npz(path).frames), seed=seed))
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000 * mtime))
+
+
+def load_npy(content: bytes) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    return array

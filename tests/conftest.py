@@ -1,0 +1,16 @@
+"""Fixtures of all tests."""
+
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors gain nothing from more, and tests start many
+
+import pytest
+from builds import quick_encoder
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
+    """Builds of this module encode with a stand-in that costs nothing."""
+    with quick_encoder():
+        yield
