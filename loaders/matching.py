@@ -18,4 +18,4 @@ def refuse_other_encoder(catalog: Catalog, source: EncoderSource) -> None:
         fingerprint = recorded.encoder["fingerprint"]
     else:
         fingerprint = source.load(torch.device("cpu")).fingerprint()
-    refuse_other_identity(catalog.store, recorded, identity_of(source, fingerprint, recorded.dtype))
+    refuse_other_identity(catalog.store, recorded, identity_of(source, fingerprint, recorded.dtype, recorded.audio))

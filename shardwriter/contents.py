@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from configs.errors import StoreError
 from shardwriter.catalog import Catalog, SplitCatalog
-from shardwriter.format import INDEX_SUFFIX, SPLITS, TAR_SUFFIX, Identity, hash_position
+from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX, Identity, hash_position, split_position
 from shardwriter.generation import Generations
 from shardwriter.plan import Plan
 
@@ -27,8 +27,12 @@ class Entry:
     frames: int
     embedding_offset: int | None
     embedding_length: int | None
+    scale_offset: int | None
+    scale_length: int | None
     metadata_offset: int | None
     metadata_length: int | None
+    audio_offset: int | None
+    audio_length: int | None
     source_size: int | None
     source_mtime_ns: int | None
     source_digest: str | None
@@ -65,7 +69,7 @@ class Contents:
         splits: dict[str, SplitCatalog] = {}
         unreadable: list[str] = []
         damaged: list[str] = []
-        for split in sorted(catalog.splits, key=SPLITS.index):
+        for split in sorted(catalog.splits, key=split_position):
             try:
                 splits[split] = catalog.split(split)
             except StoreError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from shardwriter.compare import Comparison, comparison_lines, comparison_problems
 from shardwriter.contents import Contents
-from shardwriter.format import SPLITS
+from shardwriter.format import split_position
 from shardwriter.recheck import Recheck, recheck_lines, recheck_problems
 from shardwriter.sample import Sample, sample_lines
 from shardwriter.summary import (
@@ -73,7 +73,7 @@ class Findings:
         """Of all splits that the store has or was compared with."""
         found = {split: summarise(self.contents, split) for split in self.contents.splits}
         known = {**dict.fromkeys(self.comparisons or {}, SplitSummary()), **found}
-        return {split: known[split] for split in SPLITS if split in known}
+        return {split: known[split] for split in sorted(known, key=split_position)}
 
     def to_json(self) -> dict[str, Any]:
         """For programs. `problems` is empty if and only if the exit code is 0."""

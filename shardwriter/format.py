@@ -3,9 +3,13 @@
     STORE/store.json          the identity, data_root, and the plans that count
     STORE/README.md           a dataset card, so that Hugging Face datasets opens the folder
     STORE/plan-000.parquet    a build generation, published once, before its first shard
-    STORE/train-000000.tar    USTAR; each sample is `<key>.embedding.npy` and `<key>.json`, adjacent
+    STORE/train-000000.tar    USTAR; each sample is `<key>.embedding.npy`, `<key>.scale.npy` (int8 stores),
+                              `<key>.json` and `<key>.audio.npy` (stores with their audio), in this order, adjacent
     STORE/train-000000.index  Parquet; written last: it exists if and only if its shard is complete
     STORE/train.index         the split's records merged, derived, may be missing
+
+Augmented view 1 of a split is laid out as a split of its own: shards train_view1-000000.tar, keys `<key>@1`. Hash order
+goes by the key without its view, so that every view lies in the order of the split itself.
 
 Shard numbers are never used twice in a store, so a name means one content for ever.
 """
@@ -33,7 +37,12 @@ TEMPORARY_PREFIX: Final = ".tmp-"
 TAR_SUFFIX: Final = ".tar"
 INDEX_SUFFIX: Final = ".index"
 EMBEDDING_MEMBER: Final = "embedding.npy"
+SCALE_MEMBER: Final = "scale.npy"
 METADATA_MEMBER: Final = "json"
+AUDIO_MEMBER: Final = "audio.npy"
+VIEW_MARK: Final = "@"
+"""Parts a key from the number of its view; no escaped key has it."""
+STORED_DTYPES: Final = ("float16", "float32", "int8")
 
 KEY_BYTES: Final = 80
 """Longest key: with the longest member name it stays within USTAR's 100 bytes."""
@@ -41,7 +50,8 @@ NPY_HEADER_BYTES: Final = 128
 """Header of every npy member: NumPy pads short headers to this, so data starts at a fixed distance."""
 
 _PLAN_NAME = re.compile(r"plan-(\d{3,})\.parquet")
-_SHARD_NAME = re.compile(r"(train|val|test)-(\d{6,})")
+_SHARD_NAME = re.compile(r"((?:train|val|test)(?:_view[1-9]\d*)?)-(\d{6,})")
+_VIEW_SPLIT = re.compile(r"(train|val|test)(?:_view([1-9]\d*))?")
 
 INDEX_SCHEMA: Final = pa.schema(
     [
@@ -50,8 +60,12 @@ INDEX_SCHEMA: Final = pa.schema(
         pa.field("frames", pa.int32(), nullable=False),  # 0 where it failed
         pa.field("embedding_offset", pa.int64()),  # bytes from the start of the tar; null where it failed
         pa.field("embedding_length", pa.int64()),
+        pa.field("scale_offset", pa.int64()),  # null but in int8 stores
+        pa.field("scale_length", pa.int64()),
         pa.field("metadata_offset", pa.int64()),
         pa.field("metadata_length", pa.int64()),
+        pa.field("audio_offset", pa.int64()),  # null but in stores with their audio
+        pa.field("audio_length", pa.int64()),
         pa.field("source_size", pa.int64()),  # bytes of the npz when it was encoded; null where it was missing
         pa.field("source_mtime_ns", pa.int64()),
         pa.field("source_digest", pa.string()),  # xxh3_64 of the npz
@@ -99,9 +113,39 @@ def shard_name(split: str, number: int) -> str:
 
 
 def shard_number(name: str) -> tuple[str, int] | None:
-    """Split and number of a shard from its name without suffix; None where the name is no shard's."""
+    """Split (or view of one) and number of a shard from its name without suffix; None where the name is no shard's."""
     match = _SHARD_NAME.fullmatch(name)
     return (match[1], int(match[2])) if match else None
+
+
+def view_key(key: str, view: int) -> str:
+    """Key of an utterance's view; view 0 is the centre crop, whose key is the utterance's own."""
+    return f"{key}{VIEW_MARK}{view}" if view else key
+
+
+def split_view_key(key: str) -> tuple[str, int]:
+    """Undo `view_key`."""
+    base, _, view = key.partition(VIEW_MARK)
+    return base, int(view or 0)
+
+
+def view_split(split: str, view: int) -> str:
+    """Name under which a view of a split is planned and stored; view 0 is the split itself."""
+    return f"{split}_view{view}" if view else split
+
+
+def parse_view_split(name: str) -> tuple[str, int]:
+    """Undo `view_split`. Raises ValueError where the name is none of ours."""
+    match = _VIEW_SPLIT.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is no split of a store")
+    return match[1], int(match[2] or 0)
+
+
+def split_position(name: str) -> tuple[int, int]:
+    """Sorts splits as they are shown: train and its views, val, test."""
+    split, view = parse_view_split(name)
+    return SPLITS.index(split), view
 
 
 def merged_index_name(split: str) -> str:
@@ -130,8 +174,11 @@ def unescape_key(key: str) -> str:
 
 
 def hash_position(key: str) -> int:
-    """Where an utterance lies in hash order, the one arrangement that both plans and epochs cut: 64 bits."""
-    return int(xxhash.xxh3_64_intdigest(key.encode()))
+    """Where an utterance lies in hash order, the one arrangement that both plans and epochs cut: 64 bits.
+
+    The same for all its views.
+    """
+    return int(xxhash.xxh3_64_intdigest(key.partition(VIEW_MARK)[0].encode()))
 
 
 def member_name(key: str, member: str) -> str:
@@ -153,9 +200,10 @@ class Identity:
             `pretrain_digest` (sha256 of the file), or `seed` for random weights. Empty where unknown.
         precision: Arithmetic and kernel settings of the encoder.
         preprocessing: Crop, mean and standard deviation of the mouths.
-        dtype: Of the stored embeddings: float16 or float32.
+        dtype: Of the stored embeddings: float16, float32, or int8 with a scale per row.
         dim: Rows of an embedding; its layout is `(dim, frames)`.
         fps: Frames per second.
+        audio: `path` where samples say which wavs go with them, `embed` where they hold them.
     """
 
     encoder: Mapping[str, Any] = field(default_factory=dict)
@@ -164,9 +212,10 @@ class Identity:
     dtype: str
     dim: int
     fps: float
+    audio: str = "path"
 
     def differences(self, other: "Identity") -> list[str]:
-        """What makes embeddings of `other` differ from ours, as 'name: ours, theirs'; the stored dtype is no part."""
+        """What makes embeddings of `other` differ from ours, as 'name: ours, theirs'; not how they are stored."""
         return [
             f"{name}: {ours} here, {theirs} there"
             for name, ours, theirs in zip(_COMPARED, _compared(self), _compared(other), strict=True)

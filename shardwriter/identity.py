@@ -10,8 +10,8 @@ from iianet.video_encoder import EMBEDDING_DIM
 from shardwriter.format import Identity
 
 
-def identity_of(source: EncoderSource, fingerprint: str, dtype: str) -> Identity:
-    """The identity of embeddings made with an encoder and stored as `dtype`."""
+def identity_of(source: EncoderSource, fingerprint: str, dtype: str, audio: str = "path") -> Identity:
+    """The identity of embeddings made with an encoder and stored as `dtype`, with their audio or the paths of it."""
     return Identity(
         encoder=source.facts(fingerprint),
         precision=PRECISION,
@@ -19,14 +19,17 @@ def identity_of(source: EncoderSource, fingerprint: str, dtype: str) -> Identity
         dtype=dtype,
         dim=EMBEDDING_DIM,
         fps=FPS,
+        audio=audio,
     )
 
 
 def refuse_other_identity(store: Path, recorded: Identity, asked: Identity) -> None:
     """Raise StoreError where a store was made with something else than what is asked for."""
     differences = asked.differences(recorded)
-    if asked.dtype != recorded.dtype:
-        differences.append(f"dtype: {asked.dtype} here, {recorded.dtype} there")
+    for name in ("dtype", "audio"):
+        ours, theirs = getattr(asked, name), getattr(recorded, name)
+        if ours != theirs:
+            differences.append(f"{name}: {ours} here, {theirs} there")
     if differences:
         raise StoreError(
             f"{store}: was made with another identity ({'; '.join(differences)}). Use the config and flags that it was "
