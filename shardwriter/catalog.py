@@ -13,8 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import StoreError
+from shardwriter.columns import last_of_each
 from shardwriter.files import write_json
-from shardwriter.format import INDEX_SCHEMA, INDEX_SUFFIX, STORE_FILE, TAR_SUFFIX, StoreRecord, merged_index_name
+from shardwriter.format import (
+    INDEX_SCHEMA,
+    INDEX_SUFFIX,
+    PLAN_SCHEMA,
+    STORE_FILE,
+    TAR_SUFFIX,
+    StoreRecord,
+    merged_index_name,
+)
 from shardwriter.index import ShardRecord, read_index
 from shardwriter.manifest import Manifest, arrange
 from shardwriter.plan import Plan, planned_rows, read_plan
@@ -122,11 +131,9 @@ class Catalog:
         root = data_root or (Path(self.record.data_root) if self.record.data_root else None)
         if root is None:
             raise StoreError(f"{self.store}: records no data_root, so its audio cannot be found; give --data_root")
-        rows = {}
-        for plan in self.plans:
-            table = plan.table.filter(pc.equal(plan.table["split"], split))
-            rows.update({row[0].key: row for row in planned_rows(table)})
-        return arrange(split, root, list(rows.values()))
+        tables = [plan.table.filter(pc.equal(plan.table["split"], split)) for plan in self.plans]
+        planned = pa.concat_tables(tables).combine_chunks() if tables else PLAN_SCHEMA.empty_table()
+        return arrange(split, root, *planned_rows(planned.take(last_of_each(planned["key"]))))
 
 
 def complete_shards(store: Path, plans: Sequence[Plan], split: str) -> SplitCatalog:

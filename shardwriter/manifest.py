@@ -4,45 +4,43 @@ An utterance is one mouth npz. An example is a mixture and one of its two source
 several. Only this file parses the names of a corpus.
 """
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from configs.errors import ManifestError
 from configs.schema import Config
-from shardwriter.format import SPLITS, escape_key, hash_position
+from shardwriter.columns import (
+    EXAMPLE_SCHEMA,
+    UTTERANCE_SCHEMA,
+    Example,
+    Examples,
+    Utterance,
+    Utterances,
+    hash_order,
+)
+from shardwriter.corpus_lists import Lists, has_manifest, read_lists
+from shardwriter.format import SPLITS, escape_key
+
+__all__ = ["Example", "Manifest", "Utterance", "arrange", "has_manifest", "load_manifests", "manifest_folders"]
 
 logger = logging.getLogger(__name__)
 
+DIGESTED_ROWS = 65536
+"""Lines put together at a time."""
+
 KeyFrom = Literal["stem", "path"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Utterance:
-    """One mouth npz. `mouth` is relative to data_root."""
-
-    key: str
-    name: str
-    mouth: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One source of one mixture. Paths of wavs are relative to data_root."""
-
-    utterance: int
-    mixture: str
-    source: str
-    speaker: int
-    num_samples: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,43 +56,44 @@ class Manifest:
 
     split: str
     data_root: Path
-    utterances: Sequence[Utterance]
-    examples: Sequence[Example]
+    utterances: Utterances
+    examples: Examples
 
     def digest(self) -> str:
         """Which examples there are, whatever the folders they lie in: 16 hexadecimal digits."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        keys = self.utterances.column("key").take(self.examples.column("utterance"))
+        mixtures = pc.replace_substring_regex(self.examples.column("mixture"), pattern="^.*/", replacement="")
+        numbers = [self.examples.column(name).cast(pa.string()) for name in ("speaker", "num_samples")]
+        lines = pc.binary_join_element_wise(keys, mixtures, *numbers, "\t")
         digest = xxhash.xxh3_64()
-        for example in self.examples:
-            key = self.utterances[example.utterance].key
-            mixture = Path(example.mixture).name
-            digest.update(f"{key}\t{mixture}\t{example.speaker}\t{example.num_samples}\n".encode())
+        for start in range(0, len(lines), DIGESTED_ROWS):
+            digest.update("".join(f"{line}\n" for line in lines.slice(start, DIGESTED_ROWS).to_pylist()).encode())
         return str(digest.hexdigest())
 
     def utterance_of_example(self) -> npt.NDArray[np.int64]:
         """Index of each example's utterance, `(examples,)`."""
-        return np.array([example.utterance for example in self.examples], dtype=np.int64)
+        return self.examples.numbers("utterance")
 
     def num_samples(self) -> npt.NDArray[np.int64]:
         """Length of each example, samples, `(examples,)`."""
-        return np.array([example.num_samples for example in self.examples], dtype=np.int64)
+        return self.examples.numbers("num_samples")
 
 
-def arrange(split: str, data_root: Path, rows: Sequence[tuple[Utterance, Sequence[Example]]]) -> Manifest:
-    """Put utterances and their examples (whose `utterance` is overwritten) into hash order."""
-    ordered = sorted(rows, key=lambda row: (hash_position(row[0].key), row[0].key))
-    examples = [
-        Example(
-            utterance=index,
-            mixture=example.mixture,
-            source=example.source,
-            speaker=example.speaker,
-            num_samples=example.num_samples,
-        )
-        for index, (_, own) in enumerate(ordered)
-        for example in own
-    ]
+def arrange(split: str, data_root: Path, utterances: pa.Table, examples: pa.Table) -> Manifest:
+    """Put utterances (rows of `UTTERANCE_SCHEMA`) and examples (of `EXAMPLE_SCHEMA`, whose `utterance` is a row of the
+    former) into hash order."""
+    order = hash_order(utterances["key"])
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    placed = place[examples["utterance"].to_numpy()]
+    arranged = np.argsort(placed, kind="stable")
+    moved = examples.take(arranged).set_column(0, EXAMPLE_SCHEMA.field("utterance"), pa.array(placed[arranged]))
     return Manifest(
-        split=split, data_root=data_root, utterances=[utterance for utterance, _ in ordered], examples=examples
+        split=split, data_root=data_root, utterances=Utterances(utterances.take(order)), examples=Examples(moved)
     )
 
 
@@ -113,7 +112,7 @@ def load_manifests(
     """
     folders = manifest_folders(config)
     present = {
-        split: _read_lists(folder) for split, folder in folders.items() if split in splits or has_manifest(folder)
+        split: read_lists(folder) for split, folder in folders.items() if split in splits or has_manifest(folder)
     }
     data = config.datamodule.data_config
     root = data_root(config, recorded_root, present)
@@ -131,14 +130,6 @@ def manifest_folders(config: Config) -> dict[str, Path]:
     """Folder of each split's three lists, relative to the working directory as in the reference."""
     data = config.datamodule.data_config
     return {"train": Path(data.train_dir), "val": Path(data.valid_dir), "test": Path(data.test_dir)}
-
-
-def has_manifest(folder: Path) -> bool:
-    """Whether a folder holds a corpus manifest."""
-    return (folder / "mix.json").is_file()
-
-
-Lists = Mapping[str, list[list[Any]]]
 
 
 def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Lists]) -> Path:
@@ -164,43 +155,11 @@ def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Lis
     return Path(recorded_root) if recorded_root and common.is_relative_to(recorded_root) else common
 
 
-_FIELDS = {"mix": (str, int), "s1": (str, str, int), "s2": (str, str, int)}
-_EXPECTED = {"mix": "[wav, num_samples]", "s1": "[wav, mouth_npz, num_samples]", "s2": "[wav, mouth_npz, num_samples]"}
-
-
-def _read_lists(folder: Path) -> Lists:
-    lists = {name: _read_list(folder / f"{name}.json", name) for name in _FIELDS}
-    lengths = {f"{name}.json": len(rows) for name, rows in lists.items()}
-    if len(set(lengths.values())) != 1:
-        raise ManifestError(
-            f"{folder}: the lists differ in length ({lengths}); entry i of each must be one mixture. Make them again."
-        )
-    return lists
-
-
-def _read_list(path: Path, name: str) -> list[list[Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ManifestError(
-            f"{path.absolute()}: cannot be read ({error.strerror}). Each split's folder holds mix.json, s1.json and "
-            "s2.json, as IIANet's DataPreProcess scripts write them; mend train_dir, valid_dir or test_dir (from "
-            "the working directory, not data_root), or run them first."
-        ) from error
-    except ValueError as error:
-        raise ManifestError(f"{path}: not JSON ({error})") from error
-    if not isinstance(rows, list):
-        raise ManifestError(f"{path}: holds a {type(rows).__name__}; expected a list of {_EXPECTED[name]}")
-    for index, row in enumerate(rows):
-        types = tuple(type(value) for value in row) if isinstance(row, list) else None
-        if types != _FIELDS[name]:
-            raise ManifestError(f"{path}: entry {index} is {row!r}; expected {_EXPECTED[name]}")
-    return rows
-
-
 def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom) -> Manifest:
     relative = _Relative(root)
-    rows: dict[str, tuple[Utterance, list[Example]]] = {}
+    utterances: dict[str, list[str]] = {name: [] for name in UTTERANCE_SCHEMA.names}
+    examples: dict[str, list[Any]] = {name: [] for name in EXAMPLE_SCHEMA.names}
+    row_of: dict[str, int] = {}
     renamed = 0
     for index, (mix, *sources) in enumerate(zip(lists["mix"], lists["s1"], lists["s2"], strict=True)):
         for speaker, (wav, mouth, num_samples) in enumerate(sources, start=1):
@@ -209,23 +168,18 @@ def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom
                     f"{folder}: entry {index}: {mix[0]} has {mix[1]} samples and its source {wav} has {num_samples}; "
                     "entry i of mix.json, s1.json and s2.json must be one mixture. Make the lists again."
                 )
-            renamed += Path(wav).name != Path(mix[0]).name
-            utterance = _utterance(relative(mouth), key_from)
-            known, examples = rows.setdefault(utterance.key, (utterance, []))
-            if known.mouth != utterance.mouth:
+            renamed += os.path.basename(wav) != os.path.basename(mix[0])
+            path = relative(mouth)
+            key, name = _key_and_name(path, key_from)
+            row = row_of.setdefault(key, len(row_of))
+            if row == len(utterances["key"]):
+                _append(utterances, key, name, path)
+            elif utterances["mouth"][row] != path:
                 raise ManifestError(
-                    f"{folder}: {root / known.mouth} and {root / utterance.mouth} have one key, {utterance.key!r}. "
+                    f"{folder}: {root / utterances['mouth'][row]} and {root / path} have one key, {key!r}. "
                     "Set datamodule.data_config.key_from: path (and data_root), so that keys are paths."
                 )
-            examples.append(
-                Example(
-                    utterance=-1,
-                    mixture=relative(mix[0]),
-                    source=relative(wav),
-                    speaker=speaker,
-                    num_samples=num_samples,
-                )
-            )
+            _append(examples, row, relative(mix[0]), relative(wav), speaker, num_samples)
     if renamed:
         logger.warning(
             "%s: %d sources are named otherwise than their mixture. That is fine if entry i of mix.json, s1.json and "
@@ -233,14 +187,24 @@ def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom
             folder,
             renamed,
         )
-    return arrange(split, root, list(rows.values()))
+    return arrange(
+        split,
+        root,
+        pa.table(utterances, schema=UTTERANCE_SCHEMA),
+        pa.table(examples, schema=EXAMPLE_SCHEMA),
+    )
 
 
-def _utterance(mouth: str, key_from: KeyFrom) -> Utterance:
+def _append(columns: Mapping[str, list[Any]], *values: object) -> None:
+    for column, value in zip(columns.values(), values, strict=True):
+        column.append(value)
+
+
+def _key_and_name(mouth: str, key_from: KeyFrom) -> tuple[str, str]:
     if key_from == "path" and mouth.startswith("../"):
         raise ManifestError(f"{mouth}: lies outside data_root, so key_from: path has no name for it; mend data_root")
-    name = mouth.removesuffix(".npz") if key_from == "path" else Path(mouth).stem
-    return Utterance(key=escape_key(name), name=name, mouth=mouth)
+    name = mouth.removesuffix(".npz") if key_from == "path" else os.path.splitext(os.path.basename(mouth))[0]
+    return escape_key(name), name
 
 
 class _Relative:
@@ -260,16 +224,15 @@ class _Relative:
 
 
 def _warn_of_leaks(manifests: Mapping[str, Manifest]) -> None:
-    splits_of: dict[str, list[str]] = {}
-    for split, manifest in manifests.items():
-        for utterance in manifest.utterances:
-            splits_of.setdefault(utterance.key, []).append(split)
-    leaks = {key: splits for key, splits in splits_of.items() if len(splits) > 1}
-    if leaks:
-        key, splits = next(iter(leaks.items()))
-        logger.warning(
-            "%d utterances are in more than one split (%s is in %s): what is learnt from one leaks into the other.",
-            len(leaks),
-            key,
-            " and ".join(splits),
-        )
+    for (one, first), (other, second) in combinations(manifests.items(), 2):
+        keys = first.utterances.column("key")
+        leaks = keys.filter(pc.is_in(keys, value_set=second.utterances.column("key")))
+        if len(leaks):
+            logger.warning(
+                "%d utterances are in more than one split (%s is in %s and %s): what is learnt from one leaks into the "
+                "other.",
+                len(leaks),
+                leaks[0],
+                one,
+                other,
+            )

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import StoreError
+from shardwriter.columns import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA
 from shardwriter.files import atomic_file
 from shardwriter.format import PLAN_SCHEMA, Identity, plan_name, plan_number, shard_name, shard_number
-from shardwriter.manifest import Example, Manifest, Utterance
+from shardwriter.manifest import Manifest
 
 PlanKind = Literal["extend", "replace"]
 _METADATA = b"iianet-shards"
@@ -134,15 +135,14 @@ def audio_lists(manifest: Manifest) -> list[list[dict[str, Any]]]:
     return lists
 
 
-def planned_rows(table: pa.Table) -> list[tuple[Utterance, list[Example]]]:
-    """Utterances and examples of a plan's rows: what a manifest would have said."""
-    return [
-        (
-            Utterance(key=row["key"], name=row["utterance"], mouth=row["mouth"]),
-            [Example(utterance=-1, **audio) for audio in row["audio"]],
-        )
-        for row in table.select(["key", "utterance", "mouth", "audio"]).to_pylist()
-    ]
+def planned_rows(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Utterances and examples of a plan's rows, as `arrange` takes them: what a manifest would have said."""
+    utterances = pa.table([table["key"], table["utterance"], table["mouth"]], schema=UTTERANCE_SCHEMA)
+    audio = table["audio"].combine_chunks()
+    flat = pc.list_flatten(audio)
+    columns = [pc.struct_field(flat, name) for name in EXAMPLE_SCHEMA.names[1:]]
+    examples = pa.table([pc.list_parent_indices(audio).cast(pa.int64()), *columns], schema=EXAMPLE_SCHEMA)
+    return utterances, examples
 
 
 def write_plan(store: Path, plan: Plan) -> None:

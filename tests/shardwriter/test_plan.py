@@ -3,25 +3,32 @@
 from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from configs.errors import StoreError
+from shardwriter.columns import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA
 from shardwriter.format import PLAN_SCHEMA, Identity
-from shardwriter.manifest import Example, Manifest, Utterance, arrange
+from shardwriter.manifest import Manifest, arrange
 from shardwriter.plan import Plan, audio_lists, make_plan, planned_rows, read_plan, write_plan
 
 IDENTITY = Identity(encoder={"fingerprint": "f"}, dtype="float16", dim=512, fps=25)
 
 
 def make_manifest(split: str, count: int) -> Manifest:
-    rows = []
-    for number in range(count):
-        name = f"{split}-{number}"
-        example = Example(utterance=-1, mixture=f"mix/{name}", source=f"s1/{name}", speaker=1, num_samples=number)
-        utterance = Utterance(key=name, name=name, mouth=f"mouths/{name}.npz")
-        rows.append((utterance, [example, *([example] * (number % 2))]))
-    return arrange(split, Path("root"), rows)
+    names = [f"{split}-{number}" for number in range(count)]
+    utterances = [{"key": name, "name": name, "mouth": f"mouths/{name}.npz"} for name in names]
+    examples = [
+        {"utterance": number, "mixture": f"mix/{name}", "source": f"s1/{name}", "speaker": 1, "num_samples": number}
+        for number, name in enumerate(names)
+        for _ in range(1 + number % 2)
+    ]
+    tables = (
+        pa.Table.from_pylist(utterances, schema=UTTERANCE_SCHEMA),
+        pa.Table.from_pylist(examples, schema=EXAMPLE_SCHEMA),
+    )
+    return arrange(split, Path("root"), *tables)
 
 
 def plan_of(sizes: dict[str, int], per_shard: int, first_shard: int = 0) -> tuple[Plan, dict[str, Manifest]]:
@@ -79,7 +86,7 @@ def test_only_the_chosen_utterances_are_planned() -> None:
 def test_rows_carry_the_examples_of_their_utterance() -> None:
     plan, manifests = plan_of({"train": 6}, 4)
     assert plan.table["audio"].to_pylist() == audio_lists(manifests["train"])
-    rebuilt = arrange("train", Path("root"), planned_rows(plan.table))
+    rebuilt = arrange("train", Path("root"), *planned_rows(plan.table))
     assert rebuilt == manifests["train"]
 
 
