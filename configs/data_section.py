@@ -40,8 +40,8 @@ class DataConfig(Section):
     persistent_workers: bool = False
     use_precomputed_embeddings: bool = False
     """Read embeddings from a store, as in the configs of an earlier tool; `shards` says from which."""
-    shards: Name | None = None
-    """Folder of the store, which `build-shards` writes; null reads raw mouths."""
+    shards: Name | list[Name] | None = None
+    """Folder of the store, which `build-shards` writes, or several that were made alike; null reads raw mouths."""
     data_root: Name | None = None
     """Folder below which the paths of the manifests lie; null takes their common ancestor."""
     key_from: Literal["stem", "path"] = "stem"
@@ -52,10 +52,18 @@ class DataConfig(Section):
     """Crop and flip training mouths at random where they are read raw, as the reference does."""
     on_missing: Literal["encode", "skip", "error"] = "encode"
     """What to do with an utterance that the store lacks: encode it while training, leave it out, or stop."""
+    segment_start: Literal[0, "random"] = 0
+    """Where in a training example its segment begins: at 0, as in the reference, or at a random mouth frame."""
+    views: Whole | None = None
+    """Augmented views that training draws from, beside the centre crop; null takes as many as the store has."""
     block_size: Count = 1000
     """Utterances read together: one shard's worth."""
     window_blocks: Count = 4
     """Blocks whose examples are shuffled together."""
+    order_lanes: Count = 1
+    """Parts of the training set that are shuffled apart, so that each node reads its own: a multiple of the nodes."""
+    read_ahead_windows: Whole = 1
+    """Windows whose shards are read before they are needed, and checked once a run; 0 does neither."""
 
     @field_validator("segment", mode="before")
     @classmethod

@@ -23,14 +23,16 @@ class LazyEncoder:
     def complete(self, batch: Batch) -> Tensor:
         """The embeddings of a batch, with its mouths encoded into their rows: `(batch, dim, frames)`, float32.
 
-        What is encoded here passes through the store's dtype, so that it equals what the store would have held.
+        What is encoded here passes through the dtype of the stored rows, so that it equals what a float store would have
+        held; what an int8 store would have held is less exact.
         """
         if not batch.mouth_lengths:
             return batch.embedding.float()
         embedding = batch.embedding.clone()
         clips = torch.split(batch.mouths, list(batch.mouth_lengths))
-        for row, encoded in zip(batch.mouth_rows, self._on(batch.mouths.device).encode(clips), strict=True):
-            embedding[row] = fit_frames(encoded, embedding.shape[2])
+        encoded = self._on(batch.mouths.device).encode(clips)
+        for row, lead, columns in zip(batch.mouth_rows, batch.mouth_leads, encoded, strict=True):
+            embedding[row] = fit_frames(columns[:, lead:], embedding.shape[2])
         return embedding.float()
 
     def _on(self, device: torch.device) -> VideoEncoder:

@@ -4,6 +4,9 @@ Source: `get_preprocessing_pipelines` of the reference (JusperLee/IIANet): scale
 mean and divide by the standard deviation of LRW mouths. Cropping commutes with both, so it is done first, on uint8.
 """
 
+from dataclasses import dataclass
+
+import numpy as np
 from torch import Tensor
 
 FRAME_SIZE = 96
@@ -14,28 +17,54 @@ MEAN = 0.421
 STD = 0.165
 FPS = 25
 """Mouth frames per second."""
+SAMPLES_PER_FRAME = 640
+"""At 16 kHz: frame i shows samples 640 i to 640 (i + 1)."""
 
 
-def crop(frames: Tensor, top: int, left: int, flip: bool = False) -> Tensor:
-    """Cut the encoder's square out of mouth frames.
+FLIP_PROBABILITY = 0.5
+"""Of an augmented clip, as in the reference."""
 
-    Args:
-        frames: Mouth frames, `(frames, 96, 96)`, any dtype.
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """The square that the encoder sees of a clip.
+
+    Attributes:
         top: First row kept, 0 to 8.
         left: First column kept, 0 to 8.
-        flip: Mirror left and right, as the reference does for half of its training clips.
-
-    Returns:
-        `(frames, 88, 88)`, a view where it can be.
+        flip: Mirror left and right.
     """
-    cropped = frames[..., top : top + CROP_SIZE, left : left + CROP_SIZE]
-    return cropped.flip(-1) if flip else cropped
+
+    top: int
+    left: int
+    flip: bool
+
+    def apply(self, frames: Tensor) -> Tensor:
+        """`(frames, 96, 96)` -> `(frames, 88, 88)`, any dtype, a view where it can be."""
+        cropped = frames[..., self.top : self.top + CROP_SIZE, self.left : self.left + CROP_SIZE]
+        return cropped.flip(-1) if self.flip else cropped
+
+
+CENTER_CROP = Crop(top=(FRAME_SIZE - CROP_SIZE) // 2, left=(FRAME_SIZE - CROP_SIZE) // 2, flip=False)
+"""Four pixels off every side, as in the reference's validation."""
+
+
+def random_crop(random: np.random.Generator) -> Crop:
+    """A crop and flip as the reference draws them for each training clip."""
+    top, left = random.integers(FRAME_SIZE - CROP_SIZE + 1, size=2)
+    return Crop(top=int(top), left=int(left), flip=bool(random.random() < FLIP_PROBABILITY))
+
+
+def view_crop(key: str, view: int) -> Crop:
+    """The crop of an utterance's augmented view 1, 2, ...; view 0 is the centre crop. It depends on nothing else."""
+    if view == 0:
+        return CENTER_CROP
+    return random_crop(np.random.Generator(np.random.Philox(np.random.SeedSequence([view, *key.encode()]))))
 
 
 def center_crop(frames: Tensor) -> Tensor:
     """`(frames, 96, 96)` -> `(frames, 88, 88)`, four pixels off every side."""
-    margin = (FRAME_SIZE - CROP_SIZE) // 2
-    return crop(frames, margin, margin)
+    return CENTER_CROP.apply(frames)
 
 
 def normalise(frames: Tensor) -> Tensor:

@@ -1,56 +1,57 @@
 """Mixtures and targets: read as they were mixed, or mixed anew."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from loaders.audio import Samples, read_segment
-from shardwriter.manifest import Manifest
+from loaders.audio import Audio, Samples
 
 EPSILON = 1e-8
 """Keeps silence from being divided by zero, as in the reference."""
 
 
+class Mixed(NamedTuple):
+    """Mixture and target, each `(num_samples,)`, and the bytes that were read for them."""
+
+    mixture: Samples
+    target: Samples
+    bytes_read: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mixer:
-    """Reads the audio of examples.
+    """Makes the audio of examples.
 
     Attributes:
-        manifest: Says which wavs an example has.
-        num_samples: Length of the segment, which starts at 0.
-        sample_rate: Hz.
+        audio: Where it comes from.
         normalise: Whether to bring mixtures to unit variance.
     """
 
-    manifest: Manifest
-    num_samples: int
-    sample_rate: int
+    audio: Audio
     normalise: bool
 
-    def read(self, example: int, interferer: int) -> tuple[Samples, Samples]:
-        """Mixture and target, each `(num_samples,)`.
+    def read(self, example: int, start: int, interferer: int, interferer_start: int) -> Mixed:
+        """Mixture and target of an example.
 
         Args:
             example: Whose source is the target.
+            start: First sample of its segment.
             interferer: Whose source is added to it (dynamic mixing); -1 for the example's own mixture (static).
+            interferer_start: First sample of the interferer's segment.
 
         Raises:
             AudioError: A wav cannot be had.
         """
-        target = self._wav(self.manifest.examples[example].source)
+        target, first = self.audio.source(example, start)
         if interferer < 0:
-            mixture = self._wav(self.manifest.examples[example].mixture)
+            mixture, second = self.audio.mixture(example, start)
         else:
-            mixture = target + self._wav(self.manifest.examples[interferer].source)
-        return normalised(mixture, target) if self.normalise else (mixture, target)
-
-    def _wav(self, path: str) -> Samples:
-        return read_segment(self._root / path, self.num_samples, self.sample_rate)
-
-    @property
-    def _root(self) -> Path:
-        return self.manifest.data_root
+            other, second = self.audio.source(interferer, interferer_start)
+            mixture = target + other
+        if self.normalise:
+            mixture, target = normalised(mixture, target)
+        return Mixed(mixture, target, first + second)
 
 
 def normalised(mixture: Samples, target: Samples) -> tuple[Samples, Samples]:

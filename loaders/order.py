@@ -2,8 +2,13 @@
 
 Hash order is cut into blocks; blocks are permuted and taken in windows of a few, and the examples of a window are
 permuted. Global batch g is a slice of that sequence, a rank takes its part of it, a worker every num_workers-th batch.
+
+With lanes, hash order is first cut into as many equal parts, each is permuted so on its own, and a global batch takes
+equally many examples of each: the ranks of one node then read one part of the shards. The order depends on the number
+of lanes and not on how many nodes share them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -11,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from configs.errors import ManifestError
+from configs.errors import ConfigError, ManifestError
 
 Indices = npt.NDArray[np.int64]
 
-_BLOCKS, _WINDOW, _INTERFERER, _AUGMENT = range(4)
+_BLOCKS, _WINDOW, _INTERFERER, _AUGMENT, _VIEW, _SEGMENT = range(6)
 """Independent streams of random numbers."""
 
 
@@ -26,16 +31,23 @@ def generator(seed: int, epoch: int, *stream: int) -> np.random.Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochOrder:
-    """The examples of one epoch in their order.
+    """The examples of one epoch in their order; every array is `(positions,)`.
 
     Attributes:
-        example: Of each position, `(positions,)`.
-        interferer: For dynamic mixing, an example whose source is mixed in: of another video, `(positions,)`; -1 where
-            mixing is static.
+        example: Of each position.
+        window: Of each position: within a lane ascending, and what is read together.
+        interferer: For dynamic mixing, an example whose source is mixed in: of another video; -1 in static mixing.
+        view: Which embedding of the utterance is used; 0 is the centre crop.
+        start: First mouth frame of the segment.
+        interferer_start: First mouth frame of the interferer's segment.
     """
 
     example: Indices
+    window: Indices
     interferer: Indices
+    view: Indices
+    start: Indices
+    interferer_start: Indices
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -53,6 +65,10 @@ class Order:
         drop_last: Whether the last incomplete global batch is left out.
         block_size: Utterances that are read together.
         window_blocks: Blocks whose examples are mixed.
+        lanes: Parts of hash order that are permuted apart; only where the last incomplete batch is left out.
+        views: Augmented embeddings of each utterance to choose from, beside the centre crop: one a block and epoch.
+        spare_frames: Frames by which each example is longer than the segment, `(examples,)`: the segment starts at
+            random within them. None starts it at 0.
     """
 
     utterance_of_example: Indices
@@ -65,12 +81,20 @@ class Order:
     drop_last: bool
     block_size: int
     window_blocks: int
+    lanes: int = 1
+    views: int = 0
+    spare_frames: Indices | None = None
 
     def __post_init__(self) -> None:
         if self.dynamic_mixing and len(np.unique(self.utterance_of_example[self.eligible])) == 1:
             raise ManifestError(
                 "dynamic mixing adds a source of another video, but the training set has only one; add utterances or "
                 "set datamodule.data_config.train_mixing: static"
+            )
+        if self.lanes > 1 and (not self.drop_last or self.global_batch % self.lanes):
+            raise ConfigError(
+                f"datamodule.data_config.order_lanes is {self.lanes}, and a step has {self.global_batch} examples "
+                f"({self.batch_size} on each of {self.world_size} ranks); expected a multiple of the lanes"
             )
 
     @property
@@ -81,11 +105,13 @@ class Order:
     @property
     def num_batches(self) -> int:
         """Steps per epoch, the same on every rank."""
+        if self.lanes > 1:
+            return len(self.eligible) // self.lanes // (self.global_batch // self.lanes)
         whole, rest = divmod(len(self.eligible), self.global_batch)
         return whole + (rest > 0 and not self.drop_last)
 
     def epoch(self, epoch: int) -> EpochOrder:
-        """All positions of an epoch. The last one asked for is kept."""
+        """All positions of an epoch. The last ones asked for are kept."""
         return _cached_epoch(self, epoch)
 
     def positions(self, batch: int, rank: int) -> Indices:
@@ -100,37 +126,80 @@ class Order:
         return generator(self.seed, epoch, _AUGMENT, position)
 
     def _compute(self, epoch: int) -> EpochOrder:
-        windows = self._windows(epoch)
+        lanes = [self._lane(epoch, lane, part) for lane, part in enumerate(np.array_split(self.eligible, self.lanes))]
+        example, window, interferer = (self._interleaved(column) for column in zip(*lanes, strict=True))
+        return EpochOrder(
+            example=example,
+            window=window,
+            interferer=interferer,
+            view=self._views(epoch, example),
+            start=self._starts(epoch, 0, example),
+            interferer_start=self._starts(epoch, 1, interferer),
+        )
+
+    def _lane(self, epoch: int, lane: int, part: Indices) -> tuple[Indices, Indices, Indices]:
+        """Example, window and interferer of the positions of one lane."""
+        windows = self._windows(epoch, lane, part)
         interferers = [
-            self._interferers(epoch, number, window) if self.dynamic_mixing else np.full(len(window), -1)
+            self._interferers(epoch, lane, number, window, part) if self.dynamic_mixing else np.full(len(window), -1)
             for number, window in enumerate(windows)
         ]
-        return EpochOrder(example=_joined(windows), interferer=_joined(interferers))
+        numbers = [np.full(len(window), number) for number, window in enumerate(windows)]
+        return _joined(windows), _joined(numbers), _joined(interferers)
 
-    def _windows(self, epoch: int) -> list[Indices]:
+    def _windows(self, epoch: int, lane: int, part: Indices) -> list[Indices]:
         """The examples of each window, in their order."""
-        if not self.shuffle:
-            return [self.eligible]
-        block_of = self.utterance_of_example[self.eligible] // self.block_size
+        block_of = self.utterance_of_example[part] // self.block_size
         blocks, starts = np.unique(block_of, return_index=True)
-        parts = np.split(self.eligible, starts[1:])
-        permuted = generator(self.seed, epoch, _BLOCKS).permutation(len(blocks))
+        parts = np.split(part, starts[1:])
+        order = np.arange(len(blocks))
+        if self.shuffle:
+            order = generator(self.seed, epoch, _BLOCKS, lane).permutation(order)
+        windows = [
+            _joined([parts[block] for block in order[first : first + self.window_blocks]])
+            for first in range(0, len(blocks), self.window_blocks)
+        ]
+        if not self.shuffle:
+            return windows
         return [
-            generator(self.seed, epoch, _WINDOW, number).permutation(
-                _joined([parts[block] for block in permuted[first : first + self.window_blocks]])
-            )
-            for number, first in enumerate(range(0, len(blocks), self.window_blocks))
+            generator(self.seed, epoch, _WINDOW, lane, number).permutation(window)
+            for number, window in enumerate(windows)
         ]
 
-    def _interferers(self, epoch: int, number: int, window: Indices) -> Indices:
-        """For each row of a window, a uniformly drawn one of another video; from the whole set where it has but one."""
+    def _interferers(self, epoch: int, lane: int, number: int, window: Indices, part: Indices) -> Indices:
+        """For each row of a window, a uniformly drawn one of another video; where the window has but one video, of the
+        lane, and where that has but one too, of the whole set."""
         utterances = self.utterance_of_example[window]
-        pool = np.sort(window if len(np.unique(utterances)) > 1 else self.eligible)  # examples of a video lie together
+        pools = (pool for pool in (window, part, self.eligible) if len(np.unique(self.utterance_of_example[pool])) > 1)
+        pool = np.sort(next(pools))  # examples of a video lie together
         pooled = self.utterance_of_example[pool]
         own, after = np.searchsorted(pooled, utterances), np.searchsorted(pooled, utterances, side="right")
-        drawn = generator(self.seed, epoch, _INTERFERER, number).integers(len(pool) - (after - own))
+        drawn = generator(self.seed, epoch, _INTERFERER, lane, number).integers(len(pool) - (after - own))
         chosen: Indices = pool[np.where(drawn < own, drawn, drawn + after - own)]  # pass over the row's own video
         return chosen
+
+    def _interleaved(self, lanes: Sequence[Indices]) -> Indices:
+        """Lane after lane within each global batch. What is left of the lanes behind the last batch is left out."""
+        if len(lanes) == 1:
+            return lanes[0]
+        share = self.global_batch // self.lanes
+        rows = self.num_batches * share
+        return np.concatenate([lane[:rows].reshape(-1, share) for lane in lanes], axis=1).reshape(-1)
+
+    def _views(self, epoch: int, example: Indices) -> Indices:
+        """One view a block, so that of the other views nothing is read."""
+        if not self.views:
+            return np.zeros(len(example), dtype=np.int64)
+        block = self.utterance_of_example[example] // self.block_size
+        drawn = generator(self.seed, epoch, _VIEW).integers(self.views + 1, size=int(block.max(initial=0)) + 1)
+        chosen: Indices = drawn[block]
+        return chosen
+
+    def _starts(self, epoch: int, stream: int, example: Indices) -> Indices:
+        if self.spare_frames is None:
+            return np.zeros(len(example), dtype=np.int64)
+        spare = np.where(example < 0, 0, self.spare_frames[example])
+        return generator(self.seed, epoch, _SEGMENT, stream).integers(spare + 1)
 
 
 @lru_cache(maxsize=4)

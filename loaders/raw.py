@@ -2,17 +2,28 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from iianet.mouth import CROP_SIZE, FRAME_SIZE, center_crop, crop
+from iianet.mouth import Crop
 from iianet.mouth_npz import read_mouth_npz
 from iianet.video_encoder import CONTEXT_FRAMES
 
-FLIP_PROBABILITY = 0.5
-"""Of a training clip, as in the reference."""
+
+class MouthSegment(NamedTuple):
+    """Crops of a segment with the frames around it that its first and last columns see.
+
+    Attributes:
+        frames: `(at most lead + frames + 2, 88, 88)`, uint8.
+        lead: Frames before the segment, 0 to 2.
+        bytes_read: Of the npz.
+    """
+
+    frames: Tensor
+    lead: int
+    bytes_read: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +38,19 @@ class RawMouths:
     data_root: Path
     frames: int
 
-    def read(self, mouth: str, augmentation: np.random.Generator | None = None) -> Tensor:
-        """Read a clip's segment with the two frames of context that its last columns see.
+    def read(self, mouth: str, start: int, crop: Crop) -> MouthSegment:
+        """Read a clip's segment.
 
         Args:
             mouth: npz, relative to data_root.
-            augmentation: Draws a random crop and flip, as the reference trains with; None is the centre crop.
-
-        Returns:
-            `(at most frames + 2, 88, 88)`, uint8.
+            start: First frame of the segment; where the clip is shorter, its last one.
+            crop: What to cut out of each frame.
 
         Raises:
             MouthError: It cannot be used.
         """
-        frames = torch.from_numpy(read_mouth_npz(self.data_root / mouth).frames)[: self.frames + CONTEXT_FRAMES]
-        if augmentation is None:
-            return center_crop(frames)
-        top, left = augmentation.integers(FRAME_SIZE - CROP_SIZE + 1, size=2)
-        return crop(frames, int(top), int(left), flip=bool(augmentation.random() < FLIP_PROBABILITY))
+        npz = read_mouth_npz(self.data_root / mouth)
+        first = min(start, len(npz.frames) - 1)
+        lead = min(first, CONTEXT_FRAMES)
+        frames = torch.from_numpy(npz.frames)[first - lead : first + self.frames + CONTEXT_FRAMES]
+        return MouthSegment(crop.apply(frames), lead, npz.size)

@@ -4,17 +4,21 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from configs.errors import StoreError
-from loaders.order import Order
+from loaders.order import Indices, Order
+from loaders.read_ahead import ReadAhead, Share
 from loaders.store import StoreReader, open_reader
-from shardwriter.format import hash_position
+from shardwriter.columns import hash_order
 
 
 @dataclass(kw_only=True)
@@ -65,6 +69,8 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         drop_last: Leave the last incomplete batch out, so that all ranks have equally many.
         block_size: Utterances that lie, and are read, together.
         window_blocks: Blocks that are mixed.
+        read_ahead_windows: Windows whose shards are read before they are needed, each checked against its digest once;
+            0 does neither.
 
     Raises:
         StoreError: There is no such store or split.
@@ -84,12 +90,13 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         drop_last: bool = False,
         block_size: int = 1000,
         window_blocks: int = 4,
+        read_ahead_windows: int = 1,
     ) -> None:
         self.reader: StoreReader = open_reader(store, split)
         if not len(self.reader):
             raise StoreError(f"{store}: split {split!r} holds no utterances yet; run build-shards")
         self.rank = _ambient_rank() if rank is None else rank
-        self._arranged = sorted(self.reader.keys, key=lambda key: (hash_position(key), key))
+        self._arranged = hash_order(self.reader.keys)  # rows of the reader
         count = np.arange(len(self._arranged), dtype=np.int64)
         self.order = Order(
             utterance_of_example=count,
@@ -103,6 +110,8 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
             block_size=block_size,
             window_blocks=window_blocks,
         )
+        digests = [record.tar_digest for record in self.reader.shards]
+        self._read_ahead = ReadAhead(self.reader.files.paths, digests, read_ahead_windows)
         self._epoch = torch.tensor([epoch]).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
@@ -117,20 +126,32 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        example = self.order.epoch(int(self._epoch)).example
-        for batch in range(first, len(self), stride):
-            positions = self.order.positions(batch, self.rank)
-            yield self._batch([self._arranged[index] for index in example[positions]])
+        order = self.order.epoch(int(self._epoch))
+        rows = self._arranged[order.example]
+        share = Share(number=self.rank * stride + first, of=self.order.world_size * stride)
+        with self._read_ahead.follow(self.reader.shard_of[rows], order.window, share) as ahead:
+            for batch in range(first, len(self), stride):
+                positions = self.order.positions(batch, self.rank)
+                ahead.reach(int(order.window[positions[-1]]))
+                yield self.batch(rows[positions])
+            ahead.finish()
 
-    def _batch(self, keys: list[str]) -> EmbeddingBatch:
-        frames = np.array([self.reader.frames_of(key) for key in keys], dtype=np.int64)
-        embedding = np.zeros((len(keys), self.reader.identity.dim, frames.max()), dtype=self.reader.dtype)
-        for key, length, out in zip(keys, frames, embedding, strict=True):
-            if length == out.shape[1]:
-                self.reader.read_into(key, out)
-            else:
-                out[:, :length] = self.reader.read(key)
+    def batch(self, rows: Indices) -> EmbeddingBatch:
+        """The embeddings of some rows of the reader, in fresh memory."""
+        frames = self.reader.frames[rows]
+        embedding = np.empty((len(rows), self.reader.identity.dim, int(frames.max())), dtype=self.reader.dtype)
+        self.fill(rows, embedding)
+        keys = self.reader.keys.take(pa.array(rows)).to_pylist()
         return EmbeddingBatch(keys=keys, embedding=torch.from_numpy(embedding), frames=torch.from_numpy(frames))
+
+    def fill(self, rows: Indices, out: npt.NDArray[Any]) -> None:
+        """Read the embeddings of some rows into `(rows, dim, frames)`, zeros after the end of shorter ones."""
+        for row, length, embedding in zip(rows.tolist(), self.reader.frames[rows].tolist(), out, strict=True):
+            if length == out.shape[2]:
+                self.reader.read_into(row, embedding)
+            else:
+                embedding[:, :length] = self.reader.read(row)
+                embedding[:, length:] = 0
 
 
 def _ambient_rank() -> int:

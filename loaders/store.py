@@ -1,136 +1,165 @@
-"""Read embeddings out of a store."""
+"""Read embeddings out of a store, or out of several that were made alike."""
 
-import os
-from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from configs.errors import StoreError
-from shardwriter.catalog import Catalog
-from shardwriter.format import NPY_HEADER_BYTES, TAR_SUFFIX, Identity
+from loaders.order import Indices
+from loaders.shard_files import ShardFiles
+from shardwriter.catalog import Catalog, SplitCatalog
+from shardwriter.format import NPY_HEADER_BYTES, TAR_SUFFIX, VIEW_MARK, Identity, parse_view_split
+from shardwriter.index import ShardRecord
+from shardwriter.quantize import dequantize
 
-OPEN_SHARDS = 128
-"""Files kept open at a time, well below the usual limit of 1024 for a process."""
+READ_COLUMNS = ("key", "frames", "embedding_offset", "embedding_length", "scale_offset", "audio_offset", "error")
+"""Of the index; what only builds look at would double the memory of a large store."""
+SCALE_DTYPE = np.dtype(np.float32)
 
 
 class StoreReader:
-    """The stored embeddings of one split, as the store was when opened.
+    """The stored embeddings of one split, or of one view of it, as the store was when opened.
 
-    Samples are found by the index, so nothing is scanned; bytes are read with preadv straight to where they are used.
-    Safe to send to worker processes: each opens the files anew.
+    Samples are found by the index, so nothing is scanned. Safe to send to worker processes.
 
     Attributes:
         identity: What the embeddings were made with.
-        keys: Of the stored utterances, in the order of the shards.
+        keys: Of the stored utterances, without their view, in the order of the shards, `(utterances,)`.
         frames: Length of each, `(utterances,)`.
+        shard_of: Index into `shards` of each, `(utterances,)`.
+        shards: The complete shards.
+        dtype: Of what is read: the stored one, but float16 for int8.
         failures: Keys that the build could not store, and why.
     """
 
-    def __init__(self, catalog: Catalog, split: str) -> None:
-        """Open a split. Raises StoreError where its index contradicts the store's identity."""
-        held = catalog.split(split)
-        newest = np.zeros(len(held.entries), dtype=np.bool_)
-        newest[list(held.newest.values())] = True
-        rows = np.flatnonzero(newest & pc.is_null(held.entries["error"]).to_numpy(zero_copy_only=False))
-        entries = held.entries.take(rows)
-        self.store = catalog.store
+    def __init__(self, catalogs: Sequence[Catalog], split: str) -> None:
+        """Open a split. Raises StoreError where an index contradicts its store's identity, or stores each other."""
+        self.stores = tuple(catalog.store for catalog in catalogs)
         self.split = split
-        self.identity: Identity = catalog.record.identity
-        self.dtype = np.dtype(self.identity.dtype)
-        self.keys: list[str] = entries["key"].to_pylist()
-        self.frames = entries["frames"].to_numpy().astype(np.int64)
-        self.failures = held.failures
-        self._row_of = {key: row for row, key in enumerate(self.keys)}
-        self._offsets = entries["embedding_offset"].to_numpy() + NPY_HEADER_BYTES
-        self._shard_of = held.shard_of_entry[rows]
-        self._paths = [self.store / f"{record.shard}{TAR_SUFFIX}" for record in held.shards]
-        self._open: OrderedDict[int, int] = OrderedDict()
-        lengths = entries["embedding_length"].to_numpy()
-        expected = NPY_HEADER_BYTES + self.identity.dim * self.frames * self.dtype.itemsize
-        if len(wrong := np.flatnonzero(lengths != expected)):
-            row = wrong[0]
-            raise StoreError(
-                f"{self._paths[self._shard_of[row]]}: {self.keys[row]} has {lengths[row]} bytes, expected "
-                f"{expected[row]} for ({self.identity.dim}, {self.frames[row]}) {self.dtype}; the store is damaged, "
-                "build it anew"
-            )
+        self.identity: Identity = catalogs[0].record.identity
+        refuse_unlike(catalogs)
+        held = [catalog.split(split, READ_COLUMNS) for catalog in catalogs]
+        entries = pa.concat_tables([_stored_entries(part) for part in held])
+        self.keys: pa.Array = _base_keys(entries["key"], split)
+        self.frames = _numbers(entries["frames"])
+        self.shards: tuple[ShardRecord, ...] = tuple(record for part in held for record in part.shards)
+        self.shard_of = _shard_of(held)
+        self.failures = {key: reason for part in held for key, reason in part.failures.items()}
+        self.files = ShardFiles(
+            [
+                catalog.store / f"{record.shard}{TAR_SUFFIX}"
+                for catalog, part in zip(catalogs, held, strict=True)
+                for record in part.shards
+            ]
+        )
+        self._stored_dtype = np.dtype(self.identity.dtype)
+        self.quantized = self._stored_dtype == np.int8
+        self.dtype = np.dtype(np.float16) if self.quantized else self._stored_dtype
+        self._offsets = _numbers(entries["embedding_offset"]) + NPY_HEADER_BYTES
+        self._scale_offsets = _numbers(entries["scale_offset"]) + NPY_HEADER_BYTES if self.quantized else None
+        self.audio_offsets = _numbers(entries["audio_offset"]) if self.identity.audio == "embed" else None
+        self._refuse_lengths(_numbers(entries["embedding_length"]))
+        self._refuse_doubles(held)
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._row_of
+    def rows_of(self, keys: pa.Array) -> Indices:
+        """Row of each key, -1 where it is not stored."""
+        return np.asarray(pc.fill_null(pc.index_in(keys, value_set=self.keys), -1), dtype=np.int64)
 
-    def frames_of(self, key: str) -> int:
-        """Length of a stored embedding."""
-        return int(self.frames[self._row_of[key]])
+    def key(self, row: int) -> str:
+        """Key of a row."""
+        return str(self.keys[row])
 
-    def read_into(self, key: str, out: npt.NDArray[Any]) -> None:
-        """Read an embedding, cut to the buffer's frames or with its last column repeated.
+    def read_into(self, row: int, out: npt.NDArray[Any], start: int = 0) -> None:
+        """Read a segment of an embedding; where it is too short, its last column is repeated.
 
         Args:
-            key: Of a stored utterance.
-            out: `(dim, frames)`, C-contiguous, in the store's dtype.
+            row: Of the utterance.
+            out: `(dim, frames)`, C-contiguous, in `dtype`.
+            start: First frame of the segment.
         """
-        row = self._row_of[key]
         found = int(self.frames[row])
-        if found == out.shape[1]:
+        if found == out.shape[1] and not start:
             self._fill(row, out)
             return
-        whole = self._whole(row)
-        kept = min(found, out.shape[1])
+        whole = self.read(row)[:, min(start, found - 1) :]
+        kept = min(whole.shape[1], out.shape[1])
         out[:, :kept] = whole[:, :kept]
         out[:, kept:] = whole[:, -1:]
 
-    def read(self, key: str) -> npt.NDArray[Any]:
-        """Read a whole embedding, `(dim, frames)`, in the store's dtype."""
-        return self._whole(self._row_of[key])
-
-    def _whole(self, row: int) -> npt.NDArray[Any]:
+    def read(self, row: int) -> npt.NDArray[Any]:
+        """Read a whole embedding, `(dim, frames)`, in `dtype`."""
         whole = np.empty((self.identity.dim, int(self.frames[row])), dtype=self.dtype)
         self._fill(row, whole)
         return whole
 
+    def stored_bytes(self, row: int) -> int:
+        """Bytes that reading an embedding takes."""
+        scale = SCALE_DTYPE.itemsize * self.quantized
+        return self.identity.dim * (int(self.frames[row]) * self._stored_dtype.itemsize + scale)
+
     def _fill(self, row: int, out: npt.NDArray[Any]) -> None:
-        shard = int(self._shard_of[row])
-        count = os.preadv(self._descriptor(shard), [out.data.cast("B")], int(self._offsets[row]))
-        if count != out.nbytes:
+        shard, offset = int(self.shard_of[row]), int(self._offsets[row])
+        if self._scale_offsets is None:
+            self.files.read_into(shard, offset, out.data.cast("B"), self._named(row))
+            return
+        scale_at = int(self._scale_offsets[row]) - offset
+        both = np.empty(scale_at + SCALE_DTYPE.itemsize * len(out), dtype=np.uint8)  # the members are neighbours
+        self.files.read_into(shard, offset, both.data, self._named(row))
+        values = both[: out.size].view(np.int8).reshape(out.shape)
+        dequantize(values, both[scale_at:].view(SCALE_DTYPE), out=out)
+
+    def _named(self, row: int) -> str:
+        return f"row {row} of {self.split}"
+
+    def _refuse_lengths(self, lengths: Indices) -> None:
+        """Raise StoreError where the index and the identity do not fit each other."""
+        expected = NPY_HEADER_BYTES + self.identity.dim * self.frames * self._stored_dtype.itemsize
+        if len(wrong := np.flatnonzero(lengths != expected)):
+            row = int(wrong[0])
             raise StoreError(
-                f"{self._paths[shard]}: ends {out.nbytes - count} bytes early in {self.keys[row]}; it was cut since "
-                "the store was opened. Run inspect-shards --verify, then build-shards."
+                f"{self.files.paths[self.shard_of[row]]}: {self.key(row)} has {lengths[row]} bytes, expected "
+                f"{expected[row]} for ({self.identity.dim}, {self.frames[row]}) {self._stored_dtype}; the store is "
+                "damaged, build it anew"
             )
 
-    def _descriptor(self, shard: int) -> int:
-        """An open file of a shard; the one unused for longest is closed where there are many."""
-        if shard in self._open:
-            self._open.move_to_end(shard)
-            return self._open[shard]
-        try:
-            descriptor = os.open(self._paths[shard], os.O_RDONLY)
-        except OSError as error:
+    def _refuse_doubles(self, held: Sequence[SplitCatalog]) -> None:
+        """Raise StoreError where two stores have one key."""
+        if len(held) == 1 or len(pc.unique(self.keys)) == len(self.keys):
+            return
+        counted = pc.value_counts(self.keys)
+        key = counted.filter(pc.greater(pc.struct_field(counted, "counts"), 1))[0]["values"].as_py()
+        rows = np.flatnonzero(np.asarray(pc.equal(self.keys, key)))
+        paths = " and ".join(str(self.files.paths[self.shard_of[row]]) for row in rows)
+        raise StoreError(
+            f"{paths} both hold {key!r}, so it is not clear which to train from. Build the stores with "
+            "datamodule.data_config.key_from: path and a common data_root, so that keys are paths."
+        )
+
+
+def refuse_unlike(catalogs: Sequence[Catalog]) -> None:
+    """Raise StoreError where stores that are to be trained from together were not made alike."""
+    first = catalogs[0]
+    for other in catalogs[1:]:
+        ours, theirs = first.record.identity, other.record.identity
+        differences = ours.differences(theirs)
+        differences += [
+            f"{name}: {getattr(ours, name)} here, {getattr(theirs, name)} there"
+            for name in ("dtype", "audio")
+            if getattr(ours, name) != getattr(theirs, name)
+        ]
+        if differences:
             raise StoreError(
-                f"{self._paths[shard]}: cannot be opened ({error.strerror}); it was there when the store was opened"
-            ) from error
-        self._open[shard] = descriptor
-        if len(self._open) > OPEN_SHARDS:
-            os.close(self._open.popitem(last=False)[1])
-        return descriptor
-
-    def close(self) -> None:
-        """Close the shards; reading opens them again."""
-        while self._open:
-            os.close(self._open.popitem()[1])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_open": OrderedDict()}
-
-    def __del__(self) -> None:
-        if hasattr(self, "_open"):
-            self.close()
+                f"{first.store} and {other.store} were not made alike ({'; '.join(differences)}), so they cannot be "
+                "trained from together. Build both with one config and the same flags."
+            )
 
 
 def open_reader(store: Path | str, split: str) -> StoreReader:
@@ -142,4 +171,28 @@ def open_reader(store: Path | str, split: str) -> StoreReader:
     catalog = Catalog.open(Path(store))
     if split not in catalog.splits:
         raise StoreError(f"{store}: has no split {split!r}; it has {', '.join(catalog.splits) or 'none'}")
-    return StoreReader(catalog, split)
+    return StoreReader([catalog], split)
+
+
+def _base_keys(keys: pa.ChunkedArray, split: str) -> pa.Array:
+    whole = keys.combine_chunks()
+    if parse_view_split(split)[1]:
+        whole = pc.replace_substring_regex(whole, pattern=f"{VIEW_MARK}.*$", replacement="")
+    return whole
+
+
+def _stored_entries(held: SplitCatalog) -> pa.Table:
+    if len(held.stored_rows) == len(held.entries):  # as a rule; no copy of a large table then
+        return held.entries
+    return held.entries.take(pa.array(held.stored_rows))
+
+
+def _numbers(column: pa.ChunkedArray) -> Indices:
+    return np.asarray(column.combine_chunks(), dtype=np.int64)
+
+
+def _shard_of(held: Sequence[SplitCatalog]) -> Indices:
+    before = np.cumsum([0, *(len(part.shards) for part in held)])
+    return np.concatenate(
+        [part.shard_of_entry[part.stored_rows] + first for part, first in zip(held, before[:-1], strict=True)]
+    ).astype(np.int64)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,6 +31,8 @@ from shardwriter.plan import Plan, planned_rows, read_plan
 
 logger = logging.getLogger(__name__)
 
+Rows = npt.NDArray[np.int64]
+
 
 class Origin(NamedTuple):
     """The npz of an entry as it was read, and why it failed if it did: columns of `INDEX_SCHEMA`."""
@@ -48,7 +51,7 @@ class SplitCatalog:
     Attributes:
         planned: Names of all planned shards, in the order of the plans.
         shards: Those that are complete.
-        entries: Rows of `INDEX_SCHEMA`, shard by shard.
+        entries: Rows of `INDEX_SCHEMA`, or of some of its columns, shard by shard.
         shard_of_entry: Index into `shards` of each row, `(entries,)`.
     """
 
@@ -58,9 +61,15 @@ class SplitCatalog:
     shard_of_entry: np.ndarray
 
     @cached_property
+    def newest_rows(self) -> Rows:
+        """Row of each key's newest entry, ascending: later plans win, since their shards come later."""
+        return last_of_each(self.entries["key"])
+
+    @cached_property
     def newest(self) -> dict[str, int]:
-        """Row of each key's newest entry: later plans win, since their shards come later."""
-        return {key: row for row, key in enumerate(self.entries["key"].to_pylist())}
+        """The same, by key."""
+        keys = self.entries["key"].take(pa.array(self.newest_rows)).to_pylist()
+        return dict(zip(keys, self.newest_rows.tolist(), strict=True))
 
     @cached_property
     def origins(self) -> list[Origin]:
@@ -69,9 +78,20 @@ class SplitCatalog:
         return [Origin(*values) for values in zip(*columns, strict=True)]
 
     @cached_property
+    def stored_rows(self) -> Rows:
+        """Of `newest_rows` those that hold an embedding."""
+        return self.newest_rows[~self._failed]
+
+    @cached_property
     def failures(self) -> dict[str, str]:
         """Keys whose newest entry is a failure, and why."""
-        return {key: error for key, row in self.newest.items() if (error := self.origins[row].error) is not None}
+        failed = self.entries.select(["key", "error"]).take(pa.array(self.newest_rows[self._failed]))
+        return dict(zip(failed["key"].to_pylist(), failed["error"].to_pylist(), strict=True))
+
+    @property
+    def _failed(self) -> npt.NDArray[np.bool_]:
+        errors = self.entries["error"].take(pa.array(self.newest_rows))
+        return np.asarray(pc.is_valid(errors), dtype=np.bool_)
 
 
 def read_store_record(store: Path) -> StoreRecord:
@@ -118,12 +138,17 @@ class Catalog:
         """The splits that are planned, in the order of the plans."""
         return tuple(dict.fromkeys(split for plan in self.plans for split in plan.table["split"].unique().to_pylist()))
 
-    def split(self, split: str) -> SplitCatalog:
-        """The complete shards of a split, from the merged index where it is up to date."""
-        return complete_shards(self.store, self.plans, split)
+    def split(self, split: str, columns: Sequence[str] | None = None) -> SplitCatalog:
+        """The complete shards of a split, from the merged index where it is up to date; all columns, or some."""
+        return complete_shards(self.store, self.plans, split, columns)
 
-    def manifest(self, split: str, data_root: Path | None = None) -> Manifest:
+    def manifest(self, split: str, data_root: Path | None = None, *, complete: bool = False) -> Manifest:
         """The split's manifest as its plans recorded it, for machines that do not hold the corpus' own.
+
+        Args:
+            split: Of the store.
+            data_root: Where its paths start; by default as the store records it.
+            complete: Take only what complete shards hold, as they hold it.
 
         Raises:
             StoreError: The store does not say where its paths start, and `data_root` does not either.
@@ -133,11 +158,16 @@ class Catalog:
             raise StoreError(f"{self.store}: records no data_root, so its audio cannot be found; give --data_root")
         tables = [plan.table.filter(pc.equal(plan.table["split"], split)) for plan in self.plans]
         planned = pa.concat_tables(tables).combine_chunks() if tables else PLAN_SCHEMA.empty_table()
+        if complete:
+            shards = pa.array([record.shard for record in self.split(split, ["key"]).shards], type=pa.string())
+            planned = planned.filter(pc.is_in(planned["shard"], value_set=shards))
         return arrange(split, root, *planned_rows(planned.take(last_of_each(planned["key"]))))
 
 
-def complete_shards(store: Path, plans: Sequence[Plan], split: str) -> SplitCatalog:
-    """Read the indexes of a split's complete shards.
+def complete_shards(
+    store: Path, plans: Sequence[Plan], split: str, columns: Sequence[str] | None = None
+) -> SplitCatalog:
+    """Read the indexes of a split's complete shards; all their columns, or some.
 
     A shard whose tar is gone or has another size than its index says does not count, with a warning: its utterances
     are missing, so training encodes them again and the next build writes the shard again.
@@ -145,10 +175,10 @@ def complete_shards(store: Path, plans: Sequence[Plan], split: str) -> SplitCata
     planned = [task.shard for plan in plans for task in plan.tasks([split])]
     present = {path.name for path in store.glob(f"{split}-*{INDEX_SUFFIX}")}
     complete = [shard for shard in planned if f"{shard}{INDEX_SUFFIX}" in present]
-    tables, shards = _read_merged(store, split, complete)
+    tables, shards = _read_merged(store, split, complete, columns)
     if shards is None:
-        tables, shards = _read_each(store, complete)
-    entries = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table()
+        tables, shards = _read_each(store, complete, columns)
+    entries = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table().select(columns or INDEX_SCHEMA.names)
     counts = np.array([record.rows for record in shards], dtype=np.int64)
     whole = np.array([_tar_is_whole(store, record) for record in shards], dtype=np.bool_)
     if not whole.all():
@@ -180,13 +210,15 @@ def _tar_is_whole(store: Path, record: ShardRecord) -> bool:
     return False
 
 
-def _read_merged(store: Path, split: str, complete: Sequence[str]) -> tuple[list[pa.Table], list[ShardRecord] | None]:
+def _read_merged(
+    store: Path, split: str, complete: Sequence[str], columns: Sequence[str] | None
+) -> tuple[list[pa.Table], list[ShardRecord] | None]:
     """The merged index, where it says just what the shards' own would."""
     path = store / merged_index_name(split)
     if not path.is_file():
         return [], None
     try:
-        table, records = read_index(path)
+        table, records = read_index(path, columns)
     except StoreError as error:
         logger.warning("%s; it is derived, so the shards' own are read instead", error)
         return [], None
@@ -195,11 +227,13 @@ def _read_merged(store: Path, split: str, complete: Sequence[str]) -> tuple[list
     return [table], records
 
 
-def _read_each(store: Path, complete: Sequence[str]) -> tuple[list[pa.Table], list[ShardRecord]]:
+def _read_each(
+    store: Path, complete: Sequence[str], columns: Sequence[str] | None
+) -> tuple[list[pa.Table], list[ShardRecord]]:
     tables: list[pa.Table] = []
     shards: list[ShardRecord] = []
     for shard in complete:
-        table, records = read_index(store / f"{shard}{INDEX_SUFFIX}")
+        table, records = read_index(store / f"{shard}{INDEX_SUFFIX}", columns)
         tables.append(table)
         shards.extend(records)
     return tables, shards

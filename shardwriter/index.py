@@ -40,19 +40,24 @@ def write_index(store: Path, record: ShardRecord, rows: Sequence[Mapping[str, An
     _write(store / f"{record.shard}{INDEX_SUFFIX}", pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA), [record])
 
 
-def read_index(path: Path) -> tuple[pa.Table, list[ShardRecord]]:
+def read_index(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[ShardRecord]]:
     """Read a shard's index, or a merged one: its rows shard by shard, and the shards.
+
+    Args:
+        path: Of the index.
+        columns: To read, in their order in `INDEX_SCHEMA`; all by default.
 
     Raises:
         StoreError: It is not an index of this format.
     """
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
+        expected = INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
+        table = pq.read_table(path, columns=expected.names, page_checksum_verification=True)
         facts = json.loads(table.schema.metadata[_METADATA])
         records = [ShardRecord(**record) for record in facts["shards"]]
         found = table.replace_schema_metadata(None)
         found.validate(full=True)
-        if facts["version"] != FORMAT_VERSION or found.schema != INDEX_SCHEMA:
+        if facts["version"] != FORMAT_VERSION or found.schema != expected:
             raise ValueError(f"version {facts['version']}, columns {found.schema.names}")
         if sum(record.rows for record in records) != len(found):
             raise ValueError(f"{len(found)} rows")

@@ -87,7 +87,7 @@ def samples(store: Path, split: str) -> list[dict[str, Any]]:
 def stored(store: Path, split: str) -> dict[str, npt.NDArray[Any]]:
     """Newest embedding of every stored key, as training reads it."""
     reader = open_reader(store, split)
-    return {key: reader.read(key) for key in reader.keys}
+    return {key: reader.read(row) for row, key in enumerate(reader.keys.to_pylist())}
 
 
 def quick_embedding(mouth: Path) -> npt.NDArray[np.float16]:

@@ -7,18 +7,16 @@ import pytest
 import soundfile
 import torch
 from corpus import Corpus, make_corpus
+from reading import batches, completed, data
 
 from configs.errors import ManifestError, StoreError
-from iianet.batch import Batch
 from iianet.encoder_source import EncoderSource
-from iianet.lazy_encoder import LazyEncoder
 from iianet.mouth import center_crop
 from iianet.video_encoder import VideoEncoder
 from loaders.datamodule import SeparationData
 from shardwriter.build import BuildOptions, build
 from shardwriter.catalog import Catalog
 
-NO_AUGMENTATION = "datamodule.data_config.augment_mouth=false"
 CPU = torch.device("cpu")
 
 
@@ -38,21 +36,6 @@ def stores(corpus: Corpus) -> dict[str, Path]:
         dtype = "float16" if name == "float16" else "float32"
         build(corpus.config(), paths[name], BuildOptions(device=CPU, dtype=dtype, limit=limit))
     return paths
-
-
-def data(corpus: Corpus, store: Path | None, *overrides: str) -> SeparationData:
-    catalog = Catalog.open(store) if store else None
-    return SeparationData(corpus.config(NO_AUGMENTATION, *overrides), catalog, "build-shards ...")
-
-
-def batches(source: SeparationData, epochs: int = 2) -> list[Batch]:
-    loader = source.train_dataloader()
-    return [batch for _ in range(epochs) for batch in loader] + list(source.val_dataloader())
-
-
-def completed(corpus: Corpus, found: list[Batch]) -> list[torch.Tensor]:
-    encoder = LazyEncoder(EncoderSource.from_config(corpus.config()))
-    return [encoder.complete(batch) for batch in found]
 
 
 @pytest.mark.parametrize("mode", ["float32", "float16", "partial"])
@@ -159,7 +142,7 @@ def test_normalised_mixtures_have_no_mean_and_unit_variance(corpus: Corpus) -> N
 
 
 def test_raw_training_is_augmented_and_validation_is_not(corpus: Corpus) -> None:
-    augmented = SeparationData(corpus.config(), None, "")
+    augmented = SeparationData(corpus.config(), [], "")
     plain = data(corpus, None)
 
     def mouths(source: SeparationData) -> list[torch.Tensor]:
@@ -169,8 +152,8 @@ def test_raw_training_is_augmented_and_validation_is_not(corpus: Corpus) -> None
         return any(not torch.equal(a, b) for a, b in zip(mouths(one), mouths(two), strict=True))
 
     assert any_differs(augmented, plain)
-    assert not any_differs(augmented, SeparationData(corpus.config(), None, ""))
-    assert any_differs(augmented, SeparationData(corpus.config("training.seed=1"), None, ""))
+    assert not any_differs(augmented, SeparationData(corpus.config(), [], ""))
+    assert any_differs(augmented, SeparationData(corpus.config("training.seed=1"), [], ""))
     for ours, theirs in zip(augmented.val_dataloader(), plain.val_dataloader(), strict=True):
         assert torch.equal(ours.mouths, theirs.mouths)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from configs.errors import ManifestError
+from configs.errors import ConfigError, ManifestError
 from loaders.order import Order
 
 
@@ -117,3 +117,83 @@ def test_augmentation_depends_on_epoch_and_position_alone() -> None:
     assert order(batch_size=9).augmentation(1, 7).integers(1 << 30, size=4).tolist() == first
     assert order().augmentation(1, 8).integers(1 << 30, size=4).tolist() != first
     assert order().augmentation(2, 7).integers(1 << 30, size=4).tolist() != first
+
+
+LANES = {"drop_last": True, "batch_size": 8}
+
+
+def test_lanes_lose_no_more_than_the_last_incomplete_batch() -> None:
+    for lanes in (1, 2, 4):
+        shuffled = order(lanes=lanes, **LANES)
+        examples = shuffled.epoch(0).example[: shuffled.num_batches * 8]
+        assert len(set(examples.tolist())) == len(examples)
+        assert len(examples) > 150 - 8 - 8  # lanes differ by one example at most
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4])
+def test_a_node_reads_only_its_own_lanes_whatever_their_number(nodes: int) -> None:
+    alone = order(lanes=4, **LANES)
+    shared = order(lanes=4, drop_last=True, batch_size=8 // nodes, world_size=nodes)  # a rank on each node
+    quarter = np.array_split(np.arange(150), 4)
+    for node in range(nodes):
+        own = np.concatenate(quarter[node * 4 // nodes : (node + 1) * 4 // nodes])
+        positions = np.concatenate([shared.positions(batch, node) for batch in range(shared.num_batches)])
+        assert set(shared.epoch(0).example[positions].tolist()) <= set(own.tolist())
+    for batch in range(alone.num_batches):
+        together = np.concatenate([shared.positions(batch, rank) for rank in range(nodes)])
+        assert shared.epoch(0).example[together].tolist() == alone.epoch(0).example[alone.positions(batch, 0)].tolist()
+
+
+def test_lanes_are_windowed_on_their_own_and_differ_from_one_lane() -> None:
+    shuffled = order(lanes=2, **LANES)
+    epoch = shuffled.epoch(0)
+    for lane in range(2):
+        own = np.arange(len(epoch.example)) % 8 // 4 == lane
+        assert (np.diff(epoch.window[own]) >= 0).all()
+    assert epoch.example.tolist() != order(**LANES).epoch(0).example[: len(epoch.example)].tolist()
+
+
+@pytest.mark.parametrize(("lanes", "settings"), [(3, LANES), (2, {"drop_last": False, "batch_size": 8})])
+def test_lanes_that_do_not_divide_a_step_are_refused(lanes: int, settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"order_lanes is {lanes}, and a step has 8 examples"):
+        order(lanes=lanes, **settings)
+
+
+def test_windows_ascend_and_hold_their_blocks() -> None:
+    epoch = order().epoch(0)
+    assert (np.diff(epoch.window) >= 0).all()
+    for window in range(5):
+        assert len(np.unique(epoch.example[epoch.window == window] // 3 // 5)) == 2
+
+
+def test_a_block_takes_one_view_an_epoch_and_another_in_others() -> None:
+    shuffled = order(views=3)
+    seen = set()
+    for number in range(20):
+        epoch = shuffled.epoch(number)
+        for block in range(10):
+            views = set(epoch.view[epoch.example // 3 // 5 == block].tolist())
+            assert len(views) == 1
+            seen.add((block, views.pop()))
+    assert seen == {(block, view) for block in range(10) for view in range(4)}
+    assert not order().epoch(0).view.any()
+
+
+def test_views_change_nothing_else() -> None:
+    with_views, without = order(views=3, dynamic_mixing=True).epoch(4), order(dynamic_mixing=True).epoch(4)
+    assert with_views.example.tolist() == without.example.tolist()
+    assert with_views.interferer.tolist() == without.interferer.tolist()
+
+
+def test_segments_start_anywhere_within_what_is_spare() -> None:
+    spare = np.arange(150) % 4
+    starts = order(spare_frames=spare, dynamic_mixing=True)
+    found: dict[int, set[int]] = {}
+    for number in range(40):
+        epoch = starts.epoch(number)
+        for of, at in ((epoch.example, epoch.start), (epoch.interferer, epoch.interferer_start)):
+            assert (at <= spare[of]).all()
+            for frames, start in zip(spare[of].tolist(), at.tolist(), strict=True):
+                found.setdefault(frames, set()).add(start)
+    assert found == {frames: set(range(frames + 1)) for frames in range(4)}
+    assert not order().epoch(0).start.any()

@@ -123,19 +123,30 @@ def test_a_folder_that_is_no_store_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_a_shard_cut_after_opening_is_an_error_not_garbage(tmp_path: Path) -> None:
     write_store(tmp_path, samples(8), utterances_per_shard=8)
-    dataset = ShardedEmbeddings(tmp_path, batch_size=8)
+    dataset = ShardedEmbeddings(tmp_path, batch_size=8, read_ahead_windows=0)
     tar = tmp_path / "train-000000.tar"
     tar.write_bytes(tar.read_bytes()[:3000])
     with pytest.raises(StoreError, match=r"train-000000.tar: ends"):
         read(dataset)
 
 
+def test_a_damaged_shard_is_found_before_its_epoch_is_over(tmp_path: Path) -> None:
+    write_store(tmp_path, samples(8), utterances_per_shard=4)
+    tar = tmp_path / "train-000001.tar"
+    content = bytearray(tar.read_bytes())
+    content[1000] ^= 1  # a finite value still
+    tar.write_bytes(content)
+    with pytest.raises(StoreError, match=r"train-000001.tar: its digest is .* Delete it and run build-shards"):
+        read(ShardedEmbeddings(tmp_path, batch_size=8))
+    assert read(ShardedEmbeddings(tmp_path, batch_size=8, read_ahead_windows=0))
+
+
 def test_many_shards_need_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loaders.store.OPEN_SHARDS", 2)
+    monkeypatch.setattr("loaders.shard_files.OPEN_SHARDS", 2)
     write_store(tmp_path, samples(12), utterances_per_shard=1)
     dataset = ShardedEmbeddings(tmp_path, batch_size=5)
     assert sum(map(len, dataset)) == 12
-    assert len(dataset.reader._open) <= 2
+    assert len(dataset.reader.files._open) <= 2
 
 
 def test_batches_move_to_a_device(store: Path) -> None:

@@ -1,0 +1,32 @@
+"""Embeddings as int8 with a scale for each row."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LARGEST = 127
+"""Of the stored integers, on both sides of 0."""
+
+
+def quantize(embedding: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Round each row to 255 even steps.
+
+    Args:
+        embedding: `(dim, frames)`, finite.
+
+    Returns:
+        Integers `(dim, frames)`, int8, and scales `(dim,)`, float32: their product is within half a scale of what was
+        given.
+    """
+    scale = (np.abs(embedding).max(axis=1) / LARGEST).astype(np.float32)
+    scale[scale == 0] = 1
+    return np.rint(embedding / scale[:, None]).astype(np.int8), scale
+
+
+def dequantize(
+    values: npt.NDArray[np.int8], scale: npt.NDArray[np.float32], out: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
+    """Undo `quantize`, into `out` `(dim, frames)` of any float dtype where it is given, else in float32."""
+    found: npt.NDArray[Any] = np.multiply(values, scale[:, None], out=out, casting="unsafe", dtype=np.float32)
+    return found

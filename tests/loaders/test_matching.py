@@ -1,0 +1,50 @@
+"""A store is refused where its encoder is another one, or where nobody knows which it was."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.errors import StoreError
+from iianet.encoder_source import EncoderSource
+from loaders.matching import refuse_other_encoder
+from shardwriter import write_store
+from shardwriter.catalog import Catalog
+from shardwriter.identity import imported_identity
+
+RANDOM = EncoderSource(pretrain=None, seed=0)
+
+
+def store_of(folder: Path, encoder: dict[str, object]) -> Catalog:
+    embedding = np.zeros((512, 2), dtype=np.float16)
+    write_store(folder, [("ann", embedding, {})], identity=encoder)
+    return Catalog.open(folder)
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> Catalog:
+    return store_of(tmp_path, dict(imported_identity("float16").encoder))
+
+
+def test_imported_embeddings_are_refused_until_they_are_trusted(imported: Catalog) -> None:
+    with pytest.raises(StoreError, match=r"do not say what encoder made them.*random weights of seed 0") as refused:
+        refuse_other_encoder(imported, RANDOM)
+    assert "--trust_imported (datamodule.data_config.trust_imported)" in str(refused.value)
+    assert f"inspect-shards {imported.store} --against CONFIG --recheck" in str(refused.value)
+
+
+def test_trust_is_taken_with_one_warning_that_the_fallback_may_mix_encoders(
+    imported: Catalog, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        refuse_other_encoder(imported, RANDOM, trust_imported=True)
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "the run mixes two encoders" in record.getMessage()
+
+
+def test_trust_covers_imported_embeddings_alone(tmp_path: Path) -> None:
+    catalog = store_of(tmp_path, {"name": "ResNetVideoModel", "fingerprint": "another", "pretrain": None, "seed": 7})
+    with pytest.raises(StoreError, match="encoder fingerprint"):
+        refuse_other_encoder(catalog, RANDOM, trust_imported=True)
