@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from configs.fields import Count, Name, Real, Section, Whole, only
+from configs.fields import Count, Name, NotNegative, Real, Section, Whole, only
 
 FRAMES_PER_SECOND = 25
 """Mouth frames a second."""
@@ -16,6 +16,17 @@ ONE_RATE = (
 )
 DYNAMIC_NAMES = {"AVSpeechDyanmicDataModule", "AVSpeechDynamicDataModule"}
 """Names that stand for dynamic mixing: as the published configs spell it, and as it was meant."""
+
+
+class EmbeddingAugmentation(Section):
+    """Light augmentation of embeddings while training; all of it is off by default."""
+
+    time_mask: Whole = 0
+    """Longest run of frames that is set to zero."""
+    channel_dropout: Annotated[NotNegative, Field(lt=1)] = 0.0
+    """Share of the channels that are set to zero."""
+    noise: NotNegative = 0.0
+    """Standard deviation of added noise, as a share of the embedding's own."""
 
 
 class DataConfig(Section):
@@ -56,6 +67,8 @@ class DataConfig(Section):
     """Where in a training example its segment begins: at 0, as in the reference, or at a random mouth frame."""
     views: Whole | None = None
     """Augmented views that training draws from, beside the centre crop; null takes as many as the store has."""
+    embedding_augmentation: EmbeddingAugmentation = EmbeddingAugmentation()
+    """Light augmentation of embeddings while training."""
     block_size: Count = 1000
     """Utterances read together: one shard's worth."""
     window_blocks: Count = 4

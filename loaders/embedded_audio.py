@@ -57,7 +57,7 @@ class EmbeddedAudio:
         assert self.reader.audio_offsets is not None
         shard, offset = int(self.reader.shard_of[row]), int(self.reader.audio_offsets[row])
         header = bytearray(NPY_HEADER_BYTES)
-        self.reader.files.read_into(shard, offset, memoryview(header), f"the audio of row {row}")
+        self.reader.files.read_into(shard, offset, memoryview(header))
         dtype = _DTYPES.get(bytes(header[_DTYPE_AT]))
         if dtype is None:
             raise StoreError(
@@ -66,7 +66,7 @@ class EmbeddedAudio:
             )
         samples = np.empty(self.wavs.num_samples, dtype=dtype)
         at = offset + NPY_HEADER_BYTES + first * dtype.itemsize
-        self.reader.files.read_into(shard, at, samples.data.cast("B"), f"the audio of row {row}")
+        self.reader.files.read_into(shard, at, samples.data.cast("B"))
         return Segment(decode_pcm(samples), samples.nbytes)
 
 

@@ -23,17 +23,17 @@ class ShardFiles:
         self.paths = paths
         self._open: OrderedDict[int, int] = OrderedDict()
 
-    def read_into(self, shard: int, offset: int, out: memoryview, what: str) -> None:
+    def read_into(self, shard: int, offset: int, out: memoryview) -> None:
         """Fill a buffer of bytes from an offset of a shard on.
 
         Raises:
-            StoreError: The shard is gone, or ends too early; `what` says what was to be read.
+            StoreError: The shard is gone, or ends too early.
         """
         count = os.preadv(self.descriptor(shard), [out], offset)
         if count != out.nbytes:
             raise StoreError(
-                f"{self.paths[shard]}: ends {out.nbytes - count} bytes early in {what}; it was cut since the store was "
-                "opened. Run inspect-shards --verify, then build-shards."
+                f"{self.paths[shard]}: ends {out.nbytes - count} bytes before the end of the sample at byte {offset}; it "
+                "was cut since the store was opened. Run inspect-shards --verify, then build-shards."
             )
 
     def descriptor(self, shard: int) -> int:

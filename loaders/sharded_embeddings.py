@@ -1,5 +1,6 @@
 """Batches of stored embeddings for other models: no corpus, no audio, no config."""
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,6 +125,11 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         return batches - (batches > 0 and not len(self.order.positions(batches - 1, self.rank)))
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
+        for rows in self.rows():
+            yield self.batch(rows)
+
+    def rows(self) -> Iterator[Indices]:
+        """Rows of the reader, batch by batch, those of this worker; their shards are read ahead meanwhile."""
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         order = self.order.epoch(int(self._epoch))
@@ -133,25 +139,24 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
             for batch in range(first, len(self), stride):
                 positions = self.order.positions(batch, self.rank)
                 ahead.reach(int(order.window[positions[-1]]))
-                yield self.batch(rows[positions])
+                yield rows[positions]
             ahead.finish()
 
-    def batch(self, rows: Indices) -> EmbeddingBatch:
-        """The embeddings of some rows of the reader, in fresh memory."""
+    def batch(self, rows: Indices, buffer: npt.NDArray[Any] | None = None) -> EmbeddingBatch:
+        """The embeddings of some rows of the reader.
+
+        Args:
+            rows: Of the reader.
+            buffer: Memory of the store's dtype for them, of any shape; by default fresh.
+        """
         frames = self.reader.frames[rows]
-        embedding = np.empty((len(rows), self.reader.identity.dim, int(frames.max())), dtype=self.reader.dtype)
-        self.fill(rows, embedding)
+        shape = (len(rows), self.reader.identity.dim, int(frames.max()))
+        if buffer is None:
+            buffer = np.empty(shape, dtype=self.reader.dtype)
+        embedding = buffer.reshape(-1)[: math.prod(shape)].reshape(shape)
+        self.reader.read_rows(rows, embedding)
         keys = self.reader.keys.take(pa.array(rows)).to_pylist()
         return EmbeddingBatch(keys=keys, embedding=torch.from_numpy(embedding), frames=torch.from_numpy(frames))
-
-    def fill(self, rows: Indices, out: npt.NDArray[Any]) -> None:
-        """Read the embeddings of some rows into `(rows, dim, frames)`, zeros after the end of shorter ones."""
-        for row, length, embedding in zip(rows.tolist(), self.reader.frames[rows].tolist(), out, strict=True):
-            if length == out.shape[2]:
-                self.reader.read_into(row, embedding)
-            else:
-                embedding[:, :length] = self.reader.read(row)
-                embedding[:, length:] = 0
 
 
 def _ambient_rank() -> int:

@@ -94,6 +94,24 @@ class StoreReader:
         out[:, :kept] = whole[:, :kept]
         out[:, kept:] = whole[:, -1:]
 
+    def read_rows(self, rows: Indices, out: npt.NDArray[Any]) -> None:
+        """Read some embeddings; the columns behind the end of shorter ones are zero.
+
+        Args:
+            rows: Of the utterances.
+            out: `(rows, dim, frames)`, C-contiguous, in `dtype`, with at least as many frames as the longest has.
+        """
+        if self.quantized or (self.frames[rows] != out.shape[2]).any():
+            for row, one in zip(rows.tolist(), out, strict=True):
+                found = int(self.frames[row])
+                one[:, :found] = self.read(row)
+                one[:, found:] = 0
+            return
+        size, buffer = out[:1].nbytes, memoryview(out.reshape(-1).view(np.uint8))
+        places = zip(self.shard_of[rows].tolist(), self._offsets[rows].tolist(), strict=True)
+        for number, (shard, offset) in enumerate(places):
+            self.files.read_into(shard, offset, buffer[number * size : (number + 1) * size])
+
     def read(self, row: int) -> npt.NDArray[Any]:
         """Read a whole embedding, `(dim, frames)`, in `dtype`."""
         whole = np.empty((self.identity.dim, int(self.frames[row])), dtype=self.dtype)
@@ -108,16 +126,13 @@ class StoreReader:
     def _fill(self, row: int, out: npt.NDArray[Any]) -> None:
         shard, offset = int(self.shard_of[row]), int(self._offsets[row])
         if self._scale_offsets is None:
-            self.files.read_into(shard, offset, out.data.cast("B"), self._named(row))
+            self.files.read_into(shard, offset, out.data.cast("B"))
             return
         scale_at = int(self._scale_offsets[row]) - offset
         both = np.empty(scale_at + SCALE_DTYPE.itemsize * len(out), dtype=np.uint8)  # the members are neighbours
-        self.files.read_into(shard, offset, both.data, self._named(row))
+        self.files.read_into(shard, offset, both.data)
         values = both[: out.size].view(np.int8).reshape(out.shape)
         dequantize(values, both[scale_at:].view(SCALE_DTYPE), out=out)
-
-    def _named(self, row: int) -> str:
-        return f"row {row} of {self.split}"
 
     def _refuse_lengths(self, lengths: Indices) -> None:
         """Raise StoreError where the index and the identity do not fit each other."""
