@@ -56,18 +56,16 @@ class EmbeddedAudio:
         row = int(self._rows[example])
         assert self.reader.audio_offsets is not None
         shard, offset = int(self.reader.shard_of[row]), int(self.reader.audio_offsets[row])
-        header = bytearray(NPY_HEADER_BYTES)
-        self.reader.files.read_into(shard, offset, memoryview(header))
-        dtype = _DTYPES.get(bytes(header[_DTYPE_AT]))
+        header = self.reader.files.view(shard, offset, NPY_HEADER_BYTES).tobytes()
+        dtype = _DTYPES.get(header[_DTYPE_AT])
         if dtype is None:
             raise StoreError(
-                f"{self.reader.files.paths[shard]}: the audio of {self.reader.key(row)} is {bytes(header[:64])!r}; "
+                f"{self.reader.files.paths[shard]}: the audio of {self.reader.key(row)} is {header[:64]!r}; "
                 "expected an npy of int16, int32 or float32. The store is damaged, build it anew"
             )
-        samples = np.empty(self.wavs.num_samples, dtype=dtype)
-        at = offset + NPY_HEADER_BYTES + first * dtype.itemsize
-        self.reader.files.read_into(shard, at, samples.data.cast("B"))
-        return Segment(decode_pcm(samples), samples.nbytes)
+        size = self.wavs.num_samples * dtype.itemsize
+        content = self.reader.files.view(shard, offset + NPY_HEADER_BYTES + first * dtype.itemsize, size)
+        return Segment(decode_pcm(content.view(dtype)), size)
 
 
 def _starts(manifest: Manifest, planned: Sequence[Manifest]) -> Indices:

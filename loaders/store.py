@@ -82,17 +82,13 @@ class StoreReader:
 
         Args:
             row: Of the utterance.
-            out: `(dim, frames)`, C-contiguous, in `dtype`.
+            out: `(dim, frames)`, in `dtype`.
             start: First frame of the segment.
         """
-        found = int(self.frames[row])
-        if found == out.shape[1] and not start:
-            self._fill(row, out)
-            return
-        whole = self.read(row)[:, min(start, found - 1) :]
-        kept = min(whole.shape[1], out.shape[1])
-        out[:, :kept] = whole[:, :kept]
-        out[:, kept:] = whole[:, -1:]
+        first = min(start, int(self.frames[row]) - 1)
+        kept = min(int(self.frames[row]) - first, out.shape[1])
+        self._copy(row, first, out[:, :kept])
+        out[:, kept:] = out[:, kept - 1 : kept]
 
     def read_rows(self, rows: Indices, out: npt.NDArray[Any]) -> None:
         """Read some embeddings; the columns behind the end of shorter ones are zero.
@@ -101,21 +97,22 @@ class StoreReader:
             rows: Of the utterances.
             out: `(rows, dim, frames)`, C-contiguous, in `dtype`, with at least as many frames as the longest has.
         """
-        if self.quantized or (self.frames[rows] != out.shape[2]).any():
-            for row, one in zip(rows.tolist(), out, strict=True):
-                found = int(self.frames[row])
-                one[:, :found] = self.read(row)
-                one[:, found:] = 0
+        lengths = self.frames[rows]
+        if self.quantized or (lengths != out.shape[2]).any():
+            for row, length, one in zip(rows.tolist(), lengths.tolist(), out, strict=True):
+                self._copy(row, 0, one[:, :length])
+                one[:, length:] = 0
             return
-        size, buffer = out[:1].nbytes, memoryview(out.reshape(-1).view(np.uint8))
-        places = zip(self.shard_of[rows].tolist(), self._offsets[rows].tolist(), strict=True)
-        for number, (shard, offset) in enumerate(places):
-            self.files.read_into(shard, offset, buffer[number * size : (number + 1) * size])
+        flat = out.reshape(len(rows), -1).view(np.uint8)
+        places = zip(flat, self.shard_of[rows].tolist(), self._offsets[rows].tolist(), strict=True)
+        view, size = self.files.view, flat.shape[1]
+        for one, shard, offset in places:
+            one[:] = view(shard, offset, size)
 
     def read(self, row: int) -> npt.NDArray[Any]:
         """Read a whole embedding, `(dim, frames)`, in `dtype`."""
         whole = np.empty((self.identity.dim, int(self.frames[row])), dtype=self.dtype)
-        self._fill(row, whole)
+        self._copy(row, 0, whole)
         return whole
 
     def stored_bytes(self, row: int) -> int:
@@ -123,16 +120,16 @@ class StoreReader:
         scale = SCALE_DTYPE.itemsize * self.quantized
         return self.identity.dim * (int(self.frames[row]) * self._stored_dtype.itemsize + scale)
 
-    def _fill(self, row: int, out: npt.NDArray[Any]) -> None:
-        shard, offset = int(self.shard_of[row]), int(self._offsets[row])
+    def _copy(self, row: int, first: int, out: npt.NDArray[Any]) -> None:
+        """Copy the frames from `first` on into `(dim, frames)`."""
+        shard, dim, frames = int(self.shard_of[row]), self.identity.dim, int(self.frames[row])
+        content = self.files.view(shard, int(self._offsets[row]), dim * frames * self._stored_dtype.itemsize)
+        stored = content.view(self._stored_dtype).reshape(dim, frames)[:, first : first + out.shape[1]]
         if self._scale_offsets is None:
-            self.files.read_into(shard, offset, out.data.cast("B"))
+            out[:] = stored
             return
-        scale_at = int(self._scale_offsets[row]) - offset
-        both = np.empty(scale_at + SCALE_DTYPE.itemsize * len(out), dtype=np.uint8)  # the members are neighbours
-        self.files.read_into(shard, offset, both.data)
-        values = both[: out.size].view(np.int8).reshape(out.shape)
-        dequantize(values, both[scale_at:].view(SCALE_DTYPE), out=out)
+        scale = self.files.view(shard, int(self._scale_offsets[row]), dim * SCALE_DTYPE.itemsize)
+        dequantize(stored, scale.view(SCALE_DTYPE), out=out)
 
     def _refuse_lengths(self, lengths: Indices) -> None:
         """Raise StoreError where the index and the identity do not fit each other."""

@@ -7,10 +7,8 @@ import numpy.typing as npt
 
 
 def decode_pcm(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """int16, int32 or float32 samples -> float32 in -1..1, as soundfile reads them."""
-    if samples.dtype == np.float32:
-        return samples
-    scale = np.float32(1 / 2 ** (8 * samples.itemsize - 1))
+    """int16, int32 or float32 samples -> float32 in -1..1, a copy, as soundfile reads them."""
     decoded: npt.NDArray[np.float32] = samples.astype(np.float32)
-    decoded *= scale
+    if samples.dtype != np.float32:
+        decoded *= np.float32(1 / 2 ** (8 * samples.itemsize - 1))
     return decoded
