@@ -56,7 +56,8 @@ class EmbeddedAudio:
         row = int(self._rows[example])
         assert self.reader.audio_offsets is not None
         shard, offset = int(self.reader.shard_of[row]), int(self.reader.audio_offsets[row])
-        header = self.reader.files.view(shard, offset, NPY_HEADER_BYTES).tobytes()
+        content = self.reader.files.content(shard)[offset:]
+        header = content[:NPY_HEADER_BYTES].tobytes()
         dtype = _DTYPES.get(header[_DTYPE_AT])
         if dtype is None:
             raise StoreError(
@@ -64,8 +65,8 @@ class EmbeddedAudio:
                 "expected an npy of int16, int32 or float32. The store is damaged, build it anew"
             )
         size = self.wavs.num_samples * dtype.itemsize
-        content = self.reader.files.view(shard, offset + NPY_HEADER_BYTES + first * dtype.itemsize, size)
-        return Segment(decode_pcm(content.view(dtype)), size)
+        samples = content[NPY_HEADER_BYTES + first * dtype.itemsize :][:size].view(dtype)
+        return Segment(decode_pcm(samples), size)
 
 
 def _starts(manifest: Manifest, planned: Sequence[Manifest]) -> Indices:

@@ -26,29 +26,31 @@ class ShardFiles:
 
     Attributes:
         paths: Of the tars.
+        sizes: Bytes of each, as its index says.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[int]) -> None:
         self.paths = paths
+        self.sizes = sizes
         self._open: OrderedDict[int, tuple[mmap.mmap, npt.NDArray[np.uint8]]] = OrderedDict()
 
-    def view(self, shard: int, offset: int, count: int) -> npt.NDArray[np.uint8]:
-        """Some bytes of a shard, `(count,)`, read-only, without a copy.
+    def content(self, shard: int) -> npt.NDArray[np.uint8]:
+        """A shard's bytes, `(size,)`, read-only, without a copy.
 
         Raises:
-            StoreError: The shard is gone, or ends too early.
+            StoreError: The shard is gone, or has another size than its index says.
         """
         opened = self._open.get(shard)
         if opened is None:
             opened = self._map(shard)
         else:
             self._open.move_to_end(shard)
-        if (size := opened[0].size()) < offset + count:
+        if (size := opened[0].size()) != self.sizes[shard]:
             raise StoreError(
-                f"{self.paths[shard]}: has {size} bytes now, and a sample ends at byte {offset + count}; it was cut "
-                "since the store was opened. Run inspect-shards --verify, then build-shards."
+                f"{self.paths[shard]}: has {size:,} bytes now, and had {self.sizes[shard]:,} when the store was "
+                "opened. Run inspect-shards --verify, then build-shards."
             )
-        return opened[1][offset : offset + count]
+        return opened[1]
 
     def _map(self, shard: int) -> tuple[mmap.mmap, npt.NDArray[np.uint8]]:
         """Map a shard; the one unused for longest is closed where there are many."""

@@ -5,10 +5,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 import torch.distributed as dist
@@ -142,21 +140,22 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
                 yield rows[positions]
             ahead.finish()
 
-    def batch(self, rows: Indices, buffer: npt.NDArray[Any] | None = None) -> EmbeddingBatch:
+    def batch(self, rows: Indices, memory: Tensor | None = None) -> EmbeddingBatch:
         """The embeddings of some rows of the reader.
 
         Args:
             rows: Of the reader.
-            buffer: Memory of the store's dtype for them, of any shape; by default fresh.
+            memory: To read into: of the reader's dtype, flat, large enough; fresh by default.
         """
         frames = self.reader.frames[rows]
         shape = (len(rows), self.reader.identity.dim, int(frames.max()))
-        if buffer is None:
-            buffer = np.empty(shape, dtype=self.reader.dtype)
-        embedding = buffer.reshape(-1)[: math.prod(shape)].reshape(shape)
-        self.reader.read_rows(rows, embedding)
+        if memory is None:
+            embedding = torch.from_numpy(np.empty(shape, dtype=self.reader.dtype))
+        else:
+            embedding = memory[: math.prod(shape)].view(shape)
+        self.reader.read_rows(rows, embedding.numpy())
         keys = self.reader.keys.take(pa.array(rows)).to_pylist()
-        return EmbeddingBatch(keys=keys, embedding=torch.from_numpy(embedding), frames=torch.from_numpy(frames))
+        return EmbeddingBatch(keys=keys, embedding=embedding, frames=torch.from_numpy(frames))
 
 
 def _ambient_rank() -> int:

@@ -126,7 +126,7 @@ def test_a_shard_cut_after_opening_is_an_error_not_garbage(tmp_path: Path) -> No
     dataset = ShardedEmbeddings(tmp_path, batch_size=8, read_ahead_windows=0)
     tar = tmp_path / "train-000000.tar"
     tar.write_bytes(tar.read_bytes()[:3000])
-    with pytest.raises(StoreError, match=r"train-000000.tar: has 3000 bytes now"):
+    with pytest.raises(StoreError, match=r"train-000000.tar: has 3,000 bytes now"):
         read(dataset)
 
 
