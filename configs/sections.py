@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from configs.fields import Count, Name, NotNegative, Section, Whole, only
+from configs.fields import Batches, Count, Name, NotNegative, Section, Whole, only
 from configs.wording import show
 
 SdrType = Literal["pairwise_neg_snr", "pairwise_neg_sisdr", "pairwise_neg_sdsdr"]
@@ -110,6 +110,22 @@ class TrainingSection(Section):
     """Where metrics go; an empty list logs nowhere."""
     log_every_n_steps: Count = 50
     """Training steps from one logged loss to the next."""
+    num_nodes: Count = 1
+    """Machines that train together, each with the devices of `gpus`; start train.py on each of them, under Slurm or
+    torchrun, which tell it its rank."""
+    accumulate_grad_batches: Count = 1
+    """Batches whose gradients make one optimizer step; an epoch's last step may have fewer."""
+    limit_train_batches: Batches | None = None
+    """Leave an epoch after so many batches, or this share of them; null takes all."""
+    limit_val_batches: Batches | None = None
+    """Validate on so many batches, or this share of them; null takes all."""
+    val_check_interval: Batches | None = None
+    """Validate each so many batches, or after each such share of an epoch; null validates once at its end. Every
+    validation counts for early stopping and for the best checkpoints. The scheduler is stepped once an epoch, by its
+    last validation, which is that of the loss curves too."""
+    checkpoint_every_n_steps: Count | None = None
+    """Save last.ckpt each so many optimizer steps too, so that a run which is killed loses no more; null saves it after
+    validation only. SIGTERM saves it in any case."""
 
     @field_validator("gpus", mode="before")
     @classmethod
@@ -123,8 +139,12 @@ class TrainingSection(Section):
 class ShardwriterSection(Section):
     """How `build-shards` makes a store. All of this section is ours."""
 
-    dtype: Literal["float16", "float32"] = "float16"
-    """Type in which embeddings are stored; float16 takes half the bytes."""
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    """Type in which embeddings are stored; float16 takes half the bytes, int8 a quarter."""
+    audio: Literal["path", "embed"] = "path"
+    """Whether samples say where their wavs lie, or hold them; changed wavs are noticed in neither case."""
+    views: Whole = 0
+    """Augmented views of each training utterance, stored beside its centre crop."""
     utterances_per_shard: Count = 1000
     """Utterances in a shard; the last one of a plan may have fewer."""
     batch_size: Count = 32

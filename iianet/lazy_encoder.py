@@ -23,8 +23,8 @@ class LazyEncoder:
     def complete(self, batch: Batch) -> Tensor:
         """The embeddings of a batch, with its mouths encoded into their rows: `(batch, dim, frames)`, float32.
 
-        What is encoded here passes through the dtype of the stored rows, so that it equals what a float store would have
-        held; what an int8 store would have held is less exact.
+        What is encoded here passes through the dtype of the stored rows, so that it equals what a float store would
+        have held; what an int8 store would have held is less exact.
         """
         if not batch.mouth_lengths:
             return batch.embedding.float()

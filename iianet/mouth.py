@@ -7,6 +7,7 @@ mean and divide by the standard deviation of LRW mouths. Cropping commutes with 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 FRAME_SIZE = 96
@@ -39,10 +40,15 @@ class Crop:
     left: int
     flip: bool
 
-    def apply(self, frames: Tensor) -> Tensor:
-        """`(frames, 96, 96)` -> `(frames, 88, 88)`, any dtype, a view where it can be."""
-        cropped = frames[..., self.top : self.top + CROP_SIZE, self.left : self.left + CROP_SIZE]
-        return cropped.flip(-1) if self.flip else cropped
+    @property
+    def square(self) -> tuple[slice, slice]:
+        """The rows and columns that are kept."""
+        return slice(self.top, self.top + CROP_SIZE), slice(self.left, self.left + CROP_SIZE)
+
+    def apply(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """`(frames, 96, 96)` -> `(frames, 88, 88)`, a view where it can be."""
+        cropped = frames[:, *self.square]
+        return np.ascontiguousarray(cropped[:, :, ::-1]) if self.flip else cropped
 
 
 CENTER_CROP = Crop(top=(FRAME_SIZE - CROP_SIZE) // 2, left=(FRAME_SIZE - CROP_SIZE) // 2, flip=False)
@@ -64,7 +70,7 @@ def view_crop(key: str, view: int) -> Crop:
 
 def center_crop(frames: Tensor) -> Tensor:
     """`(frames, 96, 96)` -> `(frames, 88, 88)`, four pixels off every side."""
-    return CENTER_CROP.apply(frames)
+    return frames[..., *CENTER_CROP.square]
 
 
 def normalise(frames: Tensor) -> Tensor:

@@ -52,5 +52,5 @@ class RawMouths:
         npz = read_mouth_npz(self.data_root / mouth)
         first = min(start, len(npz.frames) - 1)
         lead = min(first, CONTEXT_FRAMES)
-        frames = torch.from_numpy(npz.frames)[first - lead : first + self.frames + CONTEXT_FRAMES]
-        return MouthSegment(crop.apply(frames), lead, npz.size)
+        frames = crop.apply(npz.frames[first - lead : first + self.frames + CONTEXT_FRAMES])
+        return MouthSegment(torch.from_numpy(frames), lead, npz.size)

@@ -5,25 +5,27 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from configs.errors import ConfigError, StoreError
 from configs.schema import Config
 from iianet.encoder_source import EncoderSource
 from iianet.mouth import FPS
+from iianet.video_encoder import VideoEncoder
+from shardwriter.build_report import Bar, BuildReport, Failure
 from shardwriter.card import write_card
-from shardwriter.catalog import complete_shards, is_store, read_store_record
-from shardwriter.format import INDEX_SUFFIX, SPLITS, Identity
+from shardwriter.catalog import Catalog, complete_shards, is_store, read_store_record, splits_of
+from shardwriter.format import INDEX_SUFFIX, SPLITS, Identity, StoreRecord, parse_view_split
 from shardwriter.generation import Generations, Work, find_work
-from shardwriter.identity import identity_of, refuse_other_identity
+from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
+from shardwriter.import_embeddings import refuse_views
 from shardwriter.index import merge_indexes, read_index
 from shardwriter.lock import build_lock
 from shardwriter.manifest import Manifest, load_manifests
 from shardwriter.plan import Plan, ShardTask
 from shardwriter.tasks import Encoding, run_tasks
+from shardwriter.views import count_views, with_views
 
 logger = logging.getLogger(__name__)
 
@@ -33,84 +35,35 @@ class BuildOptions:
     """What build-shards is asked for, beside the config.
 
     Attributes:
-        splits: To build.
+        splits: To build; the training split with the views that the config asks for and those that the store has.
         device: That encodes.
         dtype: Of the embeddings; None is the store's, where it exists, else the config's.
+        audio: `path` or `embed`; None likewise.
         overwrite: Build everything anew; the old store serves until the new one is complete.
         limit: Take only the first so many utterances of each split, in hash order.
         verify_sources: Digest every npz, even where size and time are as recorded.
         retry_failed: Try those again that failed and have not changed since.
+        import_embeddings: Take the embeddings that an earlier tool left beside the npz, instead of encoding.
     """
 
     splits: Sequence[str] = SPLITS
     device: torch.device
     dtype: str | None = None
+    audio: str | None = None
     overwrite: bool = False
     limit: int | None = None
     verify_sources: bool = False
     retry_failed: bool = False
-
-
-class Failure(NamedTuple):
-    """An utterance that is not stored: its npz relative to data_root, and why."""
-
-    split: str
-    key: str
-    mouth: str
-    reason: str
-
-
-@dataclass(kw_only=True)
-class BuildReport:
-    """What a build did, split by split.
-
-    Attributes:
-        planned: Why each utterance was encoded or not: new, changed, retried, resumed (of an unfinished shard); skipped
-            (stored, or known to fail); left out (by the limit).
-        encoded: Utterances stored by this run.
-        failed: Everything of these splits that is not stored, from this run or an earlier one.
-        shards: Shards published by this run.
-        stored_bytes: Bytes of those shards.
-        seconds: From the first npz read to the last shard published.
-    """
-
-    planned: dict[str, dict[str, int]] = field(default_factory=dict)
-    encoded: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, list[Failure]] = field(default_factory=dict)
-    shards: int = 0
-    stored_bytes: int = 0
-    seconds: float = 0.0
-
-    def count(self, split: str, work: Work) -> None:
-        """Note why utterances are encoded; a second pass takes what it encodes from what the first one skipped."""
-        busy = {
-            "new": len(work.new),
-            "changed": len(work.changed),
-            "retried": len(work.retried),
-            "resumed": len(work.resumed),
-        }
-        if split in self.planned:
-            for why, count in busy.items():
-                self.planned[split][why] += count
-            self.planned[split]["skipped"] -= sum(busy.values())
-            return
-        skipped = len(work.manifest.utterances) - work.left_out - sum(busy.values())
-        self.planned[split] = {**busy, "skipped": skipped} | ({"left out": work.left_out} if work.left_out else {})
-        self.encoded[split] = 0
-
-    @property
-    def any_failed(self) -> bool:
-        """Whether some utterance is not stored."""
-        return any(self.failed.values())
+    import_embeddings: bool = False
 
 
 def survey(config: Config, store: Path, options: BuildOptions) -> tuple[dict[str, Manifest], dict[str, Work]]:
     """What a build would encode, without writing anything (for --dry_run)."""
-    recorded = read_store_record(store).data_root if is_store(store) else None
-    manifests = load_manifests(config, options.splits, recorded)
+    record = read_store_record(store) if is_store(store) else None
+    manifests = _manifests(config, store, options, record)
     if options.overwrite:
         return manifests, {split: _everything(item) for split, item in manifests.items()}
-    plans = Generations.open(store).active if is_store(store) else []
+    plans = Generations.open(store).active if record else []
     return manifests, _find_work(store, manifests, plans, options)
 
 
@@ -127,11 +80,17 @@ def build(config: Config, store: Path, options: BuildOptions) -> BuildReport:
 def prepare(config: Config, store: Path, options: BuildOptions) -> "Build":
     """Load what a build needs, without writing anything. Raises FeatureStoreError where something is wrong."""
     record = read_store_record(store) if is_store(store) else None
-    manifests = load_manifests(config, options.splits, record.data_root if record else None)
-    source = EncoderSource.from_config(config)
-    encoder = source.load(options.device)
-    kept = record.identity.dtype if record and not options.overwrite else config.shardwriter.dtype
-    identity = identity_of(source, encoder.fingerprint(), options.dtype or kept)
+    manifests = _manifests(config, store, options, record)
+    kept = record.identity if record and not options.overwrite else config.shardwriter
+    dtype, audio = options.dtype or kept.dtype, options.audio or kept.audio
+    encoder: VideoEncoder | None = None
+    if options.import_embeddings:
+        refuse_views(manifests)
+        identity = imported_identity(dtype, audio)
+    else:
+        source = EncoderSource.from_config(config)
+        encoder = source.load(options.device)
+        identity = identity_of(source, encoder.fingerprint(), dtype, audio)
     encoding = Encoding(
         encoder=encoder,
         device=options.device,
@@ -139,10 +98,20 @@ def prepare(config: Config, store: Path, options: BuildOptions) -> "Build":
         fps=FPS,
         batch_size=config.shardwriter.batch_size,
         num_workers=config.shardwriter.num_workers,
+        embed_audio=identity.audio == "embed",
     )
     if record and not options.overwrite and not _begun_with(store, identity):
         refuse_other_identity(store, record.identity, identity)
     return Build(config, store, options, manifests, identity, encoding)
+
+
+def _manifests(config: Config, store: Path, options: BuildOptions, record: StoreRecord | None) -> dict[str, Manifest]:
+    """Of the splits and of their views: those that are asked for, and those that the store has already."""
+    manifests = load_manifests(config, options.splits, record.data_root if record else None)
+    views = config.shardwriter.views
+    if record and not options.overwrite:
+        views = max(views, count_views(Catalog.open(store).splits))
+    return with_views(manifests, views)
 
 
 def _begun_with(store: Path, identity: Identity) -> bool:
@@ -211,9 +180,10 @@ class Build:
             found = _find_work(self.store, self.manifests, [replacement], self.options)
             work = {split: replace(item, new=(), changed=(), retried=()) for split, item in found.items()}
         self._encode([replacement], work)
-        if _unfinished(self.store, [replacement], SPLITS):
+        splits = splits_of([replacement])
+        if _unfinished(self.store, [replacement], splits):
             return
-        if not any(_stored(self.store, [replacement], split) for split in SPLITS):
+        if not any(_stored(self.store, [replacement], split) for split in splits):
             generations.abandon()
             raise StoreError(
                 f"{self.store}: --overwrite could store none of {len(replacement.table)} utterances, so the old store "
@@ -253,7 +223,7 @@ class Build:
         for split, item in work.items():
             self.report.count(split, item)
         started = time.monotonic()
-        with _Bar(self.report, sum(len(task.rows) for task in tasks)) as bar:
+        with Bar(self.report, sum(len(task.rows) for task in tasks)) as bar:
             run_tasks(self.store, _data_root(self.manifests), tasks, self.encoding, bar)
         self.report.seconds += time.monotonic() - started
 
@@ -290,7 +260,7 @@ def _find_work(
 
 
 def _refuse_partial_overwrite(store: Path, generations: Generations, options: BuildOptions) -> None:
-    stored = {split for plan in generations.active for split in plan.table["split"].unique().to_pylist()}
+    stored = {parse_view_split(split)[0] for split in splits_of(generations.active)}
     left_out = stored.difference(options.splits)
     if left_out or options.limit is not None:
         asked = f"--limit {options.limit}" if options.limit is not None else f"without {', '.join(sorted(left_out))}"
@@ -310,48 +280,10 @@ def _stored(store: Path, plans: Sequence[Plan], split: str) -> int:
     return len(catalog.newest) - len(catalog.failures)
 
 
-class _Bar:
-    """Shows a build's progress, and keeps its counts."""
-
-    def __init__(self, report: BuildReport, total: int) -> None:
-        self.report = report
-        self.skipped = sum(counts["skipped"] for counts in report.planned.values())
-        self.failures = 0
-        self.bar = tqdm(total=total, unit="utt", desc="encoding", dynamic_ncols=True, disable=total == 0)
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._show(refresh=True)
-        self.bar.close()
-
-    def encoded(self, split: str, key: str) -> None:
-        self.report.encoded[split] += 1
-        logger.debug("%s %s: encoded", split, key)
-        self.bar.update()
-        self._show()
-
-    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
-        self.failures += 1
-        logger.warning("%s %s: not stored: %s: %s", split, key, mouth, reason)
-        self.bar.update()
-        self._show()
-
-    def published(self, shard: str, stored_bytes: int) -> None:
-        self.report.shards += 1
-        self.report.stored_bytes += stored_bytes
-        logger.debug("%s: published, %d bytes", shard, stored_bytes)
-
-    def _show(self, refresh: bool = False) -> None:
-        encoded = sum(self.report.encoded.values())
-        self.bar.set_postfix(encoded=encoded, skipped=self.skipped, failed=self.failures, refresh=refresh)
-
-
 def _finish(store: Path, plans: Sequence[Plan], report: BuildReport, manifests: Mapping[str, Manifest]) -> None:
     """Merge the indexes, write the card, and gather what failed."""
     counts = {}
-    for split in SPLITS:
+    for split in splits_of(plans):
         catalog = complete_shards(store, plans, split)
         if not catalog.planned:
             continue

@@ -14,9 +14,10 @@ from tabulate import tabulate
 from configs.command_line import add_config_flags, config_overrides, run_command
 from configs.errors import ConfigError, FeatureStoreError, StoreError
 from configs.schema import Config, load_config
-from shardwriter.build import BuildOptions, BuildReport, prepare, survey
+from shardwriter.build import BuildOptions, prepare, survey
+from shardwriter.build_report import BuildReport
 from shardwriter.check import check
-from shardwriter.format import LOG_FOLDER, SPLITS
+from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES
 
 ALL_STORED = 0
 SOME_FAILED = 3
@@ -46,7 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch_size", type=int, metavar="N", help="clips encoded together")
     parser.add_argument("--num_workers", type=int, metavar="N", help="threads that read npz")
-    parser.add_argument("--dtype", choices=["float16", "float32"], help="of the stored embeddings")
+    parser.add_argument("--dtype", choices=STORED_DTYPES, help="of the stored embeddings (default: float16)")
+    parser.add_argument(
+        "--views", type=int, metavar="K", help="store K random crops and flips of each training utterance as well"
+    )
+    parser.add_argument(
+        "--audio",
+        choices=["path", "embed"],
+        help="say where an utterance's wavs lie (default), or store them in the shards; changed wavs are not noticed",
+    )
     parser.add_argument("--utterances_per_shard", type=int, metavar="N", help="utterances in each new shard")
     parser.add_argument(
         "--limit", type=int, metavar="N", help="only the first N utterances of each split, in hash order"
@@ -54,6 +63,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry_run", action="store_true", help="say what would be encoded; write nothing")
     parser.add_argument(
         "--verify_sources", action="store_true", help="digest every npz, not only those that look changed"
+    )
+    parser.add_argument(
+        "--import_embeddings",
+        action="store_true",
+        help="take the xxx_embedding.npz that an earlier tool left beside each xxx.npz, instead of encoding",
     )
     parser.add_argument("--retry_failed", action="store_true", help="try failed utterances again, changed or not")
     parser.add_argument(
@@ -89,16 +103,18 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, Path, BuildOptions]
         splits=SPLITS if arguments.data_split == "all" else (arguments.data_split,),
         device=choose_device(arguments.device),
         dtype=arguments.dtype,
+        audio=arguments.audio,
         overwrite=arguments.overwrite,
         limit=_positive("--limit", arguments.limit),
         verify_sources=arguments.verify_sources,
         retry_failed=arguments.retry_failed,
+        import_embeddings=arguments.import_embeddings,
     )
     return config, store_folder(config, arguments.shards), options
 
 
 def _shardwriter_overrides(arguments: argparse.Namespace) -> list[str]:
-    names = ("batch_size", "num_workers", "utterances_per_shard", "dtype")
+    names = ("batch_size", "num_workers", "utterances_per_shard", "dtype", "views", "audio")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return [f"shardwriter.{name}={value}" for name, value in given.items()]
 
@@ -114,6 +130,10 @@ def store_folder(config: Config, given: str | None) -> Path:
     folder = given or config.datamodule.data_config.shards
     if folder is None:
         raise ConfigError("no store: give --shards STORE or set datamodule.data_config.shards in the config")
+    if isinstance(folder, list):
+        raise ConfigError(
+            f"datamodule.data_config.shards names {len(folder)} stores, and one is built at a time; say which: --shards"
+        )
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path}: is a file; a store is a folder")

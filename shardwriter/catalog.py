@@ -24,6 +24,7 @@ from shardwriter.format import (
     TAR_SUFFIX,
     StoreRecord,
     merged_index_name,
+    split_position,
 )
 from shardwriter.index import ShardRecord, read_index
 from shardwriter.manifest import Manifest, arrange
@@ -135,8 +136,8 @@ class Catalog:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that are planned, in the order of the plans."""
-        return tuple(dict.fromkeys(split for plan in self.plans for split in plan.table["split"].unique().to_pylist()))
+        """The splits that are planned, and views of them."""
+        return tuple(splits_of(self.plans))
 
     def split(self, split: str, columns: Sequence[str] | None = None) -> SplitCatalog:
         """The complete shards of a split, from the merged index where it is up to date; all columns, or some."""
@@ -162,6 +163,12 @@ class Catalog:
             shards = pa.array([record.shard for record in self.split(split, ["key"]).shards], type=pa.string())
             planned = planned.filter(pc.is_in(planned["shard"], value_set=shards))
         return arrange(split, root, *planned_rows(planned.take(last_of_each(planned["key"]))))
+
+
+def splits_of(plans: Sequence[Plan]) -> list[str]:
+    """The splits of some plans, and views of them, in the order in which they are shown."""
+    names = {split for plan in plans for split in plan.table["split"].unique().to_pylist()}
+    return sorted(names, key=split_position)
 
 
 def complete_shards(

@@ -1,56 +1,81 @@
 """npz -> embeddings: read ahead in threads, encode packed, hand on in order."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from configs.errors import MouthError
-from iianet.mouth import center_crop
+from configs.errors import AudioError, MouthError
+from iianet.mouth import view_crop
 from iianet.mouth_npz import read_mouth_npz
 from iianet.video_encoder import VideoEncoder
+from shardwriter.embedded_audio import read_audio
+from shardwriter.format import split_view_key
 from shardwriter.writer import Source
+
+Read = TypeVar("Read", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A mouth as the encoder takes it: centre crop `(frames, 88, 88)`, uint8; or why there is none."""
+    """A mouth as the encoder takes it, crop `(frames, 88, 88)`, uint8, and its audio if asked for; or why not."""
 
     source: Source
     frames: torch.Tensor | None = None
+    audio: npt.NDArray[Any] | None = None
     error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """An embedding `(512, frames)`, float32; or why there is none."""
+    """An embedding `(512, frames)`, float32, and its audio if asked for; or why there is none."""
 
     source: Source
     embedding: npt.NDArray[np.float32] | None = None
+    audio: npt.NDArray[Any] | None = None
     error: str | None = None
 
 
-def read_clip(data_root: Path, mouth: str) -> Clip:
-    """Read one mouth; what is wrong with it is part of the answer, since one bad npz never stops a build."""
-    path = data_root / mouth
-    try:
-        npz = read_mouth_npz(path)
-    except MouthError as error:
-        reason = str(error).removeprefix(f"{path}: ")  # a store names no folder of the machine that built it
-        return Clip(source=source_state(path, mouth), error=reason)
-    return Clip(
-        source=Source(mouth=mouth, size=npz.size, mtime_ns=npz.mtime_ns, digest=npz.digest),
-        # A view: copying with torch here would start a second OpenMP team, and with more threads than cores the
+@dataclass(frozen=True, kw_only=True)
+class ClipReader:
+    """Reads what rows of a plan ask for.
+
+    Attributes:
+        data_root: Folder that paths are relative to.
+        embed_audio: Whether to read the wavs too, but of views, whose audio is their utterance's.
+    """
+
+    data_root: Path
+    embed_audio: bool = False
+
+    def read(self, row: Mapping[str, Any]) -> Clip:
+        """Read one mouth; what is wrong with it is part of the answer, since one bad npz never stops a build.
+
+        Args:
+            row: `key`, `mouth` and `audio`, as in `PLAN_SCHEMA`.
+        """
+        key, view = split_view_key(row["key"])
+        mouth = row["mouth"]
+        path = self.data_root / mouth
+        try:
+            npz = read_mouth_npz(path)
+            audio = read_audio(self.data_root, row["audio"]) if self.embed_audio and view == 0 else None
+        except (MouthError, AudioError) as error:
+            # A store names no folder of the machine that built it.
+            reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{self.data_root}/")
+            return Clip(source=source_state(path, mouth), error=reason)
+        # By NumPy: copying with torch here would start a second OpenMP team, and with more threads than cores the
         # encoder's own goes to sleep between its kernels instead of spinning (measured: up to a third slower).
-        frames=center_crop(torch.from_numpy(npz.frames)),
-    )
+        frames = torch.from_numpy(view_crop(key, view).apply(npz.frames))
+        source = Source(mouth=mouth, size=npz.size, mtime_ns=npz.mtime_ns, digest=npz.digest)
+        return Clip(source=source, frames=frames, audio=audio)
 
 
 def source_state(path: Path, mouth: str) -> Source:
@@ -62,36 +87,49 @@ def source_state(path: Path, mouth: str) -> Source:
     return Source(mouth=mouth, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
 
-def read_ahead(data_root: Path, mouths: Iterable[str], num_workers: int, depth: int) -> Generator[Clip]:
-    """Read mouths in `num_workers` threads, in order, at most `depth` ahead of the reader.
+class Reader(Protocol[Read]):
+    """Reads what rows of a plan ask for; safe in threads."""
+
+    def read(self, row: Mapping[str, Any]) -> Read:
+        """Read for one row; what is wrong with it is part of the answer."""
+
+
+def read_ahead(
+    reader: Reader[Read], rows: Iterable[Mapping[str, Any]], num_workers: int, depth: int
+) -> Generator[Read]:
+    """Read clips in `num_workers` threads, in order, at most `depth` ahead of their use.
 
     Threads do, since inflating and digesting release Python's lock.
     """
-    remaining = iter(mouths)
+    remaining = iter(rows)
     with ThreadPoolExecutor(max(1, num_workers), thread_name_prefix="read-npz") as pool:
-        waiting: deque[Future[Clip]] = deque()
+        waiting: deque[Future[Read]] = deque()
         try:
-            for mouth in islice(remaining, depth):
-                waiting.append(pool.submit(read_clip, data_root, mouth))
+            for row in islice(remaining, depth):
+                waiting.append(pool.submit(reader.read, row))
             while waiting:
                 clip = waiting.popleft().result()
-                waiting.extend(pool.submit(read_clip, data_root, mouth) for mouth in islice(remaining, 1))
+                waiting.extend(pool.submit(reader.read, row) for row in islice(remaining, 1))
                 yield clip
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def encode_clips(clips: Iterator[Clip], encoder: VideoEncoder, device: torch.device) -> list[Encoded]:
-    """Encode clips as one pack, in order."""
+def encode_clips(clips: Iterator[Clip | Encoded], encoder: VideoEncoder | None, device: torch.device) -> list[Encoded]:
+    """Encode clips as one pack, in order; what comes encoded stays as it is, and needs no encoder."""
     read = list(clips)
-    frames = [clip.frames.to(device, non_blocking=True) for clip in read if clip.frames is not None]
-    columns = iter(encoder.encode(frames) if frames else [])
-    return [
-        Encoded(source=clip.source, error=clip.error)
-        if clip.frames is None
-        else Encoded(source=clip.source, embedding=next(columns).cpu().numpy())
-        for clip in read
+    frames = [
+        clip.frames.to(device, non_blocking=True) for clip in read if isinstance(clip, Clip) and clip.frames is not None
     ]
+    assert encoder is not None or not frames
+    columns = iter(encoder.encode(frames) if encoder is not None and frames else [])
+    return [clip if isinstance(clip, Encoded) else _encoded(clip, columns) for clip in read]
+
+
+def _encoded(clip: Clip, columns: Iterator[torch.Tensor]) -> Encoded:
+    if clip.frames is None:
+        return Encoded(source=clip.source, error=clip.error)
+    return Encoded(source=clip.source, embedding=next(columns).cpu().numpy(), audio=clip.audio)
 
 
 def sample_metadata(row: dict[str, Any], encoded: Encoded, fps: float) -> dict[str, Any]:

@@ -40,6 +40,13 @@ EMBEDDING_MEMBER: Final = "embedding.npy"
 SCALE_MEMBER: Final = "scale.npy"
 METADATA_MEMBER: Final = "json"
 AUDIO_MEMBER: Final = "audio.npy"
+INDEX_COLUMNS: Final = {
+    EMBEDDING_MEMBER: "embedding",
+    SCALE_MEMBER: "scale",
+    METADATA_MEMBER: "metadata",
+    AUDIO_MEMBER: "audio",
+}
+"""How the index calls the offset and the length of each member."""
 VIEW_MARK: Final = "@"
 """Parts a key from the number of its view; no escaped key has it."""
 STORED_DTYPES: Final = ("float16", "float32", "int8")

@@ -1,12 +1,28 @@
-"""Embeddings as int8 with a scale for each row."""
+"""Embeddings as they are stored: floats, or int8 with a scale for each row."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 LARGEST = 127
 """Of the stored integers, on both sides of 0."""
+
+
+class Stored(NamedTuple):
+    """An embedding as it is stored: values `(dim, frames)`, and where they are int8 a scale `(dim,)`."""
+
+    values: npt.NDArray[Any]
+    scale: npt.NDArray[np.float32] | None
+
+
+def as_stored(embedding: npt.NDArray[Any], dtype: str) -> Stored | None:
+    """Convert a float embedding `(dim, frames)` to a store's dtype; None where that has no finite value for it."""
+    if dtype == "int8":
+        return Stored(*quantize(embedding.astype(np.float32))) if np.isfinite(embedding).all() else None
+    with np.errstate(over="ignore"):
+        values = embedding.astype(dtype)
+    return Stored(values, None) if np.isfinite(values).all() else None
 
 
 def quantize(embedding: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

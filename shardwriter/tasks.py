@@ -12,9 +12,11 @@ import torch
 
 from configs.errors import StoreError
 from iianet.video_encoder import VideoEncoder
-from shardwriter.encode import Clip, Encoded, encode_clips, read_ahead, sample_metadata
+from shardwriter.encode import Clip, ClipReader, Encoded, Reader, encode_clips, read_ahead, sample_metadata
 from shardwriter.format import INDEX_SUFFIX, merged_index_name
+from shardwriter.import_embeddings import ImportReader
 from shardwriter.plan import ShardTask
+from shardwriter.quantize import as_stored
 from shardwriter.writer import ShardWriter
 
 logger = logging.getLogger(__name__)
@@ -25,19 +27,21 @@ class Encoding:
     """How the clips of a build become samples.
 
     Attributes:
-        encoder: The frozen encoder, on `device`.
-        dtype: Of the stored embeddings: float16 or float32.
+        encoder: The frozen encoder, on `device`; None where an earlier tool's embeddings are imported.
+        dtype: Of the stored embeddings: float16, float32 or int8.
         fps: Frames per second.
         batch_size: Clips per pack.
         num_workers: Threads that read npz.
+        embed_audio: Whether samples hold their audio.
     """
 
-    encoder: VideoEncoder
+    encoder: VideoEncoder | None
     device: torch.device
     dtype: str
     fps: float
     batch_size: int
     num_workers: int
+    embed_audio: bool = False
 
 
 class Progress(Protocol):
@@ -56,8 +60,10 @@ class Progress(Protocol):
 def run_tasks(store: Path, data_root: Path, tasks: Sequence[ShardTask], encoding: Encoding, progress: Progress) -> None:
     """Write the shards of `tasks`. Reading runs ahead over the ends of shards; packs do not, so that the numbers in a
     shard depend on its own rows alone."""
-    mouths = (mouth for task in tasks for mouth in task.rows["mouth"].to_pylist())
-    clips = read_ahead(data_root, mouths, encoding.num_workers, depth=2 * encoding.batch_size)
+    rows = (row for task in tasks for row in task.rows.select(["key", "mouth", "audio"]).to_pylist())
+    kind = ImportReader if encoding.encoder is None else ClipReader
+    reader: Reader[Clip | Encoded] = kind(data_root=data_root, embed_audio=encoding.embed_audio)
+    clips = read_ahead(reader, rows, encoding.num_workers, depth=2 * encoding.batch_size)
     try:
         for task in tasks:
             _run_task(store, task, clips, encoding, progress)
@@ -70,7 +76,9 @@ def run_tasks(store: Path, data_root: Path, tasks: Sequence[ShardTask], encoding
         clips.close()
 
 
-def _run_task(store: Path, task: ShardTask, clips: Iterator[Clip], encoding: Encoding, progress: Progress) -> None:
+def _run_task(
+    store: Path, task: ShardTask, clips: Iterator[Clip | Encoded], encoding: Encoding, progress: Progress
+) -> None:
     (store / merged_index_name(task.split)).unlink(missing_ok=True)  # it would say what this shard was before
     (store / f"{task.shard}{INDEX_SUFFIX}").unlink(missing_ok=True)  # of a shard whose tar was lost
     rows = task.rows.to_pylist()
@@ -88,10 +96,10 @@ def _store(
 ) -> None:
     reason = result.error
     if result.embedding is not None:
-        with np.errstate(over="ignore"):
-            embedding = result.embedding.astype(encoding.dtype)
-        if np.isfinite(embedding).all():
-            writer.add(row["key"], embedding, sample_metadata(row, result, encoding.fps), result.source)
+        stored = as_stored(result.embedding, encoding.dtype)
+        if stored is not None:
+            metadata = sample_metadata(row, result, encoding.fps)
+            writer.add(row["key"], stored.values, metadata, result.source, scale=stored.scale, audio=result.audio)
             progress.encoded(split, row["key"])
             return
         reason = (

@@ -16,9 +16,12 @@ import xxhash
 
 from shardwriter.files import sync_folder, temporary_path
 from shardwriter.format import (
+    AUDIO_MEMBER,
     EMBEDDING_MEMBER,
+    INDEX_COLUMNS,
     METADATA_MEMBER,
     NPY_HEADER_BYTES,
+    SCALE_MEMBER,
     TAR_SUFFIX,
     member_name,
 )
@@ -63,7 +66,14 @@ class ShardWriter:
         return self
 
     def add(
-        self, key: str, embedding: npt.NDArray[Any], metadata: Mapping[str, Any], source: Source = Source()
+        self,
+        key: str,
+        embedding: npt.NDArray[Any],
+        metadata: Mapping[str, Any],
+        source: Source = Source(),
+        *,
+        scale: npt.NDArray[np.float32] | None = None,
+        audio: npt.NDArray[Any] | None = None,
     ) -> None:
         """Append a sample.
 
@@ -72,23 +82,23 @@ class ShardWriter:
             embedding: `(dim, frames)`, in the store's dtype.
             metadata: What its json member says.
             source: Where it came from.
+            scale: Of each row of an int8 embedding, `(dim,)`.
+            audio: Samples of its wavs one after the other, see `embedded_audio`; where the store holds audio.
         """
         assert embedding.ndim == 2, embedding.shape
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, np.ascontiguousarray(embedding), version=(1, 0), allow_pickle=False)
-        assert buffer.tell() == NPY_HEADER_BYTES + embedding.nbytes, buffer.tell()
         text = json.dumps(metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-        embedding_at = self._append(member_name(key, EMBEDDING_MEMBER), buffer.getvalue())
-        metadata_at = self._append(member_name(key, METADATA_MEMBER), text)
-        self._rows.append(
-            {
-                **_row(key, embedding.shape[1], source),
-                "embedding_offset": embedding_at,
-                "embedding_length": buffer.tell(),
-                "metadata_offset": metadata_at,
-                "metadata_length": len(text),
-            }
-        )
+        members = {
+            EMBEDDING_MEMBER: _npy(embedding),
+            SCALE_MEMBER: None if scale is None else _npy(scale),
+            METADATA_MEMBER: text,
+            AUDIO_MEMBER: None if audio is None else _npy(audio),
+        }
+        row = _row(key, embedding.shape[1], source)
+        for member, content in members.items():
+            if content is not None:
+                row[f"{INDEX_COLUMNS[member]}_offset"] = self._append(member_name(key, member), content)
+                row[f"{INDEX_COLUMNS[member]}_length"] = len(content)
+        self._rows.append(row)
 
     def fail(self, key: str, reason: str, source: Source) -> None:
         """Record an utterance that could not be stored, and why."""
@@ -143,6 +153,13 @@ def _row(key: str, frames: int, source: Source) -> dict[str, Any]:
         "source_mtime_ns": source.mtime_ns,
         "source_digest": source.digest,
     }
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    assert buffer.tell() == NPY_HEADER_BYTES + array.nbytes, buffer.tell()
+    return buffer.getvalue()
 
 
 class _DigestingFile(io.RawIOBase):

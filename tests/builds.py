@@ -20,7 +20,8 @@ from iianet.mouth import center_crop
 from iianet.mouth_npz import read_mouth_npz
 from loaders.store import open_reader
 from shardwriter import tasks
-from shardwriter.build import BuildOptions, BuildReport, build
+from shardwriter.build import BuildOptions, build
+from shardwriter.build_report import BuildReport
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ import yaml
 from builds import build_store, quick_embedding, reasons, samples, stored
 from corpus import Corpus, make_corpus
 
-from shardwriter.build import BuildReport
+from shardwriter.build_report import BuildReport
 from shardwriter.catalog import read_store_record
 from shardwriter.format import SPLITS, hash_position
 from shardwriter.index import read_index

@@ -11,7 +11,7 @@ from builds import build_store, change_mouth, contents, quick_embedding, reasons
 from corpus import Corpus, make_corpus
 
 from configs.errors import StoreError
-from shardwriter.build import BuildReport
+from shardwriter.build_report import BuildReport
 from shardwriter.catalog import Catalog, read_store_record
 from shardwriter.manifest import load_manifests
 

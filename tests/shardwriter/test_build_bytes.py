@@ -14,7 +14,7 @@ from iianet.encoder_source import EncoderSource
 from iianet.mouth import FPS, center_crop
 from iianet.mouth_npz import read_mouth_npz
 from iianet.video_encoder import VideoEncoder
-from shardwriter.build import BuildReport
+from shardwriter.build_report import BuildReport
 from shardwriter.catalog import Catalog
 from shardwriter.tasks import Encoding, run_tasks
 

@@ -13,7 +13,7 @@ import torch
 from builds import QuickEncoder, build_store, contents, reasons, stored
 from corpus import Corpus, make_corpus, make_frames, write_mouth
 
-from shardwriter.build import BuildReport
+from shardwriter.build_report import BuildReport
 from shardwriter.catalog import Catalog
 from shardwriter.index import read_index
 

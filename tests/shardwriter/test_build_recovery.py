@@ -10,7 +10,7 @@ from builds import build_store, change_mouth, contents, interrupt_build, quick_e
 from corpus import Corpus, make_corpus
 
 from configs.errors import StoreError
-from shardwriter.build import BuildReport
+from shardwriter.build_report import BuildReport
 from shardwriter.catalog import Catalog
 from shardwriter.index import read_index
 from shardwriter.lock import build_lock

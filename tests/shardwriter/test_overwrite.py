@@ -8,7 +8,7 @@ from builds import build_store, change_mouth, contents, interrupt_build, reasons
 from corpus import Corpus, make_corpus
 
 from configs.errors import ConfigError, StoreError
-from shardwriter.build import BuildReport
+from shardwriter.build_report import BuildReport
 from shardwriter.catalog import Catalog
 from shardwriter.generation import Generations
 from shardwriter.manifest import load_manifests
