@@ -8,9 +8,10 @@ from tabulate import tabulate
 
 from configs.schema import Config
 from shardwriter.contents import Contents
-from shardwriter.format import SPLITS
+from shardwriter.format import SPLITS, split_position
 from shardwriter.generation import stale_utterances
 from shardwriter.manifest import Manifest, has_manifest, load_manifests, manifest_folders
+from shardwriter.views import count_views, with_views
 
 SHOWN_KEYS = 20
 
@@ -41,13 +42,15 @@ class Comparison:
 
 
 def corpus_manifests(contents: Contents, config: Config) -> dict[str, Manifest]:
-    """The manifests that there are.
+    """The manifests that there are, and those of the views that the store has planned.
 
     Raises:
         ManifestError: There is none, or one contradicts itself.
     """
     present = [split for split, folder in manifest_folders(config).items() if has_manifest(folder)]
-    return load_manifests(config, present or SPLITS, contents.catalog.record.data_root)
+    manifests = load_manifests(config, present or SPLITS, contents.catalog.record.data_root)
+    found = with_views(manifests, count_views(contents.catalog.splits))
+    return dict(sorted(found.items(), key=lambda item: split_position(item[0])))
 
 
 def compare(contents: Contents, manifests: Mapping[str, Manifest]) -> dict[str, Comparison]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +11,27 @@ import pyarrow.compute as pc
 
 from configs.errors import StoreError
 from shardwriter.catalog import Catalog, SplitCatalog
-from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX, Identity, hash_position, split_position
+from shardwriter.format import (
+    AUDIO_MEMBER,
+    EMBEDDING_MEMBER,
+    INDEX_SUFFIX,
+    METADATA_MEMBER,
+    SCALE_MEMBER,
+    TAR_SUFFIX,
+    Identity,
+    hash_position,
+    parse_view_split,
+    split_position,
+)
 from shardwriter.generation import Generations
 from shardwriter.plan import Plan
+
+
+class Place(NamedTuple):
+    """Where a member's content lies in a tar, bytes."""
+
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +60,21 @@ class Entry:
     def where(self) -> str:
         """How a message about this sample starts."""
         return f"{self.shard}{TAR_SUFFIX}: {self.key}"
+
+    @property
+    def members(self) -> dict[str, "Place"]:
+        """Where the sample's members lie, those that the index tells of, in the order of the tar."""
+        places = {
+            EMBEDDING_MEMBER: (self.embedding_offset, self.embedding_length),
+            SCALE_MEMBER: (self.scale_offset, self.scale_length),
+            METADATA_MEMBER: (self.metadata_offset, self.metadata_length),
+            AUDIO_MEMBER: (self.audio_offset, self.audio_length),
+        }
+        return {
+            member: Place(offset, size)
+            for member, (offset, size) in places.items()
+            if offset is not None and size is not None
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +148,12 @@ class Contents:
         row = held.newest[key]
         shard = held.shards[held.shard_of_entry[row]].shard
         return entries_of(split, shard, held.entries.slice(row, 1))[0]
+
+    def members_of(self, split: str) -> tuple[str, ...]:
+        """The members that every sample of a split has, in the order of the tar."""
+        scale = (SCALE_MEMBER,) if self.identity.dtype == "int8" else ()
+        audio = (AUDIO_MEMBER,) if self.identity.audio == "embed" and not parse_view_split(split)[1] else ()
+        return EMBEDDING_MEMBER, *scale, METADATA_MEMBER, *audio
 
     def planned_rows(self, split: str) -> pa.Table:
         """Rows of `PLAN_SCHEMA` of all plans that count, oldest first."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from shardwriter.compare import Comparison, comparison_lines, comparison_problems
 from shardwriter.contents import Contents
+from shardwriter.export_embeddings import Exported
 from shardwriter.format import split_position
 from shardwriter.recheck import Recheck, recheck_lines, recheck_problems
 from shardwriter.sample import Sample, sample_lines
@@ -33,6 +34,7 @@ class Findings:
         comparisons: With the corpus, split by split; `command` mends what differs.
         checked: Utterances encoded again.
         picture: The file drawn.
+        exported: What --export_embeddings wrote.
         others: Problems with what was asked for itself.
     """
 
@@ -44,6 +46,7 @@ class Findings:
     verification: Verification | None = None
     checked: Sequence[Recheck] | None = None
     picture: Path | None = None
+    exported: Exported | None = None
     others: list[str] = field(default_factory=list)
 
     @property
@@ -60,6 +63,7 @@ class Findings:
             *failed,
             *comparison_problems(self.comparisons or {}),
             *recheck_problems(self.checked or ()),
+            *(self.exported.problems if self.exported is not None else ()),
         ]
 
     def _damage(self) -> list[str]:
@@ -86,6 +90,8 @@ class Findings:
             document["notes"] = self.verification.notes
         if self.checked is not None:
             document["recheck"] = [asdict(item) for item in self.checked]
+        if self.exported is not None:
+            document["exported"] = self.exported.to_json()
         return document
 
     def _compared(self, split: str) -> dict[str, Any]:
@@ -110,6 +116,8 @@ class Findings:
             blocks.append(recheck_lines(self.checked))
         if self.verification is not None:
             blocks.append(self.verification.lines(self.contents.store))
+        if self.exported is not None:
+            blocks.append(self.exported.lines())
         if self.problems:
             blocks.append([f"Problems ({len(self.problems)}):", *(f"  {problem}" for problem in self.problems)])
         if self.picture is not None:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from configs.errors import StoreError
-from iianet.encoder_source import PRECISION, PREPROCESSING, EncoderSource
+from iianet.encoder_source import ENCODER_NAME, PRECISION, PREPROCESSING, EncoderSource
 from iianet.mouth import FPS
 from iianet.video_encoder import EMBEDDING_DIM
 from shardwriter.format import Identity
@@ -21,6 +21,17 @@ def identity_of(source: EncoderSource, fingerprint: str, dtype: str, audio: str 
         fps=FPS,
         audio=audio,
     )
+
+
+def imported_identity(dtype: str, audio: str = "path") -> Identity:
+    """The identity of an earlier tool's embeddings: its files do not say what they were made with."""
+    encoder = {"name": ENCODER_NAME, "imported": True, "fingerprint": None}
+    return Identity(encoder=encoder, dtype=dtype, dim=EMBEDDING_DIM, fps=FPS, audio=audio)
+
+
+def is_imported(identity: Identity) -> bool:
+    """Whether a store's embeddings came from an earlier tool."""
+    return identity.encoder.get("imported") is True
 
 
 def refuse_other_identity(store: Path, recorded: Identity, asked: Identity) -> None:

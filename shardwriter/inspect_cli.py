@@ -13,9 +13,12 @@ from iianet.encoder_source import EncoderSource
 from shardwriter.build_cli import choose_device
 from shardwriter.compare import compare, corpus_manifests
 from shardwriter.contents import Contents, spread
+from shardwriter.export_embeddings import export_embeddings
 from shardwriter.findings import Findings, as_json
 from shardwriter.foreign import expand, foreign_lines, is_foreign, read_foreign
-from shardwriter.plot import draw, portrait
+from shardwriter.format import parse_view_split
+from shardwriter.plot import draw
+from shardwriter.portrait import portrait
 from shardwriter.recheck import recheck
 from shardwriter.sample import Sample, find_samples, read_sample
 from shardwriter.summary import build_command
@@ -46,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--key", metavar="KEY", help="show one sample, by its key or its utterance's name")
     parser.add_argument("--verify", action="store_true", help="read every shard whole and check it against its index")
     parser.add_argument("--plot", metavar="FILE.png", help=f"draw {PLOTTED} utterances, or the one of --key")
+    parser.add_argument(
+        "--export_embeddings", metavar="DIR", help="write the embeddings below DIR as xxx_embedding.npz, in float32"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for programs, and nothing else, on stdout")
     corpus = parser.add_argument_group("comparing with the corpus")
     corpus.add_argument("--against", metavar="CONFIG", help="list what the store lacks of the corpus of a YAML config")
@@ -68,7 +74,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _show_foreign(arguments: argparse.Namespace) -> int:
-    names = ("key", "verify", "plot", "against", "recheck", "device", "data_root")
+    names = ("key", "verify", "plot", "export_embeddings", "against", "recheck", "device", "data_root")
     given = [f"--{name}" for name in names if getattr(arguments, name)] + ["--set"] * bool(arguments.overrides)
     if given:
         raise ConfigError(f"{given[0]}: works on a store's folder; tars can be shown and nothing more")
@@ -84,6 +90,8 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     for name, flag in (("recheck", "--recheck"), ("overrides", "--set")):
         if getattr(arguments, name) and arguments.against is None:
             raise ConfigError(f"{flag}: needs --against CONFIG, which says where weights and corpus are")
+    if arguments.export_embeddings is not None and arguments.key is not None:
+        raise ConfigError("--export_embeddings: writes all utterances of a store; leave --key out")
     if arguments.plot is not None and Path(arguments.plot).suffix not in PICTURE_SUFFIXES:
         raise ConfigError(f"--plot {arguments.plot}: expected a file name with one of {', '.join(PICTURE_SUFFIXES)}")
 
@@ -100,6 +108,8 @@ def _inspect(contents: Contents, arguments: argparse.Namespace) -> Findings:
             findings.samples = find_samples(contents, arguments.key)
         except StoreError as error:
             findings.others.append(str(error))
+    if arguments.export_embeddings is not None:
+        findings.exported = export_embeddings(contents, Path(arguments.export_embeddings))
     if arguments.plot is not None:
         _plot(findings, _data_root(contents, config, arguments), Path(arguments.plot))
     return findings
@@ -140,7 +150,8 @@ def _plot(findings: Findings, data_root: Path | None, path: Path) -> None:
 
 
 def _some(contents: Contents) -> list[Sample]:
-    stored = [(split, key) for split in contents.splits for key in contents.stored(split)]
+    splits = [split for split in contents.splits if not parse_view_split(split)[1]]  # views are drawn by --key
+    stored = [(split, key) for split in splits for key in contents.stored(split)]
     if not stored:
         raise StoreError(f"--plot: {contents.store} holds no utterance to draw")
     return [read_sample(contents, contents.entry(*item)) for item in spread(stored, PLOTTED)]

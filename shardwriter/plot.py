@@ -2,21 +2,18 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from configs.errors import MouthError, StoreError
-from iianet.mouth_npz import read_mouth_npz
-from shardwriter.sample import Sample
+from configs.errors import StoreError
+from shardwriter.portrait import Portrait
 
 STRIP_FRAMES = 8
 DPI = 150
@@ -29,46 +26,6 @@ NORMAL_SPREAD = 1.4826
 """Standard deviation of normal values over their median distance from the median."""
 MISSING_COLOUR, VOICE_COLOUR = "0.55", "#33567a"
 ENVELOPE_POINTS = 900
-LONGEST_TITLE = 34
-
-
-@dataclass(frozen=True, kw_only=True)
-class Portrait:
-    """What is drawn of an utterance; where a part is not to be had, why.
-
-    Attributes:
-        title: Key and split.
-        fps: Frames per second.
-        embedding: `(dim, frames)`.
-        mouth: Frames, `(frames, 96, 96)`, uint8.
-        voice: Its first source, `(num_samples,)`, and the sample rate.
-    """
-
-    title: str
-    fps: float
-    embedding: npt.NDArray[Any]
-    mouth: npt.NDArray[np.uint8] | str
-    voice: tuple[npt.NDArray[np.float32], int] | str
-
-    @property
-    def seconds(self) -> float:
-        """Length of the longest part."""
-        video: float = self.embedding.shape[1] / self.fps
-        return video if isinstance(self.voice, str) else max(video, len(self.voice[0]) / self.voice[1])
-
-
-def portrait(sample: Sample, fps: float, data_root: Path | None) -> Portrait:
-    """Gather what is to be drawn. npz and wav may be on another machine, then the picture says so."""
-    assert sample.embedding is not None and sample.metadata is not None, sample.entry
-    key = sample.entry.key
-    short = key if len(key) <= LONGEST_TITLE else f"{key[: LONGEST_TITLE - 1]}…"
-    return Portrait(
-        title=f"{short}  ·  {sample.entry.split}",
-        fps=fps,
-        embedding=sample.embedding,
-        mouth=_mouth(data_root, sample.entry.mouth),
-        voice=_voice(data_root, sample.metadata.get("audio")),
-    )
 
 
 def draw(portraits: Sequence[Portrait], path: Path) -> None:
@@ -105,36 +62,6 @@ def draw(portraits: Sequence[Portrait], path: Path) -> None:
         raise StoreError(f"--plot {path}: cannot be written ({error.strerror})") from error
 
 
-def _mouth(data_root: Path | None, mouth: str | None) -> npt.NDArray[np.uint8] | str:
-    if mouth is None:
-        return "made from no mouth npz"
-    if data_root is None:
-        return f"{mouth}\nwhere? give --data_root"
-    if not (data_root / mouth).is_file():
-        return f"{mouth}\nis not on this machine"
-    try:
-        return read_mouth_npz(data_root / mouth).frames
-    except MouthError:
-        return f"{mouth}\ncannot be read any more"
-
-
-def _voice(data_root: Path | None, audio: Any) -> tuple[npt.NDArray[np.float32], int] | str:
-    match audio:
-        case [{"source": str(wav)}, *_]:
-            pass
-        case _:
-            return "the sample names no audio"
-    if data_root is None:
-        return f"{wav}\nwhere? give --data_root"
-    if not (data_root / wav).is_file():
-        return f"{wav}\nis not on this machine"
-    try:
-        signal, rate = soundfile.read(data_root / wav, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError:
-        return f"{wav}\ncannot be read"
-    return signal[:, 0], rate
-
-
 def _draw_strip(axis: Axes, item: Portrait) -> None:
     axis.set_ylim(0, 1)
     _bare(axis)
@@ -164,13 +91,13 @@ def _draw_embedding(axis: Axes, item: Portrait) -> Any:
     )
 
 
-def _sorted_deviations(embedding: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def _sorted_deviations(embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Each dimension's deviation from its median over its spread; dimensions that move alike lie together.
 
     They are sorted by their direction in the plane of the two strongest components. Median and clipping keep the two
     frames at either end, where the encoder sees zeros beyond the clip, from drowning all that lies between.
     """
-    values = np.nan_to_num(embedding.astype(np.float32), posinf=0, neginf=0)
+    values = np.nan_to_num(embedding, posinf=0, neginf=0)
     moved = values - np.median(values, axis=1, keepdims=True)
     spread = NORMAL_SPREAD * np.median(np.abs(moved), axis=1, keepdims=True)
     deviations = np.clip(moved / np.maximum(spread, 1e-6), -CLIPPED_AT, CLIPPED_AT)

@@ -9,9 +9,13 @@ import pyarrow.compute as pc
 from tabulate import tabulate
 
 from shardwriter.contents import Contents
-from shardwriter.format import INDEX_SUFFIX
+from shardwriter.format import INDEX_SUFFIX, parse_view_split, split_view_key
 
 SHOWN_FAILURES = 10
+AUDIO_WORDS = {
+    "path": "each sample names its wavs, below data_root",
+    "embed": "each sample holds its sources and mixtures",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,8 @@ def identity_lines(contents: Contents) -> list[str]:
         "fingerprint": identity.encoder.get("fingerprint") or "unknown",
         "precision": _settings(identity.precision),
         "preprocessing": _settings(identity.preprocessing),
-        "embedding": f"({identity.dim}, frames) {identity.dtype}, {identity.fps:g} frames per second",
+        "embedding": f"({identity.dim}, frames) {_stored_as(identity.dtype)}, {identity.fps:g} frames per second",
+        "audio": AUDIO_WORDS.get(identity.audio, identity.audio),
         "data_root": record.data_root or "none recorded",
     }
     plans = [f"{plan.name}: {plan.kind}, {len(plan.table):,} utterances" for plan in contents.catalog.plans]
@@ -108,15 +113,28 @@ def identity_lines(contents: Contents) -> list[str]:
 
 def failure_lines(contents: Contents) -> list[str]:
     """The first utterances that failed, with their npz and why."""
-    failed = [contents.entry(split, key) for split, held in contents.splits.items() for key in held.failures]
+    failed = [
+        contents.entry(split, key)
+        for split, held in contents.splits.items()
+        for key in held.failures
+        if not _failed_before(contents, split, key)
+    ]
     if not failed:
         return []
     lines = [f"Not stored ({len(failed)}); mend the npz and run build-shards again:"]
-    lines += [f"  {entry.split} {entry.mouth or entry.key}: {entry.error}" for entry in failed[:SHOWN_FAILURES]]
+    for entry in failed[:SHOWN_FAILURES]:
+        reason = (entry.error or "").removeprefix(f"{entry.mouth}: ")
+        lines.append(f"  {entry.split} {entry.mouth or entry.key}: {reason}")
     if len(failed) > SHOWN_FAILURES:
         more = len(failed) - SHOWN_FAILURES
         lines.append(f"  ... and {more} more: column 'error' of {contents.store}/*{INDEX_SUFFIX} (Parquet)")
     return lines
+
+
+def _failed_before(contents: Contents, split: str, key: str) -> bool:
+    """Whether an entry is the view of an utterance that is listed already."""
+    base, view = parse_view_split(split)
+    return bool(view) and base in contents.splits and split_view_key(key)[0] in contents.splits[base].failures
 
 
 def progress_lines(contents: Contents, summaries: Mapping[str, SplitSummary]) -> list[str]:
@@ -159,6 +177,8 @@ def _encoder(encoder: Mapping[str, Any]) -> str:
     """Its name and where its weights come from; random ones are good for trials only, so they are shouted."""
     told = {name: value for name, value in encoder.items() if name != "fingerprint"}
     words = [str(told.pop("name"))] if "name" in told else []
+    if told.pop("imported", False):
+        words.append("imported from an earlier tool's files, which do not name the weights")
     if "pretrain" in told:
         file, seed, digest = (told.pop(name, None) for name in ("pretrain", "seed", "pretrain_digest"))
         words.append(
@@ -167,6 +187,10 @@ def _encoder(encoder: Mapping[str, Any]) -> str:
             else f"weights {file} (sha256 {digest or 'unknown'})"
         )
     return ", ".join([*words, *(f"{name} {value}" for name, value in told.items())]) or "unknown"
+
+
+def _stored_as(dtype: str) -> str:
+    return "int8 with a float32 scale for each row" if dtype == "int8" else dtype
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -79,7 +79,8 @@ def _verify_shard(
     if [entry.key for entry in entries] != task.rows["key"].to_pylist():
         problems.append(f"{index.name}: lists other utterances than {task.plan} planned for this shard")
     if stored:
-        problems += verify_tar(contents.store, records[0], stored, contents.identity, progress)
+        members = contents.members_of(task.split)
+        problems += verify_tar(contents.store, records[0], stored, members, contents.identity, progress)
     return problems
 
 

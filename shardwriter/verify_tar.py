@@ -5,20 +5,25 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 import xxhash
 
 from configs.errors import StoreError
 from shardwriter.contents import Entry
-from shardwriter.format import EMBEDDING_MEMBER, METADATA_MEMBER, TAR_SUFFIX, Identity, member_name
+from shardwriter.format import TAR_SUFFIX, Identity, member_name
 from shardwriter.index import ShardRecord
-from shardwriter.sample import open_tar, read_embedding, read_metadata
+from shardwriter.members import open_tar
+from shardwriter.verify_sample import verify_sample
 
 CHUNK_BYTES = 1 << 20
 
 
 def verify_tar(
-    store: Path, record: ShardRecord, stored: Sequence[Entry], identity: Identity, progress: Callable[[int], object]
+    store: Path,
+    record: ShardRecord,
+    stored: Sequence[Entry],
+    members: Sequence[str],
+    identity: Identity,
+    progress: Callable[[int], object],
 ) -> list[str]:
     """Check size, digest, headers and every sample of a tar.
 
@@ -26,6 +31,7 @@ def verify_tar(
         store: The store.
         record: What the index says of the tar.
         stored: The index's rows that are in the tar, at least one.
+        members: That each sample must have.
         identity: What the store's embeddings are.
         progress: Is told of bytes read.
 
@@ -38,7 +44,7 @@ def verify_tar(
             digest, size = _digest(tar, progress)
             reached = [entry for entry in stored if _end(entry) <= size]
             headers = _headers(tar, stored) if len(reached) == len(stored) else []
-            inside = [*headers, *_samples(tar, reached, identity)]
+            inside = [*headers, *(found for entry in reached for found in verify_sample(tar, entry, members, identity))]
     except StoreError as error:
         return [str(error)]
     except OSError as error:
@@ -72,12 +78,9 @@ def _digest(tar: IO[bytes], progress: Callable[[int], object]) -> tuple[str, int
 def _headers(tar: IO[bytes], stored: Sequence[Entry]) -> list[str]:
     """Where the tar's own headers first contradict the index."""
     expected = [
-        (entry, _place(member_name(entry.key, member), offset, length))
+        (entry, _place(member_name(entry.key, member), *place))
         for entry in stored
-        for member, offset, length in (
-            (EMBEDDING_MEMBER, entry.embedding_offset, entry.embedding_length),
-            (METADATA_MEMBER, entry.metadata_offset, entry.metadata_length),
-        )
+        for member, place in entry.members.items()
     ]
     present = list(_places(tar))
     for index, (entry, place) in enumerate(expected):
@@ -100,42 +103,9 @@ def _places(tar: IO[bytes]) -> Iterator[str]:
         return
 
 
-def _place(name: str, offset: int | None, length: int | None) -> str:
-    return f"{name}, {length} bytes at {offset}"
-
-
-def _samples(tar: IO[bytes], stored: Sequence[Entry], identity: Identity) -> list[str]:
-    """What is wrong with the contents of members."""
-    problems = []
-    for entry in stored:
-        for check in (_embedding, _metadata):
-            try:
-                problem = check(tar, entry, identity)
-            except StoreError as error:
-                problem = str(error).removeprefix(f"{entry.where}: ")
-            if problem is not None:
-                problems.append(f"{entry.where}: {problem}")
-    return problems
-
-
-def _embedding(tar: IO[bytes], entry: Entry, identity: Identity) -> str | None:
-    embedding = read_embedding(tar, entry)
-    expected = (identity.dim, entry.frames)
-    if embedding.shape != expected or str(embedding.dtype) != identity.dtype:
-        return f"{EMBEDDING_MEMBER}: is {embedding.shape} {embedding.dtype}; expected {expected} {identity.dtype}"
-    if wrong := int(embedding.size - np.isfinite(embedding).sum()):
-        return f"{EMBEDDING_MEMBER}: has {wrong} values that are not finite"
-    return None
-
-
-def _metadata(tar: IO[bytes], entry: Entry, identity: Identity) -> str | None:
-    metadata = read_metadata(tar, entry)
-    for name, expected in (("frames", entry.frames), ("fps", identity.fps)):
-        if metadata.get(name, expected) != expected:  # a store of somebody's own embeddings may say neither
-            return f"{METADATA_MEMBER}: says {name} {metadata[name]!r}; expected {expected}"
-    return None
+def _place(name: str, offset: int, size: int) -> str:
+    return f"{name}, {size} bytes at {offset}"
 
 
 def _end(entry: Entry) -> int:
-    assert entry.metadata_offset is not None and entry.metadata_length is not None, entry
-    return entry.metadata_offset + entry.metadata_length
+    return max((place.offset + place.size for place in entry.members.values()), default=0)

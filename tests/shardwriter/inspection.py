@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ STORED = {"train": 4, "val": 2}
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with a corpus, its config, and a store."""
+    """A folder with a corpus, its config, and a store; `shardwriter` is that section of the config."""
 
     root: Path
+    shardwriter: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def store(self) -> Path:
@@ -42,7 +44,7 @@ class Place:
     def copy(self, to: Path) -> "Place":
         """Copy everything, times too; the copied config names the copied corpus."""
         shutil.copytree(self.root, to, dirs_exist_ok=True)
-        other = Place(to)
+        other = replace(self, root=to)
         other.write_config()
         return other
 
@@ -52,7 +54,7 @@ class Place:
         values = {
             "datamodule": {"data_config": data},
             "videonet": {"videonet_config": {"pretrain": None}},
-            "shardwriter": {"utterances_per_shard": 2},
+            "shardwriter": {"utterances_per_shard": 2, **self.shardwriter},
             "exp": {"exp_name": "inspected"},
         }
         self.config.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -62,9 +64,9 @@ class Place:
         build(load_config(self.config), self.store, options)
 
 
-def make_place(root: Path) -> Place:
+def make_place(root: Path, **shardwriter: Any) -> Place:
     """Make a corpus and build its store: five train utterances in three shards, one of them broken, and two for val."""
-    place = Place(root)
+    place = Place(root, shardwriter)
     generator = np.random.default_rng(0)
     for split, utterances in FRAMES.items():
         rows: dict[str, list[Any]] = {"mix": [], "s1": [], "s2": []}
@@ -93,6 +95,14 @@ def write_mouth(place: Place, name: str, frames: int, seed: int) -> None:
     place.mouth(name).parent.mkdir(exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (frames, 96, 96), dtype=np.uint8)
     np.savez_compressed(place.mouth(name), data=pixels)
+
+
+def damage(place: Place, shard: str, offset: int, content: bytes) -> None:
+    """Write other bytes into a tar."""
+    path = place.store / f"{shard}.tar"
+    whole = bytearray(path.read_bytes())
+    whole[offset : offset + len(content)] = content
+    path.write_bytes(whole)
 
 
 def run(*words: object) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inspection import BROKEN, FRAMES, STORED, Place, make_place, run, run_json
+from inspection import BROKEN, FRAMES, STORED, Place, run, run_json
 
 from configs.schema import load_config
 from shardwriter import write_store
@@ -14,12 +14,7 @@ from shardwriter.generation import Generations
 from shardwriter.manifest import load_manifests
 
 SPLIT_KEYS = {"shards", "utterances", "examples", "frames", "bytes", "failed", "missing", "stale"}
-IDENTITY_KEYS = {"encoder", "precision", "preprocessing", "dtype", "dim", "fps"}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return make_place(tmp_path_factory.mktemp("made"))
+IDENTITY_KEYS = {"encoder", "precision", "preprocessing", "dtype", "dim", "fps", "audio"}
 
 
 def test_the_table_has_a_row_for_each_split(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,8 +59,7 @@ def test_json_counts_what_was_built(made: Place, capsys: pytest.CaptureFixture[s
     assert document["store"]["plans"] == ["plan-000.parquet"]
 
 
-def test_an_unfinished_store_says_how_to_go_on(made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = made.copy(tmp_path)
+def test_an_unfinished_store_says_how_to_go_on(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     (place.store / "train-000001.index").unlink()
     assert run(place.store) == 0
     out = capsys.readouterr().out
@@ -73,8 +67,7 @@ def test_an_unfinished_store_says_how_to_go_on(made: Place, tmp_path: Path, caps
     assert f"build-shards --conf_dir CONFIG --shards {place.store}" in out
 
 
-def test_a_begun_overwrite_is_told_of(made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = made.copy(tmp_path)
+def test_a_begun_overwrite_is_told_of(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     generations = Generations.open(place.store)
     assert generations.identity is not None
     manifests = load_manifests(load_config(place.config), ["train"])
@@ -83,8 +76,7 @@ def test_a_begun_overwrite_is_told_of(made: Place, tmp_path: Path, capsys: pytes
     assert "plan-001.parquet: an --overwrite was begun and has 0 of 3 shards" in capsys.readouterr().out
 
 
-def test_a_lost_tar_is_a_problem(made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = made.copy(tmp_path)
+def test_a_lost_tar_is_a_problem(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     (place.store / "val-000000.tar").unlink()
     code, document = run_json(capsys, place.store)
     assert code == 1
@@ -93,9 +85,8 @@ def test_a_lost_tar_is_a_problem(made: Place, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_an_unreadable_index_leaves_the_other_splits_to_be_seen(
-    made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = made.copy(tmp_path)
     (place.store / "val.index").unlink()
     (place.store / "val-000000.index").write_bytes(b"junk")
     code, document = run_json(capsys, place.store)
@@ -136,9 +127,8 @@ def test_an_unknown_key_names_the_nearest(made: Place, capsys: pytest.CaptureFix
 
 
 def test_a_planned_key_that_is_not_stored_yet_is_told_from_an_unknown_one(
-    made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = made.copy(tmp_path)
     (place.store / "val-000000.index").unlink()
     assert run(place.store, "--key", "fay") == 1
     assert "is planned for val but not stored yet" in capsys.readouterr().out
@@ -179,10 +169,7 @@ def test_useless_flags_are_exit_code_2(
     assert message in capsys.readouterr().err
 
 
-def test_json_to_programs_is_all_of_stdout_even_with_warnings(
-    made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    place = made.copy(tmp_path)
+def test_json_to_programs_is_all_of_stdout_even_with_warnings(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     (place.store / "val-000000.tar").unlink()
     run(place.store, "--verify", "--json")
     captured = capsys.readouterr()

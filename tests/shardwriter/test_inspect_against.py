@@ -2,22 +2,11 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
-from inspection import BROKEN, STORED, Place, make_place, run, run_json, write_mouth
+from inspection import BROKEN, STORED, Place, damage, run, run_json, write_mouth
 
 from shardwriter.contents import Contents
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return make_place(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def place(made: Place, tmp_path: Path) -> Place:
-    return made.copy(tmp_path)
 
 
 def forget(place: Place, split: str, name: str) -> None:
@@ -109,11 +98,7 @@ def test_a_changed_value_is_found_by_encoding_again(place: Place, capsys: pytest
     contents = Contents.open(place.store)
     entry = contents.entry("val", "gus")
     assert entry.embedding_offset is not None
-    path = place.store / f"{entry.shard}.tar"
-    damaged = bytearray(path.read_bytes())
-    value = entry.embedding_offset + 128
-    damaged[value : value + 2] = b"\x00\x54"  # 64.0, finite and far off
-    path.write_bytes(damaged)
+    damage(place, entry.shard, entry.embedding_offset + 128, b"\x00\x54")  # 64.0, finite and far off
     code, document = run_json(capsys, place.store, "--against", place.config, "--recheck", 9)
     assert code == 1
     assert {item["key"] for item in document["recheck"] if item["problem"]} == {"gus"}

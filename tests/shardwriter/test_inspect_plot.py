@@ -5,17 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inspection import BROKEN, Place, make_place, run
+from inspection import BROKEN, Place, run
 
 from shardwriter import write_store
 from shardwriter.contents import Contents
-from shardwriter.plot import portrait
+from shardwriter.portrait import portrait
 from shardwriter.sample import find_samples
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return make_place(tmp_path_factory.mktemp("made"))
 
 
 def png_size(path: Path) -> tuple[int, int]:

@@ -3,36 +3,18 @@
 import io
 import tarfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-from inspection import Place, make_place, run, run_json
+from inspection import Place, damage, run, run_json
 
 from shardwriter.contents import Contents, Entry
 from shardwriter.format import INDEX_SUFFIX
 from shardwriter.index import read_index, write_index
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return make_place(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def place(made: Place, tmp_path: Path) -> Place:
-    return made.copy(tmp_path)
-
-
 def entry_of(place: Place, split: str, key: str) -> Entry:
     return Contents.open(place.store).entry(split, key)
-
-
-def damage(place: Place, entry: Entry, offset: int, content: bytes) -> None:
-    path = place.store / f"{entry.shard}.tar"
-    whole = bytearray(path.read_bytes())
-    whole[offset : offset + len(content)] = content
-    path.write_bytes(whole)
 
 
 def problems(capsys: pytest.CaptureFixture[str], place: Place) -> list[str]:
@@ -62,7 +44,7 @@ def test_a_flipped_byte_is_found_with_shard_and_key(
     entry = entry_of(place, "val", "gus")
     offset = PLACES[where](entry)
     byte = (place.store / f"{entry.shard}.tar").read_bytes()[offset]
-    damage(place, entry, offset, bytes([byte ^ 0xFF]))
+    damage(place, entry.shard, offset, bytes([byte ^ 0xFF]))
     found = problems(capsys, place)
     assert any("val-000000.tar: has changed since it was written" in problem for problem in found)
     assert any(problem.startswith("val-000000.tar: gus: ") for problem in found)
@@ -73,7 +55,7 @@ def test_a_flipped_value_that_stays_finite_is_found_in_its_shard(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = entry_of(place, "val", "gus")
-    damage(place, entry, (entry.embedding_offset or 0) + 128, b"\x00\x54")
+    damage(place, entry.shard, (entry.embedding_offset or 0) + 128, b"\x00\x54")
     [problem] = problems(capsys, place)
     assert problem.startswith("val-000000.tar: has changed since it was written")
     assert "may be any of 2 utterances" in problem
@@ -81,7 +63,7 @@ def test_a_flipped_value_that_stays_finite_is_found_in_its_shard(
 
 def test_a_value_that_is_not_finite_is_found(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     entry = entry_of(place, "train", "bob")
-    damage(place, entry, (entry.embedding_offset or 0) + 128, np.float16(np.nan).tobytes())
+    damage(place, entry.shard, (entry.embedding_offset or 0) + 128, np.float16(np.nan).tobytes())
     found = problems(capsys, place)
     assert f"{entry.shard}.tar: bob: embedding.npy: has 1 values that are not finite" in found
 
@@ -90,7 +72,7 @@ def test_frames_that_disagree_are_found(place: Place, capsys: pytest.CaptureFixt
     entry = entry_of(place, "train", "bob")
     path = place.store / f"{entry.shard}.tar"
     offset = path.read_bytes().index(b'"frames":3') + len('"frames":')
-    damage(place, entry, offset, b"9")
+    damage(place, entry.shard, offset, b"9")
     assert f"{entry.shard}.tar: bob: json: says frames 9; expected 3" in problems(capsys, place)
 
 
@@ -154,7 +136,7 @@ def test_leftovers_are_told_of_and_harmless(place: Place, capsys: pytest.Capture
 
 
 def test_people_are_told_what_to_delete(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    damage(place, entry_of(place, "val", "gus"), 600, b"\xff")
+    damage(place, entry_of(place, "val", "gus").shard, 600, b"\xff")
     assert run(place.store, "--verify") == 1
     out = capsys.readouterr().out
     assert f"To mend it, delete these and run build-shards again:\n  {place.store}/val-000000.index" in out
@@ -162,7 +144,7 @@ def test_people_are_told_what_to_delete(place: Place, capsys: pytest.CaptureFixt
 
 def test_what_was_deleted_as_told_is_built_again(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     before = (place.store / "val-000000.tar").read_bytes()
-    damage(place, entry_of(place, "val", "gus"), 600, b"\xff")
+    damage(place, entry_of(place, "val", "gus").shard, 600, b"\xff")
     for suffix in (".index", ".tar"):
         (place.store / f"val-000000{suffix}").unlink()
     place.build()

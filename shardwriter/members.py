@@ -1,0 +1,83 @@
+"""Members of one sample, read back from its tar."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.errors import StoreError
+from shardwriter.contents import Entry
+from shardwriter.format import EMBEDDING_MEMBER, METADATA_MEMBER, SCALE_MEMBER, TAR_SUFFIX
+from shardwriter.npy import read_npy
+from shardwriter.quantize import dequantize
+
+
+@contextmanager
+def open_tar(store: Path, shard: str) -> Iterator[IO[bytes]]:
+    """Open a shard for reading. Raises StoreError where it cannot be."""
+    path = store / f"{shard}{TAR_SUFFIX}"
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise StoreError(f"{path.name}: cannot be opened ({error.strerror})") from error
+    with stream:
+        yield stream
+
+
+def read_array(tar: IO[bytes], entry: Entry, member: str) -> npt.NDArray[Any]:
+    """Read an npy member as it is stored, if the tar holds one there.
+
+    Raises:
+        StoreError: What is there is no npy, or is cut.
+    """
+    return read_npy(_content(tar, entry, member), f"{entry.where}: {member}")
+
+
+def read_values(tar: IO[bytes], entry: Entry) -> npt.NDArray[np.float32]:
+    """Read an embedding as what it stands for, `(dim, frames)` float32.
+
+    Raises:
+        StoreError: It cannot be read, or is of whole numbers without a fitting scale.
+    """
+    scale = read_array(tar, entry, SCALE_MEMBER) if SCALE_MEMBER in entry.members else None
+    return _values(entry, read_array(tar, entry, EMBEDDING_MEMBER), scale)
+
+
+def _values(entry: Entry, embedding: npt.NDArray[Any], scale: npt.NDArray[Any] | None) -> npt.NDArray[np.float32]:
+    if embedding.dtype != np.int8:
+        return embedding.astype(np.float32)
+    if scale is None or scale.dtype != np.float32 or scale.shape != embedding.shape[:1]:
+        found = "is missing" if scale is None else f"is {scale.shape} {scale.dtype}"
+        raise StoreError(f"{entry.where}: {SCALE_MEMBER}: {found}; expected {embedding.shape[:1]} float32")
+    return dequantize(embedding, scale)
+
+
+def read_metadata(tar: IO[bytes], entry: Entry) -> dict[str, Any]:
+    """Read a sample's json member. Raises StoreError where it is no JSON object."""
+    content = _content(tar, entry, METADATA_MEMBER)
+    try:
+        metadata = json.loads(content, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise StoreError(f"{entry.where}: {METADATA_MEMBER}: not JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise StoreError(f"{entry.where}: {METADATA_MEMBER}: a {type(metadata).__name__}; expected an object")
+    return metadata
+
+
+def _refuse_constant(word: str) -> None:
+    raise ValueError(f"{word} is none of its values, though Python writes it")
+
+
+def _content(tar: IO[bytes], entry: Entry, member: str) -> bytes:
+    if member not in entry.members:
+        raise StoreError(f"{entry.where}: {member}: its index does not tell where it lies; the store is damaged")
+    offset, size = entry.members[member]
+    tar.seek(offset)
+    content = tar.read(size)
+    if len(content) != size:
+        raise StoreError(f"{entry.where}: the tar ends before byte {offset + size:,}, where the index says it ends")
+    return content
