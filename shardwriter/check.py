@@ -24,6 +24,7 @@ from shardwriter.build import BuildOptions, survey
 from shardwriter.catalog import is_store, read_store_record
 from shardwriter.generation import Work
 from shardwriter.identity import identity_of, refuse_other_identity
+from shardwriter.import_embeddings import ImportReader
 from shardwriter.manifest import Manifest
 
 SAMPLED = 8
@@ -48,6 +49,8 @@ def check(config: Config, store: Path, options: BuildOptions) -> int:
     encoder: list[VideoEncoder] = []
 
     def weights() -> str:
+        if options.import_embeddings:
+            return "none needed, embeddings are imported"
         source = EncoderSource.from_config(config)
         encoder.append(source.load(options.device))
         origin = source.pretrain or f"RANDOM, seed {source.seed}"
@@ -65,6 +68,8 @@ def check(config: Config, store: Path, options: BuildOptions) -> int:
     rate = config.datamodule.data_config.sample_rate
     for split, item in work.items():
         findings.append(_try(f"{split} npz", partial(_sample_mouths, item.manifest)))
+        if options.import_embeddings:
+            findings.append(_try(f"{split} embeddings", partial(_sample_embeddings, item.manifest)))
         findings.append(_try(f"{split} wav", partial(_sample_audio, item.manifest, rate)))
     if encoder and work:
         findings.append(_try("store", lambda: _store(config, store, options, encoder[0])))
@@ -114,6 +119,18 @@ def _sample_mouths(manifest: Manifest) -> str:
         raise FeatureStoreError(f"none of {len(chosen)} sampled npz can be used, e.g. {problems[0]}")
     broken = f"; {len(problems)} would be listed as failed: {problems[0]}" if problems else ""
     return f"{len(chosen) - len(problems)} of {len(chosen)} sampled are fine{broken}"
+
+
+def _sample_embeddings(manifest: Manifest) -> str:
+    """Whether an earlier tool's files can be imported."""
+    reader = ImportReader(data_root=manifest.data_root)
+    chosen = [manifest.utterances[index] for index in _spread(manifest)]
+    found = [reader.read({"mouth": utterance.mouth, "audio": []}).error for utterance in chosen]
+    problems = [error for error in found if error is not None]
+    if chosen and len(problems) == len(chosen):
+        raise FeatureStoreError(f"none of {len(chosen)} sampled files can be imported, e.g. {problems[0]}")
+    broken = f"; {len(problems)} would be listed as failed: {problems[0]}" if problems else ""
+    return f"{len(chosen) - len(problems)} of {len(chosen)} sampled can be imported{broken}"
 
 
 def _sample_audio(manifest: Manifest, sample_rate: int) -> str:

@@ -107,10 +107,12 @@ def stale_utterances(
 
     def is_stale(index: int) -> bool:
         utterance = manifest.utterances[index]
-        path = manifest.data_root / utterance.mouth
-        recorded, now = _origin(catalog, manifest, index), source_state(path, utterance.mouth)
+        recorded = _origin(catalog, manifest, index)
+        source = recorded.mouth or utterance.mouth  # not the mouth itself where its embedding was imported
+        path = manifest.data_root / source
+        now = source_state(path, source)
         if now.size is None:
-            vanished.append(utterance.mouth)
+            vanished.append(source)
             return False
         same = (now.size, now.mtime_ns) == (recorded.source_size, recorded.source_mtime_ns)
         if recorded.source_digest is None:  # it could not be read then, or came from no npz

@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from shardwriter.contents import Contents
 from shardwriter.format import INDEX_SUFFIX, parse_view_split, split_view_key
+from shardwriter.identity import is_imported
 
 SHOWN_FAILURES = 10
 AUDIO_WORDS = {
@@ -156,7 +157,8 @@ def progress_lines(contents: Contents, summaries: Mapping[str, SplitSummary]) ->
 
 def build_command(contents: Contents, config: str = "CONFIG", flags: Sequence[str] = ()) -> str:
     """How to call build-shards on this store."""
-    return shlex.join(["build-shards", "--conf_dir", config, *flags, "--shards", str(contents.store)])
+    imported = ["--import_embeddings"] if is_imported(contents.identity) else []
+    return shlex.join(["build-shards", "--conf_dir", config, *flags, "--shards", str(contents.store), *imported])
 
 
 def readable_bytes(count: float) -> str:

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 from inspection import BROKEN, FRAMES, STORED, Place, damage, run, run_json, write_mouth
 
+from shardwriter import inspect_cli
 from shardwriter.contents import Contents, Entry
 from shardwriter.portrait import portrait
 from shardwriter.sample import Sample, find_samples
@@ -160,6 +161,17 @@ def test_a_portrait_has_the_values_the_views_crop_and_the_stored_voice(full: Pla
 def test_such_a_store_is_drawn(full: Place, tmp_path: Path) -> None:
     assert run(full.store, "--plot", tmp_path / "p.png") == 0
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_views_are_drawn_only_where_one_is_asked_for(full: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(inspect_cli, "draw", lambda drawn, _path: titles.extend(item.title for item in drawn))
+    monkeypatch.setattr(inspect_cli, "PLOTTED", SAMPLES)
+    run(full.store, "--plot", "p.png")
+    assert len(titles) == sum(STORED.values())
+    assert not any("@" in title for title in titles)
+    run(full.store, "--plot", "p.png", "--key", "ann@1")
+    assert titles[-1].startswith("ann@1")
 
 
 def test_what_integers_stand_for_is_exported_without_the_views(
