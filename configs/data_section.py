@@ -63,6 +63,10 @@ class DataConfig(Section):
     """Crop and flip training mouths at random where they are read raw, as the reference does."""
     on_missing: Literal["encode", "skip", "error"] = "encode"
     """What to do with an utterance that the store lacks: encode it while training, leave it out, or stop."""
+    build_missing: bool = False
+    """Add what the store lacks before the first epoch, on the devices of all ranks."""
+    trust_imported: bool = False
+    """Take embeddings that were imported, and whose encoder nobody knows, as made by this config's."""
     segment_start: Literal[0, "random"] = 0
     """Where in a training example its segment begins: at 0, as in the reference, or at a random mouth frame."""
     views: Whole | None = None

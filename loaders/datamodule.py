@@ -36,14 +36,18 @@ class SeparationData(pl.LightningDataModule):
         config: Its datamodule section says everything.
         catalogs: Opened stores, made alike; none is raw mode.
         build_command: What would add missing utterances, for the message that says so.
+        will_build: Whether they will be added before the first epoch.
     """
 
-    def __init__(self, config: Config, catalogs: Sequence[Catalog], build_command: str) -> None:
+    def __init__(
+        self, config: Config, catalogs: Sequence[Catalog], build_command: str, will_build: bool = False
+    ) -> None:
         super().__init__()
         self.config = config
         self.options = config.datamodule.data_config
         self.catalogs = tuple(catalogs)
         self.build_command = build_command
+        self.will_build = will_build
         self._position = {"epoch": 0, "batch": 0}
         self._train_loader: BatchLoader | None = None
 
@@ -67,9 +71,15 @@ class SeparationData(pl.LightningDataModule):
                     "store has no such split. Mend the folder in the config, or build the split."
                 )
         return {
-            split: open_split(self.options, self.catalogs, manifest, self.build_command)
+            split: open_split(self.options, self.catalogs, manifest, self.build_command, self.will_build)
             for split, manifest in manifests.items()
         }
+
+    def reopen(self, catalogs: Sequence[Catalog]) -> None:
+        """Read from these stores from now on: what was missing is there."""
+        self.catalogs = tuple(catalogs)
+        self.will_build = False
+        del self.splits
 
     def train_dataloader(self) -> BatchLoader:
         """Permuted epochs, the last incomplete global batch left out."""

@@ -31,12 +31,14 @@ class Split:
         stored: Its stored embeddings; None in raw mode.
         eligible: Examples that are as long as the segment, ascending.
         num_samples: Of the segment.
+        missing: Utterances of the eligible examples that are not stored in all views; none in raw mode.
     """
 
     manifest: Manifest
     stored: StoredEmbeddings | None
     eligible: Indices
     num_samples: int
+    missing: int
 
     @cached_property
     def spare_frames(self) -> Indices:
@@ -49,7 +51,9 @@ class Split:
         return self.stored.views if self.stored else 0
 
 
-def open_split(options: DataConfig, catalogs: Sequence[Catalog], manifest: Manifest, build_command: str) -> Split:
+def open_split(
+    options: DataConfig, catalogs: Sequence[Catalog], manifest: Manifest, build_command: str, will_build: bool = False
+) -> Split:
     """Open a split.
 
     Args:
@@ -57,6 +61,7 @@ def open_split(options: DataConfig, catalogs: Sequence[Catalog], manifest: Manif
         catalogs: The stores; none is raw mode.
         manifest: Of the split.
         build_command: What would add missing utterances, for the message that says so.
+        will_build: Whether they will be added before the first epoch.
 
     Raises:
         FeatureStoreError: Nothing is left of it, its files are not there, or on_missing is error and some are.
@@ -71,8 +76,9 @@ def open_split(options: DataConfig, catalogs: Sequence[Catalog], manifest: Manif
     if stored is None:
         _probe(manifest, "npz", [manifest.utterances[int(index)].mouth for index in used[:PROBED_FILES]])
     else:
-        _report_missing(options, manifest, stored, used, build_command)
-    return Split(manifest=manifest, stored=stored, eligible=eligible, num_samples=num_samples)
+        _report_missing(options, manifest, stored, used, build_command, will_build)
+    missing = int(stored.missing()[used].sum()) if stored else 0
+    return Split(manifest=manifest, stored=stored, eligible=eligible, num_samples=num_samples, missing=missing)
 
 
 def _views(options: DataConfig, catalogs: Sequence[Catalog], split: str) -> int:
@@ -113,7 +119,12 @@ def _eligible(options: DataConfig, manifest: Manifest, num_samples: int) -> Indi
 
 
 def _report_missing(
-    options: DataConfig, manifest: Manifest, stored: StoredEmbeddings, used: Indices, build_command: str
+    options: DataConfig,
+    manifest: Manifest,
+    stored: StoredEmbeddings,
+    used: Indices,
+    build_command: str,
+    will_build: bool,
 ) -> None:
     """Say once what is not stored, or refuse it."""
     names = " and ".join(str(store) for store in stored.centre.stores)
@@ -127,6 +138,9 @@ def _report_missing(
     failures: Mapping[str, str] = stored.centre.failures
     if failed := [key for key in keys if key in failures]:
         fact += f"; {len(failed)} of them failed in the build (e.g. {failed[0]}: {failures[failed[0]]})"
+    if will_build:
+        logger.info("%s; what can be encoded is built before the first epoch", fact)
+        return
     command = f"{build_command} --retry_failed (once the npz are mended)" if failed else build_command
     if options.on_missing == "error":
         raise StoreError(f"{fact}; --on_missing is error. Add them: {command}")

@@ -15,7 +15,14 @@ from iianet.mouth import FPS
 from iianet.video_encoder import VideoEncoder
 from shardwriter.build_report import Bar, BuildReport, Failure
 from shardwriter.card import write_card
-from shardwriter.catalog import Catalog, complete_shards, is_store, read_store_record, splits_of
+from shardwriter.catalog import (
+    Catalog,
+    complete_shards,
+    is_store,
+    read_store_record,
+    splits_of,
+    write_store_record,
+)
 from shardwriter.format import INDEX_SUFFIX, SPLITS, Identity, StoreRecord, parse_view_split
 from shardwriter.generation import Generations, Work, find_work
 from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
@@ -105,6 +112,14 @@ def prepare(config: Config, store: Path, options: BuildOptions) -> "Build":
     return Build(config, store, options, manifests, identity, encoding)
 
 
+def begin(config: Config, store: Path, options: BuildOptions) -> None:
+    """Make a store that holds nothing yet. Raises FeatureStoreError where a build could not start."""
+    made = prepare(config, store, options)
+    with build_lock(store):
+        if not is_store(store):
+            write_store_record(store, StoreRecord(identity=made.identity, data_root=str(made.data_root), plans=()))
+
+
 def _manifests(config: Config, store: Path, options: BuildOptions, record: StoreRecord | None) -> dict[str, Manifest]:
     """Of the splits and of their views: those that are asked for, and those that the store has already."""
     manifests = load_manifests(config, options.splits, record.data_root if record else None)
@@ -131,6 +146,12 @@ class Build:
     identity: Identity
     encoding: Encoding
     report: BuildReport = field(default_factory=BuildReport)
+    generations: Generations = field(init=False)
+
+    @property
+    def data_root(self) -> Path:
+        """Folder that the paths of the manifests are relative to."""
+        return next(iter(self.manifests.values())).data_root
 
     def run(self) -> BuildReport:
         """Encode and store. Raises FeatureStoreError where another build is at it, or the store cannot be written."""
@@ -142,7 +163,7 @@ class Build:
             waiting = self.generations.replacement
             if waiting is None or waiting.identity != self.identity:
                 self.extend()
-            _finish(self.store, self.generations.active, self.report, self.manifests)
+            self.finish()
         return self.report
 
     def is_replacing(self) -> bool:
@@ -179,7 +200,7 @@ class Build:
         else:  # what is new or changed comes after it
             found = _find_work(self.store, self.manifests, [replacement], self.options)
             work = {split: replace(item, new=(), changed=(), retried=()) for split, item in found.items()}
-        self._encode([replacement], work)
+        self.encode([replacement], work)
         splits = splits_of([replacement])
         if _unfinished(self.store, [replacement], splits):
             return
@@ -187,26 +208,34 @@ class Build:
             generations.abandon()
             raise StoreError(
                 f"{self.store}: --overwrite could store none of {len(replacement.table)} utterances, so the old store "
-                f"stays. Mend data_root ({_data_root(self.manifests)}) or the npz; the log names each."
+                f"stays. Mend data_root ({self.data_root}) or the npz; the log names each."
             )
-        generations.switch(_data_root(self.manifests))
+        generations.switch(self.data_root)
         if begins_now:  # all of it was just read
             self.options = replace(self.options, verify_sources=False, retry_failed=False)
 
     def extend(self) -> None:
         """Plan what is new or changed, if anything, and run the unfinished tasks of the plans that count."""
+        self.encode(self.generations.active, self.publish())
+
+    def publish(self) -> dict[str, Work]:
+        """Publish a plan of what is new or changed, if anything; the lock must be held."""
         generations = self.generations
         if generations.identity is not None:
             refuse_other_identity(self.store, generations.identity, self.identity)
         work = _find_work(self.store, self.manifests, generations.active, self.options)
         self._refuse_unrelated_root()
         per_shard = self.config.shardwriter.utterances_per_shard
-        generations.extend(work, self.identity, per_shard, _data_root(self.manifests))
-        self._encode(generations.active, work)
+        generations.extend(work, self.identity, per_shard, self.data_root)
+        return work
+
+    def finish(self) -> None:
+        """Merge the indexes, write the card, and gather what failed; the lock must be held."""
+        _finish(self.store, self.generations.active, self.report, self.manifests)
 
     def _refuse_unrelated_root(self) -> None:
         """Raise StoreError where data_root is not the recorded one and no utterance shows it to be the same folder."""
-        record, root = self.generations.record, _data_root(self.manifests)
+        record, root = self.generations.record, self.data_root
         if record is None or record.data_root is None or Path(record.data_root) == root:
             return
         planned = {key for plan in self.generations.active for key in plan.table["key"].to_pylist()}
@@ -217,14 +246,18 @@ class Build:
                 "--shards folder."
             )
 
-    def _encode(self, plans: Sequence[Plan], work: Mapping[str, Work]) -> None:
-        """Run the unfinished tasks, and count."""
-        tasks = [task for task in _unfinished(self.store, plans, list(work)) if self._is_wanted(task)]
+    def encode(self, plans: Sequence[Plan], work: Mapping[str, Work]) -> None:
+        """Run the unfinished tasks of what is asked for, and count."""
         for split, item in work.items():
             self.report.count(split, item)
+        self.encode_tasks(plans, list(work))
+
+    def encode_tasks(self, plans: Sequence[Plan], splits: Sequence[str], number: int = 0, of: int = 1) -> None:
+        """Run the unfinished tasks of some splits, or every `of`-th from the `number`-th on."""
+        tasks = [task for task in _unfinished(self.store, plans, splits, number, of) if self._is_wanted(task)]
         started = time.monotonic()
-        with Bar(self.report, sum(len(task.rows) for task in tasks)) as bar:
-            run_tasks(self.store, _data_root(self.manifests), tasks, self.encoding, bar)
+        with Bar(self.report, sum(len(task.rows) for task in tasks), shown=number == 0) as bar:
+            run_tasks(self.store, self.data_root, tasks, self.encoding, bar)
         self.report.seconds += time.monotonic() - started
 
     def _is_wanted(self, task: ShardTask) -> bool:
@@ -237,10 +270,6 @@ class Build:
 
 def _everything(manifest: Manifest) -> Work:
     return Work(manifest=manifest, new=range(len(manifest.utterances)))
-
-
-def _data_root(manifests: Mapping[str, Manifest]) -> Path:
-    return next(iter(manifests.values())).data_root
 
 
 def _find_work(
@@ -270,9 +299,13 @@ def _refuse_partial_overwrite(store: Path, generations: Generations, options: Bu
         )
 
 
-def _unfinished(store: Path, plans: Sequence[Plan], splits: Sequence[str]) -> list[ShardTask]:
+def _unfinished(
+    store: Path, plans: Sequence[Plan], splits: Sequence[str], number: int = 0, of: int = 1
+) -> list[ShardTask]:
+    """Tasks without a complete shard. A part is cut from all tasks, so that it stays what it is while others run."""
     complete = {record.shard for split in splits for record in complete_shards(store, plans, split).shards}
-    return [task for plan in plans for task in plan.tasks(splits) if task.shard not in complete]
+    tasks = [task for plan in plans for task in plan.tasks(splits)]
+    return [task for task in tasks[number::of] if task.shard not in complete]
 
 
 def _stored(store: Path, plans: Sequence[Plan], split: str) -> int:

@@ -1,6 +1,7 @@
 """What a build did: counted while it runs, shown in a bar, and summed up."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -31,14 +32,16 @@ class BuildReport:
         failed: Everything of these splits that is not stored, from this run or an earlier one.
         shards: Shards published by this run.
         stored_bytes: Bytes of those shards.
+        audio_bytes: How many of these are audio.
         seconds: From the first npz read to the last shard published.
     """
 
     planned: dict[str, dict[str, int]] = field(default_factory=dict)
-    encoded: dict[str, int] = field(default_factory=dict)
+    encoded: Counter[str] = field(default_factory=Counter)
     failed: dict[str, list[Failure]] = field(default_factory=dict)
     shards: int = 0
     stored_bytes: int = 0
+    audio_bytes: int = 0
     seconds: float = 0.0
 
     def count(self, split: str, work: Work) -> None:
@@ -67,11 +70,11 @@ class BuildReport:
 class Bar:
     """Shows a build's progress, and keeps its counts."""
 
-    def __init__(self, report: BuildReport, total: int) -> None:
+    def __init__(self, report: BuildReport, total: int, *, shown: bool = True) -> None:
         self.report = report
         self.skipped = sum(counts["skipped"] for counts in report.planned.values())
         self.failures = 0
-        self.bar = tqdm(total=total, unit="utt", desc="encoding", dynamic_ncols=True, disable=total == 0)
+        self.bar = tqdm(total=total, unit="utt", desc="encoding", dynamic_ncols=True, disable=total == 0 or not shown)
 
     def __enter__(self) -> "Bar":
         return self
@@ -92,9 +95,10 @@ class Bar:
         self.bar.update()
         self._show()
 
-    def published(self, shard: str, stored_bytes: int) -> None:
+    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
         self.report.shards += 1
         self.report.stored_bytes += stored_bytes
+        self.report.audio_bytes += audio_bytes
         logger.debug("%s: published, %d bytes", shard, stored_bytes)
 
     def _show(self, refresh: bool = False) -> None:

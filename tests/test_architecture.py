@@ -10,8 +10,14 @@ LAYERS = ("configs", "iianet", "shardwriter", "loaders")
 ALLOWED_IN_LOADERS = {
     "shardwriter.format",
     "shardwriter.manifest",
+    "shardwriter.columns",
     "shardwriter.catalog",  # what a store holds
+    "shardwriter.index",
     "shardwriter.identity",  # whether it was made with the same encoder
+    "shardwriter.quantize",  # int8 embeddings
+    "shardwriter.embedded_audio",
+    "shardwriter.build",  # train.py --build_missing
+    "shardwriter.shared_build",
 }
 
 

@@ -1,0 +1,63 @@
+"""Build what a store lacks before the first epoch, on the devices of all ranks (train.py --build_missing)."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from configs.schema import Config
+from loaders.datamodule import SeparationData
+from shardwriter.build import BuildOptions, prepare
+from shardwriter.catalog import Catalog
+from shardwriter.shared_build import build_together
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "val")
+"""Those that training reads."""
+
+
+class BuildMissing(pl.Callback):
+    """Adds to the store of a run what it lacks, by the plan and tasks of build-shards, and lets the run read it.
+
+    Args:
+        config: Of the run.
+        store: Folder of the one store.
+        data: Whose splits are opened again.
+    """
+
+    def __init__(self, config: Config, store: Path, data: SeparationData) -> None:
+        self.config = config
+        self.store = store
+        self.data = data
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Build, if anything is missing. Every rank comes here, before the loaders are made.
+
+        Raises:
+            FeatureStoreError: It cannot be built.
+        """
+        if not any(split.missing for split in self.data.splits.values()):
+            return
+        options = BuildOptions(splits=SPLITS, device=trainer.strategy.root_device)
+        build = prepare(self.config, self.store, options)
+        build_together(build, _Ranks(trainer))
+        if trainer.is_global_zero:
+            encoded, failed = sum(build.report.encoded.values()), sum(map(len, build.report.failed.values()))
+            others = f" on this rank, of {trainer.world_size}" if trainer.world_size > 1 else ""
+            logger.info("%s: built %d utterances%s; %d cannot be stored", self.store, encoded, others, failed)
+        self.data.reopen([Catalog.open(self.store)])
+
+
+class _Ranks:
+    """The ranks of a Trainer, as a shared build sees them."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._strategy: Any = trainer.strategy
+        self.number = int(trainer.global_rank)
+        self.count = int(trainer.world_size)
+
+    def all(self, value: bool) -> bool:
+        """See `shared_build.Ranks`."""
+        return bool(self._strategy.reduce_boolean_decision(value, all=True))

@@ -1,0 +1,72 @@
+"""A build by processes that wait for each other: the ranks of a training run (train.py --build_missing)."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from configs.errors import FeatureStoreError, StoreError
+from shardwriter.build import Build
+from shardwriter.catalog import splits_of
+from shardwriter.generation import Generations
+from shardwriter.lock import build_lock
+
+
+class Ranks(Protocol):
+    """Processes that take the same steps."""
+
+    @property
+    def number(self) -> int:
+        """Of this one."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+
+    def all(self, value: bool) -> bool:
+        """Whether all gave True; waits for all."""
+
+
+def build_together(build: Build, ranks: Ranks) -> None:
+    """Build a store: rank 0 plans and sums up, and each rank encodes its part of the one plan.
+
+    Every rank calls it, with an encoder on its own device.
+
+    Raises:
+        FeatureStoreError: On every rank, where one could not go on.
+    """
+    if ranks.number == 0:
+        with build_lock(build.store):
+            _steps(build, ranks)
+    else:
+        _steps(build, ranks)
+
+
+def _steps(build: Build, ranks: Ranks) -> None:
+    first = ranks.number == 0
+    _together(ranks, lambda: _publish(build) if first else None)
+    _together(ranks, lambda: _encode(build, ranks))
+    _together(ranks, lambda: build.finish() if first else None)
+
+
+def _publish(build: Build) -> None:
+    build.generations = Generations.open(build.store)
+    build.generations.clean()
+    for split, work in build.publish().items():
+        build.report.count(split, work)
+
+
+def _encode(build: Build, ranks: Ranks) -> None:
+    if ranks.number:
+        build.generations = Generations.open(build.store)
+    plans = build.generations.active
+    build.encode_tasks(plans, splits_of(plans), ranks.number, ranks.count)
+
+
+def _together(ranks: Ranks, step: Callable[[], Any]) -> None:
+    """Take a step on every rank. One that fails must not leave the others waiting for it."""
+    failure: FeatureStoreError | None = None
+    try:
+        step()
+    except FeatureStoreError as error:
+        failure = error
+    if not ranks.all(failure is None):
+        raise failure or StoreError("another rank could not build what is missing; its message says why")
