@@ -19,6 +19,11 @@ def has_manifest(folder: Path) -> bool:
     return (folder / "mix.json").is_file()
 
 
+def list_files(folder: Path) -> list[Path]:
+    """The three lists of a split."""
+    return [folder / f"{name}.json" for name in _FIELDS]
+
+
 def read_lists(folder: Path) -> Lists:
     """Read the three lists of a split.
 

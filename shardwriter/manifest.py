@@ -7,17 +7,12 @@ several. Only this file parses the names of a corpus.
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from configs.errors import ManifestError
 from configs.schema import Config
@@ -25,76 +20,18 @@ from shardwriter.columns import (
     EXAMPLE_SCHEMA,
     UTTERANCE_SCHEMA,
     Example,
-    Examples,
     Utterance,
-    Utterances,
-    hash_order,
 )
-from shardwriter.corpus_lists import Lists, has_manifest, read_lists
+from shardwriter.corpus_lists import Lists, has_manifest, list_files, read_lists
 from shardwriter.format import SPLITS, escape_key
+from shardwriter.manifest_cache import cached_manifests
+from shardwriter.manifest_data import Manifest, arrange
 
 __all__ = ["Example", "Manifest", "Utterance", "arrange", "has_manifest", "load_manifests", "manifest_folders"]
 
 logger = logging.getLogger(__name__)
 
-DIGESTED_ROWS = 65536
-"""Lines put together at a time."""
-
 KeyFrom = Literal["stem", "path"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """A split's utterances in hash order, and their examples, utterance by utterance.
-
-    Attributes:
-        split: train, val or test.
-        data_root: Folder that every path is relative to.
-        utterances: In hash order of their keys.
-        examples: Those of utterance 0, then those of utterance 1, ...; within one, in the corpus' own order.
-    """
-
-    split: str
-    data_root: Path
-    utterances: Utterances
-    examples: Examples
-
-    def digest(self) -> str:
-        """Which examples there are, whatever the folders they lie in: 16 hexadecimal digits."""
-        return self._digest
-
-    @cached_property
-    def _digest(self) -> str:
-        keys = self.utterances.column("key").take(self.examples.column("utterance"))
-        mixtures = pc.replace_substring_regex(self.examples.column("mixture"), pattern="^.*/", replacement="")
-        numbers = [self.examples.column(name).cast(pa.string()) for name in ("speaker", "num_samples")]
-        lines = pc.binary_join_element_wise(keys, mixtures, *numbers, "\t")
-        digest = xxhash.xxh3_64()
-        for start in range(0, len(lines), DIGESTED_ROWS):
-            digest.update("".join(f"{line}\n" for line in lines.slice(start, DIGESTED_ROWS).to_pylist()).encode())
-        return str(digest.hexdigest())
-
-    def utterance_of_example(self) -> npt.NDArray[np.int64]:
-        """Index of each example's utterance, `(examples,)`."""
-        return self.examples.numbers("utterance")
-
-    def num_samples(self) -> npt.NDArray[np.int64]:
-        """Length of each example, samples, `(examples,)`."""
-        return self.examples.numbers("num_samples")
-
-
-def arrange(split: str, data_root: Path, utterances: pa.Table, examples: pa.Table) -> Manifest:
-    """Put utterances (rows of `UTTERANCE_SCHEMA`) and examples (of `EXAMPLE_SCHEMA`, whose `utterance` is a row of the
-    former) into hash order."""
-    order = hash_order(utterances["key"])
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    placed = place[examples["utterance"].to_numpy()]
-    arranged = np.argsort(placed, kind="stable")
-    moved = examples.take(arranged).set_column(0, EXAMPLE_SCHEMA.field("utterance"), pa.array(placed[arranged]))
-    return Manifest(
-        split=split, data_root=data_root, utterances=Utterances(utterances.take(order)), examples=Examples(moved)
-    )
 
 
 def load_manifests(
@@ -110,18 +47,30 @@ def load_manifests(
     Raises:
         ManifestError: One is missing or contradicts itself, or two npz of a split have one key.
     """
-    folders = manifest_folders(config)
-    present = {
-        split: read_lists(folder) for split, folder in folders.items() if split in splits or has_manifest(folder)
+    folders = {
+        split: folder for split, folder in manifest_folders(config).items() if split in splits or has_manifest(folder)
     }
     data = config.datamodule.data_config
-    root = data_root(config, recorded_root, present)
     if data.key_from == "path" and data.data_root is None:
         raise ManifestError(
             "datamodule.data_config.key_from: path makes keys from the paths below data_root, which is not set; "
             "give datamodule.data_config.data_root or --data_root"
         )
-    manifests = {split: _parse(split, folders[split], present[split], root, data.key_from) for split in splits}
+
+    def parse() -> dict[str, Manifest]:
+        lists = {split: read_lists(folder) for split, folder in folders.items()}
+        root = data_root(config, recorded_root, lists)
+        return {split: _parse(split, folders[split], lists[split], root, data.key_from) for split in splits}
+
+    facts = {
+        "splits": list(splits),
+        "data_root": data.data_root,
+        "recorded_root": recorded_root,
+        "key_from": data.key_from,
+        "working directory": str(Path.cwd()),
+    }
+    files = [path for folder in folders.values() for path in list_files(folder)]
+    manifests = cached_manifests(files, facts, splits, parse) if all(map(Path.is_file, files)) else parse()
     _warn_of_leaks(manifests)
     return manifests
 
