@@ -14,10 +14,12 @@ from tabulate import tabulate
 from configs.command_line import add_config_flags, config_overrides, run_command
 from configs.errors import ConfigError, FeatureStoreError, StoreError
 from configs.schema import Config, load_config
-from shardwriter.build import BuildOptions, prepare, survey
+from shardwriter.build import prepare
+from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import BuildReport
 from shardwriter.check import check
-from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES
+from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES, parse_view_split
+from shardwriter.survey import survey
 
 ALL_STORED = 0
 SOME_FAILED = 3
@@ -179,7 +181,7 @@ def _log_file(store: Path) -> Iterator[Path]:
 
 def _dry_run(config: Config, store: Path, options: BuildOptions) -> int:
     prepare(config, store, options)  # refuses what the build would refuse
-    _, work = survey(config, store, options)
+    work = survey(config, store, options)
     rows = [
         (split, len(item.new), len(item.changed), len(item.retried), len(item.resumed), len(item.manifest.utterances))
         for split, item in work.items()
@@ -200,16 +202,25 @@ def _show(store: Path, report: BuildReport, log: Path) -> None:
     for failure in failures:
         logger.debug("not stored: %s %s: %s: %s", *failure)
     if failures:
-        print(f"\nNot stored ({len(failures)}); mend the npz and run build-shards again:")
+        print(
+            f"\nNot stored ({len(failures)}); mend the npz and build again; after mending a wav, with --retry_failed:"
+        )
         for failure in failures[:SHOWN_FAILURES]:
             print(f"  {failure.split} {failure.mouth}: {failure.reason}")
         if len(failures) > SHOWN_FAILURES:
             print(f"  ... and {len(failures) - SHOWN_FAILURES} more, in the log")
-    encoded = sum(report.encoded.values())
-    rate = f" ({encoded / report.seconds:.1f} utterances/s)" if encoded else ""
-    megabytes = report.stored_bytes / 1e6
-    print(f"\n{encoded} utterances in {report.shards} shards, {megabytes:.1f} MB, {report.seconds:.1f} s{rate}")
+    print(f"\n{_totals(report)}")
     print(f"store: {store}\nlog:   {log}")
+
+
+def _totals(report: BuildReport) -> str:
+    encoded = sum(report.encoded.values())
+    views = sum(count for split, count in report.encoded.items() if parse_view_split(split)[1])
+    what = f"{encoded - views} utterances" + (f" and {views} views" if views else "")
+    rate = f" ({encoded / report.seconds:.1f} {'embeddings' if views else 'utterances'}/s)" if encoded else ""
+    audio = f" ({report.audio_bytes / 1e6:.1f} MB of it audio)" if report.audio_bytes else ""
+    stored = f"{report.stored_bytes / 1e6:.1f} MB{audio}"
+    return f"{what} in {report.shards} shards, {stored}, {report.seconds:.1f} s{rate}"
 
 
 def _any(report: BuildReport, why: str) -> bool:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -17,15 +17,18 @@ from tabulate import tabulate
 from configs.errors import FeatureStoreError
 from configs.schema import Config
 from iianet.encoder_source import EncoderSource
-from iianet.mouth import FPS, FRAME_SIZE, center_crop
+from iianet.mouth import FRAME_SIZE, center_crop
 from iianet.mouth_npz import read_mouth_npz
-from iianet.video_encoder import EMBEDDING_DIM, VideoEncoder
-from shardwriter.build import BuildOptions, survey
+from iianet.video_encoder import VideoEncoder
+from shardwriter.build_options import BuildOptions
 from shardwriter.catalog import is_store, read_store_record
+from shardwriter.estimate import count_embeddings, count_frames, stored_bytes
+from shardwriter.format import parse_view_split
 from shardwriter.generation import Work
-from shardwriter.identity import identity_of, refuse_other_identity
-from shardwriter.import_embeddings import ImportReader
+from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
+from shardwriter.import_embeddings import ImportReader, refuse_views
 from shardwriter.manifest import Manifest
+from shardwriter.survey import survey
 
 SAMPLED = 8
 """Files of each kind and split that are opened."""
@@ -57,7 +60,9 @@ def check(config: Config, store: Path, options: BuildOptions) -> int:
         return f"{origin}, fingerprint {encoder[0].fingerprint()}"
 
     def manifests() -> str:
-        work.update(survey(config, store, options)[1])
+        work.update(survey(config, store, options))
+        if options.import_embeddings:
+            refuse_views(work)
         return ", ".join(f"{split} {len(item.manifest.utterances)} utterances" for split, item in work.items())
 
     findings += [
@@ -67,13 +72,18 @@ def check(config: Config, store: Path, options: BuildOptions) -> int:
     ]
     rate = config.datamodule.data_config.sample_rate
     for split, item in work.items():
+        if parse_view_split(split)[1]:  # its files are those of the split
+            continue
         findings.append(_try(f"{split} npz", partial(_sample_mouths, item.manifest)))
         if options.import_embeddings:
             findings.append(_try(f"{split} embeddings", partial(_sample_embeddings, item.manifest)))
         findings.append(_try(f"{split} wav", partial(_sample_audio, item.manifest, rate)))
-    if encoder and work:
-        findings.append(_try("store", lambda: _store(config, store, options, encoder[0])))
-        findings += _estimates(config, store, work, encoder[0], options)
+    known = next(iter(encoder), None)
+    if work and (known or options.import_embeddings):
+        findings.append(_try("store", lambda: _store(config, store, options, known)))
+        findings.append(_try("disk", lambda: _disk(config, store, options, work)))
+    if work and known:
+        findings.append(_try("time", partial(_time, work, known, options.device)))
     print(tabulate([(f.what, "what to do" if f.problem else "ok", f.problem or f.found) for f in findings]))
     return 2 if any(finding.problem for finding in findings) else 0
 
@@ -151,41 +161,35 @@ def _sample_audio(manifest: Manifest, sample_rate: int) -> str:
     return f"{2 * len(examples)} sampled are as the manifest says"
 
 
-def _store(config: Config, store: Path, options: BuildOptions, encoder: VideoEncoder) -> str:
+def _store(config: Config, store: Path, options: BuildOptions, encoder: VideoEncoder | None) -> str:
     if not is_store(store):
         return f"{store} will be made"
+    if options.overwrite:
+        return f"{store} will be replaced"
     recorded = read_store_record(store).identity
-    if not options.overwrite:
-        source = EncoderSource.from_config(config)
-        refuse_other_identity(
-            store, recorded, identity_of(source, encoder.fingerprint(), options.dtype or recorded.dtype)
-        )
-    return f"{store} will be {'replaced' if options.overwrite else 'continued'}"
+    storage = options.storage(config, recorded)
+    if encoder is None:
+        asked = imported_identity(*storage)
+    else:
+        asked = identity_of(EncoderSource.from_config(config), encoder.fingerprint(), *storage)
+    refuse_other_identity(store, recorded, asked)
+    return f"{store} will be continued"
 
 
-def _estimates(
-    config: Config, store: Path, work: dict[str, Work], encoder: VideoEncoder, options: BuildOptions
-) -> list[Finding]:
-    dtype, device = options.dtype, options.device
-    utterances = sum(len(item.to_plan) + len(item.resumed) for item in work.values())
-    frames = utterances * _mean_seconds(work, config.datamodule.data_config.sample_rate) * FPS
-    recorded = read_store_record(store).identity.dtype if is_store(store) else config.shardwriter.dtype
-    needed = frames * EMBEDDING_DIM * np.dtype(dtype or recorded).itemsize + utterances * 4096
+def _disk(config: Config, store: Path, options: BuildOptions, work: Mapping[str, Work]) -> str:
+    storage = options.storage(config, read_store_record(store).identity if is_store(store) else None)
+    needed = stored_bytes(work, storage)
     folder = next(parent for parent in (store.absolute(), *store.absolute().parents) if parent.exists())
     free = shutil.disk_usage(folder).free
-    disk = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}"
-    short = "" if free > needed else f"{disk}; free some, or choose another --shards folder"
-    seconds = frames * _seconds_per_frame(encoder, device)
-    return [
-        Finding(what="disk", found=disk, problem=short),
-        Finding(what="time", found=f"about {_duration(seconds)} for {utterances} utterances on {device}"),
-    ]
+    found = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}"
+    if free <= needed:
+        raise FeatureStoreError(f"{found}; free some, or choose another --shards folder")
+    return found
 
 
-def _mean_seconds(work: dict[str, Work], sample_rate: int) -> float:
-    """Mean length of the examples, as their manifests say."""
-    lengths = np.concatenate([item.manifest.num_samples() for item in work.values()])
-    return float(lengths.mean()) / sample_rate if len(lengths) else 0.0
+def _time(work: Mapping[str, Work], encoder: VideoEncoder, device: torch.device) -> str:
+    seconds = count_frames(work) * _seconds_per_frame(encoder, device)
+    return f"about {_duration(seconds)} for {count_embeddings(work)} embeddings on {device}"
 
 
 def _seconds_per_frame(encoder: VideoEncoder, device: torch.device) -> float:

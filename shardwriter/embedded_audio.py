@@ -36,16 +36,17 @@ def read_audio(data_root: Path, entries: Sequence[Mapping[str, Any]]) -> npt.NDA
     paths = [(data_root / entry[name], entry["num_samples"]) for entry in entries for name in ("source", "mixture")]
     wanted: str | None = None
     for path, _ in paths:
-        wanted = _joint(wanted, _stored_dtype(path), path)
+        wanted = _joint(wanted, stored_dtype(path), path)
     parts = [_read(path, num_samples, wanted or "int16") for path, num_samples in paths]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int16)
 
 
-def _stored_dtype(path: Path) -> str:
+def stored_dtype(path: Path) -> str:
+    """The dtype that holds what a wav holds. Raises AudioError where it cannot be read, or none does."""
     try:
         subtype = soundfile.info(path).subtype
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(f"{path}: cannot be read ({error})") from error
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(path, error) from error
     if subtype == "DOUBLE":
         raise AudioError(f"{path}: is of 64-bit floats, which float32 cannot hold; convert it, or use --audio path")
     return _DTYPES.get(subtype, "float32")
@@ -67,8 +68,8 @@ def _joint(known: str | None, found: str, path: Path) -> str:
 def _read(path: Path, num_samples: int, dtype: str) -> npt.NDArray[Any]:
     try:
         samples, rate = soundfile.read(path, frames=num_samples, dtype=dtype)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(f"{path}: cannot be read ({error})") from error
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(path, error) from error
     if rate != SAMPLE_RATE or samples.shape != (num_samples,):
         raise AudioError(
             f"{path}: {samples.shape} samples at {rate} Hz; expected mono at {SAMPLE_RATE} Hz and at least "
@@ -76,6 +77,12 @@ def _read(path: Path, num_samples: int, dtype: str) -> npt.NDArray[Any]:
         )
     found: npt.NDArray[Any] = samples
     return found
+
+
+def _unreadable(path: Path, error: soundfile.LibsndfileError) -> AudioError:
+    # Not libsndfile's whole message: it has the path in it, and calls a file that is not there a system error.
+    why = error.error_string.rstrip(".") if path.exists() else "No such file or directory"
+    return AudioError(f"{path}: cannot be read ({why})")
 
 
 def decode_pcm(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

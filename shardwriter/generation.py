@@ -7,13 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from tqdm import tqdm
 
 from configs.errors import StoreError
-from shardwriter.catalog import Catalog, Origin, SplitCatalog, is_store, write_store_record
+from shardwriter.catalog import Catalog, Origin, SplitCatalog, is_store, splits_of, write_store_record
 from shardwriter.encode import source_state
-from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX, Identity, StoreRecord, plan_number, shard_number
+from shardwriter.format import (
+    INDEX_SUFFIX,
+    SPLITS,
+    TAR_SUFFIX,
+    Identity,
+    StoreRecord,
+    merged_index_name,
+    parse_view_split,
+    plan_number,
+    shard_number,
+    view_split,
+)
 from shardwriter.manifest import Manifest
 from shardwriter.plan import Plan, make_plan, read_plan, write_plan
 
@@ -88,8 +101,11 @@ def find_work(
 def _refuse_other_paths(manifest: Manifest, plans: Sequence[Plan]) -> None:
     """Raise StoreError where the store knows an utterance under another path: then data_root is not what it was."""
     asked = {utterance.key: utterance.mouth for utterance in manifest.utterances}
+    _, view = parse_view_split(manifest.split)
+    splits = pa.array([view_split(split, view) for split in SPLITS])
     for plan in plans:
-        for key, mouth in zip(plan.table["key"].to_pylist(), plan.table["mouth"].to_pylist(), strict=True):
+        rows = plan.table.select(["key", "mouth"]).filter(pc.is_in(plan.table["split"], value_set=splits))
+        for key, mouth in zip(rows["key"].to_pylist(), rows["mouth"].to_pylist(), strict=True):
             if asked.get(key, mouth) != mouth:
                 raise StoreError(
                     f"{manifest.split}: {key} is {mouth} in the store's {plan.name} and {asked[key]} in the manifest, "
@@ -223,11 +239,12 @@ class Generations:
         self.active.append(plan)
         self._count(identity, str(data_root))
 
-    def replace(self, manifests: Mapping[str, Manifest], identity: Identity, utterances_per_shard: int) -> None:
+    def replace(self, manifests: Mapping[str, Manifest], identity: Identity, utterances_per_shard: int) -> Plan:
         """Publish a plan of everything anew; it counts once it is complete."""
         chosen = {split: (manifest, range(len(manifest.utterances))) for split, manifest in manifests.items()}
         self.replacement = self._make("replace", chosen, identity, utterances_per_shard)
         write_plan(self.store, self.replacement)
+        return self.replacement
 
     def abandon(self) -> None:
         """Delete the replacement."""
@@ -245,7 +262,9 @@ class Generations:
             self.drop(superseded)
 
     def drop(self, plan: Plan) -> None:
-        """Delete a plan that does not count, and its shards."""
+        """Delete a plan that does not count, and its shards; merged indexes are derived, and would name them."""
+        for split in splits_of([plan]):
+            (self.store / merged_index_name(split)).unlink(missing_ok=True)
         for shard in plan.shards:
             for suffix in (INDEX_SUFFIX, TAR_SUFFIX):  # the index first: what has an index is complete
                 (self.store / f"{shard}{suffix}").unlink(missing_ok=True)

@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 LARGEST = 127
 """Of the stored integers, on both sides of 0."""
+SMALLEST_SCALE = np.finfo(np.float32).tiny
+"""Below it float32 loses digits, so that a quotient could leave int8; such rows are as good as zero."""
 
 
 class Stored(NamedTuple):
@@ -32,11 +34,11 @@ def quantize(embedding: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], 
         embedding: `(dim, frames)`, finite.
 
     Returns:
-        Integers `(dim, frames)`, int8, and scales `(dim,)`, float32: their product is within half a scale of what was
-        given.
+        Integers `(dim, frames)`, int8, and scales `(dim,)`, float32, 1 for rows of zeros: their product is within half
+        a scale of what was given.
     """
     scale = (np.abs(embedding).max(axis=1) / LARGEST).astype(np.float32)
-    scale[scale == 0] = 1
+    scale[scale < SMALLEST_SCALE] = 1
     return np.rint(embedding / scale[:, None]).astype(np.int8), scale
 
 

@@ -57,16 +57,19 @@ class Progress(Protocol):
         """One more shard is complete."""
 
 
-def run_tasks(store: Path, data_root: Path, tasks: Sequence[ShardTask], encoding: Encoding, progress: Progress) -> None:
+def run_tasks(store: Path, data_root: Path, tasks: Sequence[ShardTask], encoding: Encoding, progress: Progress) -> int:
     """Write the shards of `tasks`. Reading runs ahead over the ends of shards; packs do not, so that the numbers in a
-    shard depend on its own rows alone."""
+    shard depend on its own rows alone.
+
+    Returns:
+        Bytes of audio that they hold.
+    """
     rows = (row for task in tasks for row in task.rows.select(["key", "mouth", "audio"]).to_pylist())
     kind = ImportReader if encoding.encoder is None else ClipReader
     reader: Reader[Clip | Encoded] = kind(data_root=data_root, embed_audio=encoding.embed_audio)
     clips = read_ahead(reader, rows, encoding.num_workers, depth=2 * encoding.batch_size)
     try:
-        for task in tasks:
-            _run_task(store, task, clips, encoding, progress)
+        return sum(_run_task(store, task, clips, encoding, progress) for task in tasks)
     except OSError as error:  # of writing: what cannot be read is a failure of its utterance
         raise StoreError(
             f"{store}: cannot be written ({error.strerror or error}). Every published shard is whole; make room or "
@@ -78,7 +81,7 @@ def run_tasks(store: Path, data_root: Path, tasks: Sequence[ShardTask], encoding
 
 def _run_task(
     store: Path, task: ShardTask, clips: Iterator[Clip | Encoded], encoding: Encoding, progress: Progress
-) -> None:
+) -> int:
     (store / merged_index_name(task.split)).unlink(missing_ok=True)  # it would say what this shard was before
     (store / f"{task.shard}{INDEX_SUFFIX}").unlink(missing_ok=True)  # of a shard whose tar was lost
     rows = task.rows.to_pylist()
@@ -89,6 +92,7 @@ def _run_task(
             for row, result in zip(pack, results, strict=True):
                 _store(writer, task.split, row, result, encoding, progress)
     progress.published(task.shard, writer.stored_bytes)
+    return writer.audio_bytes
 
 
 def _store(

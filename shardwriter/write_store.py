@@ -1,10 +1,10 @@
 """Make a store of any embeddings: no npz and no corpus needed."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from shardwriter.catalog import Catalog, complete_shards, is_store, read_store_r
 from shardwriter.format import (
     PLAN_SCHEMA,
     SPLITS,
+    STORED_DTYPES,
     Identity,
     StoreRecord,
     escape_key,
@@ -27,11 +28,21 @@ from shardwriter.generation import Generations
 from shardwriter.index import merge_indexes
 from shardwriter.lock import build_lock
 from shardwriter.plan import Plan, write_plan
+from shardwriter.quantize import Stored, as_stored
 from shardwriter.writer import ShardWriter
 
 Sample = tuple[str, npt.NDArray[Any], Mapping[str, Any]]
 
-STORED_DTYPES = ("float16", "float32")
+GIVEN_DTYPES = ("float16", "float32")
+
+
+class Checked(NamedTuple):
+    """A sample as it is stored."""
+
+    key: str
+    name: str
+    stored: Stored
+    metadata: Mapping[str, Any]
 
 
 def write_store(
@@ -41,6 +52,7 @@ def write_store(
     identity: Mapping[str, Any] | None = None,
     utterances_per_shard: int = 1000,
     fps: float = 25,
+    dtype: str | None = None,
 ) -> int:
     """Write one split of a store from ready embeddings, streaming.
 
@@ -55,6 +67,7 @@ def write_store(
         identity: What the embeddings were made with, in your own words; must be the same for all splits.
         utterances_per_shard: Samples in each shard but the last.
         fps: Frames per second.
+        dtype: To store them in: float16, float32, or int8 with a scale for each row; None keeps that of the samples.
 
     Returns:
         Utterances written.
@@ -65,6 +78,8 @@ def write_store(
     store = Path(path)
     if utterances_per_shard < 1:
         raise StoreError(f"{store}: utterances_per_shard is {utterances_per_shard}; expected at least 1")
+    if dtype is not None and dtype not in STORED_DTYPES:
+        raise StoreError(f"{store}: dtype {dtype!r}; expected one of {', '.join(STORED_DTYPES)}")
     with build_lock(store):
         generations = Generations.open(store)
         generations.clean()
@@ -74,8 +89,10 @@ def write_store(
         first = next(stream, None)
         if first is None:
             raise StoreError(f"{store}: no samples for split {split!r}; a split holds at least one")
-        made = _identity(store, first, identity, fps)
-        rows = _write_shards(store, chain([first], stream), split, made, utterances_per_shard, plan_name(number))
+        given = _given_dtype(store, first)
+        made = _identity(store, first, identity, fps, dtype or given)
+        checked = _check_each(store, chain([first], stream), made, given)
+        rows = _write_shards(store, checked, split, utterances_per_shard, plan_name(number))
         plan = Plan(
             number=number,
             kind="extend",
@@ -101,32 +118,52 @@ def _check_free(store: Path, split: str, plans: Sequence[Plan]) -> None:
             leftover.unlink()
 
 
-def _identity(store: Path, first: Sample, encoder: Mapping[str, Any] | None, fps: float) -> Identity:
-    embedding = first[1]
-    _refuse_no_array(store, first[0], embedding)
+def _given_dtype(store: Path, first: Sample) -> str:
+    """Dtype of the first sample, which is that of all."""
+    name, embedding, _ = first
+    _refuse_no_array(store, name, embedding)
+    if str(embedding.dtype) not in GIVEN_DTYPES:
+        raise StoreError(f"{store}: {name!r} is {embedding.dtype}; expected {' or '.join(GIVEN_DTYPES)}")
+    return str(embedding.dtype)
+
+
+def _identity(store: Path, first: Sample, encoder: Mapping[str, Any] | None, fps: float, dtype: str) -> Identity:
     described = json.loads(json.dumps(encoder or {}))  # as it will be read
-    made = Identity(encoder=described, dtype=str(embedding.dtype), dim=len(embedding), fps=fps)
+    made = Identity(encoder=described, dtype=dtype, dim=len(first[1]), fps=fps)
     if is_store(store) and (recorded := read_store_record(store).identity) != made:
         raise StoreError(f"{store}: was made as {recorded}, now asked for {made}; a store has one identity")
     return made
 
 
-def _write_shards(
-    store: Path, samples: Iterable[Sample], split: str, identity: Identity, per_shard: int, plan: str
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def _check_each(store: Path, samples: Iterable[Sample], identity: Identity, given: str) -> Iterator[Checked]:
     seen: set[str] = set()
-    stream = iter(samples)
-    number = 0
-    while batch := list(islice(stream, per_shard)):
-        shard = shard_name(split, number)
-        with ShardWriter(store, shard, plan) as writer:
-            for name, embedding, metadata in batch:
-                key = _checked(store, name, embedding, identity, seen)
-                writer.add(key, embedding, metadata)
-                rows.append({"split": split, "shard": shard, "key": key, "utterance": name, "mouth": "", "audio": []})
-        number += 1
-    return rows
+    for name, embedding, metadata in samples:
+        key = _checked_key(store, name, seen)
+        yield Checked(key, name, _converted(store, name, embedding, identity, given), metadata)
+
+
+def _checked_key(store: Path, name: str, seen: set[str]) -> str:
+    key = escape_key(name)
+    if not key:
+        raise StoreError(f"{store}: a sample has an empty name; WebDataset would leave it out")
+    if key in seen:
+        raise StoreError(f"{store}: {name!r} comes twice; keys must be unique")
+    seen.add(key)
+    return key
+
+
+def _converted(store: Path, name: str, embedding: npt.NDArray[Any], identity: Identity, given: str) -> Stored:
+    _refuse_no_array(store, name, embedding)
+    shape = embedding.shape
+    if len(shape) != 2 or shape[0] != identity.dim or shape[1] == 0 or str(embedding.dtype) != given:
+        raise StoreError(
+            f"{store}: {name!r} is {shape} {embedding.dtype}; expected ({identity.dim}, frames) {given}, as the first "
+            "sample"
+        )
+    stored = as_stored(embedding, identity.dtype)
+    if stored is None:
+        raise StoreError(f"{store}: {name!r} is not finite in {identity.dtype}")
+    return stored
 
 
 def _refuse_no_array(store: Path, name: str, embedding: object) -> None:
@@ -134,25 +171,19 @@ def _refuse_no_array(store: Path, name: str, embedding: object) -> None:
         raise StoreError(f"{store}: {name!r} is a {type(embedding).__name__}; expected a NumPy array (dim, frames)")
 
 
-def _checked(store: Path, name: str, embedding: npt.NDArray[Any], identity: Identity, seen: set[str]) -> str:
-    key = escape_key(name)
-    _refuse_no_array(store, name, embedding)
-    if not key:
-        raise StoreError(f"{store}: a sample has an empty name; WebDataset would leave it out")
-    if key in seen:
-        raise StoreError(f"{store}: {name!r} comes twice; keys must be unique")
-    seen.add(key)
-    shape = embedding.shape
-    if len(shape) != 2 or shape[0] != identity.dim or shape[1] == 0 or str(embedding.dtype) != identity.dtype:
-        raise StoreError(
-            f"{store}: {name!r} is {shape} {embedding.dtype}; expected ({identity.dim}, frames) {identity.dtype}, as "
-            "the first sample"
-        )
-    if identity.dtype not in STORED_DTYPES:
-        raise StoreError(f"{store}: {name!r} is {embedding.dtype}; expected {' or '.join(STORED_DTYPES)}")
-    if not np.isfinite(embedding).all():
-        raise StoreError(f"{store}: {name!r} is not finite")
-    return key
+def _write_shards(
+    store: Path, samples: Iterator[Checked], split: str, per_shard: int, plan: str
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    number = 0
+    while batch := list(islice(samples, per_shard)):
+        shard = shard_name(split, number)
+        with ShardWriter(store, shard, plan) as writer:
+            for key, name, stored, metadata in batch:
+                writer.add(key, stored.values, metadata, scale=stored.scale)
+                rows.append({"split": split, "shard": shard, "key": key, "utterance": name, "mouth": "", "audio": []})
+        number += 1
+    return rows
 
 
 def _finish(store: Path) -> None:

@@ -49,6 +49,10 @@ class ShardWriter:
     """A shard being written. Leaving the block publishes it; leaving by an exception leaves nothing behind.
 
     The bytes depend only on what is added: no time, owner or machine is recorded.
+
+    Attributes:
+        stored_bytes: Of the published tar.
+        audio_bytes: Of the audio in it.
     """
 
     def __init__(self, store: Path, shard: str, plan: str) -> None:
@@ -56,6 +60,7 @@ class ShardWriter:
         self.shard = shard
         self.plan = plan
         self.stored_bytes = 0
+        self.audio_bytes = 0
         self._rows: list[dict[str, Any]] = []
         self._path = store / f"{shard}{TAR_SUFFIX}"
         self._temporary = temporary_path(self._path)
@@ -86,6 +91,7 @@ class ShardWriter:
             audio: Samples of its wavs one after the other, see `embedded_audio`; where the store holds audio.
         """
         assert embedding.ndim == 2, embedding.shape
+        self.audio_bytes += 0 if audio is None else audio.nbytes
         text = json.dumps(metadata, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
         members = {
             EMBEDDING_MEMBER: _npy(embedding),

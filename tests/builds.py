@@ -16,7 +16,7 @@ from corpus import Corpus, make_frames, write_mouth
 from torch import Tensor
 
 from iianet.encoder_source import EncoderSource
-from iianet.mouth import center_crop
+from iianet.mouth import view_crop
 from iianet.mouth_npz import read_mouth_npz
 from loaders.store import open_reader
 from shardwriter import tasks
@@ -91,9 +91,9 @@ def stored(store: Path, split: str) -> dict[str, npt.NDArray[Any]]:
     return {key: reader.read(row) for row, key in enumerate(reader.keys.to_pylist())}
 
 
-def quick_embedding(mouth: Path) -> npt.NDArray[np.float16]:
-    """What the QuickEncoder of seed 0 makes of an npz, as stores hold it."""
-    frames = center_crop(torch.from_numpy(read_mouth_npz(mouth).frames))
+def quick_embedding(mouth: Path, view: int = 0) -> npt.NDArray[np.float16]:
+    """What the QuickEncoder of seed 0 makes of an npz, or of a view of it, as stores hold it."""
+    frames = torch.from_numpy(view_crop(mouth.stem, view).apply(read_mouth_npz(mouth).frames))
     embedding: npt.NDArray[np.float16] = QuickEncoder(0).encode([frames])[0].numpy().astype(np.float16)
     return embedding
 

@@ -72,10 +72,14 @@ def test_stored_embedding_is_the_encoders_own_of_that_clip_alone(
         np.testing.assert_allclose(embedding, alone, rtol=2e-3, atol=2e-4 * np.abs(alone).max())
 
 
-@pytest.mark.parametrize("setting", ["num_workers=1", "num_workers=3"])
-def test_bytes_do_not_depend_on_workers(corpus: Corpus, store: Path, tmp_path: Path, setting: str) -> None:
-    build(corpus, tmp_path, f"shardwriter.{setting}")
-    assert contents(tmp_path) == contents(store)
+@pytest.mark.parametrize("num_workers", [1, 3])
+@pytest.mark.parametrize("members", [(), ("shardwriter.dtype=int8", "shardwriter.audio=embed", "shardwriter.views=1")])
+def test_bytes_do_not_depend_on_workers(
+    corpus: Corpus, tmp_path: Path, members: tuple[str, ...], num_workers: int
+) -> None:
+    build(corpus, tmp_path / "one", *members)
+    build(corpus, tmp_path / "other", *members, f"shardwriter.num_workers={num_workers}")
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
 
 def test_bytes_do_not_depend_on_the_order_of_the_shards(

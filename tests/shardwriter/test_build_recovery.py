@@ -95,17 +95,29 @@ def test_shard_written_again_with_other_content_replaces_it_in_the_merged_index(
     assert [record.tar_digest for record in merged] == [record.tar_digest for record in own]
 
 
-@pytest.mark.parametrize("packs", [0, 1, 2, 3, 5, 6])
-def test_interrupted_build_goes_on_where_it_stopped(corpus: Corpus, store: Path, tmp_path: Path, packs: int) -> None:
-    begun = tmp_path / "begun"
-    interrupt_build(corpus, begun, "shardwriter.batch_size=1", packs=packs, splits=("train", "val"))
-    assert contents(begun).items() <= contents(store).items()
+EVERYTHING = ("shardwriter.dtype=int8", "shardwriter.audio=embed", "shardwriter.views=1")
+
+
+@pytest.mark.parametrize(
+    ("members", "total", "packs", "done"),
+    [
+        *[((), 7, packs, done) for packs, done in {0: 0, 1: 0, 2: 0, 3: 3, 5: 5, 6: 5}.items()],
+        *[(EVERYTHING, 12, packs, done) for packs, done in {0: 0, 2: 0, 4: 3, 6: 5, 9: 7, 11: 10}.items()],
+    ],
+)
+def test_interrupted_build_goes_on_where_it_stopped(
+    corpus: Corpus, tmp_path: Path, members: tuple[str, ...], total: int, packs: int, done: int
+) -> None:
+    whole, begun = tmp_path / "whole", tmp_path / "begun"
+    again(corpus, whole, *members)
+    interrupt_build(corpus, begun, "shardwriter.batch_size=1", *members, packs=packs, splits=("train", "val"))
+    assert contents(begun).items() <= contents(whole).items()
     assert not list(begun.glob(".tmp-*"))
-    done = sum(record.rows for split in ("train", "val") for record in Catalog.open(begun).split(split).shards)
-    assert done == {0: 0, 1: 0, 2: 0, 3: 3, 5: 5, 6: 5}[packs]
+    catalog = Catalog.open(begun)
+    assert sum(record.rows for split in catalog.splits for record in catalog.split(split).shards) == done
     report = again(corpus, begun)
-    assert sum(counts["resumed"] for counts in report.planned.values()) == sum(report.encoded.values()) == 7 - done
-    assert contents(begun) == contents(store)
+    assert sum(counts["resumed"] for counts in report.planned.values()) == sum(report.encoded.values()) == total - done
+    assert contents(begun) == contents(whole)
 
 
 def test_limit_holds_for_shards_that_were_begun_before(corpus: Corpus, tmp_path: Path) -> None:

@@ -120,6 +120,15 @@ def test_check_of_another_identity_exits_2_with_what_to_do(run: Run) -> None:
     assert run("--check", *OTHER, "--overwrite").code == 0
 
 
+def test_check_goes_by_the_store_s_own_members_and_views(run: Run) -> None:
+    run("--dtype", "int8", "--audio", "embed", "--views", 1)
+    outcome = run("--check", "--views", 2)
+    assert outcome.code == 0 and rows_of(outcome)["store"] == "ok"
+    assert "for 4 embeddings on cpu" in outcome.out
+    assert not any("view" in row and row != "manifests" for row in rows_of(outcome))
+    assert "audio: path here, embed there" in run("--check", "--audio", "path").out
+
+
 def test_check_counts_some_bad_npz_but_refuses_only_where_all_are(run: Run, corpus: Corpus) -> None:
     corpus.mouth("tr_000").unlink()
     outcome = run("--check")

@@ -13,6 +13,7 @@ from loaders.sharded_embeddings import ShardedEmbeddings
 from shardwriter import write_store
 from shardwriter.catalog import Catalog
 from shardwriter.format import escape_key
+from shardwriter.quantize import quantize
 from shardwriter.write_store import Sample
 
 DIM = 4
@@ -45,6 +46,34 @@ def test_store_reads_back_through_webdataset(tmp_path: Path) -> None:
     for sample, (name, embedding, metadata) in zip(found, make_samples(7), strict=True):
         assert (sample["__key__"], sample["json"]) == (escape_key(name), metadata)
         np.testing.assert_array_equal(sample["embedding.npy"], embedding)
+
+
+@pytest.mark.parametrize("given", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_embeddings_may_be_stored_in_another_dtype(tmp_path: Path, given: str, dtype: str) -> None:
+    write_store(tmp_path, make_samples(5, dtype=given), dtype=dtype, utterances_per_shard=2)
+    assert Catalog.open(tmp_path).record.identity.dtype == dtype
+    for sample, (_, embedding, _) in zip(samples(tmp_path, "train"), make_samples(5, dtype=given), strict=True):
+        found = sample["embedding.npy"]
+        assert found.dtype == dtype and ("scale.npy" in sample) == (dtype == "int8")
+        if dtype == "int8":
+            np.testing.assert_array_equal(found, quantize(embedding.astype(np.float32))[0])
+        else:
+            np.testing.assert_array_equal(found, embedding.astype(dtype))
+    expected = {escape_key(name): embedding for name, embedding, _ in make_samples(5, dtype=given)}
+    for key, embedding in stored(tmp_path, "train").items():
+        np.testing.assert_allclose(embedding, expected[key], atol=0.02)
+
+
+def test_unknown_dtype_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="dtype 'int4'; expected one of float16, float32, int8"):
+        write_store(tmp_path, make_samples(2), dtype="int4")
+    assert not list(tmp_path.glob("*.tar"))
+
+
+def test_value_that_another_dtype_cannot_hold_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="'big' is not finite in float16"):
+        write_store(tmp_path, [("big", np.full((DIM, 2), 1e5, np.float32), {})], dtype="float16")
 
 
 def test_plan_says_which_name_each_key_stands_for(tmp_path: Path) -> None:

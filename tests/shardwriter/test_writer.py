@@ -20,6 +20,8 @@ from shardwriter.writer import ShardWriter, Source
 
 GOLDEN_DIGEST = "757dfdc80d4f18be"
 """xxh3_64 of the tar of `SAMPLES`: whoever changes it makes another format version."""
+GOLDEN_FULL_DIGEST = "88b12e621bcb8d76"
+"""Of that of one sample with every member."""
 
 SAMPLES: list[tuple[str, npt.NDArray[Any], dict[str, Any]]] = [
     ("one", np.arange(8, dtype=np.float16).reshape(2, 4), {"utterance": "one", "frames": 4, "mouth": "m/ö.npz"}),
@@ -81,6 +83,22 @@ def test_index_points_at_the_payloads(tar: Path) -> None:
         np.testing.assert_array_equal(load_npy(found), embedding)
         assert found[NPY_HEADER_BYTES:] == embedding.tobytes()
         assert json.loads(content[row["metadata_offset"] :][: row["metadata_length"]]) == metadata
+
+
+def test_further_members_come_in_their_order(tmp_path: Path) -> None:
+    values, scale = np.array([[1, -127], [0, 3]], dtype=np.int8), np.array([0.5, 2], dtype=np.float32)
+    audio = np.arange(-3, 3, dtype=np.int16)
+    with ShardWriter(tmp_path, "train-000000", "plan-000.parquet") as shard_writer:
+        shard_writer.add("one", values, {"frames": 2}, SOURCE, scale=scale, audio=audio)
+    content = (tmp_path / "train-000000.tar").read_bytes()
+    assert xxhash.xxh3_64_hexdigest(content) == GOLDEN_FULL_DIGEST
+    with tarfile.open(tmp_path / "train-000000.tar") as archive:
+        assert archive.getnames() == ["one.embedding.npy", "one.scale.npy", "one.json", "one.audio.npy"]
+    (row,) = read_index(tmp_path / "train-000000.index")[0].to_pylist()
+    for member, array in {"embedding": values, "scale": scale, "audio": audio}.items():
+        found = load_npy(content[row[f"{member}_offset"] :][: row[f"{member}_length"]])
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, array)
 
 
 def test_index_records_the_tar_and_the_sources(tar: Path) -> None:
