@@ -79,6 +79,8 @@ class DataConfig(Section):
     """Blocks whose examples are shuffled together."""
     order_lanes: Count = 1
     """Parts of the training set that are shuffled apart, so that each node reads its own: a multiple of the nodes."""
+    stream_batches: Count | None = None
+    """Batches of an epoch and rank, where `shards` names tars instead of a store; null is one pass, on one rank."""
     read_ahead_windows: Whole = 1
     """Windows whose shards are read before they are needed, and checked once a run; 0 does neither."""
 

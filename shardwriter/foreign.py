@@ -1,28 +1,18 @@
 """Show tar shards that are no store of ours, read as WebDataset reads them. Nothing in them is ever unpickled."""
 
 import json
-import os
-import re
-import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlparse
 
-import webdataset
-from braceexpand import braceexpand
 from tabulate import tabulate
 from tqdm import tqdm
 
 from configs.errors import StoreError
-from shardwriter.format import TAR_SUFFIX
 from shardwriter.npy import read_npy_header
 from shardwriter.summary import readable_bytes
+from shardwriter.tar_samples import RawSample, member_names, read_samples
 
 FIRST_KEYS = 5
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 @dataclass(kw_only=True)
@@ -51,7 +41,7 @@ class ForeignShards:
     """What some tars hold.
 
     Attributes:
-        shards: Their paths.
+        shards: Their paths or URLs.
         samples: How many.
         first_keys: Keys of the first few.
         members: By name.
@@ -65,59 +55,24 @@ class ForeignShards:
     problems: list[str] = field(default_factory=list)
 
 
-def is_foreign(given: str) -> bool:
-    """Whether a command was given tars instead of a store's folder."""
-    if Path(given).is_dir():
-        return False
-    return Path(given).is_file() or "{" in given or given.endswith(TAR_SUFFIX) or _is_remote(given)
-
-
-def expand(given: str) -> list[str]:
-    """The tars of a path or a brace pattern, absolute.
-
-    Raises:
-        StoreError: One is missing, or is no local file: WebDataset would run `pipe:` as a command.
-    """
-    try:
-        paths = [given] if Path(given).is_file() else list(braceexpand(given))
-    except ValueError as error:
-        raise StoreError(f"{given}: no pattern ({error}); expected one such as train-{{000000..000003}}.tar") from error
-    for path in paths:
-        if _is_remote(path):
-            raise StoreError(f"{path}: URLs and pipes are refused, expected a file; copy the shards to this machine")
-        if not Path(path).is_file():
-            raise StoreError(f"{path}: no such file")
-        if urlparse(os.path.abspath(path)).path != os.path.abspath(path):
-            raise StoreError(f"{path}: WebDataset cannot open a name with ? # or ;, rename the file or its folder")
-    return [os.path.abspath(path) for path in paths]
-
-
-def _is_remote(path: str) -> bool:
-    return path == "-" or _SCHEME.match(path) is not None
-
-
 def read_foreign(shards: Sequence[str]) -> ForeignShards:
-    """Read local tars whole, up to the first that is damaged."""
+    """Read tars whole; what follows damage in one of them is not seen."""
     found = ForeignShards(shards=list(shards))
     for sample in tqdm(_samples(found), desc="reading", unit="sample", delay=1.0, dynamic_ncols=True):
         found.samples += 1
         if len(found.first_keys) < FIRST_KEYS:
             found.first_keys.append(sample["__key__"])
-        for name, content in sample.items():
-            if not name.startswith("__"):
-                _count(found, sample["__key__"], name, content)
+        for name in member_names(sample):
+            _count(found, sample["__key__"], name, sample[name])
     return found
 
 
-def _samples(found: ForeignShards) -> Iterator[dict[str, Any]]:
-    """Raw samples: bytes by member name. Whatever else the environment says, all shards are read, here."""
+def _samples(found: ForeignShards) -> Iterator[RawSample]:
     for shard in found.shards:
         try:
-            yield from webdataset.WebDataset(
-                [shard], shardshuffle=False, nodesplitter=None, workersplitter=None, empty_check=False
-            )
-        except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
-            found.problems.append(f"{shard}: cannot be read to its end ({error.args[0] if error.args else error})")
+            yield from read_samples([shard])
+        except StoreError as error:
+            found.problems.append(str(error))
 
 
 def _count(found: ForeignShards, key: str, name: str, content: bytes) -> None:

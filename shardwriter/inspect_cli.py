@@ -15,12 +15,14 @@ from shardwriter.compare import compare, corpus_manifests
 from shardwriter.contents import Contents, spread
 from shardwriter.export_embeddings import export_embeddings
 from shardwriter.findings import Findings, as_json
-from shardwriter.foreign import expand, foreign_lines, is_foreign, read_foreign
+from shardwriter.foreign import foreign_lines, read_foreign
 from shardwriter.format import parse_view_split
 from shardwriter.plot import draw
 from shardwriter.portrait import portrait
 from shardwriter.recheck import recheck
+from shardwriter.reindex import reindex
 from shardwriter.sample import Sample, find_samples, read_sample
+from shardwriter.shard_urls import expand, is_tars
 from shardwriter.summary import build_command
 from shardwriter.verify import verify
 
@@ -44,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "store",
         metavar="STORE",
-        help="store folder, or shards made by others: a tar, or 'DIR/train-{000000..000003}.tar'",
+        help="store folder, or shards made by others: a tar, 'DIR/train-{000000..000003}.tar', or the same by http or "
+        "https",
     )
     parser.add_argument("--key", metavar="KEY", help="show one sample, by its key or its utterance's name")
     parser.add_argument("--verify", action="store_true", help="read every shard whole and check it against its index")
@@ -52,6 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--export_embeddings", metavar="DIR", help="write the embeddings below DIR as xxx_embedding.npz, in float32"
     )
+    parser.add_argument(
+        "--reindex",
+        action="store_true",
+        help="first make a store of tars that have no index, a folder or a pattern of them: where they lie if they "
+        "are a store's own, else with --into",
+    )
+    parser.add_argument("--into", metavar="DIR", help="with --reindex: write the samples into new shards in DIR")
     parser.add_argument("--json", action="store_true", help="print JSON for programs, and nothing else, on stdout")
     corpus = parser.add_argument_group("comparing with the corpus")
     corpus.add_argument("--against", metavar="CONFIG", help="list what the store lacks of the corpus of a YAML config")
@@ -65,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    if is_foreign(arguments.store):
+    if arguments.reindex:
+        arguments.store = str(reindex(arguments.store, arguments.into, arguments.data_root))
+    elif arguments.into is not None:
+        raise ConfigError("--into: says where --reindex writes; give --reindex too")
+    elif is_tars(arguments.store):
         return _show_foreign(arguments)
     _check_flags(arguments)
     findings = _inspect(Contents.open(Path(arguments.store)), arguments)

@@ -18,6 +18,11 @@ ALLOWED_IN_LOADERS = {
     "shardwriter.embedded_audio",
     "shardwriter.build",  # train.py --build_missing
     "shardwriter.shared_build",
+    "shardwriter.shard_urls",  # tars without an index
+    "shardwriter.tar_samples",
+    "shardwriter.located",
+    "shardwriter.recorded",
+    "shardwriter.npy",
 }
 
 

@@ -83,7 +83,7 @@ def test_nothing_is_ever_unpickled(shards: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(
     "given",
-    ["pipe:touch {}/ran", "http://localhost/x.tar", "{{pipe:touch {}/ran,x}}", "-", "file:/x.tar", "s3://b/x.tar"],
+    ["pipe:touch {}/ran", "hf://datasets/x.tar", "{{pipe:touch {}/ran,x}}", "-", "file:/x.tar", "s3://b/x.tar"],
 )
 def test_what_is_no_local_file_is_refused(given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(given.format(tmp_path)) == 2

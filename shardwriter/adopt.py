@@ -1,0 +1,238 @@
+"""Index a folder's tars where they lie, where they are as a store's own: nothing is copied, nothing in them changes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import xxhash
+from tqdm import tqdm
+
+from configs.errors import StoreError
+from iianet.mouth import FPS
+from shardwriter.catalog import write_store_record
+from shardwriter.contents import entries_of
+from shardwriter.format import (
+    AUDIO_MEMBER,
+    EMBEDDING_MEMBER,
+    INDEX_COLUMNS,
+    INDEX_SCHEMA,
+    KEY_BYTES,
+    METADATA_MEMBER,
+    NPY_HEADER_BYTES,
+    PLAN_SCHEMA,
+    SCALE_MEMBER,
+    TAR_SUFFIX,
+    VIEW_MARK,
+    Identity,
+    StoreRecord,
+    merged_index_name,
+    parse_view_split,
+    plan_number,
+    shard_number,
+    split_position,
+    split_view_key,
+)
+from shardwriter.generation import Generations
+from shardwriter.index import ShardRecord, write_index
+from shardwriter.layout import Layout, find_layout, is_plain_header, read_header
+from shardwriter.located import Located, LocatedTar
+from shardwriter.plan import Plan, write_plan
+from shardwriter.recorded import (
+    Recorded,
+    parse_metadata,
+    plan_row,
+    source_file,
+    utterance_name,
+    with_layout,
+)
+from shardwriter.verify_sample import verify_sample
+
+CHUNK_BYTES = 1 << 20
+_KEY = re.compile(rf"[A-Za-z0-9_%-]{{1,{KEY_BYTES}}}")
+
+
+class Misfit(StoreError):
+    """A tar is not as a store's own, so it cannot be indexed where it lies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Adopted:
+    """What becomes of one tar: its record, its rows of the index, its rows of the plan."""
+
+    record: ShardRecord
+    index: pa.Table
+    planned: pa.Table
+
+
+def adopt(store: Path, tars: Sequence[LocatedTar], recorded: Recorded, data_root: str | None) -> None:
+    """Make a folder with a store's own tars a store; its lock must be held.
+
+    Every byte is read and checked before anything is written. The plan is written last: until it is there, store.json
+    names one that is not, so that no build takes the tars for leftovers.
+
+    Raises:
+        Misfit: A tar is not as a store's own.
+    """
+    ordered = sorted(tars, key=_order)
+    layout = find_layout(ordered)
+    identity = _identity(ordered, layout, recorded)
+    plan = Plan(
+        number=Generations(store=store, record=None).next_plan(),
+        kind="extend",
+        base=(),
+        identity=identity,
+        manifest_digests={},
+        table=PLAN_SCHEMA.empty_table(),
+    )
+    adopted = _adopt_all(ordered, identity, plan.name)
+    root = data_root or recorded.data_root
+    write_store_record(store, StoreRecord(identity=identity, data_root=root, plans=(plan.name,)))
+    _delete_derived(store, ordered)
+    for item in adopted:
+        write_index(store, item.record, item.index.to_pylist())
+    write_plan(store, replace(plan, table=pa.concat_tables(item.planned for item in adopted)))
+
+
+def _delete_derived(store: Path, tars: Sequence[LocatedTar]) -> None:
+    """Older plans, which a build would delete with their shards, as those of a dead one; and merged indexes."""
+    for path in store.glob("plan-*.parquet"):
+        if plan_number(path.name) is not None:
+            path.unlink()
+    for split in {_split(tar) for tar in tars}:
+        (store / merged_index_name(split)).unlink(missing_ok=True)
+
+
+def _split(tar: LocatedTar) -> str:
+    parsed = shard_number(tar.path.stem)
+    if parsed is None:
+        raise Misfit(f"{tar.path}: is not named as a store's shards are, such as train-000000{TAR_SUFFIX}")
+    return parsed[0]
+
+
+def _order(tar: LocatedTar) -> tuple[tuple[int, int], int]:
+    """Sorts shards by split and number: where a key has two entries, the later one is the newer, and counts."""
+    parsed = shard_number(tar.path.stem)
+    return split_position(_split(tar)), parsed[1] if parsed else 0
+
+
+def _identity(tars: Sequence[LocatedTar], layout: Layout, recorded: Recorded) -> Identity:
+    """What the tars show, and what is recorded."""
+    first = next(sample for tar in tars for sample in tar.samples)
+    if layout.transposed or layout.lossy:
+        raise Misfit(f"{first.tar}: its embeddings are no (dim, frames) in float16, float32 or int8")
+    fps = recorded.identity.fps if recorded.identity else _fps(first)
+    found = with_layout(recorded.identity, dtype=layout.dtype, dim=layout.dim, fps=fps, audio=layout.audio)
+    if recorded.identity is not None and found != recorded.identity:
+        was = recorded.identity
+        raise StoreError(
+            f"{first.tar.parent}: its tars hold ({found.dim}, frames) {found.dtype}, audio {found.audio}; its record "
+            f"says ({was.dim}, frames) {was.dtype}, audio {was.audio}, so they are of different stores. Take "
+            "store.json and the plans away, or the tars."
+        )
+    return found
+
+
+def _fps(sample: Located) -> float:
+    with sample.tar.open("rb") as stream:
+        fps = _metadata(stream, sample).get("fps", FPS) if METADATA_MEMBER in sample.places else FPS
+    return fps if type(fps) in (int, float) else FPS
+
+
+def _adopt_all(tars: Sequence[LocatedTar], identity: Identity, plan: str) -> list[_Adopted]:
+    total = sum(tar.path.stat().st_size for tar in tars)
+    adopted: list[_Adopted] = []
+    with tqdm(total=total, desc="checking", unit="B", unit_scale=True, delay=1.0, dynamic_ncols=True) as bar:
+        for tar in tars:
+            adopted.append(_adopt(tar, identity, plan))
+            bar.update(adopted[-1].record.tar_size)
+    return adopted
+
+
+def _adopt(tar: LocatedTar, identity: Identity, plan: str) -> _Adopted:
+    shard, split = tar.path.stem, _split(tar)
+    if tar.oddity is not None or tar.others or not tar.samples:
+        raise Misfit(f"{tar.path}: {tar.oddity or ('holds other files' if tar.others else 'holds no samples')}")
+    members = _members(identity, split)
+    rows, planned = [], []
+    with tar.path.open("rb") as stream:
+        size, digest = _digest(stream)
+        for sample in tar.samples:
+            row, metadata = _index_row(stream, sample, split, members, identity)
+            utterance = utterance_name(sample.key, metadata)
+            rows.append(row)
+            planned.append(_planned(sample, split, utterance, metadata))
+        index = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+        for entry in entries_of(split, shard, index):
+            if problems := verify_sample(stream, entry, members, identity):
+                raise Misfit(f"{tar.path.parent}: {problems[0]}")
+    record = ShardRecord(shard=shard, plan=plan, tar_size=size, tar_digest=digest, rows=len(rows))
+    return _Adopted(record=record, index=index, planned=pa.Table.from_pylist(planned, schema=PLAN_SCHEMA))
+
+
+def _members(identity: Identity, split: str) -> tuple[str, ...]:
+    scale = (SCALE_MEMBER,) if identity.dtype == "int8" else ()
+    audio = (AUDIO_MEMBER,) if identity.audio == "embed" and not parse_view_split(split)[1] else ()
+    return EMBEDDING_MEMBER, *scale, METADATA_MEMBER, *audio
+
+
+def _index_row(
+    stream: IO[bytes], sample: Located, split: str, members: Sequence[str], identity: Identity
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A sample's row of the index, and what its json says."""
+    base, view = split_view_key(sample.key)
+    marked = VIEW_MARK in sample.key
+    if _KEY.fullmatch(base) is None or view != parse_view_split(split)[1] or marked != bool(view):
+        raise Misfit(f"{sample.where}: is no key of a store's split {split}")
+    if tuple(sample.places) != tuple(members):
+        raise Misfit(f"{sample.where}: has {', '.join(sample.places)}; expected {', '.join(members)}")
+    row: dict[str, Any] = {"key": sample.key}
+    for member, place in sample.places.items():
+        row[f"{INDEX_COLUMNS[member]}_offset"], row[f"{INDEX_COLUMNS[member]}_length"] = place
+        if member != METADATA_MEMBER:
+            shape = _plain_shape(stream, sample, member)
+            row |= {"frames": shape[-1]} if member == EMBEDDING_MEMBER else {}
+    metadata = _metadata(stream, sample)
+    digest = metadata.get("source_digest")
+    row |= {
+        "mouth": source_file(metadata, identity),
+        "source_digest": digest if isinstance(digest, str) else None,
+    }
+    return row, metadata
+
+
+def _plain_shape(stream: IO[bytes], sample: Located, member: str) -> tuple[int, ...]:
+    header = read_header(stream, sample.places[member], f"{sample.where}: {member}")
+    stream.seek(sample.places[member].offset)
+    if not header.shape or not is_plain_header(header, stream.read(NPY_HEADER_BYTES), NPY_HEADER_BYTES):
+        raise Misfit(
+            f"{sample.where}: {member} is {header.shape} {header.dtype.str}, its values begin at byte "
+            f"{header.data_offset}; expected them row by row, little-endian, from byte {NPY_HEADER_BYTES} on"
+        )
+    return header.shape
+
+
+def _metadata(stream: IO[bytes], sample: Located) -> dict[str, Any]:
+    place = sample.places[METADATA_MEMBER]
+    stream.seek(place.offset)
+    try:
+        return parse_metadata(stream.read(place.size))
+    except ValueError as error:
+        raise Misfit(f"{sample.where}: {METADATA_MEMBER}: {error}") from error
+
+
+def _planned(sample: Located, split: str, utterance: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return plan_row(split, sample.tar.stem, sample.key, utterance, metadata)
+    except ValueError as error:
+        raise Misfit(f"{sample.where}: {METADATA_MEMBER}: {error}") from error
+
+
+def _digest(stream: IO[bytes]) -> tuple[int, str]:
+    digest, size = xxhash.xxh3_64(), 0
+    while chunk := stream.read(CHUNK_BYTES):
+        digest.update(chunk)
+        size += len(chunk)
+    return size, str(digest.hexdigest())

@@ -1,0 +1,100 @@
+"""Make a store of tars that have no index: in place where they are a store's own, else in new shards."""
+
+import logging
+from pathlib import Path
+
+from configs.errors import ConfigError, StoreError
+from shardwriter.adopt import Misfit, adopt
+from shardwriter.card import write_card
+from shardwriter.catalog import Catalog, complete_shards, is_store
+from shardwriter.contents import Contents
+from shardwriter.format import STORE_FILE, TAR_SUFFIX, TEMPORARY_PREFIX
+from shardwriter.index import merge_indexes
+from shardwriter.located import locate
+from shardwriter.lock import build_lock
+from shardwriter.recorded import read_recorded
+from shardwriter.rewrite import rewrite
+from shardwriter.shard_urls import expand, refuse_fetched
+
+logger = logging.getLogger(__name__)
+
+
+def reindex(given: str, into: str | None = None, data_root: str | None = None) -> Path:
+    """Make a store.
+
+    Args:
+        given: Folder with tars, or a path or brace pattern of some.
+        into: Folder for new shards; by default the folder's own tars are indexed where they lie.
+        data_root: Where the paths in the samples' json start; by default as the folder's store.json says, if there.
+
+    Returns:
+        Folder of the store.
+
+    Raises:
+        StoreError: There are no tars, they cannot be read, or cannot be indexed where they lie.
+    """
+    source = Path(given) if Path(given).is_dir() else None
+    tars = _tars(given, source)
+    if into is None and source is None:
+        raise ConfigError(
+            f"--reindex: {given} is no folder, so give --into DIR for new shards, or the folder, to index all of its "
+            "tars where they lie"
+        )
+    store = Path(into) if into is not None else source
+    assert store is not None
+    _refuse(store, tars, into is None)
+    recorded = read_recorded(source or tars[0].parent)
+    with build_lock(store):
+        located = locate(tars)
+        if into is not None:
+            rewrite(store, located, recorded, data_root)
+        else:
+            try:
+                adopt(store, located, recorded, data_root)
+            except Misfit as error:
+                raise StoreError(f"{error}. Give --into DIR, to write the samples into new shards there") from error
+        _finish(store)
+    return store
+
+
+def _tars(given: str, folder: Path | None) -> list[Path]:
+    if folder is None:
+        urls = expand(given)
+        refuse_fetched(urls, "--reindex reads local tars; copy them to this machine")
+        return [Path(url) for url in urls]
+    tars = sorted(path for path in folder.glob(f"*{TAR_SUFFIX}") if not path.name.startswith(TEMPORARY_PREFIX))
+    if not tars:
+        raise StoreError(f"{folder}: holds no tars; give the folder that does")
+    return tars
+
+
+def _refuse(store: Path, tars: list[Path], in_place: bool) -> None:
+    """Raise StoreError where there is nothing to do, or something that would be overwritten."""
+    if not in_place:
+        if is_store(store) or any(store.glob(f"*{TAR_SUFFIX}")):
+            raise StoreError(f"--into {store}: holds {STORE_FILE} or tars already; choose another folder")
+        return
+    if _is_whole(store, tars):
+        raise StoreError(f"{store}: is a store, and every tar in it has its index; there is nothing to do")
+
+
+def _is_whole(store: Path, tars: list[Path]) -> bool:
+    try:
+        contents = Contents.open(store)
+    except StoreError:
+        return False
+    indexed = {record.shard for held in contents.splits.values() for record in held.shards}
+    return not contents.problems and {tar.stem for tar in tars} <= indexed
+
+
+def _finish(store: Path) -> None:
+    """Merge the indexes, and write the card."""
+    catalog = Catalog.open(store)
+    counts = {}
+    for split in catalog.splits:
+        held = complete_shards(store, catalog.plans, split)
+        merge_indexes(store, split, [held.entries], held.shards)
+        counts[split] = len(held.stored_rows)
+    write_card(store, counts)
+    named = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    logger.info("%s: is a store now, with these utterances: %s", store, named)
