@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from configs.errors import MouthError, TrainingError
 from configs.schema import Config
 from iianet.batch import Batch
+from iianet.embedding_augmentation import augment_embedding
 from iianet.lazy_encoder import LazyEncoder
+from iianet.loop_state import is_last_validation, validate_again
 from iianet.losses import PermutationInvariantLoss
 from iianet.model import IIANet
+from iianet.step_times import Spent, StepTimes
 from iianet.weighted_mean import WeightedMean
 
 logger = logging.getLogger(__name__)
@@ -35,8 +39,10 @@ class SeparationModule(pl.LightningModule):
     Attributes:
         model: The separator, the only registered network.
         encoder: Encodes what the batches bring as mouths.
-        history: Per finished epoch: epoch, train_loss, val_loss, lr. Saved with checkpoints.
+        history: Per epoch, at its last validation: epoch, train_loss, val_loss, lr. Saved with checkpoints.
+        order: What decides which examples come when, by name. Saved with checkpoints, for resume.refuse_other_order.
         dropped: Rows left out in this epoch, by utterance key.
+        times: Where the time of steps goes.
     """
 
     def __init__(self, config: Config, encoder: LazyEncoder) -> None:
@@ -52,16 +58,21 @@ class SeparationModule(pl.LightningModule):
         self.train_mean = WeightedMean()
         self.val_mean = WeightedMean()
         self.history: list[dict[str, float]] = []
+        self.order: dict[str, Any] = {}
         self.dropped: dict[str, int] = {}
         self.scheduler: LRScheduler | None = None
         self._scheduler_state: dict[str, Any] | None = None
         self._train_sums: Tensor | None = None
+        self._validation_is_due = False
         self._named: set[str] = set()
-        self._rate = _Rate()
+        self.times = StepTimes()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Estimates of a batch, `(batch, 1, num_samples)`."""
-        estimate: Tensor = self.model(batch.mixture, self.encoder.complete(batch))
+        """Estimates of a batch, `(batch, 1, num_samples)`; in training with augmented embeddings, where asked for."""
+        embedding = self.encoder.complete(batch)
+        if self.training:
+            embedding = augment_embedding(embedding, self.config.datamodule.data_config.embedding_augmentation)
+        estimate: Tensor = self.model(batch.mixture, embedding)
         return estimate
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -79,25 +90,33 @@ class SeparationModule(pl.LightningModule):
 
     def on_train_batch_end(self, _: Any, batch: Batch, __: int) -> None:
         """Show how many examples pass per second, over all ranks."""
-        self._rate.add(batch.num_examples * self.trainer.world_size)
-        self.log("examples/s", self._rate.per_second, prog_bar=True, logger=True, batch_size=1)
+        loader = self._loader
+        seconds = time.monotonic() - loader.asked
+        step = Spent(seconds=seconds, waited=loader.waited, bytes_read=batch.bytes_read)
+        self.times.add(step, batch.num_examples * self.trainer.world_size)
+        self.log("examples/s", self.times.per_second, prog_bar=True, logger=True, batch_size=1)
+
+    def on_validation_start(self) -> None:
+        """From here on a checkpoint says that this validation is still to come."""
+        self._validation_is_due = True
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean over all examples of all ranks, and step the scheduler.
+        """Log the mean over all examples of all ranks, and in an epoch's last validation step the scheduler.
 
         The scheduler is stepped here rather than by the Trainer, which skips ReduceLROnPlateau in an epoch that was
-        resumed in its middle; and before the checkpoint is written, which then holds it.
+        resumed in its middle; and before the checkpoint is written, which then holds it. It is stepped once an epoch
+        however often that validates, since the published patience counts epochs.
         """
         val_loss = self.val_mean.compute()
         self.val_mean.reset()
         self._refuse_not_finite("validation", val_loss)
+        self._validation_is_due = False
         self.log(MONITORED, val_loss, add_dataloader_idx=False)
         self.log("val_si_snr" if self._val_is_sisdr else "val_quality", -val_loss, prog_bar=True)
         self.log("lr", self._lr)
-        if self.trainer.sanity_checking or not self._epoch_is_over:
-            return
-        self._record(float(val_loss))
-        self._step_scheduler(float(val_loss))
+        if is_last_validation(self.trainer):
+            self._record(float(val_loss))
+            self._step_scheduler(float(val_loss))
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's mean; an epoch that is resumed in its middle does not come here."""
@@ -107,7 +126,7 @@ class SeparationModule(pl.LightningModule):
         """Log the mean training loss, and say what was left out."""
         train_loss = self.train_mean.compute()
         self.log("train_loss_epoch", train_loss)
-        self._rate.pause()
+        self._log_times()
         if self.dropped:
             rows, keys = sum(self.dropped.values()), ", ".join(sorted(self.dropped)[:NAMED_DROPPED])
             logger.warning("epoch %d: %d rows were left out (%s)", self.current_epoch, rows, keys)
@@ -125,12 +144,15 @@ class SeparationModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the Trainer does not know of."""
         checkpoint["history"] = self.history
+        checkpoint["order"] = self.order
+        checkpoint["validation_is_due"] = self._validation_is_due
         checkpoint["train_mean"] = self.trainer.strategy.reduce(self.train_mean.sums.clone(), reduce_op="sum")
         checkpoint["separation_scheduler"] = self.scheduler.state_dict() if self.scheduler else None
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Take it back."""
         self.history = list(checkpoint["history"])
+        self._validation_is_due = checkpoint["validation_is_due"]
         self._train_sums = checkpoint["train_mean"]
         self._scheduler_state = checkpoint["separation_scheduler"]
 
@@ -140,6 +162,12 @@ class SeparationModule(pl.LightningModule):
             self.train_mean.sums = self._train_sums.to(self.device)
         if self._scheduler_state is not None and self.scheduler is not None:
             self.scheduler.load_state_dict(self._scheduler_state)
+
+    def on_train_start(self) -> None:
+        """Let the loader know where epochs end, and validation come first where the checkpoint had it before it."""
+        self._loader.epoch_batches = self.trainer.num_training_batches
+        if self._validation_is_due:
+            validate_again(self.trainer)
 
     def _loss(self, batch: Batch, stage: str, mean: WeightedMean) -> Tensor:
         loss = self.losses[stage]
@@ -183,6 +211,15 @@ class SeparationModule(pl.LightningModule):
             {"epoch": self.current_epoch, "train_loss": train_loss, "val_loss": val_loss, "lr": self._lr}
         )
 
+    def _log_times(self) -> None:
+        """Of the epoch: rank 0's own share of waiting, and what all ranks have read."""
+        epoch = self.times.epoch
+        read = self.trainer.strategy.reduce(torch.tensor(epoch.bytes_read, device=self.device), reduce_op="sum")
+        epoch = replace(epoch, bytes_read=int(read))
+        self.times.end_epoch(epoch)
+        self.log("wait_share", epoch.wait_share)
+        self.log("gigabytes_read", epoch.bytes_read / 1e9)
+
     def _step_scheduler(self, val_loss: float) -> None:
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(val_loss)
@@ -190,8 +227,8 @@ class SeparationModule(pl.LightningModule):
             self.scheduler.step()
 
     @property
-    def _epoch_is_over(self) -> bool:
-        return bool(self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch)
+    def _loader(self) -> Any:
+        return self.trainer.train_dataloader
 
     @property
     def _val_is_sisdr(self) -> bool:
@@ -205,26 +242,3 @@ class SeparationModule(pl.LightningModule):
 def _loss(config: Config, stage: str) -> PermutationInvariantLoss:
     section = config.loss.train if stage == "train" else config.loss.val
     return PermutationInvariantLoss(sdr_type=section.sdr_type, threshold_byloss=section.config.threshold_byloss)
-
-
-class _Rate:
-    """Examples per second over the last steps, waiting for data included."""
-
-    SMOOTHING = 0.9
-
-    def __init__(self) -> None:
-        self.last: float | None = None
-        self.per_second = 0.0
-
-    def add(self, examples: int) -> None:
-        now = time.monotonic()
-        if self.last is not None:
-            rate = examples / max(now - self.last, 1e-9)
-            self.per_second = (
-                rate if self.per_second == 0 else self.SMOOTHING * self.per_second + (1 - self.SMOOTHING) * rate
-            )
-        self.last = now
-
-    def pause(self) -> None:
-        """What passes until the next step, validation say, is not counted."""
-        self.last = None

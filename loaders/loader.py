@@ -1,6 +1,7 @@
 """The loader that a Trainer iterates: knows its length, its epoch, and where it stands."""
 
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,13 @@ class BatchLoader(DataLoader[Batch]):
     """A DataLoader of ready batches with a position that is saved with a checkpoint and resumed from.
 
     Each iteration is the next epoch, where `advance_epoch`; else epoch 0 again, as validation wants.
+
+    Attributes:
+        epoch: Of the next batch.
+        batch: Number of the next batch in it.
+        epoch_batches: Batches after which whoever iterates leaves an epoch; by default all.
+        asked: When the latest batch was asked for, time.monotonic().
+        waited: Seconds until it was there.
     """
 
     def __init__(self, dataset: ExampleDataset, *, advance_epoch: bool, num_workers: int, **options: Any) -> None:
@@ -23,21 +31,26 @@ class BatchLoader(DataLoader[Batch]):
         self.advance_epoch = advance_epoch
         self.epoch = 0
         self.batch = 0
+        self.epoch_batches = len(self)
+        self.asked = self.waited = 0.0
         self._resuming = False
 
     def __len__(self) -> int:
         return self.batches.order.num_batches
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self.asked = time.monotonic()
         if not self._resuming:
-            self._end_epoch()  # one that was left early, by limit_train_batches say
+            self._end_epoch()  # one that was left early
         self._resuming = False
         self.batches.seek(self.epoch, self.batch)
         for batch in super().__iter__():
+            self.waited = time.monotonic() - self.asked
             self.batch += 1
-            if self.batch >= len(self):
+            if self.batch >= self.epoch_batches:
                 self._end_epoch()
             yield batch
+            self.asked = time.monotonic()
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch lies."""

@@ -1,0 +1,101 @@
+"""Training from raw mouths, from a store, and from a store that lacks some."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from corpus import Corpus, make_corpus
+from runs import EPOCHS, build_store, last, losses, run
+
+from configs.schema import load_config
+from iianet.checkpoint import export_published
+from iianet.encoder_source import EncoderSource
+from iianet.video_encoder import VideoEncoder
+
+
+def test_raw_mode_is_the_default_and_equals_a_store(corpus: Corpus, store: Path, here: Path) -> None:
+    plain = "datamodule.data_config.augment_mouth=false"
+    _, folder = run(corpus, *EPOCHS, plain)
+    raw = losses(folder)
+    assert not load_config(folder / "conf.yml").datamodule.data_config.use_precomputed_embeddings
+    _, folder = run(corpus, "--shards", store, *EPOCHS)
+    assert losses(folder) == [pytest.approx(row, rel=1e-4) for row in raw]
+
+
+def test_raw_mode_trains_with_augmentation(corpus: Corpus, here: Path) -> None:
+    _, folder = run(corpus, *EPOCHS)
+    augmented = losses(folder)
+    _, folder = run(corpus, *EPOCHS, "datamodule.data_config.augment_mouth=false")
+    assert losses(folder) != [pytest.approx(row, rel=1e-4) for row in augmented]
+
+
+def test_what_the_store_lacks_is_encoded_in_the_step_with_equal_losses(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = run(corpus, "--shards", store, *EPOCHS)
+    full = losses(folder)
+    capsys.readouterr()
+    partial = build_store(corpus, "partial", 4)
+    _, folder = run(corpus, "--shards", partial, *EPOCHS)
+    assert losses(folder) == [pytest.approx(row, rel=1e-4) for row in full]
+    said = capsys.readouterr().err
+    assert said.count("2 of 6 utterances are not in") == 1
+    assert f"build-shards --conf_dir {corpus.config_file} --data_split all --shards {partial}" in said
+
+
+def test_with_nothing_missing_the_encoder_is_not_loaded(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EncoderSource, "load", lambda *_: pytest.fail("the encoder was loaded"))
+    assert run(corpus, "--shards", store)[0] == 0
+
+
+def test_the_encoder_neither_learns_nor_drifts_nor_lands_in_checkpoints(
+    corpus: Corpus, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[VideoEncoder] = []
+    load = EncoderSource.load
+
+    def keep(source: EncoderSource, device: torch.device) -> VideoEncoder:
+        loaded.append(load(source, device))
+        return loaded[-1]
+
+    monkeypatch.setattr(EncoderSource, "load", keep)
+    _, folder = run(corpus)
+    assert len(loaded) == 1
+    fresh = load(EncoderSource.from_config(corpus.config()), torch.device("cpu"))
+    assert not loaded[0].training
+    assert loaded[0].fingerprint() == fresh.fingerprint()
+    assert all(name.startswith("model.") or "mean" in name for name in last(folder)["state_dict"])
+
+
+def test_the_command_line_wins_over_the_config(corpus: Corpus, store: Path, here: Path) -> None:
+    named = [
+        "--set",
+        f"datamodule.data_config.shards={store}",
+        "datamodule.data_config.use_precomputed_embeddings=true",
+    ]
+    run(corpus, *named)
+    assert Path("Experiments/checkpoint/tiny/conf.yml").read_text().count("use_precomputed_embeddings: true") == 1
+    _, folder = run(corpus, "--no_shards", *named)
+    assert not load_config(folder / "conf.yml").datamodule.data_config.use_precomputed_embeddings
+    _, folder = run(corpus, "--use-precomputed-embeddings", *named[:2])
+    assert load_config(folder / "conf.yml").datamodule.data_config.use_precomputed_embeddings
+
+
+def test_weights_saved_again_in_another_file_are_the_same_encoder(corpus: Corpus, here: Path) -> None:
+    encoder = EncoderSource.from_config(corpus.config()).load(torch.device("cpu"))
+    for name, extra in (("one.pth", {}), ("two.pth", {"epoch": 3})):
+        torch.save({"model_state_dict": export_published(encoder), **extra}, name)
+    weights = build_store(corpus, "weights", None, f"videonet.videonet_config.pretrain={here / 'one.pth'}")
+    assert run(corpus, "--shards", weights, "--set", "videonet.videonet_config.pretrain=two.pth")[0] == 0
+
+
+def test_on_missing_error_stops_at_an_npz_that_cannot_be_read(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = make_corpus(here / "corpus", frames=5)
+    corpus.mouth("tr_001").write_bytes(b"broken")
+    assert run(corpus)[0] == 0
+    assert "tr_001: its rows are left out" in capsys.readouterr().err
+    code, _ = run(corpus, "--on_missing", "error")
+    assert code == 2
+    assert "tr_001" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,71 @@
+"""What train.py does not start with, and says why."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from corpus import Corpus
+from runs import build_store, run
+
+from iianet.encoder_source import EncoderSource
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--use_precomputed_embeddings"], "no store is named"),
+        (["--shards", "nowhere"], "not a store"),
+        (["--resume", "last"], "checkpoints there: none"),
+        (["--set", "videonet.videonet_config.pretrain=no.pth"], "no such weights file"),
+        (["--set", "datamodule.data_config.n_src=2"], "n_src"),
+        (["--set", "training.epoch=2"], "epochs"),
+        (["--data_root", "nowhere"], "--data_root"),
+    ],
+)
+def test_what_cannot_start_says_why_and_leaves_nothing(
+    corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    code, _ = run(corpus, *words)
+    assert code == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert "Traceback" not in message
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("changed", ["videonet.videonet_config.seed=1"])
+def test_a_store_of_another_encoder_is_refused_with_both_fingerprints(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str], changed: str
+) -> None:
+    code, _ = run(corpus, "--shards", store, "--set", changed)
+    assert code == 2
+    message = capsys.readouterr().err
+    cpu = torch.device("cpu")
+    for config in (corpus.config(), corpus.config(changed)):
+        assert EncoderSource.from_config(config).load(cpu).fingerprint() in message
+    assert "--overwrite" in message
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("preprocessing", "mean", 0.5), ("precision", "dtype", "bfloat16"), ("precision", "batch_norm", "folded")],
+)
+def test_a_store_of_other_preprocessing_or_precision_is_refused(
+    corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str], section: str, key: str, value: object
+) -> None:
+    stale = build_store(corpus, f"stale-{section}-{key}")
+    record = json.loads((stale / "store.json").read_text())
+    record["identity"][section][key] = value
+    (stale / "store.json").write_text(json.dumps(record))
+    code, _ = run(corpus, "--shards", stale)
+    assert code == 2
+    assert section in capsys.readouterr().err
+
+
+def test_values_that_torch_refuses_stop_before_anything_is_written(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(corpus, "--shards", store, "--set", "optimizer.betas=[2.0, 3.0]")[0] == 2
+    assert "torch refuses the values" in capsys.readouterr().err
+    assert not list(here.iterdir())

@@ -1,0 +1,94 @@
+"""What a finished run leaves in its folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from corpus import Corpus, make_corpus
+from runs import EPOCHS, last, losses, run
+
+from configs.schema import load_config
+from iianet.checkpoint import export_published, load_published, read_checkpoint
+from iianet.model import IIANet
+
+
+def test_a_run_leaves_its_results(corpus: Corpus, store: Path, here: Path) -> None:
+    code, folder = run(corpus, "--shards", store, *EPOCHS)
+    assert code == 0
+    best = json.loads((folder / "best_k_models.json").read_text())
+    assert sorted(Path(path).name for path in best) == ["epoch=0.ckpt", "epoch=1.ckpt"]
+    assert min(best.values()) == pytest.approx(min(val for _, val in losses(folder)), rel=1e-6)
+    assert (folder / "loss_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list(here.glob("Experiments/checkpoint/tiny/csv/*/metrics.csv"))
+    saved = load_config(folder / "conf.yml")
+    assert saved.main_args["conf_dir"] == str(corpus.config_file)
+    assert saved.datamodule.data_config.shards == str(store)
+
+
+def test_best_model_is_the_best_checkpoint_under_published_names(corpus: Corpus, store: Path, here: Path) -> None:
+    _, folder = run(corpus, "--shards", store, *EPOCHS)
+    best = json.loads((folder / "best_k_models.json").read_text())
+    state = torch.load(min(best, key=best.__getitem__), weights_only=True)["state_dict"]
+    model = IIANet(**corpus.config().audionet.audionet_config.model_dump())
+    load_published(model, read_checkpoint(folder / "best_model.pth"))
+    assert export_published(model)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[f"model.{name}"]), name
+
+
+def test_the_validation_mean_weights_examples_not_batches(corpus: Corpus, store: Path, here: Path) -> None:
+    """4 validation examples in batches of 3 and 1."""
+    found = {}
+    for size in (3, 4):
+        _, folder = run(
+            corpus, "--shards", store, "--set", f"datamodule.data_config.batch_size={size}", "optimizer.lr=0.0"
+        )
+        found[size] = losses(folder)[0][1]
+    assert found[3] == pytest.approx(found[4], rel=1e-5)
+
+
+def test_early_stop_ends_a_run_that_does_not_improve(corpus: Corpus, store: Path, here: Path) -> None:
+    flat = ["--set", "optimizer.lr=0.0", "training.early_stop.patience=2", "training.epochs=9"]
+    _, folder = run(corpus, "--shards", store, *flat)
+    assert len(last(folder)["history"]) == 3
+
+
+def test_a_run_that_diverges_is_an_error(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, folder = run(corpus, "--shards", store, "--set", "optimizer.lr=1e30", *EPOCHS)
+    assert code == 1
+    assert "diverged" in capsys.readouterr().err
+    assert not (folder / "best_model.pth").exists()
+
+
+def test_training_on_nothing_is_an_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = make_corpus(here / "corpus", frames=5)
+    for name in corpus.names["train"]:
+        corpus.mouth(name).write_bytes(b"broken")
+    code, folder = run(corpus)
+    assert code == 1
+    assert "none of its examples could be had" in capsys.readouterr().err
+    assert not (folder / "best_model.pth").exists()
+    for name in corpus.names["train"]:
+        corpus.mouth(name).unlink()
+    assert run(corpus)[0] == 2
+    assert "none of the first" in capsys.readouterr().err
+
+
+def test_a_new_run_moves_an_earlier_one_aside(corpus: Corpus, store: Path, here: Path) -> None:
+    _, folder = run(corpus, "--shards", store)
+    first = (folder / "best_model.pth").read_bytes()
+    run(corpus, "--shards", store, "--set", "training.seed=1")
+    (kept,) = Path("Experiments/checkpoint").glob("tiny-before-*")
+    assert (kept / "best_model.pth").read_bytes() == first
+    assert (folder / "best_model.pth").read_bytes() != first
+
+
+def test_wishes_for_devices_that_do_not_exist_are_told(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert run(corpus, "--shards", store, "--set", "training.gpus=[0,1]")[0] == 0
+    assert "asks for [0, 1]; this machine has 0" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""Training from stores that are begun, imported, or several; and with augmented embeddings."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from corpus import Corpus, make_corpus
+from runs import build_store, losses, run, run_recorded
+
+from iianet.encoder_source import EncoderSource
+from shardwriter.build import BuildOptions, build
+from shardwriter.catalog import Catalog
+
+CPU = torch.device("cpu")
+PREFIX = "datamodule.data_config"
+
+
+def stored(store: Path) -> dict[str, int]:
+    catalog = Catalog.open(store)
+    return {split: len(catalog.split(split).stored_rows) for split in catalog.splits}
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_is_missing_is_built_once_before_the_first_epoch(
+    begun: bool,
+    here: Path,
+    store: Path,
+    corpus: Corpus,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(corpus, "--shards", store)
+    expected = losses()
+    growing = build_store(corpus, f"growing-{begun}", 2) if begun else here / "new"
+    settings = ("--shards", growing, "--build_missing", "shardwriter.dtype=float32")
+    command = (*settings[:3], "--set", settings[3])
+    assert run(corpus, *command)[0] == 0
+    assert losses() == [pytest.approx(row, rel=1e-4) for row in expected]
+    counts = stored(growing)
+    assert (counts["train"], counts["val"]) == (6, 3)
+    said = capsys.readouterr().err
+    assert f"built {5 if begun else 9} utterances; 0 cannot be stored" in said
+    monkeypatch.setattr(EncoderSource, "load", lambda *_: pytest.fail("the encoder was loaded"))
+    assert run(corpus, *command)[0] == 0
+    assert stored(growing) == counts
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_ranks_build_what_is_missing_together(corpus: Corpus, here: Path) -> None:
+    words = ("--shards", "new", "--build_missing", "--set", "shardwriter.utterances_per_shard=1")
+    done = run_recorded(corpus, *words, record=here / "record", ranks=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert stored(here / "new") == {"train": 6, "val": 3}
+    assert "on this rank, of 2" in done.stderr
+    assert "all 6 utterances are in new" in done.stderr
+
+
+def test_several_stores_cannot_be_built_into(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(corpus, "--shards", store, "--shards", "other", "--build_missing")[0] == 2
+    assert "adds to one store, and there are 2" in capsys.readouterr().err
+
+
+def test_two_stores_are_trained_from_as_one(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mixtures 0 and 1 have utterances 0 to 2, mixtures 3 and 4 have 3 to 5; the config's manifest asks for all."""
+    run(corpus, "--shards", store)
+    expected = losses()
+    for name, kept, splits in (("first", slice(0, 2), ("train", "val")), ("second", slice(3, 5), ("train",))):
+        part = make_corpus(here / name, {"train": 6, "val": 3, "test": 2}, frames=5)
+        for kind in ("mix", "s1", "s2"):
+            part.list_file("train", kind).write_text(json.dumps(part.rows("train", kind)[kept]))
+        build(part.config(), here / f"{name}-store", BuildOptions(device=CPU, dtype="float32", splits=splits))
+    capsys.readouterr()
+    assert run(corpus, "--shards", here / "first-store", "--shards", here / "second-store")[0] == 0
+    assert losses() == [pytest.approx(row, rel=1e-6) for row in expected]
+    assert "all 6 utterances are in" in capsys.readouterr().err
+
+
+def test_stores_made_unlike_are_refused_together(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(corpus.config(), here / "half", BuildOptions(device=CPU, dtype="float16", limit=2))
+    assert run(corpus, "--shards", store, "--shards", here / "half")[0] == 2
+    assert "were not made alike (dtype: float32 here, float16 there)" in capsys.readouterr().err
+
+
+def test_imported_embeddings_are_trained_from_only_where_they_are_trusted(
+    corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imported = build_store(corpus, "imported")
+    record = json.loads((imported / "store.json").read_text())
+    record["identity"]["encoder"] = {"name": "ResNetVideoModel", "imported": True, "fingerprint": None}
+    (imported / "store.json").write_text(json.dumps(record))
+    assert run(corpus, "--shards", imported)[0] == 2
+    assert "--trust_imported" in capsys.readouterr().err
+    assert run(corpus, "--shards", imported, "--trust_imported")[0] == 0
+
+
+def test_embeddings_are_augmented_in_training_alone(corpus: Corpus, store: Path, here: Path) -> None:
+    still = ("--set", "optimizer.lr=0.0")
+    run(corpus, "--shards", store, *still)
+    [plain] = losses()
+    run(corpus, "--shards", store, *still, f"{PREFIX}.embedding_augmentation.noise=1.0")
+    [noisy] = losses()
+    assert noisy[0] != pytest.approx(plain[0], rel=1e-5)
+    assert noisy[1] == pytest.approx(plain[1], rel=1e-6)
+
+
+def test_views_of_a_store_are_drawn_from_by_default(corpus: Corpus, here: Path) -> None:
+    views = build_store(corpus, "views", None, "shardwriter.views=2")
+    still = ("--set", "optimizer.lr=0.0", "training.epochs=3", f"{PREFIX}.block_size=1")
+    run(corpus, "--shards", views, *still)
+    drawn = losses()
+    run(corpus, "--shards", views, *still, f"{PREFIX}.views=0")
+    centre = losses()
+    assert [val for _, val in drawn] == pytest.approx([val for _, val in centre], rel=1e-6)
+    assert [train for train, _ in drawn] != pytest.approx([train for train, _ in centre], rel=1e-6)

@@ -1,0 +1,92 @@
+"""train.py on tars that are read as streams."""
+
+from pathlib import Path
+
+import pytest
+from corpus import Corpus
+from recorder import Crash, Stop, recorded, steps
+from runs import last, losses, run, run_recorded
+
+BATCHES = "datamodule.data_config.stream_batches"
+FROZEN = "optimizer.lr=0.0"
+
+
+def words(store: Path) -> tuple[object, ...]:
+    return "--shards", store / "train-{000000..000001}.tar", "--shards", store / "val-000000.tar", "--set"
+
+
+def test_a_stream_is_trained_on_like_its_store(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(corpus, "--shards", store, "--set", FROZEN)
+    [(_, expected)] = losses()
+    capsys.readouterr()
+    code, folder = run(corpus, *words(store), FROZEN, f"{BATCHES}=3", "datamodule.data_config.num_workers=2")
+    assert code == 0
+    assert losses()[0][1] == pytest.approx(expected, rel=1e-6)
+    assert last()["global_step"] == 3
+    assert (folder / "best_model.pth").is_file()
+    said = capsys.readouterr().err
+    assert said.count("A stream does not say which encoder made its embeddings") == 1
+
+
+def test_an_epoch_of_unknown_length_is_one_pass_and_is_recorded(corpus: Corpus, store: Path, here: Path) -> None:
+    """The losses are noted and the scheduler is stepped at the last validation, which must be known to be the last."""
+    assert run(corpus, *words(store), "training.epochs=2")[0] == 0
+    assert last()["global_step"] == 2 * 5  # 10 examples in batches of 2
+    assert len(losses()) == 2
+
+
+def test_the_validation_shards_are_named_after_the_training_shards(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(corpus, "--shards", store / "train-{000000..000000}.tar", "--set", f"{BATCHES}=2")[0] == 0
+    assert "train: 1 shards are streamed, val: 1" in capsys.readouterr().err
+
+
+def test_a_resumed_epoch_starts_over(corpus: Corpus, store: Path, here: Path) -> None:
+    settings = (*words(store), f"{BATCHES}=4", "training.epochs=2", "training.checkpoint_every_n_steps=1")
+    with recorded(here / "first", stop=Stop("train", 6, "Crash")), pytest.raises(Crash):
+        run(corpus, *settings)
+    with recorded(here / "second"):
+        assert run(corpus, *settings, "--resume", "last")[0] == 0
+    assert [(step["epoch"], step["batch"]) for step in steps(here / "second")][-1] == (1, 3)
+    assert last()["global_step"] == 8
+    assert len(losses()) == 2
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [(("--shards", "{store}"), "no store's folder"), (("--build_missing",), "nothing is built")],
+)
+def test_what_a_stream_cannot_do_is_refused(
+    corpus: Corpus,
+    store: Path,
+    here: Path,
+    extra: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    filled = [word.format(store=store) for word in extra]
+    assert run(corpus, "--shards", store / "train-000000.tar", *filled)[0] == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_stream_cannot_be_gone_on_with_after_a_store(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(corpus, "--shards", store)
+    assert run(corpus, *words(store), "training.epochs=2", "--resume", "last")[0] == 2
+    assert "another order" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(240)
+def test_two_ranks_stream_shards_of_their_own(corpus: Corpus, store: Path, here: Path) -> None:
+    run(corpus, "--shards", store, "--set", FROZEN)
+    [(_, expected)] = losses()
+    done = run_recorded(corpus, *words(store), FROZEN, f"{BATCHES}=4", record=here / "record", ranks=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = ({key for step in steps(here / "record", rank) for key in step["keys"]} for rank in range(2))
+    assert not first & second
+    assert first | second == set(corpus.names["train"])
+    assert losses()[0][1] == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,48 @@
+"""SIGTERM ends a run with its own exit code and a checkpoint; what goes on from there is in test_exact_resume.py."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from corpus import Corpus
+from recorder import Stop, recorded, steps
+from runs import RESULTS, last, run
+
+import train
+
+
+@pytest.mark.parametrize("stage", ["train", "validation"])
+def test_sigterm_saves_and_ends_with_its_own_code(
+    corpus: Corpus, store: Path, here: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with recorded(here / "record", Stop(stage, 3, "SIGTERM")):
+        code, folder = run(corpus, "--shards", store, "--set", "training.epochs=3")
+    assert code == 143
+    assert last()["global_step"] == len(steps(here / "record")) == {"train": 3, "validation": 10}[stage]
+    assert last()["validation_is_due"] == (stage == "validation")
+    assert not (folder / "best_model.pth").exists()
+    assert "go on with --resume last" in capsys.readouterr().err
+
+
+def test_sigterm_to_all_processes_of_a_run_saves_too(corpus: Corpus, store: Path, here: Path) -> None:
+    """As Slurm sends it: loader workers get it as well."""
+    command = [sys.executable, train.__file__, "--conf_dir", corpus.config_file, "--shards", store]
+    workers = [
+        "--set",
+        "training.epochs=10000",
+        "training.early_stop.patience=100000",
+        "datamodule.data_config.num_workers=1",
+    ]
+    process = subprocess.Popen([*command, *workers], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "New best score" in line:  # said after the first epoch
+            break
+    os.killpg(process.pid, signal.SIGTERM)
+    message = process.stderr.read()
+    assert process.wait(60) == 143, message[-2000:]
+    assert "--resume last" in message
+    assert (RESULTS / "last.ckpt").exists()
