@@ -47,8 +47,8 @@ def split_shards(words: Sequence[str]) -> dict[str, list[str]]:
         raise ConfigError(f"--shards {' '.join(words)}: names shards for validation alone; name some to train from")
     if named[VAL]:
         return {split: expand_all(own) for split, own in named.items()}
+    training = expand_all(named[TRAIN])  # first, since it tells what is refused
     derived = [validation_word(word) for word in named[TRAIN]]
-    training = expand_all(named[TRAIN])
     try:
         return {TRAIN: training, VAL: expand_all(derived)}
     except StoreError as error:

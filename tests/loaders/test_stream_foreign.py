@@ -105,9 +105,9 @@ def test_nothing_is_ever_unpickled(corpus: Corpus, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("word", ["pipe:touch {ran} #train.tar", "{{a,pipe:touch {ran}}}train.tar", "s3://b/train.tar"])
+@pytest.mark.parametrize("word", ["pipe:touch {ran}", "{{pipe:touch {ran},a}}train.tar", "-", "s3://b/train.tar"])
 def test_no_command_is_run_for_a_word(corpus: Corpus, tmp_path: Path, word: str) -> None:
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="refused"):
         stream(corpus, word.format(ran=tmp_path / "ran"))
     assert not (tmp_path / "ran").exists()
 
