@@ -15,6 +15,7 @@ from loaders.shard_files import ShardFiles
 from shardwriter.catalog import Catalog, SplitCatalog
 from shardwriter.format import NPY_HEADER_BYTES, TAR_SUFFIX, VIEW_MARK, Identity, parse_view_split
 from shardwriter.index import ShardRecord
+from shardwriter.plan import SHARD_COLUMNS
 from shardwriter.quantize import dequantize
 
 READ_COLUMNS = ("key", "frames", "embedding_offset", "embedding_length", "scale_offset", "audio_offset", "error")
@@ -182,10 +183,12 @@ def open_reader(store: Path | str, split: str) -> StoreReader:
     Raises:
         StoreError: The folder is no store, or has no such split.
     """
-    catalog = Catalog.open(Path(store))
+    catalog = Catalog.open(Path(store), SHARD_COLUMNS)
     if split not in catalog.splits:
         raise StoreError(f"{store}: has no split {split!r}; it has {', '.join(catalog.splits) or 'none'}")
-    return StoreReader([catalog], split)
+    reader = StoreReader([catalog], split)
+    pa.default_memory_pool().release_unused()  # Arrow would keep what the plans took, a third of it all
+    return reader
 
 
 def _base_keys(keys: pa.ChunkedArray, split: str) -> pa.Array:

@@ -64,6 +64,8 @@ class SplitCatalog:
     @cached_property
     def newest_rows(self) -> Rows:
         """Row of each key's newest entry, ascending: later plans win, since their shards come later."""
+        if len({record.plan for record in self.shards}) <= 1:  # a plan has every key once
+            return np.arange(len(self.entries))
         return last_of_each(self.entries["key"])
 
     @cached_property
@@ -129,10 +131,10 @@ class Catalog:
     plans: tuple[Plan, ...]
 
     @classmethod
-    def open(cls, store: Path) -> "Catalog":
-        """Open a store. Raises StoreError where it is none or is damaged."""
+    def open(cls, store: Path, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> "Catalog":
+        """Open a store, with all columns of its plans or some. Raises StoreError where it is none or is damaged."""
         record = read_store_record(store)
-        return cls(store, record, tuple(read_plan(store, name) for name in record.plans))
+        return cls(store, record, tuple(read_plan(store, name, columns) for name in record.plans))
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -35,6 +35,9 @@ class Example:
     num_samples: int
 
 
+_HASHED = 1 << 16
+"""Keys that are Python objects at a time."""
+
 Record = TypeVar("Record", Utterance, Example)
 
 UTTERANCE_SCHEMA = pa.schema([("key", pa.string()), ("name", pa.string()), ("mouth", pa.string())])
@@ -123,10 +126,13 @@ class Examples(Records[Example]):
 
 def hash_order(keys: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Rows of some keys in hash order, `(keys,)`."""
-    names = keys.to_pylist()
-    positions = np.fromiter(map(hash_position, names), dtype=np.uint64, count=len(names))
+    positions = np.empty(len(keys), dtype=np.uint64)
+    for start in range(0, len(keys), _HASHED):
+        some = keys.slice(start, _HASHED).to_pylist()
+        positions[start : start + len(some)] = np.fromiter(map(hash_position, some), dtype=np.uint64, count=len(some))
     order = np.argsort(positions, kind="stable")
     if len(positions) and (np.diff(positions[order]) == 0).any():  # then the key itself decides
+        names = keys.to_pylist()
         order = np.array(sorted(range(len(names)), key=lambda row: (positions[row], names[row])))
     return order.astype(np.int64)
 

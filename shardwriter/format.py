@@ -185,7 +185,9 @@ def hash_position(key: str) -> int:
 
     The same for all its views.
     """
-    return int(xxhash.xxh3_64_intdigest(key.partition(VIEW_MARK)[0].encode()))
+    if VIEW_MARK in key:
+        key = split_view_key(key)[0]
+    return int(xxhash.xxh3_64_intdigest(key.encode()))
 
 
 def member_name(key: str, member: str) -> str:

@@ -45,7 +45,7 @@ class Plan:
         base: Names of the plans that counted when this one was made.
         identity: What its embeddings are made with.
         manifest_digests: Per split, the manifest that it was made from.
-        table: Rows of `PLAN_SCHEMA`, shard by shard.
+        table: Rows of `PLAN_SCHEMA`, or of some of its columns, shard by shard.
     """
 
     number: int
@@ -160,16 +160,24 @@ def write_plan(store: Path, plan: Plan) -> None:
         pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
 
 
-def read_plan(store: Path, name: str) -> Plan:
-    """Read a plan of a store."""
+SHARD_COLUMNS = ("split", "shard")
+"""Of a plan: what tells which shards there are, a fifth of the whole."""
+
+
+def read_plan(store: Path, name: str, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> Plan:
+    """Read a plan of a store, or some columns of it in their order in `PLAN_SCHEMA`.
+
+    Raises:
+        StoreError: It is not there, or not a plan of this format.
+    """
     number = plan_number(name)
     try:
-        table = pq.read_table(store / name, page_checksum_verification=True)
+        table = pq.read_table(store / name, columns=list(columns), page_checksum_verification=True)
         facts = json.loads(table.schema.metadata[_METADATA])
         identity = Identity(**facts["identity"])
         found = table.replace_schema_metadata(None)
         found.validate(full=True)
-        if number is None or found.schema != PLAN_SCHEMA:
+        if number is None or found.schema != pa.schema([PLAN_SCHEMA.field(column) for column in columns]):
             raise ValueError(f"columns {found.schema.names}")
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{store / name}: not a plan of this format ({error}); the store is damaged") from error

@@ -38,6 +38,9 @@ class QuickEncoder:
     def fingerprint(self) -> str:
         return f"quick-{self.seed}"
 
+    def to(self, _device: torch.device) -> "QuickEncoder":
+        return self
+
 
 @contextmanager
 def quick_encoder() -> Iterator[None]:

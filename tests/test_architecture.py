@@ -13,6 +13,7 @@ ALLOWED_IN_LOADERS = {
     "shardwriter.columns",
     "shardwriter.catalog",  # what a store holds
     "shardwriter.index",
+    "shardwriter.plan",
     "shardwriter.identity",  # whether it was made with the same encoder
     "shardwriter.quantize",  # int8 embeddings
     "shardwriter.embedded_audio",
