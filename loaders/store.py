@@ -64,7 +64,8 @@ class StoreReader:
         self.dtype = np.dtype(np.float16) if self.quantized else self._stored_dtype
         self._offsets = _numbers(entries["embedding_offset"]) + NPY_HEADER_BYTES
         self._scale_offsets = _numbers(entries["scale_offset"]) + NPY_HEADER_BYTES if self.quantized else None
-        self.audio_offsets = _numbers(entries["audio_offset"]) if self.identity.audio == "embed" else None
+        embedded = self.identity.audio == "embed" and not parse_view_split(split)[1]  # views have none of their own
+        self.audio_offsets = _numbers(entries["audio_offset"]) if embedded else None
         self._refuse_lengths(_numbers(entries["embedding_length"]))
         self._refuse_doubles(held)
 

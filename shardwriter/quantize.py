@@ -19,12 +19,12 @@ class Stored(NamedTuple):
 
 
 def as_stored(embedding: npt.NDArray[Any], dtype: str) -> Stored | None:
-    """Convert a float embedding `(dim, frames)` to a store's dtype; None where that has no finite value for it."""
-    if dtype == "int8":
-        return Stored(*quantize(embedding.astype(np.float32))) if np.isfinite(embedding).all() else None
+    """Convert a float embedding `(dim, frames)` to a store's dtype; None where what is read back is not finite."""
     with np.errstate(over="ignore"):
-        values = embedding.astype(dtype)
-    return Stored(values, None) if np.isfinite(values).all() else None
+        values = embedding.astype("float16" if dtype == "int8" else dtype)  # int8 is read as float16
+    if not np.isfinite(values).all():
+        return None
+    return Stored(*quantize(embedding.astype(np.float32))) if dtype == "int8" else Stored(values, None)
 
 
 def quantize(embedding: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import torch
 import webdataset
+from commands import Outcome
 from corpus import Corpus, make_frames, write_mouth
 from torch import Tensor
 
@@ -24,6 +25,9 @@ from shardwriter.build import BuildOptions, build
 from shardwriter.build_report import BuildReport
 
 CPU = torch.device("cpu")
+
+Run = Callable[..., Outcome]
+"""build-shards of a test's own corpus into its own store, with further flags."""
 
 
 class QuickEncoder:

@@ -19,16 +19,9 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Corpus:
-    return make_corpus(tmp_path / "corpus", {"train": 5, "val": 2})
-
-
-@pytest.fixture
-def store(corpus: Corpus, tmp_path: Path) -> Path:
-    """A complete store of `corpus`: two train shards and one val shard."""
-    path = tmp_path / "store"
-    build_store(corpus, path, splits=("train", "val"))
-    return path
+def store(complete_store: Path) -> Path:
+    """Two train shards and one val shard; every test starts from there."""
+    return complete_store
 
 
 def again(corpus: Corpus, store: Path, *overrides: str, **options: Any) -> BuildReport:

@@ -2,11 +2,10 @@
 
 import errno
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builds import contents, stored
+from builds import Run, contents, samples, stored
 from commands import Outcome, run_main
 from corpus import Corpus, make_corpus
 
@@ -17,29 +16,12 @@ from shardwriter.writer import ShardWriter
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-Run = Callable[..., Outcome]
 OTHER = ["--set", "videonet.videonet_config.seed=1"]
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
     return make_corpus(tmp_path / "corpus", {"train": 4, "val": 2, "test": 2})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def run(corpus: Corpus, store: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """build-shards of the corpus into the store, with further flags."""
-
-    def build_shards(*arguments: object, shards: bool = True) -> Outcome:
-        own = ["--conf_dir", corpus.config_file, "--device", "cpu", *(["--shards", store] if shards else [])]
-        return run_main(main, [*own, *arguments], capsys)
-
-    return build_shards
 
 
 def log_of(outcome: Outcome) -> Path:
@@ -54,6 +36,13 @@ def test_build_exits_0_and_says_what_it_stored(run: Run, store: Path) -> None:
     assert "8 utterances in 4 shards" in outcome.out
     assert f"store: {store}" in outcome.out
     assert {split: len(stored(store, split)) for split in ("train", "val", "test")} == {"train": 4, "val": 2, "test": 2}
+
+
+def test_summary_says_how_much_audio_was_stored_only_where_it_is(run: Run, store: Path) -> None:
+    assert "of it audio" not in run().out
+    outcome = run("--audio", "embed", "--overwrite")
+    audio = sum(sample["audio.npy"].nbytes for split in ("train", "val", "test") for sample in samples(store, split))
+    assert f"({audio / 1e6:.1f} MB of it audio)" in outcome.out
 
 
 def test_running_again_says_that_everything_was_skipped(run: Run, store: Path) -> None:

@@ -1,13 +1,12 @@
 """build-shards --check and --dry_run: they say what a build would do, and change nothing."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from builds import build_store, interrupt_build
+from builds import Run, build_store, interrupt_build
 from commands import Outcome, run_main
 from corpus import SAMPLE_RATE, Corpus, make_corpus
 
@@ -16,29 +15,12 @@ from shardwriter.lock import build_lock
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-Run = Callable[..., Outcome]
 OTHER = ["--set", "videonet.videonet_config.seed=1"]
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
     return make_corpus(tmp_path / "corpus", {"train": 4, "val": 2, "test": 2})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def run(corpus: Corpus, store: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """build-shards of the corpus into the store, with further flags."""
-
-    def build_shards(*arguments: object, shards: bool = True) -> Outcome:
-        own = ["--conf_dir", corpus.config_file, "--device", "cpu", *(["--shards", store] if shards else [])]
-        return run_main(main, [*own, *arguments], capsys)
-
-    return build_shards
 
 
 def everything(folder: Path) -> dict[str, tuple[bytes, int]]:

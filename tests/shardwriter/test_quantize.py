@@ -56,7 +56,15 @@ def test_what_is_not_finite_is_never_stored(dtype: str, bad: float) -> None:
     assert as_stored(embedding, dtype) is None
 
 
-def test_what_float16_cannot_hold_is_not_stored_in_it() -> None:
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_what_is_read_as_float16_must_fit_in_it(dtype: str) -> None:
     embedding = np.full((4, 3), 1e5, dtype=np.float32)
-    assert as_stored(embedding, "float16") is None
-    assert as_stored(embedding, "float32") is not None and as_stored(embedding, "int8") is not None
+    assert as_stored(embedding, dtype) is None
+    assert as_stored(embedding, "float32") is not None
+    assert as_stored(np.full((4, 3), -65504, dtype=np.float32), dtype) is not None
+
+
+def test_largest_of_float16_stays_finite_through_int8() -> None:
+    largest = np.array([[65504, -65504, 3]], dtype=np.float32)
+    found = dequantize(*quantize(largest), out=np.empty((1, 3), dtype=np.float16))
+    np.testing.assert_array_equal(found[:, :2], largest[:, :2])

@@ -13,7 +13,7 @@ from corpus import Corpus, make_corpus
 from shardwriter.build_cli import main
 from shardwriter.build_report import BuildReport
 from shardwriter.catalog import Catalog
-from shardwriter.format import split_view_key
+from shardwriter.format import hash_position, split_view_key, view_key
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -69,6 +69,26 @@ def test_views_lie_in_the_order_of_their_split(store: Path) -> None:
     orders = [[sample["__key__"] for sample in samples(store, split)] for split in ("train", "train_view1")]
     assert orders[1] == [f"{key}@1" for key in orders[0]]
     assert not any(sample["__key__"].endswith("@2") for sample in samples(store, "train_view1"))
+
+
+@pytest.mark.parametrize("key", ["tr_000", "50%25", "a-b_c"])
+def test_hash_order_does_not_see_the_view(key: str) -> None:
+    assert {hash_position(view_key(key, view)) for view in (1, 2, 10)} == {hash_position(key)}
+
+
+def test_recorded_manifest_of_a_view_is_in_the_order_of_its_split(store: Path) -> None:
+    catalog = Catalog.open(store)
+    keys = [utterance.key for utterance in catalog.manifest("train").utterances]
+    assert [utterance.key for utterance in catalog.manifest("train_view2").utterances] == [f"{key}@2" for key in keys]
+
+
+def test_shards_of_views_have_names_and_keys_of_their_own(store: Path) -> None:
+    counted = {"train": 2, "train_view1": 2, "train_view2": 2, "val": 1}
+    expected = {f"{split}-{number:06d}.tar" for split, count in counted.items() for number in range(count)}
+    assert {path.name for path in store.glob("*.tar")} == expected
+    # The shards of a split alone, as `train-*.tar` names them, hold none of its views.
+    keys = [sample["__key__"] for split in counted for sample in samples(store, split)]
+    assert len(keys) == len(set(keys)) == 3 * 5 + 2
 
 
 def test_samples_of_views_tell_of_the_same_mouth_and_audio(store: Path) -> None:

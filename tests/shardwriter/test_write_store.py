@@ -71,9 +71,10 @@ def test_unknown_dtype_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tar"))
 
 
-def test_value_that_another_dtype_cannot_hold_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="'big' is not finite in float16"):
-        write_store(tmp_path, [("big", np.full((DIM, 2), 1e5, np.float32), {})], dtype="float16")
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_value_that_another_dtype_cannot_hold_is_named(tmp_path: Path, dtype: str) -> None:
+    with pytest.raises(StoreError, match=f"'big' is not finite in {dtype}"):
+        write_store(tmp_path, [("big", np.full((DIM, 2), 1e5, np.float32), {})], dtype=dtype)
 
 
 def test_plan_says_which_name_each_key_stands_for(tmp_path: Path) -> None:
