@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-all check format lock clean
+.PHONY: install demo test test-all check format lock bench-peers clean
 
 install: $(INSTALLED)
 
@@ -41,6 +41,16 @@ lock:
 	  build/lock/bin/python -m pip freeze --all | grep -v -E '^(#|-e|pip==|iianet-shards)' \
 	    | sed 's/+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)'; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
+
+# The environment of benchmarks/loading.py: the project, and the peers that it is compared with.
+bench-peers: build/peers-venv/.installed
+
+build/peers-venv/.installed: requirements.lock benchmarks/peers-requirements.txt
+	rm -rf build/peers-venv && $(PYTHON) -m venv build/peers-venv
+	build/peers-venv/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	build/peers-venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r benchmarks/peers-requirements.txt
+	build/peers-venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
 
 clean:
 	rm -rf .venv build demo Experiments *.egg-info .pytest_cache .mypy_cache .ruff_cache

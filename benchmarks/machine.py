@@ -3,7 +3,7 @@
 import os
 import platform
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -12,9 +12,16 @@ import torch
 def machine(device: torch.device, *packages: str) -> str:
     """One line: processor or GPU, cores, versions, date."""
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", *packages))
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "numpy", *packages))
     cores = len(os.sched_getaffinity(0))
     return f"{processor}, {cores} cores; Python {platform.python_version()}, {versions}; {date.today().isoformat()}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

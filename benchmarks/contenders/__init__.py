@@ -1,0 +1,1 @@
+"""What benchmarks/loading.py lets run against each other."""
