@@ -17,7 +17,6 @@ from configs.errors import StoreError
 from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead, Share
 from loaders.store import StoreReader, open_reader
-from shardwriter.columns import hash_order
 
 
 @dataclass(kw_only=True)
@@ -60,7 +59,7 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         store: Folder of the store.
         split: train, val or test.
         batch_size: Utterances per batch and rank; the last batch may be smaller, or none on some ranks.
-        shuffle: Permute each epoch; else hash order.
+        shuffle: Permute each epoch; else the order of the shards.
         seed: Of the permutations.
         epoch: To start with.
         rank: Of this process; by default torch.distributed's, else RANK of the environment, else 0.
@@ -95,8 +94,9 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         if not len(self.reader):
             raise StoreError(f"{store}: split {split!r} holds no utterances yet; run build-shards")
         self.rank = _ambient_rank() if rank is None else rank
-        self._arranged = hash_order(self.reader.keys)  # rows of the reader
-        count = np.arange(len(self._arranged), dtype=np.int64)
+        # Rows as they lie in the shards: hash order, but where write_store was given another, and then a block in hash
+        # order would be scattered over all shards.
+        count = np.arange(len(self.reader), dtype=np.int64)
         self.order = Order(
             utterance_of_example=count,
             eligible=count,
@@ -131,7 +131,7 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         order = self.order.epoch(int(self._epoch))
-        rows = self._arranged[order.example]
+        rows = order.example
         share = Share(number=self.rank * stride + first, of=self.order.world_size * stride)
         with self._read_ahead.follow(self.reader.shard_of[rows], order.window, share) as ahead:
             for batch in range(first, len(self), stride):

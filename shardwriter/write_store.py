@@ -62,7 +62,8 @@ def write_store(
     Args:
         path: Folder of the store; made if it is not there. Another split of the same store may be there already.
         samples: (key, embedding `(dim, frames)` float16 or float32, metadata for the sample's json member) each; keys
-            are escaped where WebDataset demands it.
+            are escaped where WebDataset demands it. What comes together lies together, and is later shuffled
+            together: give them in random order rather than speaker by speaker.
         split: train, val or test.
         identity: What the embeddings were made with, in your own words; must be the same for all splits.
         utterances_per_shard: Samples in each shard but the last.

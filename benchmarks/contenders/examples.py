@@ -90,7 +90,8 @@ class Files(Dataset[Example]):
 def _separation(folder: Path, audio: str, workers: int) -> Iterable[Any]:
     values = {"shards": f"{folder}/store-{audio}", "num_workers": workers}
     overrides = [f"datamodule.data_config.{name}={value}" for name, value in values.items()]
-    logging.getLogger("loaders").setLevel(logging.ERROR)  # validation is the same split, and not loaded
+    for package in ("loaders", "shardwriter"):
+        logging.getLogger(package).setLevel(logging.ERROR)  # validation is the same split, and not loaded
     data = SeparationData(_config(folder / "corpus", *overrides), [Catalog.open(folder / f"store-{audio}")], "")
     return data.train_dataloader()
 
