@@ -1,33 +1,35 @@
 """Batches of stored embeddings that a thread reads ahead, into fresh or into reused memory."""
 
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from loaders.order import Indices
 from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
 
-GROUPS_AHEAD = 2
-"""Groups of batches that are read ahead of the one in use: handing over single batches would cost as much as reading
-them does."""
+STOP = -1
+GROUPS = 2
+"""Groups of batches in memory: one in use, one that is being read. Every further one is colder in the caches."""
 
 
 class PrefetchedEmbeddings:
-    """Reads the batches of a `ShardedEmbeddings` in a thread, at least `prefetch` ahead of their use.
+    """Reads the batches of a `ShardedEmbeddings` in a thread, ahead of their use.
+
+    Worth it where the loop waits for a GPU or another machine: the thread reads meanwhile. A loop that does nothing
+    else is faster over the dataset itself (see benchmarks/): both need the interpreter.
 
     Who owns a batch: by default the caller, for ever; `list(...)` is safe. With `reuse` it is lent: its embedding lies
     in a buffer that is filled again and again, and it holds until the next batch is asked for. Copy what is to be kept
     longer, and wait for a copy to a GPU before asking for the next. Keys and frames are the caller's in both cases.
+    Lent batches allow one iteration at a time.
 
     Args:
         dataset: Whose batches. Each iteration is its present epoch; there are no worker processes.
-        prefetch: Batches that are read ahead, at least; up to three times as many are in memory.
+        prefetch: Batches that are read while as many are in use.
         reuse: Lend batches instead of giving them away.
         pin_memory: Page-locked memory, from where copies to a GPU run beside its work; by default where there is one.
     """
@@ -36,43 +38,58 @@ class PrefetchedEmbeddings:
         self,
         dataset: ShardedEmbeddings,
         *,
-        prefetch: int = 4,
+        prefetch: int = 2,
         reuse: bool = False,
         pin_memory: bool | None = None,
     ) -> None:
         self.dataset = dataset
-        self.group = max(1, prefetch)
+        self.prefetch = max(1, prefetch)
         self.reuse = reuse
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        self._ring: list[Tensor] = []
+        self._buffers: list[list[Tensor]] = []
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
-        if self.reuse and not self._ring:  # kept from epoch to epoch: page-locking takes long
-            longest = int(self.dataset.reader.frames.max())
-            count = self.group * (GROUPS_AHEAD + 1)
-            self._ring = [self._memory(self.dataset.order.batch_size, longest) for _ in range(count)]
-        waiting: deque[Future[list[EmbeddingBatch]]] = deque()
-        numbered = enumerate(self.dataset.rows())
+        if self.reuse and not self._buffers:  # kept from epoch to epoch: page-locking takes long
+            self._buffers = [[self._memory() for _ in range(self.prefetch)] for _ in range(GROUPS)]
+        free: SimpleQueue[int] = SimpleQueue()
+        filled: SimpleQueue[list[EmbeddingBatch]] = SimpleQueue()
         with ThreadPoolExecutor(1, thread_name_prefix="prefetch-embeddings") as pool:
-            while group := list(islice(numbered, self.group)):
-                waiting.append(pool.submit(self._read, group))
-                if len(waiting) > GROUPS_AHEAD:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+            reading = pool.submit(self._read, free, filled)
+            reading.add_done_callback(lambda _: filled.put([]))  # the end, or an error
+            try:
+                for number in range(GROUPS):
+                    free.put(number)
+                number = 0
+                while group := filled.get():
+                    yield from group
+                    free.put(number)
+                    number = (number + 1) % GROUPS
+            finally:
+                free.put(STOP)  # also where the caller leaves early
+            reading.result()
 
-    def _read(self, group: Sequence[tuple[int, Indices]]) -> list[EmbeddingBatch]:
-        return [self.dataset.batch(rows, self._memory_for(number, rows)) for number, rows in group]
+    def _read(self, free: SimpleQueue[int], filled: SimpleQueue[list[EmbeddingBatch]]) -> None:
+        """Fill groups of buffers as they become free, until there are no more batches."""
+        rows = self.dataset.rows()
+        while (number := free.get()) != STOP:
+            pairs = zip(self._group(number), rows, strict=False)  # buffers first: no rows are taken in vain
+            group = [self.dataset.batch(chosen, memory) for memory, chosen in pairs]
+            if not group:
+                return
+            filled.put(group)
 
-    def _memory_for(self, number: int, rows: Indices) -> Tensor:
+    def _group(self, number: int) -> Sequence[Tensor | None]:
+        """Where to read a group of batches to; None is fresh memory."""
         if self.reuse:
-            return self._ring[number % len(self._ring)]
-        return self._memory(len(rows), int(self.dataset.reader.frames[rows].max()))
+            return self._buffers[number]
+        return [self._memory() if self.pin_memory else None for _ in range(self.prefetch)]
 
-    def _memory(self, rows: int, frames: int) -> Tensor:
-        size = math.prod((rows, self.dataset.reader.identity.dim, frames))
+    def _memory(self) -> Tensor:
+        """Room for any batch."""
+        longest = int(self.dataset.reader.frames.max())
+        size = math.prod((self.dataset.order.batch_size, self.dataset.reader.identity.dim, longest))
         dtype = torch.from_numpy(np.empty(0, dtype=self.dataset.reader.dtype)).dtype
         return torch.empty(size, dtype=dtype, pin_memory=self.pin_memory)
