@@ -26,10 +26,11 @@ from iianet.encoder_source import EncoderSource
 from iianet.mouth import FPS, FRAME_SIZE, center_crop
 from iianet.video_encoder import VideoEncoder
 from shardwriter.format import Identity
-from shardwriter.generation import Generations, Work
+from shardwriter.generation import Generations
 from shardwriter.identity import identity_of
 from shardwriter.manifest import load_manifests
 from shardwriter.tasks import Encoding, run_tasks
+from shardwriter.work import Work
 
 FRAMES = 50
 

@@ -10,7 +10,7 @@ def limited(num_batches: int, limit: float | None, key: str) -> int:
     Raises:
         ConfigError: None is left.
     """
-    if limit is None or num_batches == 0:  # an empty epoch is an error of its own
+    if limit is None:
         return num_batches
     left = min(num_batches, limit) if isinstance(limit, int) else int(num_batches * limit)
     if left == 0:
@@ -25,7 +25,7 @@ def refuse_unfit_interval(training: TrainingSection, num_batches: int) -> None:
     """Raise ConfigError where validation does not fit into an epoch of `num_batches`, or would come between two batches
     of one optimizer step: a checkpoint saved there cannot be gone on from exactly, since it holds no gradients."""
     interval, accumulated = training.val_check_interval, training.accumulate_grad_batches
-    if interval is None or num_batches == 0:
+    if interval is None:
         return
     batches = interval if isinstance(interval, int) else max(1, int(num_batches * interval))
     if batches > num_batches:

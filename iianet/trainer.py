@@ -23,7 +23,8 @@ from iianet.resume import LAST_CHECKPOINT
 
 def quieten_lightning() -> None:
     """Leave out what is no news: advertisements, and warnings of what is meant to be so."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
     for message in (
         ".*IterableDataset. has .__len__. defined.*",  # it is exact for any number of workers
         ".*exists and is not empty.*",  # conf.yml lies there

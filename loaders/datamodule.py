@@ -117,11 +117,6 @@ class SeparationData(pl.LightningDataModule):
 
     def _loader(self, split: str) -> BatchLoader:
         order = self.order(split)
-        if order.num_batches == 0:
-            raise ManifestError(
-                f"{split}: {len(order.eligible)} examples do not fill one batch of {order.batch_size} on each of "
-                f"{order.world_size} ranks; lower datamodule.data_config.batch_size"
-            )
         workers = _existing_cores(self.options.num_workers)
         return BatchLoader(
             ExampleDataset(self._assembler(split, order), self._rank, self._ranks_here, self._read_ahead(split)),
@@ -132,9 +127,9 @@ class SeparationData(pl.LightningDataModule):
         )
 
     def order(self, split: str) -> Order:
-        """Which example when: training is permuted, the rest is not."""
+        """Which example when: training is permuted, the rest is not. Raises ManifestError where there is no batch."""
         opened, training = self.splits[split], split == "train"
-        return Order(
+        order = Order(
             utterance_of_example=opened.manifest.utterance_of_example(),
             eligible=opened.eligible,
             seed=self.config.training.seed,
@@ -149,6 +144,12 @@ class SeparationData(pl.LightningDataModule):
             views=opened.views,
             spare_frames=opened.spare_frames if training and self.options.segment_start == "random" else None,
         )
+        if order.num_batches == 0:
+            raise ManifestError(
+                f"{split}: {len(order.eligible)} examples do not fill one batch of {order.batch_size} on each of "
+                f"{order.world_size} ranks; lower datamodule.data_config.batch_size"
+            )
+        return order
 
     def _assembler(self, split: str, order: Order) -> Assembler:
         opened = self.splits[split]

@@ -6,8 +6,10 @@ import torch
 
 from configs.errors import StoreError
 from iianet.encoder_source import EncoderSource
+from iianet.mouth import FPS
+from iianet.video_encoder import EMBEDDING_DIM
 from shardwriter.catalog import Catalog
-from shardwriter.identity import identity_of, is_imported, refuse_other_identity
+from shardwriter.identity import identity_of, is_imported, refuse_other_identity, unknown_origin
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +33,25 @@ def refuse_other_encoder(catalog: Catalog, source: EncoderSource, trust_imported
 
 def _refuse_untrusted(catalog: Catalog, source: EncoderSource, trusted: bool) -> None:
     ours = f"weights {source.pretrain.name}" if source.pretrain else f"random weights of seed {source.seed}"
+    recorded = catalog.record.identity
+    if (recorded.dim, recorded.fps) != (EMBEDDING_DIM, FPS):
+        raise StoreError(
+            f"{catalog.store}: its embeddings have {recorded.dim} rows at {recorded.fps:g} fps; IIANet's have "
+            f"{EMBEDDING_DIM} at {FPS}. Other models read them through loaders.ShardedEmbeddings; for IIANet build "
+            "another store with build-shards"
+        )
     if not trusted:
         raise StoreError(
-            f"{catalog.store}: holds embeddings that were imported from an earlier tool's files, which do not say what "
-            f"encoder made them; the config's has {ours}. See whether they agree with inspect-shards {catalog.store} "
-            "--against CONFIG --recheck 20; then give --trust_imported (datamodule.data_config.trust_imported), or "
-            "build another store without --import_embeddings."
+            f"{catalog.store}: nothing tells the encoder that made its embeddings ({unknown_origin(recorded)}); the "
+            f"config's has {ours}. See whether they agree with inspect-shards {catalog.store} --against CONFIG "
+            "--recheck 20; then give --trust_imported (datamodule.data_config.trust_imported), or build another store "
+            "with build-shards."
         )
     logger.warning(
-        "%s: holds imported embeddings of an unknown encoder, and --trust_imported takes them as made with the "
+        "%s: holds embeddings of an unknown encoder (%s), and --trust_imported takes them as made with the "
         "config's %s. Utterances that it lacks are encoded with those while training (on_missing: encode): if the "
         "store was made with others, the run mixes two encoders. --on_missing skip or error rules that out.",
         catalog.store,
+        unknown_origin(recorded),
         ours,
     )

@@ -6,6 +6,7 @@ one of them, whole.
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -97,10 +98,13 @@ class StreamedEmbeddings(IterableDataset[EmbeddingBatch]):
 
 
 def expand_all(urls: str | Sequence[str]) -> list[str]:
-    """The tars of one pattern or of several. Raises StoreError where one cannot be, or there is none."""
+    """The tars of one pattern or of several. Raises StoreError where one cannot be or is named twice, or none is."""
     expanded = [url for given in ([urls] if isinstance(urls, str) else urls) for url in expand(given)]
     if not expanded:
         raise StoreError("there are no shards to stream; expected at least one path or URL")
+    for url, count in Counter(expanded).items():
+        if count > 1:
+            raise StoreError(f"{url}: is named {count} times; its samples would count as often. Name each shard once")
     return expanded
 
 

@@ -79,7 +79,9 @@ def read_embedding(sample: RawSample) -> npt.NDArray[Any]:
             f"int8. {CURE}"
         )
     if found.dtype == np.int8:
-        return dequantize(found, _scale(sample, where, len(found)), out=np.empty(found.shape, np.float16))
+        found = dequantize(found, _scale(sample, where, len(found)), out=np.empty(found.shape, np.float16))
+    if not np.isfinite(found).all():
+        raise StoreError(f"{where}: {member} has values that are not finite; they would spoil the weights. {CURE}")
     return found.astype(found.dtype.newbyteorder("="), copy=False)
 
 

@@ -11,7 +11,6 @@ import xxhash
 from tqdm import tqdm
 
 from configs.errors import StoreError
-from iianet.mouth import FPS
 from shardwriter.catalog import write_store_record
 from shardwriter.contents import entries_of
 from shardwriter.format import (
@@ -42,6 +41,7 @@ from shardwriter.located import Located, LocatedTar
 from shardwriter.plan import Plan, write_plan
 from shardwriter.recorded import (
     Recorded,
+    fps_of,
     parse_metadata,
     plan_row,
     source_file,
@@ -137,8 +137,7 @@ def _identity(tars: Sequence[LocatedTar], layout: Layout, recorded: Recorded) ->
 
 def _fps(sample: Located) -> float:
     with sample.tar.open("rb") as stream:
-        fps = _metadata(stream, sample).get("fps", FPS) if METADATA_MEMBER in sample.places else FPS
-    return fps if type(fps) in (int, float) else FPS
+        return fps_of(_metadata(stream, sample) if METADATA_MEMBER in sample.places else {})
 
 
 def _adopt_all(tars: Sequence[LocatedTar], identity: Identity, plan: str) -> list[_Adopted]:

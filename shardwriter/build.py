@@ -16,7 +16,7 @@ from shardwriter.build_report import Bar, BuildReport
 from shardwriter.catalog import is_store, read_store_record, splits_of, write_store_record
 from shardwriter.completion import finish, holds_anything, unfinished_tasks
 from shardwriter.format import Identity, StoreRecord, parse_view_split, split_view_key
-from shardwriter.generation import Generations, Work
+from shardwriter.generation import Generations
 from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
 from shardwriter.import_embeddings import refuse_views
 from shardwriter.lock import build_lock
@@ -25,6 +25,7 @@ from shardwriter.plan import Plan, ShardTask
 from shardwriter.survey import all_work, find_all_work, planned_manifests
 from shardwriter.tasks import Encoding, run_tasks
 from shardwriter.views import count_views, with_views
+from shardwriter.work import Work
 
 __all__ = ["Build", "BuildOptions", "begin", "build", "prepare"]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from shardwriter.generation import Work
+from shardwriter.work import Work
 
 logger = logging.getLogger(__name__)
 

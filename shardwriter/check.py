@@ -24,11 +24,11 @@ from shardwriter.build_options import BuildOptions
 from shardwriter.catalog import is_store, read_store_record
 from shardwriter.estimate import count_embeddings, count_frames, stored_bytes
 from shardwriter.format import parse_view_split
-from shardwriter.generation import Work
 from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
 from shardwriter.import_embeddings import ImportReader, refuse_views
 from shardwriter.manifest import Manifest
 from shardwriter.survey import survey
+from shardwriter.work import Work
 
 SAMPLED = 8
 """Files of each kind and split that are opened."""

@@ -9,9 +9,9 @@ from tabulate import tabulate
 from configs.schema import Config
 from shardwriter.contents import Contents
 from shardwriter.format import SPLITS, split_position
-from shardwriter.generation import stale_utterances
 from shardwriter.manifest import Manifest, has_manifest, load_manifests, manifest_folders
 from shardwriter.views import count_views, with_views
+from shardwriter.work import stale_utterances
 
 SHOWN_KEYS = 20
 

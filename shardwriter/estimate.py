@@ -9,8 +9,8 @@ from iianet.video_encoder import EMBEDDING_DIM
 from shardwriter.build_options import Storage
 from shardwriter.embedded_audio import stored_dtype
 from shardwriter.format import parse_view_split
-from shardwriter.generation import Work
 from shardwriter.manifest import Manifest
+from shardwriter.work import Work
 
 SAMPLE_BYTES = 4096
 """Of a sample beside its data, about: headers, padding to tar blocks, its json member, its rows of plan and index."""

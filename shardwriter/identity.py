@@ -30,8 +30,20 @@ def imported_identity(dtype: str, audio: str = "path") -> Identity:
 
 
 def is_imported(identity: Identity) -> bool:
-    """Whether a store's embeddings came from an earlier tool."""
+    """Whether a store's embeddings came from an earlier tool, or from others' tars: nothing tells their encoder."""
     return identity.encoder.get("imported") is True
+
+
+def is_reindexed(identity: Identity) -> bool:
+    """Whether a store was made of tars of others."""
+    return identity.encoder.get("reindexed") is True
+
+
+def unknown_origin(identity: Identity) -> str:
+    """Where embeddings came from whose encoder nothing tells, in words."""
+    if is_reindexed(identity):
+        return "tars of others, indexed by --reindex"
+    return "an earlier tool's files, packed by --import_embeddings"
 
 
 def refuse_other_identity(store: Path, recorded: Identity, asked: Identity) -> None:

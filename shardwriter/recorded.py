@@ -2,16 +2,18 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.errors import StoreError
+from iianet.mouth import FPS
 from shardwriter.catalog import is_store, read_store_record
 from shardwriter.embedding_npz import embedding_path
 from shardwriter.format import Identity, escape_key, plan_number, split_view_key, unescape_key
-from shardwriter.identity import is_imported
+from shardwriter.identity import is_imported, is_reindexed
 from shardwriter.plan import read_plan
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,12 @@ def with_layout(identity: Identity | None, *, dtype: str, dim: int, fps: float, 
     """The identity of embeddings that lie as told, and were made as `identity` says, if it is known."""
     known = identity or Identity(encoder=UNKNOWN_ENCODER, dtype=dtype, dim=dim, fps=fps)
     return replace(known, dtype=dtype, dim=dim, fps=fps, audio=audio)
+
+
+def fps_of(metadata: Mapping[str, Any]) -> float:
+    """Frames per second as a sample's json tells them, IIANet's where it does not."""
+    fps = metadata.get("fps", FPS)
+    return fps if type(fps) in (int, float) and 0 < fps < math.inf else FPS
 
 
 def parse_metadata(content: bytes) -> dict[str, Any]:
@@ -116,4 +124,4 @@ def source_file(metadata: Mapping[str, Any], identity: Identity) -> str | None:
     mouth = metadata.get("mouth")
     if not isinstance(mouth, str) or not mouth:
         return None
-    return embedding_path(mouth) if is_imported(identity) and "reindexed" not in identity.encoder else mouth
+    return embedding_path(mouth) if is_imported(identity) and not is_reindexed(identity) else mouth

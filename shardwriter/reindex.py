@@ -5,11 +5,10 @@ from pathlib import Path
 
 from configs.errors import ConfigError, StoreError
 from shardwriter.adopt import Misfit, adopt
-from shardwriter.card import write_card
-from shardwriter.catalog import Catalog, complete_shards, is_store
+from shardwriter.catalog import Catalog, is_store
+from shardwriter.completion import finish
 from shardwriter.contents import Contents
 from shardwriter.format import STORE_FILE, TAR_SUFFIX, TEMPORARY_PREFIX
-from shardwriter.index import merge_indexes
 from shardwriter.located import locate
 from shardwriter.lock import build_lock
 from shardwriter.recorded import read_recorded
@@ -88,13 +87,8 @@ def _is_whole(store: Path, tars: list[Path]) -> bool:
 
 
 def _finish(store: Path) -> None:
-    """Merge the indexes, and write the card."""
+    """Merge the indexes, write the card, and say what there is."""
     catalog = Catalog.open(store)
-    counts = {}
-    for split in catalog.splits:
-        held = complete_shards(store, catalog.plans, split)
-        merge_indexes(store, split, [held.entries], held.shards)
-        counts[split] = len(held.stored_rows)
-    write_card(store, counts)
-    named = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    finish(store, catalog.plans, {})
+    named = ", ".join(f"{split} {len(catalog.split(split).newest):,}" for split in catalog.splits)
     logger.info("%s: is a store now, with these utterances: %s", store, named)

@@ -41,6 +41,7 @@ from shardwriter.quantize import Stored, as_stored, dequantize
 from shardwriter.recorded import (
     Recorded,
     audio_entries,
+    fps_of,
     parse_metadata,
     plan_row,
     source_file,
@@ -147,10 +148,9 @@ def _first_fps(chosen: Chosen) -> float:
     for samples in chosen.values():
         for sample in samples.values():
             try:
-                fps = _metadata(sample).get("fps", FPS)
+                return fps_of(_metadata(sample))
             except ValueError:
                 continue
-            return float(fps) if isinstance(fps, int | float) and fps > 0 else FPS
     return FPS
 
 

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from tabulate import tabulate
 
 from shardwriter.contents import Contents
-from shardwriter.format import INDEX_SUFFIX, parse_view_split, split_view_key
-from shardwriter.identity import is_imported
+from shardwriter.format import INDEX_SUFFIX, Identity, parse_view_split, split_view_key
+from shardwriter.identity import is_imported, is_reindexed, unknown_origin
 
 SHOWN_FAILURES = 10
 AUDIO_WORDS = {
@@ -97,7 +97,7 @@ def identity_lines(contents: Contents) -> list[str]:
     identity, record = contents.identity, contents.catalog.record
     lines = {
         "store": str(contents.store),
-        "encoder": _encoder(identity.encoder),
+        "encoder": _encoder(identity),
         "fingerprint": identity.encoder.get("fingerprint") or "unknown",
         "precision": _settings(identity.precision),
         "preprocessing": _settings(identity.preprocessing),
@@ -157,8 +157,9 @@ def progress_lines(contents: Contents, summaries: Mapping[str, SplitSummary]) ->
 
 def build_command(contents: Contents, config: str = "CONFIG", flags: Sequence[str] = ()) -> str:
     """How to call build-shards on this store."""
-    imported = ["--import_embeddings"] if is_imported(contents.identity) else []
-    return shlex.join(["build-shards", "--conf_dir", config, *flags, "--shards", str(contents.store), *imported])
+    imported = is_imported(contents.identity) and not is_reindexed(contents.identity)
+    words = ["build-shards", "--conf_dir", config, *flags, "--shards", str(contents.store)]
+    return shlex.join([*words, "--import_embeddings"] if imported else words)
 
 
 def readable_bytes(count: float) -> str:
@@ -175,12 +176,13 @@ def _hours(hours: float) -> str:
     return f"{hours:,.{decimals}f}"
 
 
-def _encoder(encoder: Mapping[str, Any]) -> str:
+def _encoder(identity: Identity) -> str:
     """Its name and where its weights come from; random ones are good for trials only, so they are shouted."""
-    told = {name: value for name, value in encoder.items() if name != "fingerprint"}
+    told = {name: value for name, value in identity.encoder.items() if name != "fingerprint"}
     words = [str(told.pop("name"))] if "name" in told else []
-    if told.pop("imported", False):
-        words.append("imported from an earlier tool's files, which do not name the weights")
+    if is_imported(identity):
+        words.append(f"whose weights nothing names: from {unknown_origin(identity)}")
+        told = {name: value for name, value in told.items() if name not in ("imported", "reindexed")}
     if "pretrain" in told:
         file, seed, digest = (told.pop(name, None) for name in ("pretrain", "seed", "pretrain_digest"))
         words.append(

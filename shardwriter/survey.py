@@ -6,10 +6,11 @@ from pathlib import Path
 from configs.schema import Config
 from shardwriter.build_options import BuildOptions
 from shardwriter.catalog import complete_shards, is_store, read_store_record, splits_of
-from shardwriter.generation import Generations, Work, find_work
+from shardwriter.generation import Generations
 from shardwriter.manifest import Manifest, load_manifests
 from shardwriter.plan import Plan
 from shardwriter.views import count_views, with_views
+from shardwriter.work import Work, find_work
 
 
 def survey(config: Config, store: Path, options: BuildOptions) -> dict[str, Work]:

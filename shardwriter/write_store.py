@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from configs.errors import StoreError
-from shardwriter.card import write_card
-from shardwriter.catalog import Catalog, complete_shards, is_store, read_store_record, write_store_record
+from shardwriter.catalog import Catalog, is_store, read_store_record, write_store_record
+from shardwriter.completion import finish
 from shardwriter.format import (
     PLAN_SCHEMA,
     SPLITS,
@@ -25,7 +25,6 @@ from shardwriter.format import (
     shard_number,
 )
 from shardwriter.generation import Generations
-from shardwriter.index import merge_indexes
 from shardwriter.lock import build_lock
 from shardwriter.plan import Plan, write_plan
 from shardwriter.quantize import Stored, as_stored
@@ -104,7 +103,7 @@ def write_store(
         )
         write_plan(store, plan)
         write_store_record(store, StoreRecord(identity=made, data_root=None, plans=(*plans, plan.name)))
-        _finish(store)
+        finish(store, Catalog.open(store).plans, {})
     return len(rows)
 
 
@@ -185,13 +184,3 @@ def _write_shards(
                 rows.append({"split": split, "shard": shard, "key": key, "utterance": name, "mouth": "", "audio": []})
         number += 1
     return rows
-
-
-def _finish(store: Path) -> None:
-    catalog = Catalog.open(store)
-    counts = {}
-    for split in catalog.splits:
-        held = complete_shards(store, catalog.plans, split)
-        merge_indexes(store, split, [held.entries], held.shards)
-        counts[split] = len(held.newest)
-    write_card(store, counts)

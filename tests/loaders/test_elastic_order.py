@@ -124,7 +124,7 @@ def test_an_empty_split_is_a_clear_error(tmp_path: Path) -> None:
 def test_too_few_examples_for_one_step_is_a_clear_error(corpus: Corpus, stores: dict[str, Path | None]) -> None:
     source = of_rank(corpus, stores["full"], 0, 1, 0, "datamodule.data_config.batch_size=1000")
     with pytest.raises(ManifestError, match="46 examples do not fill one batch of 1000"):
-        source.train_dataloader()
+        source.order("train")
 
 
 def test_random_segments_are_aligned_and_do_not_depend_on_the_ranks(

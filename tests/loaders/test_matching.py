@@ -12,12 +12,13 @@ from loaders.matching import refuse_other_encoder
 from shardwriter import write_store
 from shardwriter.catalog import Catalog
 from shardwriter.identity import imported_identity
+from shardwriter.recorded import UNKNOWN_ENCODER
 
 RANDOM = EncoderSource(pretrain=None, seed=0)
 
 
-def store_of(folder: Path, encoder: dict[str, object]) -> Catalog:
-    embedding = np.zeros((512, 2), dtype=np.float16)
+def store_of(folder: Path, encoder: dict[str, object], dim: int = 512) -> Catalog:
+    embedding = np.zeros((dim, 2), dtype=np.float16)
     write_store(folder, [("ann", embedding, {})], identity=encoder)
     return Catalog.open(folder)
 
@@ -28,7 +29,7 @@ def imported(tmp_path: Path) -> Catalog:
 
 
 def test_imported_embeddings_are_refused_until_they_are_trusted(imported: Catalog) -> None:
-    with pytest.raises(StoreError, match=r"do not say what encoder made them.*random weights of seed 0") as refused:
+    with pytest.raises(StoreError, match=r"nothing tells the encoder .*earlier.*random weights of seed 0") as refused:
         refuse_other_encoder(imported, RANDOM)
     assert "--trust_imported (datamodule.data_config.trust_imported)" in str(refused.value)
     assert f"inspect-shards {imported.store} --against CONFIG --recheck" in str(refused.value)
@@ -42,6 +43,18 @@ def test_trust_is_taken_with_one_warning_that_the_fallback_may_mix_encoders(
     [record] = caplog.records
     assert record.levelname == "WARNING"
     assert "the run mixes two encoders" in record.getMessage()
+
+
+def test_tars_of_others_are_named_as_such(tmp_path: Path) -> None:
+    catalog = store_of(tmp_path, dict(UNKNOWN_ENCODER))
+    with pytest.raises(StoreError, match="tars of others, indexed by --reindex"):
+        refuse_other_encoder(catalog, RANDOM)
+
+
+def test_embeddings_of_another_shape_cannot_be_trusted(tmp_path: Path) -> None:
+    catalog = store_of(tmp_path, dict(UNKNOWN_ENCODER), dim=8)
+    with pytest.raises(StoreError, match="have 8 rows at 25 fps; IIANet's have 512 at 25"):
+        refuse_other_encoder(catalog, RANDOM, trust_imported=True)
 
 
 def test_trust_covers_imported_embeddings_alone(tmp_path: Path) -> None:

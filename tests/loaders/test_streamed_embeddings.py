@@ -115,6 +115,12 @@ def test_a_missing_shard_stops_the_run(store: Path) -> None:
         StreamedEmbeddings(f"{store}/train-00000{{0,9}}.tar", 4)
 
 
+def test_a_shard_named_twice_is_refused(store: Path) -> None:
+    first = f"{store}/train-000000.tar"
+    with pytest.raises(StoreError, match="is named 2 times"):
+        StreamedEmbeddings([first, f"{store}/train-{{000000..000001}}.tar"])
+
+
 def test_fewer_shards_than_ranks_are_refused(store: Path) -> None:
     with pytest.raises(StoreError, match="5 shards and 6 ranks"):
         StreamedEmbeddings(pattern(store), 3, rank=0, world_size=6)
@@ -158,6 +164,7 @@ def test_commands_are_refused(given: str, tmp_path: Path) -> None:
         ({"a.npy": npy(np.zeros((6, 3), np.int8))}, "expected a scale.npy"),
         ({"a.npy": npy(embedding(0)), "b.npy": npy(embedding(0, dtype="float32"))}, "of one dtype"),
         ({"a.npy": npy(embedding(0))[:-2]}, "an npy of"),
+        ({"a.npy": npy(np.full((6, 3), np.nan, np.float16))}, "not finite"),
     ],
 )
 def test_what_is_no_embedding_is_an_error_that_names_it(members: dict[str, bytes], reason: str, tmp_path: Path) -> None:

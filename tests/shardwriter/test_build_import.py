@@ -135,7 +135,7 @@ def test_inspect_says_where_it_came_from_and_how_to_go_on(
     file_of(corpus, "cv_000").unlink()
     build_store(corpus, store, splits=("val",), import_embeddings=True)
     out = run_main(inspect_cli.main, [store, "--against", corpus.config_file], capsys).out
-    assert "imported from an earlier tool's files, which do not name the weights" in out
+    assert "whose weights nothing names: from an earlier tool's files, packed by --import_embeddings" in out
     assert "\n  val mouths/cv_000_embedding.npz: cannot be read (No such file or directory)\n" in out
     assert f"--shards {store} --import_embeddings\n" in out
 

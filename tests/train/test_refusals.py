@@ -20,6 +20,7 @@ from iianet.encoder_source import EncoderSource
         (["--set", "videonet.videonet_config.pretrain=no.pth"], "no such weights file"),
         (["--set", "datamodule.data_config.n_src=2"], "n_src"),
         (["--set", "training.epoch=2"], "epochs"),
+        (["--set", "datamodule.data_config.batch_size=1000"], "do not fill one batch of 1000"),
         (["--data_root", "nowhere"], "--data_root"),
     ],
 )
