@@ -75,8 +75,8 @@ class DataConfig(Section):
     """Light augmentation of embeddings while training."""
     block_size: Count = 1000
     """Utterances read together: one shard's worth."""
-    window_blocks: Count = 4
-    """Blocks whose examples are shuffled together."""
+    window_blocks: Count = 16
+    """Blocks whose examples are shuffled together; a batch comes from most of them."""
     order_lanes: Count = 1
     """Parts of the training set that are shuffled apart, so that each node reads its own: a multiple of the nodes."""
     stream_batches: Count | None = None

@@ -87,7 +87,7 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         world_size: int | None = None,
         drop_last: bool = False,
         block_size: int = 1000,
-        window_blocks: int = 4,
+        window_blocks: int = 16,
         read_ahead_windows: int = 1,
     ) -> None:
         self.reader: StoreReader = open_reader(store, split)
