@@ -1,6 +1,9 @@
 # Everything runs from .venv, which is made from requirements.lock on first use. PYTHON chooses the interpreter (>= 3.11).
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests run in a process for each core, up to so many; those of one file in one process, for they share what they build.
+TEST_PROCESSES ?= 8
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses $(TEST_PROCESSES) --dist loadfile
 INSTALLED := .venv/.installed
 
 .PHONY: install demo test test-all check format lock bench-peers clean
@@ -18,10 +21,10 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
