@@ -35,6 +35,7 @@ from loaders.stream_data import StreamData
 from loaders.stream_words import stream_words
 from shardwriter.build import BuildOptions, begin
 from shardwriter.catalog import Catalog, is_store
+from shardwriter.plan import SHARD_COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ def _open_stores(config: Config, source: EncoderSource) -> list[Catalog]:
         )
     if data.build_missing:
         _begin_store(config)
-    catalogs = [Catalog.open(Path(store)) for store in _stores(config)]
+    catalogs = [Catalog.open(Path(store), SHARD_COLUMNS) for store in _stores(config)]
     for catalog in catalogs:
         refuse_other_encoder(catalog, source, data.trust_imported)
     return catalogs

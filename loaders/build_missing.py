@@ -10,6 +10,7 @@ from configs.schema import Config
 from loaders.datamodule import SeparationData
 from shardwriter.build import BuildOptions, prepare
 from shardwriter.catalog import Catalog
+from shardwriter.plan import SHARD_COLUMNS
 from shardwriter.shared_build import build_together
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class BuildMissing(pl.Callback):
             encoded, failed = sum(build.report.encoded.values()), sum(map(len, build.report.failed.values()))
             others = f" on this rank, of {trainer.world_size}" if trainer.world_size > 1 else ""
             logger.info("%s: built %d utterances%s; %d cannot be stored", self.store, encoded, others, failed)
-        self.data.reopen([Catalog.open(self.store)])
+        self.data.reopen([Catalog.open(self.store, SHARD_COLUMNS)])
 
 
 class _Ranks:

@@ -159,7 +159,8 @@ class Catalog:
         root = data_root or (Path(self.record.data_root) if self.record.data_root else None)
         if root is None:
             raise StoreError(f"{self.store}: records no data_root, so its audio cannot be found; give --data_root")
-        tables = [plan.table.filter(pc.equal(plan.table["split"], split)) for plan in self.plans]
+        plans = [read_plan(self.store, plan.name) for plan in self.plans]  # with the columns that opening left out
+        tables = [plan.table.filter(pc.equal(plan.table["split"], split)) for plan in plans]
         planned = pa.concat_tables(tables).combine_chunks() if tables else PLAN_SCHEMA.empty_table()
         if complete:
             shards = pa.array([record.shard for record in self.split(split, ["key"]).shards], type=pa.string())
