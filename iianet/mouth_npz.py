@@ -1,6 +1,7 @@
 """Read one mouth npz of the corpus, and say precisely what is wrong with those that cannot be used."""
 
 import io
+import lzma
 import tokenize
 import zipfile
 import zlib
@@ -21,8 +22,11 @@ DAMAGE = (
     EOFError,
     MemoryError,  # a header that asks for more than there is
     NotImplementedError,
+    OverflowError,  # a shape beyond all numbers
     RuntimeError,  # an encrypted zip
+    TypeError,
     ValueError,
+    lzma.LZMAError,
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
@@ -57,8 +61,8 @@ def read_mouth_npz(path: Path) -> MouthNpz:
     try:
         stat = path.stat()
         content = path.read_bytes()
-    except OSError as error:
-        raise MouthError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        raise MouthError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
     return MouthNpz(
         frames=_decode(path, content),
         size=stat.st_size,

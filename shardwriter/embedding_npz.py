@@ -52,8 +52,8 @@ def read_embedding_npz(path: Path) -> EmbeddingNpz:
     try:
         stat = path.stat()
         content = path.read_bytes()
-    except OSError as error:
-        raise MouthError(f"{path}: cannot be read ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        raise MouthError(f"{path}: cannot be read ({getattr(error, 'strerror', error)})") from error
     return EmbeddingNpz(
         embedding=_decode(path, content),
         size=stat.st_size,

@@ -82,7 +82,7 @@ def source_state(path: Path, mouth: str) -> Source:
     """Size and time of an npz without reading it; unknown where it is missing."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a NUL in the path is a ValueError
         return Source(mouth=mouth)
     return Source(mouth=mouth, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 

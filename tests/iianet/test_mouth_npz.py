@@ -49,6 +49,17 @@ def encrypted() -> bytes:
     return bytes(content)
 
 
+def damaged_lzma() -> bytes:
+    """A zip of another maker's compression, whose first packed bytes have gone wrong."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("data.npy", npy_header("(1, 96, 96)") + FRAMES[0].tobytes())
+    content = bytearray(stream.getvalue())
+    start = content.index(b"data.npy") + len(b"data.npy")
+    content[start + 4] ^= 0xFF
+    return bytes(content)
+
+
 GOOD = saved(FRAMES)
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", r"not a complete npz \(0 bytes\)"),
@@ -68,6 +79,9 @@ ODD: dict[str, tuple[Callable[[], bytes], str]] = {
     "not an npy": (lambda: zipped(b"half"), "np.load hands raw bytes on"),
     "broken npy header": (lambda: flipped(b"(3, 96, 96)", b"(3, 96, 96("), "tokenize.TokenError"),
     "huge npy header": (lambda: zipped(npy_header(f"({10**13}, 96, 96)")), "MemoryError"),
+    "shape beyond all numbers": (lambda: zipped(npy_header(f"({10**30}, 96, 96)")), "OverflowError"),
+    "shape of text": (lambda: zipped(npy_header("('3', 96, 96)")), "ValueError or TypeError"),
+    "damaged lzma": (damaged_lzma, "lzma.LZMAError"),
     "marked as encrypted": (encrypted, "RuntimeError of zipfile"),
 }
 
@@ -113,6 +127,11 @@ def test_missing_npz_or_a_folder_in_its_place_cannot_be_read(folder: bool, tmp_p
         path.mkdir()
     with pytest.raises(MouthError, match="cannot be read"):
         read_mouth_npz(path)
+
+
+def test_a_path_that_cannot_be_one_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(MouthError, match="cannot be read .*null"):
+        read_mouth_npz(tmp_path / "a\0b.npz")
 
 
 def test_pickle_is_never_run(tmp_path: Path) -> None:
