@@ -1,23 +1,25 @@
 """Index a folder's tars where they lie, where they are as a store's own: nothing is copied, nothing in them changes."""
 
+import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import xxhash
 from tqdm import tqdm
 
 from configs.errors import StoreError
 from shardwriter.catalog import write_store_record
 from shardwriter.contents import entries_of
+from shardwriter.digest import digest_of
 from shardwriter.format import (
     AUDIO_MEMBER,
     EMBEDDING_MEMBER,
     INDEX_COLUMNS,
     INDEX_SCHEMA,
+    INDEX_SUFFIX,
     KEY_BYTES,
     METADATA_MEMBER,
     NPY_HEADER_BYTES,
@@ -29,13 +31,14 @@ from shardwriter.format import (
     StoreRecord,
     merged_index_name,
     parse_view_split,
+    plan_name,
     plan_number,
     shard_number,
     split_position,
     split_view_key,
 )
 from shardwriter.generation import Generations
-from shardwriter.index import ShardRecord, write_index
+from shardwriter.index import ShardRecord, read_index, write_index
 from shardwriter.layout import Layout, find_layout, is_plain_header, read_header
 from shardwriter.located import Located, LocatedTar
 from shardwriter.plan import Plan, write_plan
@@ -50,8 +53,10 @@ from shardwriter.recorded import (
 )
 from shardwriter.verify_sample import verify_sample
 
-CHUNK_BYTES = 1 << 20
+logger = logging.getLogger(__name__)
+
 _KEY = re.compile(rf"[A-Za-z0-9_%-]{{1,{KEY_BYTES}}}")
+_OWN_KEY = re.compile(rf"[A-Za-z0-9_%-]+({VIEW_MARK}[0-9]+)?")
 
 
 class Misfit(StoreError):
@@ -70,8 +75,8 @@ class _Adopted:
 def adopt(store: Path, tars: Sequence[LocatedTar], recorded: Recorded, data_root: str | None) -> None:
     """Make a folder with a store's own tars a store; its lock must be held.
 
-    Every byte is read and checked before anything is written. The plan is written last: until it is there, store.json
-    names one that is not, so that no build takes the tars for leftovers.
+    Every byte is read and checked before anything is written. The plans are written last: until they are there,
+    store.json names some that are not, so that no build takes the tars for leftovers.
 
     Raises:
         Misfit: A tar is not as a store's own.
@@ -79,21 +84,52 @@ def adopt(store: Path, tars: Sequence[LocatedTar], recorded: Recorded, data_root
     ordered = sorted(tars, key=_order)
     layout = find_layout(ordered)
     identity = _identity(ordered, layout, recorded)
-    plan = Plan(
-        number=Generations(store=store, record=None).next_plan(),
-        kind="extend",
-        base=(),
-        identity=identity,
-        manifest_digests={},
-        table=PLAN_SCHEMA.empty_table(),
-    )
-    adopted = _adopt_all(ordered, identity, plan.name)
+    first = Generations(store=store, record=None).next_plan()
+    adopted = _adopt_all(ordered, identity, first)
+    _warn_of_failures(store, {item.record.shard for item in adopted})
+    plans = _plans(adopted, first, identity)
+    names = tuple(plan.name for plan in plans)
     root = data_root or recorded.data_root
-    write_store_record(store, StoreRecord(identity=identity, data_root=root, plans=(plan.name,)))
+    write_store_record(store, StoreRecord(identity=identity, data_root=root, plans=names))
     _delete_derived(store, ordered)
     for item in adopted:
         write_index(store, item.record, item.index.to_pylist())
-    write_plan(store, replace(plan, table=pa.concat_tables(item.planned for item in adopted)))
+    for plan in plans:
+        write_plan(store, plan)
+
+
+def _plans(adopted: Sequence[_Adopted], first: int, identity: Identity) -> list[Plan]:
+    """A plan for each generation: in one plan a key comes once, and where it comes again, it is newer."""
+    tables: dict[str, list[pa.Table]] = {}
+    for item in adopted:
+        tables.setdefault(item.record.plan, []).append(item.planned)
+    names = sorted(tables)
+    return [
+        Plan(
+            number=first + number,
+            kind="extend",
+            base=tuple(names[:number]),
+            identity=identity,
+            manifest_digests={},
+            table=pa.concat_tables(tables[name]),
+        )
+        for number, name in enumerate(names)
+    ]
+
+
+def _warn_of_failures(store: Path, shards: Collection[str]) -> None:
+    """Say what indexes tell that tars cannot: which utterances could not be stored."""
+    lost = 0
+    for path in sorted(store.glob(f"*{INDEX_SUFFIX}")):
+        if shard_number(path.stem) is None:
+            continue
+        try:
+            rows, _ = read_index(path)
+        except StoreError:
+            continue
+        lost += len(rows) - rows["error"].null_count if path.stem in shards else len(rows)
+    if lost:
+        logger.warning("%s: %d utterances are recorded as failed; build-shards will take them for new", store, lost)
 
 
 def _delete_derived(store: Path, tars: Sequence[LocatedTar]) -> None:
@@ -140,12 +176,18 @@ def _fps(sample: Located) -> float:
         return fps_of(_metadata(stream, sample) if METADATA_MEMBER in sample.places else {})
 
 
-def _adopt_all(tars: Sequence[LocatedTar], identity: Identity, plan: str) -> list[_Adopted]:
+def _adopt_all(tars: Sequence[LocatedTar], identity: Identity, first: int) -> list[_Adopted]:
     total = sum(tar.path.stat().st_size for tar in tars)
     adopted: list[_Adopted] = []
+    number = first
+    seen: set[str] = set()
     with tqdm(total=total, desc="checking", unit="B", unit_scale=True, delay=1.0, dynamic_ncols=True) as bar:
         for tar in tars:
-            adopted.append(_adopt(tar, identity, plan))
+            keys = {f"{_split(tar)}/{sample.key}" for sample in tar.samples}
+            if not seen.isdisjoint(keys):
+                number, seen = number + 1, set()
+            seen |= keys
+            adopted.append(_adopt(tar, identity, plan_name(number)))
             bar.update(adopted[-1].record.tar_size)
     return adopted
 
@@ -157,7 +199,7 @@ def _adopt(tar: LocatedTar, identity: Identity, plan: str) -> _Adopted:
     members = _members(identity, split)
     rows, planned = [], []
     with tar.path.open("rb") as stream:
-        size, digest = _digest(stream)
+        digest, size = digest_of(stream)
         for sample in tar.samples:
             row, metadata = _index_row(stream, sample, split, members, identity)
             utterance = utterance_name(sample.key, metadata)
@@ -181,8 +223,10 @@ def _index_row(
     stream: IO[bytes], sample: Located, split: str, members: Sequence[str], identity: Identity
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A sample's row of the index, and what its json says."""
-    base, view = split_view_key(sample.key)
     marked = VIEW_MARK in sample.key
+    if _OWN_KEY.fullmatch(sample.key) is None:
+        raise Misfit(f"{sample.where}: is no key of a store's split {split}")
+    base, view = split_view_key(sample.key)
     if _KEY.fullmatch(base) is None or view != parse_view_split(split)[1] or marked != bool(view):
         raise Misfit(f"{sample.where}: is no key of a store's split {split}")
     if tuple(sample.places) != tuple(members):
@@ -227,11 +271,3 @@ def _planned(sample: Located, split: str, utterance: str, metadata: dict[str, An
         return plan_row(split, sample.tar.stem, sample.key, utterance, metadata)
     except ValueError as error:
         raise Misfit(f"{sample.where}: {METADATA_MEMBER}: {error}") from error
-
-
-def _digest(stream: IO[bytes]) -> tuple[int, str]:
-    digest, size = xxhash.xxh3_64(), 0
-    while chunk := stream.read(CHUNK_BYTES):
-        digest.update(chunk)
-        size += len(chunk)
-    return size, str(digest.hexdigest())

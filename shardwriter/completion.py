@@ -39,7 +39,8 @@ def finish(store: Path, plans: Sequence[Plan], manifests: Mapping[str, Manifest]
     for split in splits_of(plans):
         catalog = complete_shards(store, plans, split)
         records = list(catalog.shards)
-        merge_indexes(store, split, [read_index(store / f"{r.shard}{INDEX_SUFFIX}")[0] for r in records], records)
+        if records:
+            merge_indexes(store, split, [read_index(store / f"{r.shard}{INDEX_SUFFIX}")[0] for r in records], records)
         counts[split] = _count_stored(catalog)
         if split in known:
             failed[split] = _failures(known[split], catalog)

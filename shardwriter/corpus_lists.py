@@ -54,6 +54,6 @@ def _read_list(path: Path, name: str) -> list[list[Any]]:
         raise ManifestError(f"{path}: holds a {type(rows).__name__}; expected a list of {_EXPECTED[name]}")
     for index, row in enumerate(rows):
         types = tuple(type(value) for value in row) if isinstance(row, list) else None
-        if types != _FIELDS[name]:
+        if types != _FIELDS[name] or row[-1] < 1:
             raise ManifestError(f"{path}: entry {index} is {row!r}; expected {_EXPECTED[name]}")
     return rows

@@ -89,7 +89,7 @@ def _count(found: ForeignShards, key: str, name: str, content: bytes) -> None:
             member.fields = list(value) if isinstance(value, dict) else None
     except StoreError as error:
         found.problems.append(str(error))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         found.problems.append(f"{key}.{name}: not JSON ({error})")
 
 

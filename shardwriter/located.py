@@ -13,6 +13,8 @@ from webdataset.tariterators import base_plus_ext
 from configs.errors import StoreError
 from shardwriter.contents import Place
 from shardwriter.format import AUDIO_MEMBER, EMBEDDING_MEMBER, METADATA_MEMBER, SCALE_MEMBER
+from shardwriter.strict_tar import StrictTarInfo
+from shardwriter.tar_samples import META
 
 NPY = "npy"
 OTHER_NPY = (SCALE_MEMBER, AUDIO_MEMBER)
@@ -132,7 +134,7 @@ def _members(tar: LocatedTar) -> list[_Member]:
     """The files in a tar; what is odd about the rest is noted."""
     found: list[_Member] = []
     try:
-        with tarfile.open(tar.path, "r:") as archive:
+        with tarfile.open(tar.path, "r:", tarinfo=StrictTarInfo) as archive:
             for info in archive:
                 if not info.isreg() or info.sparse is not None:
                     tar.oddity = tar.oddity or f"{info.name} is no plain file"
@@ -145,16 +147,7 @@ def _members(tar: LocatedTar) -> list[_Member]:
             f"{tar.path}: cannot be read to its end as a plain tar ({error}). Copy it again, unpack it if it is "
             "compressed, or take it away."
         ) from error
-    _refuse_cut(tar.path, max((member.place.offset + member.place.size for member in found), default=0))
     return found
-
-
-def _refuse_cut(path: Path, end: int) -> None:
-    """Raise StoreError where a tar ends between two members, which tarfile takes for its end."""
-    with path.open("rb") as stream:
-        stream.seek(-(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE)
-        if len(stream.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
-            raise StoreError(f"{path}: is cut, the empty blocks that end a tar are missing. Copy it again.")
 
 
 def _group(tars: Sequence[LocatedTar], members: Sequence[Sequence[_Member]], split_name: SplitName) -> None:
@@ -164,7 +157,7 @@ def _group(tars: Sequence[LocatedTar], members: Sequence[Sequence[_Member]], spl
         tar.others, previous = 0, None
         for member in own:
             key, name = split_name(member.name)
-            if key is None or name is None or member.name.startswith("__"):
+            if key is None or name is None or META.match(member.name):
                 tar.others += 1
                 continue
             name = name.lower()

@@ -63,7 +63,8 @@ def load_manifests(
         return {split: _parse(split, folders[split], lists[split], root, data.key_from) for split in splits}
 
     facts = {
-        "splits": list(splits),
+        "splits": {split: str(folder) for split, folder in folders.items()},
+        "asked": list(splits),
         "data_root": data.data_root,
         "recorded_root": recorded_root,
         "key_from": data.key_from,
@@ -71,6 +72,7 @@ def load_manifests(
     }
     files = [path for folder in folders.values() for path in list_files(folder)]
     manifests = cached_manifests(files, facts, splits, parse) if all(map(Path.is_file, files)) else parse()
+    _warn_of_other_names(manifests, folders)
     _warn_of_leaks(manifests)
     return manifests
 
@@ -109,7 +111,6 @@ def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom
     utterances: dict[str, list[str]] = {name: [] for name in UTTERANCE_SCHEMA.names}
     examples: dict[str, list[Any]] = {name: [] for name in EXAMPLE_SCHEMA.names}
     row_of: dict[str, int] = {}
-    renamed = 0
     for index, (mix, *sources) in enumerate(zip(lists["mix"], lists["s1"], lists["s2"], strict=True)):
         for speaker, (wav, mouth, num_samples) in enumerate(sources, start=1):
             if num_samples != mix[1]:
@@ -117,7 +118,6 @@ def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom
                     f"{folder}: entry {index}: {mix[0]} has {mix[1]} samples and its source {wav} has {num_samples}; "
                     "entry i of mix.json, s1.json and s2.json must be one mixture. Make the lists again."
                 )
-            renamed += os.path.basename(wav) != os.path.basename(mix[0])
             path = relative(mouth)
             key, name = _key_and_name(path, key_from)
             row = row_of.setdefault(key, len(row_of))
@@ -129,13 +129,6 @@ def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom
                     "Set datamodule.data_config.key_from: path (and data_root), so that keys are paths."
                 )
             _append(examples, row, relative(mix[0]), relative(wav), speaker, num_samples)
-    if renamed:
-        logger.warning(
-            "%s: %d sources are named otherwise than their mixture. That is fine if entry i of mix.json, s1.json and "
-            "s2.json is one mixture; if the lists were sorted apart, it is not.",
-            folder,
-            renamed,
-        )
     return arrange(
         split,
         root,
@@ -170,6 +163,22 @@ class _Relative:
             self.folders[folder] = Path(os.path.relpath(absolute, self.root)).as_posix()
         known = self.folders[folder]
         return name if known == "." else f"{known}/{name}"
+
+
+def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str, Path]) -> None:
+    for split, manifest in manifests.items():
+        mixtures, sources = (
+            pc.replace_substring_regex(manifest.examples.column(name), pattern="^.*/", replacement="")
+            for name in ("mixture", "source")
+        )
+        renamed = pc.sum(pc.not_equal(mixtures, sources)).as_py()
+        if renamed:
+            logger.warning(
+                "%s: %d sources are named otherwise than their mixture. That is fine if entry i of mix.json, s1.json "
+                "and s2.json is one mixture; if the lists were sorted apart, it is not.",
+                folders[split],
+                renamed,
+            )
 
 
 def _warn_of_leaks(manifests: Mapping[str, Manifest]) -> None:

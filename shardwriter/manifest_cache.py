@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from shardwriter.columns import Examples, Utterances
+from shardwriter.digest import digest_of
 from shardwriter.files import atomic_file
 from shardwriter.manifest_data import Manifest
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 SMALLEST = 16 << 20
 """Bytes of lists below which they are read each time."""
-_VERSION = 1
+_VERSION = 2
 _ROOT = b"data_root"
 
 
@@ -31,16 +32,14 @@ def cached_manifests(
     """What `parse` returns, or returned when the files and facts were the same.
 
     Args:
-        files: That are parsed; their sizes and times tell whether they have changed.
+        files: That are parsed; what is in them tells whether they have changed, for times can be set.
         facts: What else the manifests follow from; values that JSON can hold.
         splits: Keys of what `parse` returns.
         parse: Reads the files.
     """
-    known = [path.stat() for path in files]
-    if sum(stat.st_size for stat in known) < SMALLEST:
+    if sum(path.stat().st_size for path in files) < SMALLEST:
         return parse()
-    states = [(str(path.absolute()), stat.st_size, stat.st_mtime_ns) for path, stat in zip(files, known, strict=True)]
-    identity = json.dumps([_VERSION, states, facts], sort_keys=True)
+    identity = json.dumps([_VERSION, [_digest(path) for path in files], facts], sort_keys=True)
     stem = cache_folder() / f"manifest-{xxhash.xxh3_64_hexdigest(identity.encode())}"
     try:
         return {split: _read(stem, split) for split in splits}
@@ -61,6 +60,11 @@ def cached_manifests(
 def cache_folder() -> Path:
     """Where parsed manifests are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iianet-shards"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return digest_of(stream)[0]
 
 
 def _path(stem: Path, split: str, what: str) -> Path:

@@ -1,6 +1,5 @@
 """Members of one sample, read back from its tar."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from shardwriter.contents import Entry
 from shardwriter.format import EMBEDDING_MEMBER, METADATA_MEMBER, SCALE_MEMBER, TAR_SUFFIX
 from shardwriter.npy import read_npy
 from shardwriter.quantize import dequantize
+from shardwriter.recorded import parse_metadata
 
 
 @contextmanager
@@ -60,16 +60,9 @@ def read_metadata(tar: IO[bytes], entry: Entry) -> dict[str, Any]:
     """Read a sample's json member. Raises StoreError where it is no JSON object."""
     content = _content(tar, entry, METADATA_MEMBER)
     try:
-        metadata = json.loads(content, parse_constant=_refuse_constant)
+        return parse_metadata(content)
     except ValueError as error:
         raise StoreError(f"{entry.where}: {METADATA_MEMBER}: not JSON ({error})") from error
-    if not isinstance(metadata, dict):
-        raise StoreError(f"{entry.where}: {METADATA_MEMBER}: a {type(metadata).__name__}; expected an object")
-    return metadata
-
-
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is none of its values, though Python writes it")
 
 
 def _content(tar: IO[bytes], entry: Entry, member: str) -> bytes:

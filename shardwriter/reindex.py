@@ -8,10 +8,11 @@ from shardwriter.adopt import Misfit, adopt
 from shardwriter.catalog import Catalog, is_store
 from shardwriter.completion import finish
 from shardwriter.contents import Contents
-from shardwriter.format import STORE_FILE, TAR_SUFFIX, TEMPORARY_PREFIX
+from shardwriter.format import TAR_SUFFIX, TEMPORARY_PREFIX
+from shardwriter.leftovers import drop_leftovers
 from shardwriter.located import locate
 from shardwriter.lock import build_lock
-from shardwriter.recorded import read_recorded
+from shardwriter.recorded import Recorded, read_recorded
 from shardwriter.rewrite import rewrite
 from shardwriter.shard_urls import expand, refuse_fetched
 
@@ -42,10 +43,11 @@ def reindex(given: str, into: str | None = None, data_root: str | None = None) -
     store = Path(into) if into is not None else source
     assert store is not None
     _refuse(store, tars, into is None)
-    recorded = read_recorded(source or tars[0].parent)
+    recorded = _recorded(tars)
     with build_lock(store):
         located = locate(tars)
         if into is not None:
+            drop_leftovers(store)
             rewrite(store, located, recorded, data_root)
         else:
             try:
@@ -54,6 +56,19 @@ def reindex(given: str, into: str | None = None, data_root: str | None = None) -
                 raise StoreError(f"{error}. Give --into DIR, to write the samples into new shards there") from error
         _finish(store)
     return store
+
+
+def _recorded(tars: list[Path]) -> Recorded:
+    """What the folders of the tars say of them. Raises StoreError where they say different things."""
+    told = {folder: read_recorded(folder) for folder in sorted({tar.parent for tar in tars})}
+    (first, recorded), *others = told.items()
+    for folder, other in others:
+        if other.identity != recorded.identity:
+            raise StoreError(
+                f"{first} and {folder}: their embeddings were not made alike, or only one says how; make a store of "
+                "each"
+            )
+    return recorded
 
 
 def _tars(given: str, folder: Path | None) -> list[Path]:
@@ -70,8 +85,8 @@ def _tars(given: str, folder: Path | None) -> list[Path]:
 def _refuse(store: Path, tars: list[Path], in_place: bool) -> None:
     """Raise StoreError where there is nothing to do, or something that would be overwritten."""
     if not in_place:
-        if is_store(store) or any(store.glob(f"*{TAR_SUFFIX}")):
-            raise StoreError(f"--into {store}: holds {STORE_FILE} or tars already; choose another folder")
+        if is_store(store) or any(store.glob("plan-*.parquet")):
+            raise StoreError(f"--into {store}: holds a store already; choose another folder")
         return
     if _is_whole(store, tars):
         raise StoreError(f"{store}: is a store, and every tar in it has its index; there is nothing to do")

@@ -71,7 +71,7 @@ Chosen = Mapping[str, Mapping[str, Located]]
 
 
 def rewrite(store: Path, tars: Sequence[LocatedTar], recorded: Recorded, data_root: str | None) -> None:
-    """Write a store; its lock must be held, and its folder be empty. The plan is written last.
+    """Write a store; its lock must be held, and hold no store. The plan is written after the shards, store.json last.
 
     What cannot be stored is recorded as failed, with the reason, and named in the log; so is what is left out.
 
@@ -87,7 +87,6 @@ def rewrite(store: Path, tars: Sequence[LocatedTar], recorded: Recorded, data_ro
     fps = recorded.identity.fps if recorded.identity else _first_fps(chosen)
     identity = with_layout(recorded.identity, dtype=layout.dtype, dim=layout.dim, fps=fps, audio=layout.audio)
     name = plan_name(0)
-    write_store_record(store, StoreRecord(identity=identity, data_root=data_root or recorded.data_root, plans=(name,)))
     shards = _Shards(store=store, plan=name, layout=layout, identity=identity)
     with tqdm(
         total=sum(map(len, chosen.values())), desc="writing", unit="sample", dynamic_ncols=True, delay=1.0
@@ -98,6 +97,7 @@ def rewrite(store: Path, tars: Sequence[LocatedTar], recorded: Recorded, data_ro
         raise StoreError(f"{store}: none of {len(shards.rows)} samples could be stored, e.g. {shards.failed[0]}")
     table = pa.Table.from_pylist(shards.rows, schema=PLAN_SCHEMA)
     write_plan(store, Plan(number=0, kind="extend", base=(), identity=identity, manifest_digests={}, table=table))
+    write_store_record(store, StoreRecord(identity=identity, data_root=data_root or recorded.data_root, plans=(name,)))
     _report(tars, layout, shards.failed)
 
 
@@ -113,13 +113,18 @@ def choose(tars: Sequence[LocatedTar]) -> Chosen:
         by_key = chosen.setdefault(split, {})
         for sample in tar.samples:
             key = new_key(sample.key, split)
-            if key in by_key and not (is_own and by_key[key].tar != tar.path):
+            if key in by_key and not (is_own and _is_older(by_key[key].tar, tar.path)):
                 raise StoreError(
                     f"{tar.path} and {by_key[key].tar}: both have a sample {sample.key!r} for split {split}; a key "
                     "names one sample. Rename one, or take a tar away"
                 )
             by_key[key] = sample
     return {split: by_key for split, by_key in chosen.items() if by_key}
+
+
+def _is_older(tar: Path, other: Path) -> bool:
+    """Whether it is an earlier shard of the same store."""
+    return tar.parent == other.parent and _number(tar) < _number(other)
 
 
 def tar_split(path: Path) -> tuple[str, bool]:

@@ -1,18 +1,22 @@
 """Samples of any tars, as WebDataset groups them, front to back. What a member holds is for others to say."""
 
+import re
 import tarfile
 import zlib
-from collections.abc import Callable, Generator, Iterable
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import IO, Any
 
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
 from configs.errors import StoreError
 from shardwriter.shard_urls import open_shard
+from shardwriter.strict_tar import StrictTarInfo
 
 RawSample = dict[str, Any]
 """Bytes by member name; `__key__` and `__url__` are text."""
 
+META = re.compile(r"__[^/]*__($|/)")
+"""Names that WebDataset keeps for itself, and leaves out."""
 DECODED_SUFFIXES = (".npy", ".json", ".wav", ".flac")
 """Of the members that are ever looked into."""
 
@@ -29,12 +33,25 @@ def read_samples(urls: Iterable[str], select: Callable[[str], bool] | None = Non
     """
     for url in urls:
         with open_shard(url) as stream:
-            files = tar_file_expander(iter([{"url": url, "stream": stream}]), select_files=select)
             try:
-                yield from group_by_keys(files)
+                yield from group_by_keys(_members(url, stream, select))
             except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
-                reason = str(error.args[0] if error.args else error).partition(" @ ")[0]
-                raise StoreError(f"{url}: cannot be read to its end ({reason})") from error
+                reason = str(error.args[0] if error.args else error)
+                raise StoreError(
+                    f"{url}: cannot be read to its end ({reason}); copy it again, or leave it out"
+                ) from error
+
+
+def _members(url: str, stream: IO[bytes], select: Callable[[str], bool] | None) -> Iterator[dict[str, Any]]:
+    """The files in a tar, plain or compressed, as WebDataset's grouping takes them. Its own reader takes a damaged
+    header for the end."""
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=StrictTarInfo) as archive:
+        for info in archive:
+            if info.isreg() and META.match(info.name) is None and (select is None or select(info.name)):
+                content = archive.extractfile(info)
+                assert content is not None
+                yield {"fname": info.name, "data": content.read(), "__url__": url}
+            archive.members = []  # type: ignore[attr-defined]  # it would keep them all
 
 
 def is_decoded(name: str) -> bool:

@@ -5,16 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-import xxhash
-
 from configs.errors import StoreError
 from shardwriter.contents import Entry
+from shardwriter.digest import digest_of
 from shardwriter.format import TAR_SUFFIX, Identity, member_name
 from shardwriter.index import ShardRecord
 from shardwriter.members import open_tar
+from shardwriter.strict_tar import StrictTarInfo
 from shardwriter.verify_sample import verify_sample
-
-CHUNK_BYTES = 1 << 20
 
 
 def verify_tar(
@@ -41,7 +39,7 @@ def verify_tar(
     name = f"{record.shard}{TAR_SUFFIX}"
     try:
         with open_tar(store, record.shard) as tar:
-            digest, size = _digest(tar, progress)
+            digest, size = digest_of(tar, progress)
             reached = [entry for entry in stored if _end(entry) <= size]
             headers = _headers(tar, stored) if len(reached) == len(stored) else []
             inside = [*headers, *(found for entry in reached for found in verify_sample(tar, entry, members, identity))]
@@ -65,16 +63,6 @@ def _changed(record: ShardRecord, digest: str, stored: Sequence[Entry], located:
     return f"has changed since it was written (xxh3_64 {digest}, its index says {record.tar_digest}){where}"
 
 
-def _digest(tar: IO[bytes], progress: Callable[[int], object]) -> tuple[str, int]:
-    """xxh3_64 and size of a file."""
-    digest, size = xxhash.xxh3_64(), 0
-    while chunk := tar.read(CHUNK_BYTES):
-        digest.update(chunk)
-        size += len(chunk)
-        progress(len(chunk))
-    return str(digest.hexdigest()), size
-
-
 def _headers(tar: IO[bytes], stored: Sequence[Entry]) -> list[str]:
     """Where the tar's own headers first contradict the index."""
     expected = [
@@ -96,7 +84,7 @@ def _places(tar: IO[bytes]) -> Iterator[str]:
     """The members that the tar's headers tell of, up to the first unreadable header."""
     tar.seek(0)
     try:
-        with tarfile.TarFile(fileobj=tar, mode="r") as archive:
+        with tarfile.TarFile(fileobj=tar, mode="r", tarinfo=StrictTarInfo) as archive:
             for member in archive:
                 yield _place(member.name, member.offset_data, member.size)
     except tarfile.TarError:

@@ -22,9 +22,9 @@ from shardwriter.format import (
     escape_key,
     plan_name,
     shard_name,
-    shard_number,
 )
 from shardwriter.generation import Generations
+from shardwriter.leftovers import drop_leftovers
 from shardwriter.lock import build_lock
 from shardwriter.plan import Plan, write_plan
 from shardwriter.quantize import Stored, as_stored
@@ -108,14 +108,12 @@ def write_store(
 
 
 def _check_free(store: Path, split: str, plans: Sequence[Plan]) -> None:
-    """Make sure that no plan has the split, and that nothing of an interrupted call is left."""
+    """Make sure that no plan has the split, and that nothing of an interrupted call is left; others' tars stay."""
     if split not in SPLITS:
         raise StoreError(f"{store}: split {split!r}; expected one of {', '.join(SPLITS)}")
     if any(split in plan.table["split"].unique().to_pylist() for plan in plans):
         raise StoreError(f"{store}: holds split {split!r} already; delete the store or choose another folder")
-    for leftover in store.glob(f"{split}-*"):
-        if shard_number(leftover.stem) is not None:
-            leftover.unlink()
+    drop_leftovers(store, f"{split}-*")
 
 
 def _given_dtype(store: Path, first: Sample) -> str:
@@ -139,7 +137,20 @@ def _check_each(store: Path, samples: Iterable[Sample], identity: Identity, give
     seen: set[str] = set()
     for name, embedding, metadata in samples:
         key = _checked_key(store, name, seen)
-        yield Checked(key, name, _converted(store, name, embedding, identity, given), metadata)
+        stored = _converted(store, name, embedding, identity, given)
+        _check_metadata(store, name, metadata, {"frames": embedding.shape[1], "fps": identity.fps})
+        yield Checked(key, name, stored, metadata)
+
+
+def _check_metadata(store: Path, name: str, metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Raise StoreError where a sample's json could not be written, or would contradict its embedding."""
+    try:
+        json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{store}: {name!r}: its metadata is not JSON ({error})") from error
+    for field, value in facts.items():
+        if metadata.get(field, value) != value:
+            raise StoreError(f"{store}: {name!r}: its metadata says {field} {metadata[field]}; it has {value}")
 
 
 def _checked_key(store: Path, name: str, seen: set[str]) -> str:

@@ -294,3 +294,63 @@ def test_an_interrupted_reindexing_never_lets_a_build_delete_tars(
 def test_into_needs_reindex_and_an_empty_folder(place: Place, tmp_path: Path) -> None:
     assert run(place.store, "--into", tmp_path / "new") == 2
     assert run(place.store, "--reindex", "--into", place.store) == 2
+
+
+@pytest.mark.parametrize("into", [False, True])
+def test_nothing_behind_a_damaged_header_is_lost_without_a_word(tmp_path: Path, into: bool) -> None:
+    members = {name: content for key in "abc" for name, content in own_members(key, embedding(1)).items()}
+    path = write_tar(tmp_path / "old" / "train-000000.tar", members)
+    with tarfile.open(path) as archive:
+        offset = archive.getmembers()[2].offset
+    content = bytearray(path.read_bytes())
+    content[offset + 148 : offset + 156] = b"damaged!"  # its checksum
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=rf"train-000000.tar: cannot be read to its end .*at byte {offset:,}"):
+        reindex(str(path.parent), str(tmp_path / "new") if into else None)
+    assert not (tmp_path / "new" / "store.json").exists()
+
+
+def test_an_utterance_that_was_encoded_twice_is_read_once(tmp_path: Path) -> None:
+    for number, keys in enumerate(("ab", "bc")):
+        members = {}
+        for key in keys:
+            members |= own_members(key, embedding(number))
+        write_tar(tmp_path / f"train-00000{number}.tar", members)
+    reindex(str(tmp_path))
+    read = [(batch.keys[0], batch.embedding[0].numpy()) for batch in ShardedEmbeddings(tmp_path, batch_size=1)]
+    assert sorted(key for key, _ in read) == ["a", "b", "c"]
+    np.testing.assert_array_equal(dict(read)["b"], embedding(1))
+
+
+def test_tars_of_two_stores_do_not_take_each_others_identity(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_store(tmp_path / name, [(name, embedding(1), {})], identity={"name": name, "fingerprint": name})
+    with pytest.raises(StoreError, match="not made alike"):
+        reindex(str(tmp_path / "{one,two}" / "train-000000.tar"), str(tmp_path / "new"))
+
+
+def test_one_key_in_two_folders_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_tar(tmp_path / name / "train-000000.tar", own_members("a", embedding(1)))
+    with pytest.raises(StoreError, match="both have a sample 'a'"):
+        reindex(str(tmp_path / "{one,two}" / "train-000000.tar"), str(tmp_path / "new"))
+
+
+def test_an_interrupted_reindex_into_a_folder_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = write_tar(tmp_path / "old" / "x.tar", own_members("a", embedding(1)))
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shardwriter.rewrite.write_plan", stop)
+        with pytest.raises(KeyboardInterrupt):
+            reindex(str(old), str(tmp_path / "new"))
+    reindex(str(old), str(tmp_path / "new"))
+    assert stored(tmp_path / "new", "train").keys() == {"a"}
+
+
+def test_forgotten_failures_are_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    lose(place.store, "val*.index", "train.index")
+    assert run(place.store, "--reindex") == 0
+    assert "1 utterances are recorded as failed; build-shards will take them for new" in capsys.readouterr().err

@@ -201,10 +201,29 @@ def test_interrupted_split_leaves_no_shard_to_a_shorter_one(tmp_path: Path) -> N
     assert [sample["__key__"] for sample in samples(tmp_path, "train")] == ["clip%2E100", "clip%2E101"]
 
 
-def test_split_whose_record_was_never_published_is_written_anew(tmp_path: Path) -> None:
+def test_shards_whose_record_was_never_published_are_kept(tmp_path: Path) -> None:
     write_store(tmp_path, make_samples(3))
     (tmp_path / "store.json").unlink()  # as if it had died just before publishing it
-    assert write_store(tmp_path, make_samples(3)) == 3
+    with pytest.raises(StoreError, match="--reindex"):
+        write_store(tmp_path, make_samples(3))
+    assert len(samples(tmp_path, "train")) == 3
+
+
+def test_tars_of_others_are_never_deleted(tmp_path: Path) -> None:
+    (tmp_path / "train-000001.tar").write_bytes(b"another's")
+    with pytest.raises(StoreError, match=r"train-000001.tar: is there already, and no index of ours"):
+        write_store(tmp_path, make_samples(3))
+    assert (tmp_path / "train-000001.tar").read_bytes() == b"another's"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [({"snr": float("nan")}, "not JSON"), ({"x": b""}, "not JSON"), ({"frames": 999}, "says frames 999")],
+)
+def test_metadata_that_verify_would_refuse_is_refused(tmp_path: Path, metadata: dict[str, object], said: str) -> None:
+    embedding = np.zeros((4, 3), dtype=np.float16)
+    with pytest.raises(StoreError, match=f"'ann': its metadata.*{said}|'ann': its metadata {said}"):
+        write_store(tmp_path, [("ann", embedding, metadata)])
 
 
 def test_identity_may_hold_tuples(tmp_path: Path) -> None:
