@@ -40,7 +40,7 @@ def config_overrides(arguments: argparse.Namespace) -> list[str]:
     """The --set overrides, and --data_root as one of them; later ones win."""
     overrides = [override for group in arguments.overrides for override in group]
     if arguments.data_root is not None:
-        overrides.append(f"datamodule.data_config.data_root={json.dumps(arguments.data_root)}")
+        overrides.append(f"datamodule.data_config.data_root={json.dumps(arguments.data_root, ensure_ascii=False)}")
     return overrides
 
 

@@ -16,7 +16,7 @@ from shardwriter.build_report import Bar, BuildReport
 from shardwriter.catalog import is_store, read_store_record, splits_of, write_store_record
 from shardwriter.completion import finish, holds_anything, unfinished_tasks
 from shardwriter.format import Identity, StoreRecord, parse_view_split, split_view_key
-from shardwriter.generation import Generations
+from shardwriter.generation import Generations, is_begun_with
 from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
 from shardwriter.import_embeddings import refuse_views
 from shardwriter.lock import build_lock
@@ -64,7 +64,7 @@ def prepare(config: Config, store: Path, options: BuildOptions) -> "Build":
         num_workers=config.shardwriter.num_workers,
         embed_audio=identity.audio == "embed",
     )
-    if record and not options.overwrite and not _begun_with(store, identity):
+    if record and not options.overwrite and not is_begun_with(store, identity):
         refuse_other_identity(store, record.identity, identity)
     return Build(config, store, options, manifests, identity, encoding)
 
@@ -75,12 +75,6 @@ def begin(config: Config, store: Path, options: BuildOptions) -> None:
     with build_lock(store):
         if not is_store(store):
             write_store_record(store, StoreRecord(identity=made.identity, data_root=str(made.data_root), plans=()))
-
-
-def _begun_with(store: Path, identity: Identity) -> bool:
-    """Whether an --overwrite with this identity waits to be continued."""
-    waiting = Generations.open(store).replacement
-    return waiting is not None and waiting.identity == identity
 
 
 @dataclass
@@ -113,6 +107,16 @@ class Build:
             self.finish()
         return self.report
 
+    def survey(self) -> dict[str, Work]:
+        """What `run` would encode, without writing anything. Raises FeatureStoreError where it would refuse."""
+        self.generations = Generations.open(self.store)
+        if not self.is_replacing():
+            return self.find_work()
+        if self._is_begun():
+            return self._begun_replacement()[1]
+        _refuse_partial_overwrite(self.store, self.generations, self.options)
+        return all_work(with_views(self.manifests, self.config.shardwriter.views))
+
     def is_replacing(self) -> bool:
         """Whether an --overwrite is asked for, or one with this identity was begun."""
         waiting = self.generations.replacement
@@ -138,6 +142,7 @@ class Build:
         plan, work = self._begin_replacement() if begins_now else self._begun_replacement()
         self.encode([plan], work)
         if unfinished_tasks(self.store, [plan], splits_of([plan])):
+            self.report.waiting = plan.name
             return
         if not holds_anything(self.store, plan):
             generations.abandon()
@@ -179,14 +184,19 @@ class Build:
 
     def publish(self) -> dict[str, Work]:
         """Publish a plan of what is new or changed, if anything; the lock must be held."""
+        work = self.find_work()
+        per_shard = self.config.shardwriter.utterances_per_shard
+        self.generations.extend(work, self.identity, per_shard, self.data_root)
+        return work
+
+    def find_work(self) -> dict[str, Work]:
+        """What is new or changed. Raises StoreError where it cannot be added to this store."""
         generations = self.generations
         if generations.identity is not None:
             refuse_other_identity(self.store, generations.identity, self.identity)
         manifests = planned_manifests(self.manifests, self.config.shardwriter.views, generations.active)
         work = find_all_work(self.store, manifests, generations.active, self.options)
         self._refuse_unrelated_root()
-        per_shard = self.config.shardwriter.utterances_per_shard
-        generations.extend(work, self.identity, per_shard, self.data_root)
         return work
 
     def finish(self) -> None:

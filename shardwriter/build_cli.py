@@ -19,7 +19,6 @@ from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import BuildReport
 from shardwriter.check import check
 from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES, parse_view_split
-from shardwriter.survey import survey
 
 ALL_STORED = 0
 SOME_FAILED = 3
@@ -95,7 +94,7 @@ def _run(argv: list[str]) -> int:
     with _log_file(store) as log:
         report = ready.run()
         _show(store, report, log)
-    return SOME_FAILED if report.any_failed else ALL_STORED
+    return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
 
 
 def _request(arguments: argparse.Namespace) -> tuple[Config, Path, BuildOptions]:
@@ -180,8 +179,7 @@ def _log_file(store: Path) -> Iterator[Path]:
 
 
 def _dry_run(config: Config, store: Path, options: BuildOptions) -> int:
-    prepare(config, store, options)  # refuses what the build would refuse
-    work = survey(config, store, options)
+    work = prepare(config, store, options).survey()
     rows = [
         (split, len(item.new), len(item.changed), len(item.retried), len(item.resumed), len(item.manifest.utterances))
         for split, item in work.items()
@@ -203,12 +201,14 @@ def _show(store: Path, report: BuildReport, log: Path) -> None:
         logger.debug("not stored: %s %s: %s: %s", *failure)
     if failures:
         print(
-            f"\nNot stored ({len(failures)}); mend the npz and build again; after mending a wav, with --retry_failed:"
+            f"\nNot stored ({len(failures)}); mend the npz and build again, with --retry_failed for a wav or an import:"
         )
         for failure in failures[:SHOWN_FAILURES]:
             print(f"  {failure.split} {failure.mouth}: {failure.reason}")
         if len(failures) > SHOWN_FAILURES:
             print(f"  ... and {len(failures) - SHOWN_FAILURES} more, in the log")
+    if report.waiting:
+        print(f"\n{report.waiting}, the --overwrite, is not complete, so the old store serves; build all splits")
     print(f"\n{_totals(report)}")
     print(f"store: {store}\nlog:   {log}")
 

@@ -34,6 +34,7 @@ class BuildReport:
         stored_bytes: Bytes of those shards.
         audio_bytes: How many of these are audio.
         seconds: From the first npz read to the last shard published.
+        waiting: Plan of an --overwrite that is not complete yet.
     """
 
     planned: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class BuildReport:
     stored_bytes: int = 0
     audio_bytes: int = 0
     seconds: float = 0.0
+    waiting: str | None = None
 
     def count(self, split: str, work: Work) -> None:
         """Note why utterances are encoded; a second pass takes what it encodes from what the first one skipped."""

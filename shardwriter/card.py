@@ -3,6 +3,7 @@
 The configuration `default` is the splits themselves; each augmented view is one of its own, `view1`, `view2`, ...
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from shardwriter.catalog import read_store_record
 from shardwriter.files import atomic_file
 from shardwriter.format import CARD_FILE, TAR_SUFFIX, Identity, parse_view_split
 
+logger = logging.getLogger(__name__)
+
+MARK = "<!-- iianet-shards writes this file anew with each build; without this line it leaves it alone -->"
 _FLOATS = "- `<key>.embedding.npy`: the embedding, a ({dim}, frames) {dtype} array at {fps:g} frames per second;\n"
 _INT8 = (
     "- `<key>.embedding.npy`: the embedding, a ({dim}, frames) {dtype} array at {fps:g} frames per second;\n"
@@ -35,8 +39,12 @@ def write_card(store: Path, stored: Mapping[str, int]) -> None:
         store: The store.
         stored: Utterances stored, per split or view of one. One with none is left out: there is no tar to open.
     """
+    path = store / CARD_FILE
+    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        logger.info("%s: was written by somebody else, so it stays as it is", path)
+        return
     text = _card(read_store_record(store).identity, stored)
-    with atomic_file(store / CARD_FILE) as stream:
+    with atomic_file(path) as stream:
         stream.write(text.encode())
 
 
@@ -46,6 +54,8 @@ def _card(identity: Identity, stored: Mapping[str, int]) -> str:
     return f"""---
 configs:
 {_configurations(stored)}---
+
+{MARK}
 
 # Sharded embeddings
 

@@ -24,6 +24,7 @@ from shardwriter.build_options import BuildOptions
 from shardwriter.catalog import is_store, read_store_record
 from shardwriter.estimate import count_embeddings, count_frames, stored_bytes
 from shardwriter.format import parse_view_split
+from shardwriter.generation import is_begun_with
 from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
 from shardwriter.import_embeddings import ImportReader, refuse_views
 from shardwriter.manifest import Manifest
@@ -172,6 +173,8 @@ def _store(config: Config, store: Path, options: BuildOptions, encoder: VideoEnc
         asked = imported_identity(*storage)
     else:
         asked = identity_of(EncoderSource.from_config(config), encoder.fingerprint(), *storage)
+    if is_begun_with(store, asked):
+        return f"the --overwrite of {store} that was begun will be continued"
     refuse_other_identity(store, recorded, asked)
     return f"{store} will be continued"
 

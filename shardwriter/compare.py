@@ -11,7 +11,7 @@ from shardwriter.contents import Contents
 from shardwriter.format import SPLITS, split_position
 from shardwriter.manifest import Manifest, has_manifest, load_manifests, manifest_folders
 from shardwriter.views import count_views, with_views
-from shardwriter.work import stale_utterances
+from shardwriter.work import refuse_other_paths, stale_utterances
 
 SHOWN_KEYS = 20
 
@@ -54,12 +54,17 @@ def corpus_manifests(contents: Contents, config: Config) -> dict[str, Manifest]:
 
 
 def compare(contents: Contents, manifests: Mapping[str, Manifest]) -> dict[str, Comparison]:
-    """Compare every split that has a manifest, whether the store has it or not."""
+    """Compare every split that has a manifest, whether the store has it or not.
+
+    Raises:
+        StoreError: A key has another path in the manifest, as no build would continue either.
+    """
     unreadable = set(contents.catalog.splits).difference(contents.splits)
     return {split: _compare(contents, manifest) for split, manifest in manifests.items() if split not in unreadable}
 
 
 def _compare(contents: Contents, manifest: Manifest) -> Comparison:
+    refuse_other_paths(manifest, contents.catalog.plans)
     held = contents.splits.get(manifest.split) or contents.catalog.split(manifest.split)
     stored: list[int] = []
     missing: list[Differing] = []

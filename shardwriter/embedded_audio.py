@@ -3,6 +3,7 @@
 audio.npy, 1-D: of each entry of the sample's audio list, in its order, the source's samples, then the mixture's.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _read(path: Path, num_samples: int, dtype: str) -> npt.NDArray[Any]:
 
 def _unreadable(path: Path, error: soundfile.LibsndfileError) -> AudioError:
     # Not libsndfile's whole message: it has the path in it, and calls a file that is not there a system error.
-    why = error.error_string.rstrip(".") if path.exists() else "No such file or directory"
+    why = error.error_string.rstrip(".") if os.path.exists(path) else "No such file or directory"
     return AudioError(f"{path}: cannot be read ({why})")
 
 

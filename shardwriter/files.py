@@ -5,15 +5,18 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 from shardwriter.format import TEMPORARY_PREFIX
 
+_counter = count()
+
 
 def temporary_path(path: Path) -> Path:
-    """A name beside `path` that no other process uses."""
-    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{socket.gethostname()}-{os.getpid()}")
+    """A name beside `path` that no other process or thread uses."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{socket.gethostname()}-{os.getpid()}-{next(_counter)}")
 
 
 @contextmanager

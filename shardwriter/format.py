@@ -11,7 +11,7 @@
 Augmented view 1 of a split is laid out as a split of its own: shards train_view1-000000.tar, keys `<key>@1`. Hash order
 goes by the key without its view, so that every view lies in the order of the split itself.
 
-Shard numbers are never used twice in a store, so a name means one content for ever.
+A new shard's number is above those of all that are planned or there; what a name held before, its digest tells.
 """
 
 import re
@@ -237,7 +237,8 @@ _COMPARED = ("encoder fingerprint", "precision", "preprocessing", "dim", "fps")
 
 def _compared(identity: Identity) -> tuple[Any, ...]:
     fingerprint = identity.encoder.get("fingerprint")
-    return fingerprint, dict(identity.precision), dict(identity.preprocessing), identity.dim, identity.fps
+    made_by = dict(identity.encoder) if fingerprint is None else fingerprint  # unknown is not the same as unknown
+    return made_by, dict(identity.precision), dict(identity.preprocessing), identity.dim, identity.fps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,16 @@
 """The plans of a store: which count, which will, and which are left from dead builds."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from configs.errors import StoreError
 from shardwriter.catalog import Catalog, is_store, splits_of, write_store_record
 from shardwriter.format import (
     INDEX_SUFFIX,
+    STORE_FILE,
     TAR_SUFFIX,
     Identity,
     StoreRecord,
@@ -18,6 +21,8 @@ from shardwriter.format import (
 from shardwriter.manifest import Manifest
 from shardwriter.plan import Plan, make_plan, read_plan, write_plan
 from shardwriter.work import Work
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -46,20 +51,41 @@ class Generations:
             store=store, record=catalog.record if catalog else None, active=list(catalog.plans) if catalog else []
         )
         counting = found.record.plans if found.record else ()
+        latest = max((plan.number for plan in found.active if plan.kind == "replace"), default=-1)
         for name in sorted(path.name for path in store.glob("plan-*.parquet")):
             if plan_number(name) is None or name in counting:
                 continue
-            plan = read_plan(store, name)
-            if plan.kind == "replace" and plan.base == counting[: len(plan.base)]:
+            try:
+                plan = read_plan(store, name)
+            except StoreError as error:  # it does not count, so nothing is lost with it
+                logger.warning("%s; it does not count and is left alone, delete it", error)
+                continue
+            if plan.kind == "replace" and plan.number > latest and plan.base == counting[: len(plan.base)]:
                 found.replacement = plan
             else:
                 found.orphans.append(plan)
         return found
 
     def clean(self) -> None:
-        """Delete what dead builds left; only the holder of the build lock may."""
+        """Delete what dead builds left; only the holder of the build lock may.
+
+        Raises:
+            StoreError: There are complete shards and no store.json: it was lost, for a build writes it before them.
+        """
+        if self.record is None:
+            for plan in self.orphans:
+                self._refuse_complete(plan)
         while self.orphans:
             self.drop(self.orphans.pop())
+
+    def _refuse_complete(self, plan: Plan) -> None:
+        complete = [shard for shard in plan.shards if (self.store / f"{shard}{INDEX_SUFFIX}").is_file()]
+        if complete:
+            raise StoreError(
+                f"{self.store}: has no {STORE_FILE}, but {plan.name} with {len(complete)} complete shards, which a "
+                f"build would delete. Put {STORE_FILE} back, make it anew with inspect-shards {self.store} --reindex, "
+                "or delete the folder"
+            )
 
     @property
     def identity(self) -> Identity | None:
@@ -72,7 +98,7 @@ class Generations:
         return max((number for number in numbers if number is not None), default=-1) + 1
 
     def next_shard(self, split: str) -> int:
-        """An unused shard number: above every planned one and every file, so that no name ever means two contents."""
+        """An unused shard number: above every planned one and every file."""
         plans = [*self.active, *([self.replacement] if self.replacement else [])]
         names = {shard for plan in plans for shard in plan.shards}
         names.update(path.stem for path in self.store.glob(f"{split}-*"))
@@ -84,12 +110,12 @@ class Generations:
         chosen = {split: (item.manifest, item.to_plan) for split, item in work.items() if item.to_plan}
         if not chosen and self.record is not None:
             if self.record.data_root != str(data_root):  # the corpus has moved
-                self._count(identity, str(data_root))
+                self._count(self.record.identity, str(data_root))
             return
         plan = self._make("extend", chosen, identity, utterances_per_shard)
         write_plan(self.store, plan)
         self.active.append(plan)
-        self._count(identity, str(data_root))
+        self._count(self.identity or identity, str(data_root))
 
     def replace(self, manifests: Mapping[str, Manifest], identity: Identity, utterances_per_shard: int) -> Plan:
         """Publish a plan of everything anew; it counts once it is complete."""
@@ -144,3 +170,9 @@ class Generations:
             identity=identity, data_root=data_root, plans=tuple(plan.name for plan in self.active)
         )
         write_store_record(self.store, self.record)
+
+
+def is_begun_with(store: Path, identity: Identity) -> bool:
+    """Whether an --overwrite with this identity waits to be continued."""
+    waiting = Generations.open(store).replacement
+    return waiting is not None and waiting.identity == identity

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from configs.errors import FeatureStoreError, StoreError
+from configs.errors import StoreError
 from shardwriter.build import Build
 from shardwriter.catalog import splits_of
 from shardwriter.generation import Generations
@@ -63,10 +63,10 @@ def _encode(build: Build, ranks: Ranks) -> None:
 
 def _together(ranks: Ranks, step: Callable[[], Any]) -> None:
     """Take a step on every rank. One that fails must not leave the others waiting for it."""
-    failure: FeatureStoreError | None = None
+    failure: BaseException | None = None
     try:
         step()
-    except FeatureStoreError as error:
+    except BaseException as error:
         failure = error
     if not ranks.all(failure is None):
         raise failure or StoreError("another rank could not build what is missing; its message says why")

@@ -66,7 +66,7 @@ def find_work(
             unfinished.difference_update(keys)
             if task.shard not in complete:
                 unfinished.update(keys)
-    _refuse_other_paths(manifest, plans)
+    refuse_other_paths(manifest, plans)
     chosen = range(len(manifest.utterances))[:limit]
     keys = [manifest.utterances[index].key for index in chosen]
     resumed = [index for index, key in zip(chosen, keys, strict=True) if key in unfinished]
@@ -86,7 +86,7 @@ def find_work(
     )
 
 
-def _refuse_other_paths(manifest: Manifest, plans: Sequence[Plan]) -> None:
+def refuse_other_paths(manifest: Manifest, plans: Sequence[Plan]) -> None:
     """Raise StoreError where the store knows an utterance under another path: then data_root is not what it was."""
     asked = {utterance.key: utterance.mouth for utterance in manifest.utterances}
     _, view = parse_view_split(manifest.split)
@@ -116,7 +116,7 @@ def stale_utterances(
         path = manifest.data_root / source
         now = source_state(path, source)
         if now.size is None:
-            vanished.append(source)
+            vanished.extend([source] if recorded.error is None else [])
             return False
         same = (now.size, now.mtime_ns) == (recorded.source_size, recorded.source_mtime_ns)
         if recorded.source_digest is None:  # it could not be read then, or came from no npz

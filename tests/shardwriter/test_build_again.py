@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builds import build_store, change_mouth, contents, quick_embedding, reasons, samples, stored
+from builds import build_store, change_mouth, contents, interrupt_build, quick_embedding, reasons, samples, stored
 from corpus import Corpus, make_corpus
 
 from configs.errors import StoreError
@@ -197,3 +197,10 @@ def test_empty_split_is_no_obstacle(tmp_path: Path) -> None:
     assert build_store(corpus, store).encoded == {"train": 3, "val": 0, "test": 0}
     assert build_store(corpus, store).encoded == {"train": 0, "val": 0, "test": 0}
     assert Catalog.open(store).splits == ("train",)
+
+
+def test_a_split_of_which_no_shard_is_written_yet_does_not_stop_another(corpus: Corpus, tmp_path: Path) -> None:
+    store = tmp_path / "begun"
+    interrupt_build(corpus, store, packs=0, splits=("train",))
+    report = build_store(corpus, store, splits=("val",))
+    assert report.encoded["val"] == len(corpus.names["val"])

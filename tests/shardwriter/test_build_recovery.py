@@ -151,11 +151,23 @@ def test_plan_that_a_dead_build_did_not_make_count_is_dropped(corpus: Corpus, st
     assert contents(store) == before
 
 
-def test_store_that_died_before_its_first_record_is_begun_anew(corpus: Corpus, store: Path) -> None:
+def test_plan_of_a_build_that_died_before_its_first_record_is_dropped(corpus: Corpus, store: Path) -> None:
     before = contents(store)
     (store / "store.json").unlink()
+    for path in (*store.glob("*.tar"), *store.glob("*.index")):
+        path.unlink()
     assert again(corpus, store).planned["train"]["new"] == 5
     assert contents(store) == before
+
+
+def test_complete_shards_without_a_record_are_never_deleted(corpus: Corpus, store: Path) -> None:
+    before, record = contents(store), (store / "store.json").read_bytes()
+    (store / "store.json").unlink()
+    with pytest.raises(StoreError, match=r"no store.json, but plan-000.parquet with 3 complete shards.*--reindex"):
+        again(corpus, store)
+    (store / "store.json").write_bytes(record)
+    assert contents(store) == before
+    assert again(corpus, store).planned["train"]["new"] == 0
 
 
 def test_damaged_index_is_named_with_the_cure(corpus: Corpus, store: Path) -> None:

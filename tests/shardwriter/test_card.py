@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shardwriter.card import write_card
+from shardwriter.card import MARK, write_card
 from shardwriter.catalog import write_store_record
 from shardwriter.format import Identity, StoreRecord
 
@@ -51,3 +51,12 @@ def test_text_names_just_the_members_that_there_are(tmp_path: Path, dtype: str, 
 def test_card_says_that_views_hold_no_audio(tmp_path: Path) -> None:
     _, text = card(tmp_path, {"train": 5, "train_view1": 5}, audio="embed")
     assert "Views hold no audio" in text
+
+
+def test_a_card_that_somebody_else_wrote_stays(tmp_path: Path) -> None:
+    card(tmp_path, {"train": 5})
+    path = tmp_path / "README.md"
+    path.write_text(path.read_text().replace(MARK, "MY LICENCE"))
+    before = path.read_text()
+    write_card(tmp_path, {"train": 6})
+    assert path.read_text() == before

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from builds import build_store, change_mouth, contents, interrupt_build, reasons, stored
 from corpus import Corpus, make_corpus
 
 from configs.errors import ConfigError, StoreError
+from shardwriter.build import BuildOptions, begin, prepare
 from shardwriter.build_report import BuildReport
 from shardwriter.catalog import Catalog
 from shardwriter.generation import Generations
@@ -223,3 +225,40 @@ def test_overwrite_still_waits_after_the_old_store_grew(corpus: Corpus, store: P
     report = again(grown, store, OTHER)
     assert reasons(report, "train") == {"new": 4, "resumed": 5, "skipped": 3}
     assert len(stored(store, "train")) == 12
+
+
+def test_an_overwrite_that_another_one_replaced_never_comes_back(corpus: Corpus, store: Path) -> None:
+    """The first has no base, as one of an empty store: it would fit every store."""
+    begin(corpus.config(), store.with_name("fresh"), BuildOptions(splits=SPLITS, device=torch.device("cpu")))
+    fresh = store.with_name("fresh")
+    again(corpus, fresh, overwrite=True)
+    first = (fresh / "plan-000.parquet").read_bytes()
+    again(corpus, fresh, overwrite=True)
+    before = contents(fresh)
+    (fresh / "plan-000.parquet").write_bytes(first)  # as if it had died before deleting what it replaced
+    again(corpus, fresh)
+    assert contents(fresh) == before
+
+
+def test_dry_run_says_what_a_waiting_overwrite_would_encode(corpus: Corpus, store: Path) -> None:
+    interrupt(corpus, store, OTHER, shards=1)
+    before = contents(store)
+    options = BuildOptions(splits=SPLITS, device=torch.device("cpu"))
+    work = prepare(corpus.config(OTHER), store, options).survey()
+    report = again(corpus, store, OTHER)
+    assert {split: len(item.resumed) for split, item in work.items()} == {
+        split: report.planned[split]["resumed"] for split in work
+    }
+    assert contents(store) != before
+
+
+def test_dry_run_refuses_what_an_overwrite_would(corpus: Corpus, store: Path) -> None:
+    options = BuildOptions(splits=("val",), device=torch.device("cpu"), overwrite=True)
+    with pytest.raises(ConfigError, match="replaces the whole store"):
+        prepare(corpus.config(), store, options).survey()
+
+
+def test_an_overwrite_of_some_splits_is_reported_as_waiting(corpus: Corpus, store: Path) -> None:
+    interrupt(corpus, store, OTHER, shards=1)
+    assert again(corpus, store, OTHER, splits=("val",)).waiting == "plan-001.parquet"
+    assert again(corpus, store, OTHER).waiting is None
