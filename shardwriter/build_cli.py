@@ -36,8 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="build-shards",
         description="Encode each utterance's mouth video once and write the embeddings into tar shards. Run again, it "
-        "continues: missing, new and changed utterances are encoded. Exit codes: 0 all stored, 3 finished but some "
-        "failed, 2 could not start. Flags may be written with - or _.",
+        "continues: missing, new and changed utterances are encoded. Exit codes: 0 all stored; 3 finished, but some "
+        "failed or an --overwrite still lacks splits; 2 could not start or go on. Flags may be written with - or _.",
     )
     add_config_flags(parser)
     parser.add_argument("--data_split", choices=[*SPLITS, "all"], default="all", help="split to build (default: all)")

@@ -130,7 +130,7 @@ def test_missing_npz_or_a_folder_in_its_place_cannot_be_read(folder: bool, tmp_p
 
 
 def test_a_path_that_cannot_be_one_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(MouthError, match="cannot be read .*null"):
+    with pytest.raises(MouthError, match=r"cannot be read .*null"):
         read_mouth_npz(tmp_path / "a\0b.npz")
 
 
