@@ -151,7 +151,10 @@ def _open_stores(config: Config, source: EncoderSource) -> list[Catalog]:
         )
     if data.build_missing:
         _begin_store(config)
-    catalogs = [Catalog.open(Path(store), SHARD_COLUMNS) for store in _stores(config)]
+    stores = _stores(config)
+    if len({Path(store).resolve() for store in stores}) < len(stores):
+        raise ConfigError(f"--shards {' --shards '.join(stores)}: a store is named twice; name each once")
+    catalogs = [Catalog.open(Path(store), SHARD_COLUMNS) for store in stores]
     for catalog in catalogs:
         refuse_other_encoder(catalog, source, data.trust_imported)
     return catalogs

@@ -1,6 +1,7 @@
 """Training from stores that are begun, imported, or several; and with augmented embeddings."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,23 @@ def test_two_ranks_build_what_is_missing_together(corpus: Corpus, here: Path) ->
     assert stored(here / "new") == {"train": 6, "val": 3}
     assert "on this rank, of 2" in done.stderr
     assert "all 6 utterances are in new" in done.stderr
+
+
+def test_a_store_that_is_named_twice_is_refused(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(corpus, "--shards", store, "--shards", f"{store}/../{store.name}")[0] == 2
+    assert "a store is named twice" in capsys.readouterr().err
+
+
+def test_tars_without_an_index_are_named_with_the_cure(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tars = here / "tars"
+    tars.mkdir()
+    shutil.copy(store / "train-000000.tar", tars)
+    assert run(corpus, "--shards", tars)[0] == 2
+    assert f"inspect-shards {tars} --reindex makes one of its tars" in capsys.readouterr().err
 
 
 def test_several_stores_cannot_be_built_into(
