@@ -30,7 +30,7 @@ from iianet.termination import TERMINATED, Terminated
 from iianet.trainer import make_trainer, quieten_lightning
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
-from loaders.matching import refuse_other_encoder
+from loaders.matching import kernels_of, refuse_other_encoder
 from loaders.stream_data import StreamData
 from loaders.stream_words import stream_words
 from shardwriter.build import BuildOptions, begin
@@ -93,7 +93,7 @@ def _run(argv: list[str]) -> int:
     data.prepare_splits()  # what cannot be trained on is said before anything is written
     quieten_lightning()
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
-    module = SeparationModule(config, LazyEncoder(source))
+    module = SeparationModule(config, LazyEncoder(source, kernels_of(catalogs, source)))
     _try_optimizer(module)
     first = [BuildMissing(config, Path(_stores(config)[0]), stored)] if will_build else []
     trainer = make_trainer(config, folder, first)

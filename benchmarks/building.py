@@ -1,9 +1,11 @@
-"""How near does build-shards come to its encoder? Clips per second of both, in one run.
+"""How fast does build-shards encode, beside its own encoder, and beside one npz for each clip?
 
-    python benchmarks/building.py [--clips 96] [--batch_size 32] [--rounds 5] [--device cpu] [--output FILE.md]
+    python benchmarks/building.py [--clips 64] [--batch_size 32] [--rounds 5] [--device cpu] [--output FILE.md]
 
 The limit is the same encoder object on ready tensors at the same batch. The build reads npz, inflates, digests, crops,
-encodes, and writes shards. Rounds alternate, and ratios are of rounds side by side, since machines are noisy.
+encodes, and writes shards. The earlier script's way: one clip at a time through the network as published, preprocessed
+in float64, each embedding saved as a compressed npz. Rounds alternate, and ratios are of one round, since machines are
+noisy.
 """
 
 import argparse
@@ -12,7 +14,10 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -22,12 +27,15 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from configs.schema import Config, load_config
+from iianet.clip_encoder import ClipEncoder
 from iianet.encoder_source import EncoderSource
-from iianet.mouth import FPS, FRAME_SIZE, center_crop
+from iianet.kernels import PRECISIONS
+from iianet.mouth import CROP_SIZE, FPS, FRAME_SIZE, MEAN, STD, center_crop
 from iianet.video_encoder import VideoEncoder
-from shardwriter.format import Identity
+from shardwriter.encode import ClipReader, read_ahead
 from shardwriter.generation import Generations
 from shardwriter.identity import identity_of
+from shardwriter.kernel_choice import quickest_kernels
 from shardwriter.manifest import load_manifests
 from shardwriter.tasks import Encoding, run_tasks
 from shardwriter.work import Work
@@ -35,26 +43,39 @@ from shardwriter.work import Work
 FRAMES = 50
 
 
+class Bench(NamedTuple):
+    """What all ways share."""
+
+    config: Config
+    folder: Path
+    mouths: list[Path]
+    device: torch.device
+
+
 def main() -> None:
     """Measure and print; --output also writes the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--clips", type=int, default=96)
+    parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--num_workers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    with tempfile.TemporaryDirectory() as folder:
-        config = make_corpus(Path(folder), arguments.clips, arguments.batch_size)
-        rows = measure(config, Path(folder), device, arguments.rounds)
-    text = report(rows, machine(device, "pyarrow"), arguments)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config = make_corpus(folder, arguments.clips, arguments.batch_size, arguments.num_workers)
+        bench = Bench(config, folder, sorted((folder / "mouths").glob("*.npz")), device)
+        rates, kernels = measure(bench, arguments.rounds)
+        reading = _read(bench)
+    text = report(rates, kernels, reading, machine(device, "pyarrow"), arguments)
     print(text)
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
 
 
-def make_corpus(folder: Path, clips: int, batch_size: int) -> Config:
+def make_corpus(folder: Path, clips: int, batch_size: int, num_workers: int = 4) -> Config:
     """Clips of 50 frames that compress about as real mouths do, in IIANet's layout; one short wav stands for all."""
     random = np.random.default_rng(0)
     (folder / "mouths").mkdir()
@@ -80,55 +101,98 @@ def make_corpus(folder: Path, clips: int, batch_size: int) -> Config:
     document = {
         "datamodule": {"data_config": data},
         "exp": {"exp_name": "benchmark"},
-        "shardwriter": {"batch_size": batch_size, "utterances_per_shard": 1000},
+        "shardwriter": {"batch_size": batch_size, "num_workers": num_workers, "utterances_per_shard": 1000},
     }
     (folder / "config.yml").write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
     return load_config(folder / "config.yml")
 
 
-def measure(config: Config, folder: Path, device: torch.device, rounds: int) -> list[tuple[float, float]]:
-    """Clips per second of the limit and of the build, round by round."""
-    source = EncoderSource.from_config(config)
-    encoder = source.load(device)
-    identity = identity_of(source, encoder.fingerprint(), "float16")
-    mouths = sorted((folder / "mouths").glob("*.npz"))
-    ready = [center_crop(torch.from_numpy(np.load(path, allow_pickle=False)["data"])).to(device) for path in mouths]
-    encoder.encode(ready[: config.shardwriter.batch_size])
-    rates = []
+def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], list[str]]:
+    """Clips per second of every way, round by round; and the kernels that were chosen."""
+    source = EncoderSource.from_config(bench.config)
+    network = source.network()
+    chosen = {name: quickest_kernels(replace(source, precision=name), bench.device) for name in PRECISIONS}
+    encoders = {name: ClipEncoder(network, kernels).to(bench.device) for name, kernels in chosen.items()}
+    ways: dict[str, Callable[[int], None]] = {}
+    for name, encoder in encoders.items():
+        ways[f"{name}: the encoder on ready tensors (limit)"] = _limit(bench, encoder)
+        ways[f"{name}: build-shards, npz to published shard"] = _build(bench, encoder)
+    ways["float32: the earlier script's way"] = _earlier(bench, network.to(bench.device))
+    for way in ways.values():
+        way(-1)
+    rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in tqdm(range(rounds), desc="rounds", leave=False):
-        limit = _limit(encoder, ready, config.shardwriter.batch_size)
-        rates.append((limit, _build(config, folder / f"store-{number}", encoder, identity, device)))
-    return rates
+        for name, way in ways.items():
+            started = time.monotonic()
+            way(number)
+            rates[name].append(len(bench.mouths) / (time.monotonic() - started))
+    return rates, [f"{name}: {kernels.memory_format}, {kernels.max_frames} frames" for name, kernels in chosen.items()]
 
 
-def _limit(encoder: VideoEncoder, ready: list[torch.Tensor], batch_size: int) -> float:
-    started = time.monotonic()
-    for start in range(0, len(ready), batch_size):
-        for embedding in encoder.encode(ready[start : start + batch_size]):
-            embedding.cpu()
-    return len(ready) / (time.monotonic() - started)
+def _limit(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
+    ready = [center_crop(torch.from_numpy(np.load(path, allow_pickle=False)["data"])) for path in bench.mouths]
+    ready = [frames.to(bench.device) for frames in ready]
+
+    def run(number: int) -> None:  # noqa: ARG001
+        size = bench.config.shardwriter.batch_size
+        for start in range(0, len(ready), size):
+            pack = ready[start : start + size]
+            encoder.columns(torch.cat(pack), list(map(len, pack))).cpu()
+
+    return run
 
 
-def _build(config: Config, store: Path, encoder: VideoEncoder, identity: Identity, device: torch.device) -> float:
-    """From the published plan to the last published shard: what grows with the corpus."""
-    store.mkdir()
-    manifests = load_manifests(config, ("train",))
-    manifest = manifests["train"]
-    generations = Generations.open(store)
-    work = {"train": Work(manifest=manifest, new=range(len(manifest.utterances)))}
-    generations.extend(work, identity, config.shardwriter.utterances_per_shard, manifest.data_root)
-    tasks = list(generations.active[0].tasks(("train",)))
+def _build(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
+    """From the manifest to the last published shard."""
+    source = EncoderSource.from_config(bench.config)
+    identity = identity_of(source, encoder.fingerprint, encoder.kernels, "float16")
     encoding = Encoding(
         encoder=encoder,
-        device=device,
+        device=bench.device,
         dtype="float16",
         fps=FPS,
-        batch_size=config.shardwriter.batch_size,
-        num_workers=config.shardwriter.num_workers,
+        batch_size=bench.config.shardwriter.batch_size,
+        num_workers=bench.config.shardwriter.num_workers,
     )
+
+    def run(number: int) -> None:
+        store = bench.folder / f"store-{encoder.kernels.dtype}-{number}"
+        store.mkdir()
+        manifest = load_manifests(bench.config, ("train",))["train"]
+        generations = Generations.open(store)
+        work = {"train": Work(manifest=manifest, new=range(len(manifest.utterances)))}
+        generations.extend(work, identity, bench.config.shardwriter.utterances_per_shard, manifest.data_root)
+        tasks = list(generations.active[0].tasks(("train",)))
+        run_tasks(store, manifest.data_root, tasks, encoding, _Silent())
+
+    return run
+
+
+def _earlier(bench: Bench, network: VideoEncoder) -> Callable[[int], None]:
+    border = (FRAME_SIZE - CROP_SIZE) // 2
+
+    def run(number: int) -> None:
+        folder = bench.folder / f"npz-{number}"
+        folder.mkdir()
+        for path in bench.mouths:
+            frames = np.load(path, allow_pickle=False)["data"] / 255.0
+            crop = (frames[:, border:-border, border:-border] - MEAN) / STD
+            clip = torch.FloatTensor(crop)[None, None].to(bench.device)
+            embedding = network(clip)[0].cpu().numpy()
+            np.savez_compressed(folder / f"{path.stem}_embedding.npz", data=embedding)
+
+    return run
+
+
+def _read(bench: Bench) -> float:
+    """Clips per second of reading alone: npz to crops, by as many threads as the build has."""
+    rows = [{"key": path.stem, "mouth": f"mouths/{path.name}", "audio": []} for path in bench.mouths]
     started = time.monotonic()
-    run_tasks(store, manifest.data_root, tasks, encoding, _Silent())
-    return len(manifest.utterances) / (time.monotonic() - started)
+    for clip in read_ahead(
+        ClipReader(data_root=bench.folder), rows, bench.config.shardwriter.num_workers, depth=len(rows)
+    ):
+        assert clip.frames is not None, clip.error
+    return len(rows) / (time.monotonic() - started)
 
 
 class _Silent:
@@ -145,24 +209,27 @@ class _Silent:
         """Nothing to show."""
 
 
-def report(rates: list[tuple[float, float]], where: str, arguments: argparse.Namespace) -> str:
-    """The table, in Markdown."""
-    limits, builds = zip(*rates, strict=True)
-    ratios = [build / limit for limit, build in rates]
-    rows = [
-        ("the encoder on ready tensors (limit)", *_spread(limits)),
-        ("build-shards, npz to published shard", *_spread(builds)),
-        ("ratio, round by round", *_spread(ratios)),
-    ]
-    table = tabulate(rows, headers=["clips/s", "median", "lowest", "highest"], floatfmt=".2f", tablefmt="github")
+def report(
+    rates: dict[str, list[float]], kernels: list[str], reading: float, where: str, arguments: argparse.Namespace
+) -> str:
+    """The tables, in Markdown."""
+    names = list(rates)
+    earlier = names[-1]
+    ratios = [(names[1], names[0]), (names[3], names[2]), (names[1], earlier), (names[3], earlier)]
+    of_rounds = {
+        f"{one} / {other}": [a / b for a, b in zip(rates[one], rates[other], strict=True)] for one, other in ratios
+    }
     options = (
-        f"{arguments.clips} clips of {FRAMES} frames, batch {arguments.batch_size}, {arguments.rounds} rounds, float32"
+        f"{arguments.clips} clips of {FRAMES} frames, batch {arguments.batch_size}, {arguments.num_workers} reading "
+        f"threads, {arguments.rounds} rounds. Kernels chosen: {'; '.join(kernels)}. "
+        f"Reading alone: {reading:.0f} clips/s."
     )
-    return f"# Building\n\n{where}\n\n{options}\n\n{table}\n"
+    return f"# Building\n\n{where}\n\n{options}\n\n{_table('clips/s', rates)}\n\n{_table('ratio', of_rounds)}\n"
 
 
-def _spread(values: tuple[float, ...] | list[float]) -> tuple[float, float, float]:
-    return statistics.median(values), min(values), max(values)
+def _table(what: str, values: dict[str, list[float]]) -> str:
+    rows = [(name, statistics.median(found), min(found), max(found)) for name, found in values.items()]
+    return tabulate(rows, headers=[what, "median", "lowest", "highest"], floatfmt=".2f", tablefmt="github")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from spread import spread
 from tabulate import tabulate
 from tqdm import tqdm
 
+from iianet.encoder_source import EncoderSource
 from iianet.mouth import center_crop
 from iianet.mouth_npz import read_mouth_npz
-from iianet.video_encoder import VideoEncoder
 from shardwriter.quantize import as_stored
 
 DTYPES = ("float32", "float16", "int8")
@@ -66,9 +66,7 @@ def main() -> None:
 
 def encode(paths: Sequence[Path]) -> list[npt.NDArray[np.float32]]:
     """An embedding `(512, frames)` of each."""
-    encoder = VideoEncoder()
-    encoder.init_weights(0)
-    encoder.eval()
+    encoder = EncoderSource(pretrain=None, seed=0).load(torch.device("cpu"))
     clips = (center_crop(torch.from_numpy(read_mouth_npz(path).frames)) for path in paths)
     return [encoder.encode([clip])[0].numpy() for clip in tqdm(clips, total=len(paths), desc="encode", leave=False)]
 

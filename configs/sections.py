@@ -36,13 +36,15 @@ class AudionetSection(Section):
 
 
 class VideonetConfig(Section):
-    """Weights of the frozen lip encoder. `seed` is ours."""
+    """Weights of the frozen lip encoder. `seed` and `precision` are ours."""
 
     pretrain: Name | None = None
     """File with the published weights; null draws random ones, which serve for trying things out only."""
     relu_type: Literal["prelu"] = "prelu"
     seed: Whole = 0
     """Seed of the random weights that a null `pretrain` stands for."""
+    precision: Literal["float32", "bf16"] | None = None
+    """Arithmetic of the lip encoder; null is that of the store, or float32 where there is none."""
 
 
 class VideonetSection(Section):

@@ -13,6 +13,8 @@ import torch
 from configs.errors import WeightsError
 from configs.schema import Config
 from iianet.checkpoint import load_published, read_checkpoint
+from iianet.clip_encoder import ClipEncoder
+from iianet.kernels import Kernels, default_kernels
 from iianet.mouth import CROP_SIZE, FRAME_SIZE, MEAN, STD
 from iianet.video_encoder import VideoEncoder
 
@@ -27,16 +29,6 @@ PREPROCESSING: Mapping[str, Any] = {
     "mean": MEAN,
     "std": STD,
 }
-PRECISION: Mapping[str, Any] = {
-    "dtype": "float32",
-    "tf32": False,
-    "memory_format": "contiguous",
-    "batch_norm": "separate",
-}
-"""Arithmetic and kernels of the encoder: part of a store's identity, since they move the last bits."""
-
-MAX_FRAMES = {"cpu": 64, "cuda": 1024}
-"""Frames encoded at a time: what fits a processor's cache, and what fills a GPU."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +38,12 @@ class EncoderSource:
     Attributes:
         pretrain: File with published weights; None for random ones.
         seed: Of the random ones.
+        precision: Of the encoder's arithmetic, float32 or bf16; None is the store's, or float32.
     """
 
     pretrain: Path | None
     seed: int
+    precision: str | None = None
 
     @classmethod
     def from_config(cls, config: Config) -> "EncoderSource":
@@ -59,7 +53,8 @@ class EncoderSource:
             WeightsError: The weights file does not exist.
         """
         videonet = config.videonet.videonet_config
-        source = cls(Path(videonet.pretrain) if videonet.pretrain is not None else None, videonet.seed)
+        pretrain = Path(videonet.pretrain) if videonet.pretrain is not None else None
+        source = cls(pretrain, videonet.seed, videonet.precision)
         if source.pretrain is not None and not source.pretrain.is_file():
             raise WeightsError(
                 f"{source.pretrain}: no such weights file (videonet.videonet_config.pretrain). Download the lip "
@@ -76,20 +71,25 @@ class EncoderSource:
         with self.pretrain.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    def load(self, device: torch.device) -> VideoEncoder:
-        """The encoder, on its device."""
+    def load(self, device: torch.device, kernels: Kernels | None = None) -> ClipEncoder:
+        """The encoder, on its device, with the default kernels for it or others."""
         with torch.random.fork_rng(devices=[]):  # loading it in the middle of training must not move other draws
-            encoder = VideoEncoder(max_frames=MAX_FRAMES.get(device.type, 64))
-            if self.pretrain is None:
-                logger.warning(
-                    "videonet.videonet_config.pretrain is null: the lip encoder has RANDOM weights from seed %d. Good "
-                    "for trying things out; for real training give the published weights.",
-                    self.seed,
-                )
-                encoder.init_weights(self.seed)
-            else:
-                load_published(encoder, read_checkpoint(self.pretrain), source=self.pretrain)
+            encoder = ClipEncoder(self.network(), kernels or default_kernels(device, self.precision))
         return encoder.to(device)
+
+    def network(self) -> VideoEncoder:
+        """The encoder as published, on the CPU."""
+        encoder = VideoEncoder()
+        if self.pretrain is None:
+            logger.warning(
+                "videonet.videonet_config.pretrain is null: the lip encoder has RANDOM weights from seed %d. Good "
+                "for trying things out; for real training give the published weights.",
+                self.seed,
+            )
+            encoder.init_weights(self.seed)
+        else:
+            load_published(encoder, read_checkpoint(self.pretrain), source=self.pretrain)
+        return encoder
 
     def facts(self, fingerprint: str) -> dict[str, Any]:
         """What a store's identity says of the encoder."""

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from iianet.batch import Batch, fit_frames
+from iianet.clip_encoder import ClipEncoder
 from iianet.encoder_source import EncoderSource
-from iianet.video_encoder import VideoEncoder
+from iianet.kernels import Kernels
 
 
 class LazyEncoder:
@@ -13,12 +14,14 @@ class LazyEncoder:
 
     Attributes:
         source: Where the weights come from.
+        kernels: Of the store that training reads; None is the default ones of the device.
         encoder: None until the first mouth.
     """
 
-    def __init__(self, source: EncoderSource) -> None:
+    def __init__(self, source: EncoderSource, kernels: Kernels | None = None) -> None:
         self.source = source
-        self.encoder: VideoEncoder | None = None
+        self.kernels = kernels
+        self.encoder: ClipEncoder | None = None
 
     def complete(self, batch: Batch) -> Tensor:
         """The embeddings of a batch, with its mouths encoded into their rows: `(batch, dim, frames)`, float32.
@@ -35,7 +38,7 @@ class LazyEncoder:
             embedding[row] = fit_frames(columns[:, lead:], embedding.shape[2])
         return embedding.float()
 
-    def _on(self, device: torch.device) -> VideoEncoder:
+    def _on(self, device: torch.device) -> ClipEncoder:
         if self.encoder is None:
-            self.encoder = self.source.load(device)
+            self.encoder = self.source.load(device, self.kernels.on(device) if self.kernels else None)
         return self.encoder.to(device)

@@ -7,30 +7,15 @@ gradients, so that its BatchNorm neither uses nor drifts with batch statistics.
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from iianet.mouth import CROP_SIZE, normalise
-
 EMBEDDING_DIM = 512
 CONTEXT_FRAMES = 2
 """Frames that an output column sees to its left and to its right."""
 STAGE_CHANNELS = (64, 128, 256, 512)
-
-
-@contextmanager
-def exact_kernels(device: torch.device) -> Iterator[None]:
-    """Full float32 and repeatable kernels, whatever precision a Trainer has set around the encoder."""
-    cudnn = torch.backends.cudnn
-    with (
-        torch.autocast(device.type, enabled=False),
-        cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
-        yield
 
 
 class ResidualBlock(nn.Module):
@@ -39,10 +24,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.norm1: nn.Module = nn.BatchNorm2d(out_channels)
         self.act1 = nn.PReLU(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.norm2: nn.Module = nn.BatchNorm2d(out_channels)
         self.act2 = nn.PReLU(out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
@@ -60,15 +45,11 @@ class ResidualBlock(nn.Module):
 
 
 class VideoEncoder(nn.Module):
-    """Frozen ResNet-18 lip encoder. Weights are random until some are loaded (`iianet.checkpoint.load_published`).
+    """Frozen ResNet-18 lip encoder, as published. Weights are random until some are loaded
+    (`iianet.checkpoint.load_published`). `iianet.clip_encoder` makes it fast."""
 
-    Args:
-        max_frames: Frames encoded at a time, which bounds memory whatever the length of a clip: about 2 MB a frame.
-    """
-
-    def __init__(self, max_frames: int = 64) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.max_frames = max_frames
         self.front_end = nn.Sequential(
             nn.Conv3d(1, 64, (5, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
             nn.BatchNorm3d(64),
@@ -107,61 +88,9 @@ class VideoEncoder(nn.Module):
         Returns:
             Embeddings, `(batch, 512, frames)`.
         """
-        columns = [self._columns(_pad_time(clip[0])) for clip in mouths]
-        return torch.stack(columns).transpose(1, 2)  # (batch, 512, frames)
-
-    @torch.no_grad()
-    def encode(self, clips: Sequence[Tensor]) -> list[Tensor]:
-        """Encode clips of any lengths, packed along time.
-
-        The trunk works frame by frame and the front end sees two frames on either side, so with two zero frames
-        between them clips do not touch: each comes out as if encoded alone.
-
-        Args:
-            clips: Centre crops, uint8, each `(frames, 88, 88)` with at least one frame, on the encoder's device.
-
-        Returns:
-            An embedding per clip, `(512, frames)`, in the encoder's dtype.
-        """
-        if not clips:
-            return []
-        gap = next(self.parameters()).new_zeros(CONTEXT_FRAMES, CROP_SIZE, CROP_SIZE)
-        pieces: list[Tensor] = [gap]
-        for clip in clips:
-            pieces += [normalise(clip), gap]
-        lengths = [len(clip) for clip in clips]
-        starts = [0]
-        for length in lengths:
-            starts.append(starts[-1] + length + CONTEXT_FRAMES)
-        with exact_kernels(gap.device):
-            columns = self._columns(torch.cat(pieces).to(gap.dtype), starts=starts[:-1], lengths=lengths)
-        return [part.t() for part in torch.split(columns, lengths)]
-
-    def _columns(self, padded: Tensor, starts: Sequence[int] = (0,), lengths: Sequence[int] | None = None) -> Tensor:
-        """Encode the frames of a pack.
-
-        Args:
-            padded: Normalised frames with two zero frames before, between and after the clips, `(frames, 88, 88)`.
-            starts: First output position of each clip.
-            lengths: Frames of each clip; all of the pack where it is one clip.
-
-        Returns:
-            Embedding columns of the clips' frames, one clip after the other, `(sum of lengths, 512)`.
-        """
-        positions = len(padded) - 2 * CONTEXT_FRAMES
-        keep = torch.zeros(positions, dtype=torch.bool)
-        for start, length in zip(starts, lengths or [positions], strict=True):
-            keep[start : start + length] = True
-        columns = []
-        for begin in range(0, positions, self.max_frames):
-            end = min(begin + self.max_frames, positions)
-            window = padded[begin : end + 2 * CONTEXT_FRAMES]
-            features = self.front_end(window[None, None])[0].transpose(0, 1)  # (positions, 64, 22, 22)
-            kept = features[
-                keep[begin:end].nonzero()[:, 0].to(features.device)
-            ]  # indices: a mask would wait for the GPU
-            columns.append(self.trunk(kept).mean(dim=(2, 3)))  # (kept, 512)
-        return torch.cat(columns)
+        features = self.front_end(nn.functional.pad(mouths, (0, 0, 0, 0, CONTEXT_FRAMES, CONTEXT_FRAMES)))
+        columns = [self.trunk(clip.transpose(0, 1)).mean(dim=(2, 3)) for clip in features]  # (frames, 512) each
+        return torch.stack(columns).transpose(1, 2)
 
     def fingerprint(self) -> str:
         """Digest of the weights and statistics, whatever file they came from: 16 hexadecimal digits."""
@@ -173,8 +102,3 @@ class VideoEncoder(nn.Module):
             digest.update(f"{name}{tuple(values.shape)}".encode())
             digest.update(values.numpy().tobytes())
         return digest.hexdigest()[:16]
-
-
-def _pad_time(frames: Tensor) -> Tensor:
-    """Add the two zero frames that the front end sees beyond either end of a clip, `(frames + 4, 88, 88)`."""
-    return nn.functional.pad(frames, (0, 0, 0, 0, CONTEXT_FRAMES, CONTEXT_FRAMES))

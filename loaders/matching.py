@@ -1,15 +1,23 @@
 """Whether a store was made with the encoder that a config asks for."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
 
 from configs.errors import StoreError
 from iianet.encoder_source import EncoderSource
+from iianet.kernels import Kernels
 from iianet.mouth import FPS
 from iianet.video_encoder import EMBEDDING_DIM
 from shardwriter.catalog import Catalog
-from shardwriter.identity import identity_of, is_imported, refuse_other_identity, unknown_origin
+from shardwriter.identity import (
+    identity_of,
+    is_imported,
+    recorded_kernels,
+    refuse_other_identity,
+    unknown_origin,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +32,19 @@ def refuse_other_encoder(catalog: Catalog, source: EncoderSource, trust_imported
     if is_imported(recorded):
         _refuse_untrusted(catalog, source, trust_imported)
         return
-    if source.made(recorded.encoder):
-        fingerprint = recorded.encoder["fingerprint"]
-    else:
-        fingerprint = source.load(torch.device("cpu")).fingerprint()
-    refuse_other_identity(catalog.store, recorded, identity_of(source, fingerprint, recorded.dtype, recorded.audio))
+    is_same = source.made(recorded.encoder)
+    fingerprint = recorded.encoder["fingerprint"] if is_same else source.load(torch.device("cpu")).fingerprint
+    kernels = recorded_kernels(catalog.store, recorded, source.precision)
+    asked = identity_of(source, fingerprint, kernels, recorded.dtype, recorded.audio)
+    refuse_other_identity(catalog.store, recorded, asked)
+
+
+def kernels_of(catalogs: Sequence[Catalog], source: EncoderSource) -> Kernels | None:
+    """What the first store of a run was encoded with; None in raw mode, and where nobody knows."""
+    for catalog in catalogs[:1]:
+        if not is_imported(catalog.record.identity):
+            return recorded_kernels(catalog.store, catalog.record.identity, source.precision)
+    return None
 
 
 def _refuse_untrusted(catalog: Catalog, source: EncoderSource, trusted: bool) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from configs.errors import ConfigError, StoreError
 from configs.schema import Config
+from iianet.clip_encoder import ClipEncoder
 from iianet.encoder_source import EncoderSource
 from iianet.mouth import FPS
-from iianet.video_encoder import VideoEncoder
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import Bar, BuildReport
 from shardwriter.catalog import is_store, read_store_record, splits_of, write_store_record
@@ -19,6 +19,7 @@ from shardwriter.format import Identity, StoreRecord, parse_view_split, split_vi
 from shardwriter.generation import Generations, is_begun_with
 from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
 from shardwriter.import_embeddings import refuse_views
+from shardwriter.kernel_choice import MEASURED_FROM, kept_kernels, quickest_kernels
 from shardwriter.lock import build_lock
 from shardwriter.manifest import Manifest, load_manifests
 from shardwriter.plan import Plan, ShardTask
@@ -47,14 +48,20 @@ def prepare(config: Config, store: Path, options: BuildOptions) -> "Build":
     record = read_store_record(store) if is_store(store) else None
     manifests = load_manifests(config, options.splits, record.data_root if record else None)
     storage = options.storage(config, record.identity if record else None)
-    encoder: VideoEncoder | None = None
+    encoder: ClipEncoder | None = None
     if options.import_embeddings:
         refuse_views(with_views(manifests, config.shardwriter.views))
         identity = imported_identity(*storage)
     else:
         source = EncoderSource.from_config(config)
         encoder = source.load(options.device)
-        identity = identity_of(source, encoder.fingerprint(), *storage)
+        kernels = kept_kernels(store, source, encoder.fingerprint, storage, options.overwrite)
+        if kernels is None and sum(len(manifest.utterances) for manifest in manifests.values()) >= MEASURED_FROM:
+            kernels = quickest_kernels(source, options.device)
+        kernels = kernels or encoder.kernels
+        identity = identity_of(source, encoder.fingerprint, kernels, *storage)
+        if kernels.on(options.device) != encoder.kernels:
+            encoder = source.load(options.device, kernels.on(options.device))
     encoding = Encoding(
         encoder=encoder,
         device=options.device,

@@ -14,6 +14,7 @@ from tabulate import tabulate
 from configs.command_line import add_config_flags, config_overrides, run_command
 from configs.errors import ConfigError, FeatureStoreError, StoreError
 from configs.schema import Config, load_config
+from iianet.kernels import PRECISIONS
 from shardwriter.build import prepare
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import BuildReport
@@ -48,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch_size", type=int, metavar="N", help="clips encoded together")
     parser.add_argument("--num_workers", type=int, metavar="N", help="threads that read npz")
+    parser.add_argument(
+        "--encoder_precision",
+        choices=list(PRECISIONS),
+        help="arithmetic of the encoder (default: the store's, or float32); bf16 is quicker where a device has it",
+    )
     parser.add_argument("--dtype", choices=STORED_DTYPES, help="of the stored embeddings (default: float16)")
     parser.add_argument(
         "--views", type=int, metavar="K", help="store K random crops and flips of each training utterance as well"
@@ -117,7 +123,9 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, Path, BuildOptions]
 def _shardwriter_overrides(arguments: argparse.Namespace) -> list[str]:
     names = ("batch_size", "num_workers", "utterances_per_shard", "dtype", "views", "audio")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    return [f"shardwriter.{name}={value}" for name, value in given.items()]
+    precision = arguments.encoder_precision
+    encoder = [f"videonet.videonet_config.precision={precision}"] if precision else []
+    return [*encoder, *(f"shardwriter.{name}={value}" for name, value in given.items())]
 
 
 def _positive(flag: str, value: int | None) -> int | None:

@@ -16,10 +16,10 @@ from tabulate import tabulate
 
 from configs.errors import FeatureStoreError
 from configs.schema import Config
+from iianet.clip_encoder import ClipEncoder
 from iianet.encoder_source import EncoderSource
 from iianet.mouth import FRAME_SIZE, center_crop
 from iianet.mouth_npz import read_mouth_npz
-from iianet.video_encoder import VideoEncoder
 from shardwriter.build_options import BuildOptions
 from shardwriter.catalog import is_store, read_store_record
 from shardwriter.estimate import count_embeddings, count_frames, stored_bytes
@@ -27,6 +27,7 @@ from shardwriter.format import parse_view_split
 from shardwriter.generation import is_begun_with
 from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
 from shardwriter.import_embeddings import ImportReader, refuse_views
+from shardwriter.kernel_choice import kept_kernels
 from shardwriter.manifest import Manifest
 from shardwriter.survey import survey
 from shardwriter.work import Work
@@ -50,7 +51,7 @@ def check(config: Config, store: Path, options: BuildOptions) -> int:
     """Print a table of ok / what to do. Returns 0 where a build could start, else 2."""
     findings = [Finding(what="config", found=f"exp {config.exp.exp_name}"), _try("imports", _imports)]
     work: dict[str, Work] = {}
-    encoder: list[VideoEncoder] = []
+    encoder: list[ClipEncoder] = []
 
     def weights() -> str:
         if options.import_embeddings:
@@ -58,7 +59,7 @@ def check(config: Config, store: Path, options: BuildOptions) -> int:
         source = EncoderSource.from_config(config)
         encoder.append(source.load(options.device))
         origin = source.pretrain or f"RANDOM, seed {source.seed}"
-        return f"{origin}, fingerprint {encoder[0].fingerprint()}"
+        return f"{origin}, fingerprint {encoder[0].fingerprint}"
 
     def manifests() -> str:
         work.update(survey(config, store, options))
@@ -162,7 +163,7 @@ def _sample_audio(manifest: Manifest, sample_rate: int) -> str:
     return f"{2 * len(examples)} sampled are as the manifest says"
 
 
-def _store(config: Config, store: Path, options: BuildOptions, encoder: VideoEncoder | None) -> str:
+def _store(config: Config, store: Path, options: BuildOptions, encoder: ClipEncoder | None) -> str:
     if not is_store(store):
         return f"{store} will be made"
     if options.overwrite:
@@ -172,7 +173,9 @@ def _store(config: Config, store: Path, options: BuildOptions, encoder: VideoEnc
     if encoder is None:
         asked = imported_identity(*storage)
     else:
-        asked = identity_of(EncoderSource.from_config(config), encoder.fingerprint(), *storage)
+        source = EncoderSource.from_config(config)
+        kernels = kept_kernels(store, source, encoder.fingerprint, storage, options.overwrite)
+        asked = identity_of(source, encoder.fingerprint, kernels or encoder.kernels, *storage)
     if is_begun_with(store, asked):
         return f"the --overwrite of {store} that was begun will be continued"
     refuse_other_identity(store, recorded, asked)
@@ -190,12 +193,12 @@ def _disk(config: Config, store: Path, options: BuildOptions, work: Mapping[str,
     return found
 
 
-def _time(work: Mapping[str, Work], encoder: VideoEncoder, device: torch.device) -> str:
+def _time(work: Mapping[str, Work], encoder: ClipEncoder, device: torch.device) -> str:
     seconds = count_frames(work) * _seconds_per_frame(encoder, device)
     return f"about {_duration(seconds)} for {count_embeddings(work)} embeddings on {device}"
 
 
-def _seconds_per_frame(encoder: VideoEncoder, device: torch.device) -> float:
+def _seconds_per_frame(encoder: ClipEncoder, device: torch.device) -> float:
     clip = center_crop(torch.zeros(TIMED_FRAMES, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8, device=device))
     encoder.encode([clip])[0].cpu()
     started = time.monotonic()

@@ -1,7 +1,7 @@
 """npz -> embeddings: read ahead in threads, encode packed, hand on in order."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,9 +13,10 @@ import numpy.typing as npt
 import torch
 
 from configs.errors import AudioError, MouthError
+from iianet.clip_encoder import ClipEncoder
 from iianet.mouth import view_crop
 from iianet.mouth_npz import read_mouth_npz
-from iianet.video_encoder import VideoEncoder
+from iianet.video_encoder import EMBEDDING_DIM
 from shardwriter.embedded_audio import read_audio
 from shardwriter.format import split_view_key
 from shardwriter.writer import Source
@@ -115,21 +116,52 @@ def read_ahead(
             pool.shutdown(cancel_futures=True)
 
 
-def encode_clips(clips: Iterator[Clip | Encoded], encoder: VideoEncoder | None, device: torch.device) -> list[Encoded]:
-    """Encode clips as one pack, in order; what comes encoded stays as it is, and needs no encoder."""
-    read = list(clips)
-    frames = [
-        clip.frames.to(device, non_blocking=True) for clip in read if isinstance(clip, Clip) and clip.frames is not None
-    ]
-    assert encoder is not None or not frames
-    columns = iter(encoder.encode(frames) if encoder is not None and frames else [])
-    return [clip if isinstance(clip, Encoded) else _encoded(clip, columns) for clip in read]
+@dataclass(frozen=True)
+class Pack:
+    """Clips that are being encoded, on the GPU while the caller does other things.
+
+    Attributes:
+        clips: In order.
+        columns: Of the clips that have frames, `(frames of all, 512)`, in the CPU's memory once they are `ready`.
+        ready: None where they are.
+    """
+
+    clips: Sequence[Clip | Encoded]
+    columns: torch.Tensor
+    ready: torch.cuda.Event | None
+
+    def results(self) -> list[Encoded]:
+        """Their embeddings, in order; waits for them. What came encoded stays as it is."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        found, start = [], 0
+        for clip in self.clips:
+            if isinstance(clip, Encoded):
+                found.append(clip)
+            elif clip.frames is None:
+                found.append(Encoded(source=clip.source, error=clip.error))
+            else:
+                columns = self.columns[start : start + len(clip.frames)]
+                start += len(clip.frames)
+                found.append(Encoded(source=clip.source, embedding=columns.t().numpy(), audio=clip.audio))
+        return found
 
 
-def _encoded(clip: Clip, columns: Iterator[torch.Tensor]) -> Encoded:
-    if clip.frames is None:
-        return Encoded(source=clip.source, error=clip.error)
-    return Encoded(source=clip.source, embedding=next(columns).cpu().numpy(), audio=clip.audio)
+def start_pack(clips: Sequence[Clip | Encoded], encoder: ClipEncoder | None, device: torch.device) -> Pack:
+    """Start to encode clips as one pack; what comes encoded needs no encoder."""
+    frames = [clip.frames for clip in clips if isinstance(clip, Clip) and clip.frames is not None]
+    if not frames:
+        return Pack(clips, torch.empty(0, EMBEDDING_DIM), None)
+    assert encoder is not None
+    lengths = list(map(len, frames))
+    if device.type != "cuda":
+        return Pack(clips, encoder.columns(torch.cat(frames).to(device), lengths).cpu(), None)
+    with torch.cuda.device(device):
+        columns = encoder.columns(torch.cat(frames).pin_memory().to(device, non_blocking=True), lengths)
+        arrived = torch.empty(columns.shape, pin_memory=True).copy_(columns, non_blocking=True)
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record()
+    return Pack(clips, arrived, ready)
 
 
 def sample_metadata(row: dict[str, Any], encoded: Encoded, fps: float) -> dict[str, Any]:

@@ -207,7 +207,8 @@ class Identity:
     Attributes:
         encoder: Name, `fingerprint` (digest of the weights), and where they came from: `pretrain` (file name) with
             `pretrain_digest` (sha256 of the file), or `seed` for random weights. Empty where unknown.
-        precision: Arithmetic and kernel settings of the encoder.
+        precision: Arithmetic and kernel settings of the encoder. Other kernels move only the last bits, so just the
+            arithmetic must be equal; what is added is encoded with the kernels that are recorded.
         preprocessing: Crop, mean and standard deviation of the mouths.
         dtype: Of the stored embeddings: float16, float32, or int8 with a scale per row.
         dim: Rows of an embedding; its layout is `(dim, frames)`.
@@ -238,7 +239,8 @@ _COMPARED = ("encoder fingerprint", "precision", "preprocessing", "dim", "fps")
 def _compared(identity: Identity) -> tuple[Any, ...]:
     fingerprint = identity.encoder.get("fingerprint")
     made_by = dict(identity.encoder) if fingerprint is None else fingerprint  # unknown is not the same as unknown
-    return made_by, dict(identity.precision), dict(identity.preprocessing), identity.dim, identity.fps
+    arithmetic = {name: identity.precision.get(name) for name in ("dtype", "tf32")}
+    return made_by, arithmetic, dict(identity.preprocessing), identity.dim, identity.fps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,22 @@
 """The identity that a config asks for."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from configs.errors import StoreError
-from iianet.encoder_source import ENCODER_NAME, PRECISION, PREPROCESSING, EncoderSource
+from iianet.encoder_source import ENCODER_NAME, PREPROCESSING, EncoderSource
+from iianet.kernels import PRECISIONS, Kernels
 from iianet.mouth import FPS
 from iianet.video_encoder import EMBEDDING_DIM
 from shardwriter.format import Identity
 
 
-def identity_of(source: EncoderSource, fingerprint: str, dtype: str, audio: str = "path") -> Identity:
+def identity_of(source: EncoderSource, fingerprint: str, kernels: Kernels, dtype: str, audio: str = "path") -> Identity:
     """The identity of embeddings made with an encoder and stored as `dtype`, with their audio or the paths of it."""
     return Identity(
         encoder=source.facts(fingerprint),
-        precision=PRECISION,
+        precision=kernels.record(),
         preprocessing=PREPROCESSING,
         dtype=dtype,
         dim=EMBEDDING_DIM,
@@ -44,6 +46,21 @@ def unknown_origin(identity: Identity) -> str:
     if is_reindexed(identity):
         return "tars of others, indexed by --reindex"
     return "an earlier tool's files, packed by --import_embeddings"
+
+
+def recorded_kernels(store: Path, identity: Identity, precision: str | None) -> Kernels:
+    """Those that a store was begun with, in the arithmetic that is asked for: None is the store's.
+
+    Raises:
+        StoreError: They are of another version.
+    """
+    try:
+        kernels = Kernels.from_record(identity.precision)
+    except ValueError as error:
+        raise StoreError(
+            f"{store}: its encoder computed as none of this version does: {error}. Build it anew with --overwrite"
+        ) from error
+    return replace(kernels, dtype=PRECISIONS[precision]) if precision else kernels
 
 
 def refuse_other_identity(store: Path, recorded: Identity, asked: Identity) -> None:

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from configs.errors import StoreError
-from iianet.video_encoder import VideoEncoder
-from shardwriter.encode import Clip, ClipReader, Encoded, Reader, encode_clips, read_ahead, sample_metadata
+from iianet.clip_encoder import ClipEncoder
+from shardwriter.encode import Clip, ClipReader, Encoded, Pack, Reader, read_ahead, sample_metadata, start_pack
 from shardwriter.format import INDEX_SUFFIX, merged_index_name
 from shardwriter.import_embeddings import ImportReader
 from shardwriter.plan import ShardTask
@@ -20,6 +20,8 @@ from shardwriter.quantize import as_stored
 from shardwriter.writer import ShardWriter
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Encoding:
         embed_audio: Whether samples hold their audio.
     """
 
-    encoder: VideoEncoder | None
+    encoder: ClipEncoder | None
     device: torch.device
     dtype: str
     fps: float
@@ -84,15 +86,33 @@ def _run_task(
 ) -> int:
     (store / merged_index_name(task.split)).unlink(missing_ok=True)  # it would say what this shard was before
     (store / f"{task.shard}{INDEX_SUFFIX}").unlink(missing_ok=True)  # of a shard whose tar was lost
-    rows = task.rows.to_pylist()
     with ShardWriter(store, task.shard, task.plan) as writer:
-        for start in range(0, len(rows), encoding.batch_size):
-            pack = rows[start : start + encoding.batch_size]
-            results = encode_clips(islice(clips, len(pack)), encoding.encoder, encoding.device)
-            for row, result in zip(pack, results, strict=True):
+        for rows, pack in _one_ahead(_packs(task, clips, encoding)):
+            for row, result in zip(rows, pack.results(), strict=True):
                 _store(writer, task.split, row, result, encoding, progress)
     progress.published(task.shard, writer.stored_bytes)
     return writer.audio_bytes
+
+
+def _packs(
+    task: ShardTask, clips: Iterator[Clip | Encoded], encoding: Encoding
+) -> Iterator[tuple[list[dict[str, Any]], Pack]]:
+    """Start to encode a task, pack by pack."""
+    rows = task.rows.to_pylist()
+    for start in range(0, len(rows), encoding.batch_size):
+        chosen = rows[start : start + encoding.batch_size]
+        yield chosen, start_pack(list(islice(clips, len(chosen))), encoding.encoder, encoding.device)
+
+
+def _one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Each item once the next is there: the GPU encodes a pack while the one before is written."""
+    before = next(items, None)
+    for item in items:
+        assert before is not None
+        yield before
+        before = item
+    if before is not None:
+        yield before
 
 
 def _store(

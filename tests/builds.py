@@ -17,6 +17,7 @@ from corpus import Corpus, make_frames, write_mouth
 from torch import Tensor
 
 from iianet.encoder_source import EncoderSource
+from iianet.kernels import Kernels, default_kernels
 from iianet.mouth import view_crop
 from iianet.mouth_npz import read_mouth_npz
 from loaders.store import open_reader
@@ -33,24 +34,30 @@ Run = Callable[..., Outcome]
 class QuickEncoder:
     """Stands in for the video encoder: an embedding is the first 512 pixels of each frame, times seed + 1."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, kernels: Kernels | None = None) -> None:
         self.seed = seed
+        self.kernels = kernels or default_kernels(CPU)
+        self.fingerprint = f"quick-{seed}"
+
+    def columns(self, frames: Tensor, _lengths: Sequence[int]) -> Tensor:
+        return frames.flatten(1)[:, :512] * (self.seed + 1) / 255
 
     def encode(self, clips: Sequence[Tensor]) -> list[Tensor]:
-        return [clip.flatten(1)[:, :512].t() * (self.seed + 1) / 255 for clip in clips]
-
-    def fingerprint(self) -> str:
-        return f"quick-{self.seed}"
+        return [self.columns(clip, [len(clip)]).t() for clip in clips]
 
     def to(self, _device: torch.device) -> "QuickEncoder":
         return self
+
+
+def _load(source: EncoderSource, _device: torch.device, kernels: Kernels | None = None) -> QuickEncoder:
+    return QuickEncoder(source.seed, kernels or default_kernels(CPU, source.precision))
 
 
 @contextmanager
 def quick_encoder() -> Iterator[None]:
     """Let every build inside the block encode with a QuickEncoder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EncoderSource, "load", lambda source, _device: QuickEncoder(source.seed))
+        patch.setattr(EncoderSource, "load", _load)
         yield
 
 
@@ -62,15 +69,15 @@ def build_store(corpus: Corpus, store: Path, *overrides: str, **options: Any) ->
 def interrupt_build(corpus: Corpus, store: Path, *overrides: str, packs: int, **options: Any) -> None:
     """Run a build that is stopped when so many packs of clips are encoded."""
     left = iter(range(packs))
-    encode_clips = tasks.encode_clips
+    start_pack = tasks.start_pack
 
-    def encode_or_stop(*arguments: Any) -> Any:
+    def start_or_stop(*arguments: Any) -> Any:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return encode_clips(*arguments)
+        return start_pack(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "encode_clips", encode_or_stop)
+        patch.setattr(tasks, "start_pack", start_or_stop)
         with pytest.raises(KeyboardInterrupt):
             build_store(corpus, store, *overrides, **options)
 

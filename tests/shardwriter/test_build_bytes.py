@@ -10,10 +10,10 @@ import xxhash
 from builds import CPU, build_store, contents, stored
 from corpus import Corpus, make_corpus
 
+from iianet.clip_encoder import ClipEncoder
 from iianet.encoder_source import EncoderSource
 from iianet.mouth import FPS, center_crop
 from iianet.mouth_npz import read_mouth_npz
-from iianet.video_encoder import VideoEncoder
 from shardwriter.build_report import BuildReport
 from shardwriter.catalog import Catalog
 from shardwriter.tasks import Encoding, run_tasks
@@ -30,12 +30,12 @@ class Unheard:
 
 
 @pytest.fixture(scope="module")
-def encoder() -> VideoEncoder:
+def encoder() -> ClipEncoder:
     return EncoderSource(None, 0).load(CPU)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_encoder(encoder: VideoEncoder) -> object:
+def one_encoder(encoder: ClipEncoder) -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EncoderSource, "load", lambda *_: encoder)
         yield
@@ -61,7 +61,7 @@ def tars(store: Path) -> dict[str, bytes]:
 
 
 def test_stored_embedding_is_the_encoders_own_of_that_clip_alone(
-    corpus: Corpus, store: Path, encoder: VideoEncoder
+    corpus: Corpus, store: Path, encoder: ClipEncoder
 ) -> None:
     found = stored(store, "train")
     assert set(found) == set(corpus.names["train"])
@@ -83,7 +83,7 @@ def test_bytes_do_not_depend_on_workers(
 
 
 def test_bytes_do_not_depend_on_the_order_of_the_shards(
-    corpus: Corpus, store: Path, tmp_path: Path, encoder: VideoEncoder
+    corpus: Corpus, store: Path, tmp_path: Path, encoder: ClipEncoder
 ) -> None:
     (plan,) = Catalog.open(store).plans
     encoding = Encoding(encoder=encoder, device=CPU, dtype="float16", fps=FPS, batch_size=4, num_workers=2)

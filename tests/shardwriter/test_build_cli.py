@@ -231,7 +231,7 @@ def test_interruption_exits_130_and_the_next_run_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("shardwriter.tasks.encode_clips", stop)
+        patch.setattr("shardwriter.tasks.start_pack", stop)
         assert run().code == 130
     outcome = run()
     assert outcome.code == 0

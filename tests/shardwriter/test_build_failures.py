@@ -164,12 +164,12 @@ def test_failure_in_a_shard_written_again_is_reported(tmp_path: Path) -> None:
 
 
 def test_embedding_too_large_for_its_dtype_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = QuickEncoder.encode
+    columns = QuickEncoder.columns
 
-    def large(self: QuickEncoder, clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        return [embedding * 1e6 for embedding in encode(self, clips)]
+    def large(self: QuickEncoder, frames: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        return columns(self, frames, lengths) * 1e6
 
-    monkeypatch.setattr(QuickEncoder, "encode", large)
+    monkeypatch.setattr(QuickEncoder, "columns", large)
     corpus = make_corpus(tmp_path, {"train": 2})
     report = again(corpus)
     assert len(report.failed["train"]) == 2

@@ -9,8 +9,10 @@ from runs import EPOCHS, build_store, last, losses, run
 
 from configs.schema import load_config
 from iianet.checkpoint import export_published
+from iianet.clip_encoder import ClipEncoder
 from iianet.encoder_source import EncoderSource
-from iianet.video_encoder import VideoEncoder
+from iianet.kernels import Kernels
+from shardwriter.catalog import Catalog
 
 
 def test_raw_mode_is_the_default_and_equals_a_store(corpus: Corpus, store: Path, here: Path) -> None:
@@ -50,14 +52,31 @@ def test_with_nothing_missing_the_encoder_is_not_loaded(
     assert run(corpus, "--shards", store)[0] == 0
 
 
+def test_the_fallback_encodes_with_the_kernels_of_the_store(
+    corpus: Corpus, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Kernels | None] = []
+    partial = build_store(corpus, "bf16", 4, "videonet.videonet_config.precision=bf16")
+    load = EncoderSource.load
+
+    def keep(source: EncoderSource, device: torch.device, kernels: Kernels | None = None) -> ClipEncoder:
+        asked.append(kernels)
+        return load(source, device, kernels)
+
+    monkeypatch.setattr(EncoderSource, "load", keep)
+    assert run(corpus, "--shards", partial)[0] == 0
+    recorded = dict(Catalog.open(partial).record.identity.precision)
+    assert [kernels and kernels.record() for kernels in asked] == [recorded]
+
+
 def test_the_encoder_neither_learns_nor_drifts_nor_lands_in_checkpoints(
     corpus: Corpus, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded: list[VideoEncoder] = []
+    loaded: list[ClipEncoder] = []
     load = EncoderSource.load
 
-    def keep(source: EncoderSource, device: torch.device) -> VideoEncoder:
-        loaded.append(load(source, device))
+    def keep(source: EncoderSource, device: torch.device, kernels: Kernels | None = None) -> ClipEncoder:
+        loaded.append(load(source, device, kernels))
         return loaded[-1]
 
     monkeypatch.setattr(EncoderSource, "load", keep)
@@ -65,7 +84,7 @@ def test_the_encoder_neither_learns_nor_drifts_nor_lands_in_checkpoints(
     assert len(loaded) == 1
     fresh = load(EncoderSource.from_config(corpus.config()), torch.device("cpu"))
     assert not loaded[0].training
-    assert loaded[0].fingerprint() == fresh.fingerprint()
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in loaded[0].state_dict().items())
     assert all(name.startswith("model.") or "mean" in name for name in last(folder)["state_dict"])
 
 
@@ -84,7 +103,7 @@ def test_the_command_line_wins_over_the_config(corpus: Corpus, store: Path, here
 
 
 def test_weights_saved_again_in_another_file_are_the_same_encoder(corpus: Corpus, here: Path) -> None:
-    encoder = EncoderSource.from_config(corpus.config()).load(torch.device("cpu"))
+    encoder = EncoderSource.from_config(corpus.config()).network()
     for name, extra in (("one.pth", {}), ("two.pth", {"epoch": 3})):
         torch.save({"model_state_dict": export_published(encoder), **extra}, name)
     weights = build_store(corpus, "weights", None, f"videonet.videonet_config.pretrain={here / 'one.pth'}")

@@ -1,0 +1,101 @@
+"""How the lip encoder computes: arithmetic, layout, and how many frames at a time.
+
+BatchNorm is folded into the convolutions, and TF32 is off. All settings give the same embeddings up to rounding: in
+float32 to 1e-6 of the largest value, in bfloat16 to 1e-2. They are recorded in a store's identity, so that whatever is
+encoded for it later rounds as it did.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+PRECISIONS = {"float32": "float32", "bf16": "bfloat16"}
+"""What users write, and the arithmetic that it names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """Settings of the lip encoder.
+
+    Attributes:
+        device: Type of device that they were chosen for: cpu or cuda.
+        dtype: Of weights and features: float32 or bfloat16. Embeddings are float32 in any case.
+        memory_format: Of features: contiguous (channel by channel) or channels_last.
+        max_frames: Frames encoded at a time, which bounds memory whatever the length of a clip: about 2 MB a frame.
+    """
+
+    device: str = "cpu"
+    dtype: str = "float32"
+    memory_format: str = "contiguous"
+    max_frames: int = 64
+
+    def record(self) -> dict[str, Any]:
+        """As a store's identity holds them."""
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "tf32": False,
+            "memory_format": self.memory_format,
+            "batch_norm": "folded",
+            "max_frames": self.max_frames,
+        }
+
+    def on(self, device: torch.device) -> "Kernels":
+        """These, or where they were chosen for another type of device, its default ones of the same arithmetic."""
+        return self if device.type == self.device else replace(_defaults(device), dtype=self.dtype)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Kernels":
+        """Those that a store's identity holds.
+
+        Raises:
+            ValueError: They are not of this version.
+        """
+        allowed: dict[str, Collection[object]] = {
+            "dtype": DTYPES,
+            "memory_format": MEMORY_FORMATS,
+            "batch_norm": ("folded",),
+            "tf32": (False,),
+        }
+        for name, values in allowed.items():
+            if record.get(name) not in values:
+                raise ValueError(f"{name} {record.get(name)!r}; expected {' or '.join(map(str, values))}")
+        frames = record.get("max_frames")
+        if not isinstance(frames, int) or frames < 1:
+            raise ValueError(f"max_frames {frames!r}; expected a whole number above 0")
+        return cls(
+            device=str(record.get("device")),
+            dtype=record["dtype"],
+            memory_format=record["memory_format"],
+            max_frames=frames,
+        )
+
+
+_DEFAULTS = (
+    Kernels(device="cpu", memory_format="channels_last", max_frames=32),
+    Kernels(device="cuda", memory_format="channels_last", max_frames=1024),
+)
+
+
+def _defaults(device: torch.device) -> Kernels:
+    return next((kernels for kernels in _DEFAULTS if kernels.device == device.type), Kernels(device=device.type))
+
+
+def default_kernels(device: torch.device, precision: str | None = None) -> Kernels:
+    """What is quick on most devices of a type; `precision` is float32 (the default) or bf16."""
+    return replace(_defaults(device), dtype=PRECISIONS[precision or "float32"])
+
+
+def candidates(device: torch.device, precision: str | None = None) -> list[Kernels]:
+    """What may be quicker on this one: the default first."""
+    default = default_kernels(device, precision)
+    found = [
+        replace(default, memory_format=memory_format, max_frames=max_frames)
+        for memory_format in MEMORY_FORMATS
+        for max_frames in (default.max_frames // 2, default.max_frames, 4 * default.max_frames)
+    ]
+    return [default, *(kernels for kernels in found if kernels != default)]
