@@ -205,7 +205,7 @@ class _Silent:
         """The made clips are fine."""
         sys.exit(f"{split} {key}: {mouth}: {reason}")
 
-    def published(self, shard: str, stored_bytes: int) -> None:
+    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
         """Nothing to show."""
 
 

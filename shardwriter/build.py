@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from configs.errors import ConfigError, StoreError
 from configs.schema import Config
 from iianet.clip_encoder import ClipEncoder
 from iianet.encoder_source import EncoderSource
-from iianet.mouth import FPS
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import Bar, BuildReport
 from shardwriter.catalog import is_store, read_store_record, splits_of, write_store_record
@@ -23,8 +22,9 @@ from shardwriter.kernel_choice import MEASURED_FROM, kept_kernels, quickest_kern
 from shardwriter.lock import build_lock
 from shardwriter.manifest import Manifest, load_manifests
 from shardwriter.plan import Plan, ShardTask
+from shardwriter.recipe import Recipe
 from shardwriter.survey import all_work, find_all_work, planned_manifests
-from shardwriter.tasks import Encoding, run_tasks
+from shardwriter.tasks import Encoding
 from shardwriter.views import count_views, with_views
 from shardwriter.work import Work
 
@@ -62,18 +62,11 @@ def prepare(config: Config, store: Path, options: BuildOptions) -> "Build":
         identity = identity_of(source, encoder.fingerprint, kernels, *storage)
         if kernels.on(options.device) != encoder.kernels:
             encoder = source.load(options.device, kernels.on(options.device))
-    encoding = Encoding(
-        encoder=encoder,
-        device=options.device,
-        dtype=identity.dtype,
-        fps=FPS,
-        batch_size=config.shardwriter.batch_size,
-        num_workers=config.shardwriter.num_workers,
-        embed_audio=identity.audio == "embed",
-    )
     if record and not options.overwrite and not is_begun_with(store, identity):
         refuse_other_identity(store, record.identity, identity)
-    return Build(config, store, options, manifests, identity, encoding)
+    data_root = next(iter(manifests.values())).data_root
+    recipe = Recipe(store=store, data_root=data_root, config=config, identity=identity)
+    return Build(recipe, options, manifests, recipe.encoding(encoder, options.device))
 
 
 def begin(config: Config, store: Path, options: BuildOptions) -> None:
@@ -88,31 +81,69 @@ def begin(config: Config, store: Path, options: BuildOptions) -> None:
 class Build:
     """A build that can start; `manifests` are those of the splits, without views."""
 
-    config: Config
-    store: Path
+    recipe: Recipe
     options: BuildOptions
     manifests: Mapping[str, Manifest]
-    identity: Identity
     encoding: Encoding
     report: BuildReport = field(default_factory=BuildReport)
     generations: Generations = field(init=False)
 
     @property
+    def store(self) -> Path:
+        """Its folder."""
+        return self.recipe.store
+
+    @property
     def data_root(self) -> Path:
         """Folder that the paths of the manifests are relative to."""
-        return next(iter(self.manifests.values())).data_root
+        return self.recipe.data_root
+
+    @property
+    def identity(self) -> Identity:
+        """What the embeddings are made with."""
+        return self.recipe.identity
+
+    @property
+    def views(self) -> int:
+        """How many the config asks for."""
+        return self.recipe.config.shardwriter.views
 
     def run(self) -> BuildReport:
         """Encode and store. Raises FeatureStoreError where another build is at it, or the store cannot be written."""
         with build_lock(self.store):
-            self.generations = Generations.open(self.store)
-            self.generations.clean()
-            if self.is_replacing():
-                self.replace()
+            self.open()
+            self.encode(*self.publish_next())
+            self.conclude()
+        return self.report
+
+    def open(self) -> None:
+        """Read the plans, and delete what dead builds left; the lock must be held, as for all that follows."""
+        self.generations = Generations.open(self.store)
+        self.generations.clean()
+
+    def publish_next(self) -> tuple[Sequence[Plan], dict[str, Work]]:
+        """Publish a plan, if anything is new. Returns the plans to run now, and what is left of them."""
+        if not self.is_replacing():
+            work = self.publish()
+            return self.generations.active, work
+        if self._is_begun():
+            plan, work = self._begun_replacement()
+        else:
+            plan, work = self._begin_replacement()
+            self.options = replace(self.options, verify_sources=False, retry_failed=False)  # all of it is read now
+        return [plan], work
+
+    def conclude(self) -> None:
+        """Make a plan that replaces everything count, if it was run and is complete; then sum up.
+
+        Raises:
+            StoreError: Nothing of it could be stored; the old store stays.
+        """
+        if self._is_begun():
+            self._end_replacement()
             if not self._is_begun():
                 self.extend()
-            self.finish()
-        return self.report
+        self.finish()
 
     def survey(self) -> dict[str, Work]:
         """What `run` would encode, without writing anything. Raises FeatureStoreError where it would refuse."""
@@ -122,7 +153,7 @@ class Build:
         if self._is_begun():
             return self._begun_replacement()[1]
         _refuse_partial_overwrite(self.store, self.generations, self.options)
-        return all_work(with_views(self.manifests, self.config.shardwriter.views))
+        return all_work(with_views(self.manifests, self.views))
 
     def is_replacing(self) -> bool:
         """Whether an --overwrite is asked for, or one with this identity was begun."""
@@ -138,16 +169,9 @@ class Build:
             )
         return False
 
-    def replace(self) -> None:
-        """Run the plan that replaces everything, and make it count once it is complete.
-
-        Raises:
-            StoreError: Nothing of it could be stored; the old store stays.
-        """
-        generations = self.generations
-        begins_now = not self._is_begun()
-        plan, work = self._begin_replacement() if begins_now else self._begun_replacement()
-        self.encode([plan], work)
+    def _end_replacement(self) -> None:
+        generations, plan = self.generations, self.generations.replacement
+        assert plan is not None
         if unfinished_tasks(self.store, [plan], splits_of([plan])):
             self.report.waiting = plan.name
             return
@@ -158,8 +182,6 @@ class Build:
                 f"Mend data_root ({self.data_root}) or the npz; the log names each."
             )
         generations.switch(self.data_root)
-        if begins_now:  # all of it was just read
-            self.options = replace(self.options, verify_sources=False, retry_failed=False)
 
     def _is_begun(self) -> bool:
         """Whether an --overwrite with this identity waits to be continued."""
@@ -168,13 +190,13 @@ class Build:
 
     def _begin_replacement(self) -> tuple[Plan, dict[str, Work]]:
         """Publish a plan of everything; of views only those that are asked for."""
-        generations, views = self.generations, self.config.shardwriter.views
+        generations, views = self.generations, self.views
         _refuse_partial_overwrite(self.store, generations, self.options)
         _warn_of_dropped_views(self.store, count_views(splits_of(generations.active)), views)
         if generations.replacement:
             generations.abandon()
         manifests = with_views(self.manifests, views)
-        plan = generations.replace(manifests, self.identity, self.config.shardwriter.utterances_per_shard)
+        plan = generations.replace(manifests, self.identity, self._utterances_per_shard)
         return plan, all_work(manifests)
 
     def _begun_replacement(self) -> tuple[Plan, dict[str, Work]]:
@@ -192,8 +214,7 @@ class Build:
     def publish(self) -> dict[str, Work]:
         """Publish a plan of what is new or changed, if anything; the lock must be held."""
         work = self.find_work()
-        per_shard = self.config.shardwriter.utterances_per_shard
-        self.generations.extend(work, self.identity, per_shard, self.data_root)
+        self.generations.extend(work, self.identity, self._utterances_per_shard, self.data_root)
         return work
 
     def find_work(self) -> dict[str, Work]:
@@ -201,7 +222,7 @@ class Build:
         generations = self.generations
         if generations.identity is not None:
             refuse_other_identity(self.store, generations.identity, self.identity)
-        manifests = planned_manifests(self.manifests, self.config.shardwriter.views, generations.active)
+        manifests = planned_manifests(self.manifests, self.views, generations.active)
         work = find_all_work(self.store, manifests, generations.active, self.options)
         self._refuse_unrelated_root()
         return work
@@ -225,17 +246,31 @@ class Build:
 
     def encode(self, plans: Sequence[Plan], work: Mapping[str, Work]) -> None:
         """Run the unfinished tasks of what is asked for, and count."""
+        self.count(work)
+        tasks = self.wanted_tasks(plans, list(work))
+        self.run_tasks(tasks, total=sum(len(task.rows) for task in tasks))
+
+    def count(self, work: Mapping[str, Work]) -> None:
+        """Note why utterances are encoded."""
         for split, item in work.items():
             self.report.count(split, item)
-        self.encode_tasks(plans, list(work))
 
-    def encode_tasks(self, plans: Sequence[Plan], splits: Sequence[str], number: int = 0, of: int = 1) -> None:
-        """Run the unfinished tasks of some splits, or every `of`-th from the `number`-th on."""
-        tasks = [task for task in unfinished_tasks(self.store, plans, splits, number, of) if self._is_wanted(task)]
+    def wanted_tasks(
+        self, plans: Sequence[Plan], splits: Sequence[str], number: int = 0, of: int = 1
+    ) -> list[ShardTask]:
+        """The unfinished tasks of what is asked for, or every `of`-th from the `number`-th on."""
+        return [task for task in unfinished_tasks(self.store, plans, splits, number, of) if self._is_wanted(task)]
+
+    def run_tasks(self, tasks: Iterable[ShardTask], *, total: int, shown: bool = True) -> None:
+        """Run tasks; `total` of utterances is for the progress bar."""
         started = time.monotonic()
-        with Bar(self.report, sum(len(task.rows) for task in tasks), shown=number == 0) as bar:
-            self.report.audio_bytes += run_tasks(self.store, self.data_root, tasks, self.encoding, bar)
+        with Bar(self.report, total, shown=shown) as bar:
+            self.options.executor.run(self.recipe, self.encoding, tasks, bar)
         self.report.seconds += time.monotonic() - started
+
+    @property
+    def _utterances_per_shard(self) -> int:
+        return self.recipe.config.shardwriter.utterances_per_shard
 
     def _is_wanted(self, task: ShardTask) -> bool:
         """Whether a task has an utterance that the limit, if any, does not leave out."""

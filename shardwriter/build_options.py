@@ -1,12 +1,13 @@
 """What build-shards is asked for, beside the config."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
 from configs.schema import Config
+from shardwriter.executor import Executor, OwnProcess
 from shardwriter.format import SPLITS, Identity
 
 
@@ -23,7 +24,8 @@ class BuildOptions:
 
     Attributes:
         splits: To build; the training split with the views that the config asks for and those that the store has.
-        device: That encodes.
+        device: That encodes, or the first of those that do.
+        executor: Runs the tasks.
         dtype: Of the embeddings; None is the store's, where it exists, else the config's.
         audio: `path` or `embed`; None likewise.
         overwrite: Build everything anew, with the views that the config asks for; the old store serves until then.
@@ -35,6 +37,7 @@ class BuildOptions:
 
     splits: Sequence[str] = SPLITS
     device: torch.device
+    executor: Executor = field(default_factory=OwnProcess)
     dtype: str | None = None
     audio: str | None = None
     overwrite: bool = False

@@ -97,9 +97,10 @@ class Bar:
         self.bar.update()
         self._show()
 
-    def published(self, shard: str, stored_bytes: int) -> None:
+    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
         self.report.shards += 1
         self.report.stored_bytes += stored_bytes
+        self.report.audio_bytes += audio_bytes
         logger.debug("%s: published, %d bytes", shard, stored_bytes)
 
     def _show(self, refresh: bool = False) -> None:

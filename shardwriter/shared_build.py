@@ -48,17 +48,16 @@ def _steps(build: Build, ranks: Ranks) -> None:
 
 
 def _publish(build: Build) -> None:
-    build.generations = Generations.open(build.store)
-    build.generations.clean()
-    for split, work in build.publish().items():
-        build.report.count(split, work)
+    build.open()
+    build.count(build.publish())
 
 
 def _encode(build: Build, ranks: Ranks) -> None:
     if ranks.number:
         build.generations = Generations.open(build.store)
     plans = build.generations.active
-    build.encode_tasks(plans, splits_of(plans), ranks.number, ranks.count)
+    tasks = build.wanted_tasks(plans, splits_of(plans), ranks.number, ranks.count)
+    build.run_tasks(tasks, total=sum(len(task.rows) for task in tasks), shown=ranks.number == 0)
 
 
 def _together(ranks: Ranks, step: Callable[[], Any]) -> None:

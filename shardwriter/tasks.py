@@ -1,9 +1,9 @@
 """Run shard tasks: each reads, encodes and publishes one shard."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -55,23 +55,22 @@ class Progress(Protocol):
     def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
         """One more cannot be stored."""
 
-    def published(self, shard: str, stored_bytes: int) -> None:
-        """One more shard is complete."""
+    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
+        """One more shard is complete; `audio_bytes` of its bytes are audio."""
 
 
-def run_tasks(store: Path, data_root: Path, tasks: Sequence[ShardTask], encoding: Encoding, progress: Progress) -> int:
-    """Write the shards of `tasks`. Reading runs ahead over the ends of shards; packs do not, so that the numbers in a
-    shard depend on its own rows alone.
-
-    Returns:
-        Bytes of audio that they hold.
+def run_tasks(store: Path, data_root: Path, tasks: Iterable[ShardTask], encoding: Encoding, progress: Progress) -> None:
+    """Write the shards of `tasks`, and take each only when reading comes to it. Reading runs ahead over the ends of
+    shards; packs do not, so that the numbers in a shard depend on its own rows alone.
     """
-    rows = (row for task in tasks for row in task.rows.select(["key", "mouth", "audio"]).to_pylist())
+    ahead, tasks = tee(tasks)
+    rows = (row for task in ahead for row in task.rows.select(["key", "mouth", "audio"]).to_pylist())
     kind = ImportReader if encoding.encoder is None else ClipReader
     reader: Reader[Clip | Encoded] = kind(data_root=data_root, embed_audio=encoding.embed_audio)
     clips = read_ahead(reader, rows, encoding.num_workers, depth=2 * encoding.batch_size)
     try:
-        return sum(_run_task(store, task, clips, encoding, progress) for task in tasks)
+        for task in tasks:
+            _run_task(store, task, clips, encoding, progress)
     except OSError as error:  # of writing: what cannot be read is a failure of its utterance
         raise StoreError(
             f"{store}: cannot be written ({error.strerror or error}). Every published shard is whole; make room or "
@@ -83,15 +82,14 @@ def run_tasks(store: Path, data_root: Path, tasks: Sequence[ShardTask], encoding
 
 def _run_task(
     store: Path, task: ShardTask, clips: Iterator[Clip | Encoded], encoding: Encoding, progress: Progress
-) -> int:
+) -> None:
     (store / merged_index_name(task.split)).unlink(missing_ok=True)  # it would say what this shard was before
     (store / f"{task.shard}{INDEX_SUFFIX}").unlink(missing_ok=True)  # of a shard whose tar was lost
     with ShardWriter(store, task.shard, task.plan) as writer:
         for rows, pack in _one_ahead(_packs(task, clips, encoding)):
             for row, result in zip(rows, pack.results(), strict=True):
                 _store(writer, task.split, row, result, encoding, progress)
-    progress.published(task.shard, writer.stored_bytes)
-    return writer.audio_bytes
+    progress.published(task.shard, writer.stored_bytes, writer.audio_bytes)
 
 
 def _packs(
