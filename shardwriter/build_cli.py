@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from tabulate import tabulate
 
 from configs.command_line import add_config_flags, config_overrides, run_command
@@ -19,7 +18,10 @@ from shardwriter.build import prepare
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import BuildReport
 from shardwriter.check import check
+from shardwriter.devices import choose_devices
+from shardwriter.executor import OwnProcess
 from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES, parse_view_split
+from shardwriter.processes import Processes
 
 ALL_STORED = 0
 SOME_FAILED = 3
@@ -42,13 +44,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_config_flags(parser)
     parser.add_argument("--data_split", choices=[*SPLITS, "all"], default="all", help="split to build (default: all)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the first GPU where there is one)")
+    parser.add_argument(
+        "--device",
+        help="cpu, cuda:N, some of them with commas between, or cuda for all GPUs (default: the first GPU where there "
+        "is one)",
+    )
+    parser.add_argument(
+        "--num_processes", type=int, metavar="N", help="processes on each device (default: 1), for processors above all"
+    )
     parser.add_argument("--shards", metavar="STORE", help="store folder (default: datamodule.data_config.shards)")
     parser.add_argument(
         "--overwrite", action="store_true", help="build everything anew; the old store serves until then"
     )
     parser.add_argument("--batch_size", type=int, metavar="N", help="clips encoded together")
-    parser.add_argument("--num_workers", type=int, metavar="N", help="threads that read npz")
+    parser.add_argument("--num_workers", type=int, metavar="N", help="threads that read npz, in each process")
     parser.add_argument(
         "--encoder_precision",
         choices=list(PRECISIONS),
@@ -106,9 +115,11 @@ def _run(argv: list[str]) -> int:
 def _request(arguments: argparse.Namespace) -> tuple[Config, Path, BuildOptions]:
     """What the command line asks for. Raises FeatureStoreError where the config or a flag is wrong."""
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_shardwriter_overrides(arguments)])
+    devices = choose_devices(arguments.device, _positive("--num_processes", arguments.num_processes) or 1)
     options = BuildOptions(
         splits=SPLITS if arguments.data_split == "all" else (arguments.data_split,),
-        device=choose_device(arguments.device),
+        device=devices[0],
+        executor=OwnProcess() if len(devices) == 1 else Processes(devices),
         dtype=arguments.dtype,
         audio=arguments.audio,
         overwrite=arguments.overwrite,
@@ -147,19 +158,6 @@ def store_folder(config: Config, given: str | None) -> Path:
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path}: is a file; a store is a folder")
     return path
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device that was asked for; by default the first GPU, or the CPU where there is none."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name}: not a device; expected cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} GPUs; give one of them or cpu"
-        )
-    return device
 
 
 @contextmanager

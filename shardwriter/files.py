@@ -16,7 +16,17 @@ _counter = count()
 
 def temporary_path(path: Path) -> Path:
     """A name beside `path` that no other process or thread uses."""
-    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{socket.gethostname()}-{os.getpid()}-{next(_counter)}")
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{_process(os.getpid())}-{next(_counter)}")
+
+
+def drop_temporary_files(folder: Path, pid: int) -> None:
+    """Delete what a process of this machine was writing when it ended."""
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*-{_process(pid)}-*"):
+        leftover.unlink(missing_ok=True)
+
+
+def _process(pid: int) -> str:
+    return f"{socket.gethostname()}-{pid}"
 
 
 @contextmanager

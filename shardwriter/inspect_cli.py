@@ -10,9 +10,9 @@ from configs.command_line import add_override_flags, config_overrides, run_comma
 from configs.errors import ConfigError, StoreError
 from configs.schema import Config, load_config
 from iianet.encoder_source import EncoderSource
-from shardwriter.build_cli import choose_device
 from shardwriter.compare import compare, corpus_manifests
 from shardwriter.contents import Contents, spread
+from shardwriter.devices import choose_device
 from shardwriter.export_embeddings import export_embeddings
 from shardwriter.findings import Findings, as_json
 from shardwriter.foreign import foreign_lines, read_foreign
