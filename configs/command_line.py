@@ -80,7 +80,7 @@ def _own_words(error: FeatureStoreError) -> str:
 
 
 def _is_first_rank() -> bool:
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 class _TerminalHandler(logging.Handler):

@@ -261,8 +261,8 @@ class Build:
         """The unfinished tasks of what is asked for, or every `of`-th from the `number`-th on."""
         return [task for task in unfinished_tasks(self.store, plans, splits, number, of) if self._is_wanted(task)]
 
-    def run_tasks(self, tasks: Iterable[ShardTask], *, total: int, shown: bool = True) -> None:
-        """Run tasks; `total` of utterances is for the progress bar."""
+    def run_tasks(self, tasks: Iterable[ShardTask], *, total: int | None, shown: bool = True) -> None:
+        """Run tasks; their `total` of utterances is for the progress bar, None where it is not known."""
         started = time.monotonic()
         with Bar(self.report, total, shown=shown) as bar:
             self.options.executor.run(self.recipe, self.encoding, tasks, bar)

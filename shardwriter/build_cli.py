@@ -22,6 +22,8 @@ from shardwriter.devices import choose_devices
 from shardwriter.executor import OwnProcess
 from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES, parse_view_split
 from shardwriter.processes import Processes
+from shardwriter.rank import Rank
+from shardwriter.rank_build import build_as_rank
 
 ALL_STORED = 0
 SOME_FAILED = 3
@@ -105,6 +107,9 @@ def _run(argv: list[str]) -> int:
         return check(config, store, options)
     if arguments.dry_run:
         return _dry_run(config, store, options)
+    rank = Rank.from_environment()
+    if rank is not None:
+        return _run_rank(config, store, options, rank)
     ready = prepare(config, store, options)
     with _log_file(store) as log:
         report = ready.run()
@@ -112,10 +117,22 @@ def _run(argv: list[str]) -> int:
     return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
 
 
+def _run_rank(config: Config, store: Path, options: BuildOptions, rank: Rank) -> int:
+    """Build with the other ranks. Only the last one answers for what failed: torchrun ends them all where one fails."""
+    with _log_file(store, f"-rank{rank.number}") as log:
+        report, is_last = build_as_rank(config, store, options, rank)
+        if is_last:
+            _show(store, report, log)
+            return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
+        print(f"rank {rank.number} of {rank.world_size}: {_totals(report)}; others go on, and the last one sums up")
+    return ALL_STORED
+
+
 def _request(arguments: argparse.Namespace) -> tuple[Config, Path, BuildOptions]:
     """What the command line asks for. Raises FeatureStoreError where the config or a flag is wrong."""
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_shardwriter_overrides(arguments)])
-    devices = choose_devices(arguments.device, _positive("--num_processes", arguments.num_processes) or 1)
+    num_processes = _positive("--num_processes", arguments.num_processes) or 1
+    devices = choose_devices(arguments.device, num_processes, Rank.from_environment())
     options = BuildOptions(
         splits=SPLITS if arguments.data_split == "all" else (arguments.data_split,),
         device=devices[0],
@@ -161,11 +178,11 @@ def store_folder(config: Config, given: str | None) -> Path:
 
 
 @contextmanager
-def _log_file(store: Path) -> Iterator[Path]:
+def _log_file(store: Path, ending: str = "") -> Iterator[Path]:
     folder = store / LOG_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"build-{datetime.now():%Y%m%d-%H%M%S-%f}.log"
+        path = folder / f"build-{datetime.now():%Y%m%d-%H%M%S-%f}{ending}.log"
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{store}: cannot be written ({error.strerror}); choose another --shards folder") from error

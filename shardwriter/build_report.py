@@ -72,7 +72,7 @@ class BuildReport:
 class Bar:
     """Shows a build's progress, and keeps its counts."""
 
-    def __init__(self, report: BuildReport, total: int, *, shown: bool = True) -> None:
+    def __init__(self, report: BuildReport, total: int | None, *, shown: bool = True) -> None:
         self.report = report
         self.skipped = sum(counts["skipped"] for counts in report.planned.values())
         self.failures = 0

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from configs.errors import ConfigError
+from shardwriter.rank import Rank
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -20,24 +21,34 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def choose_devices(names: str | None, num_processes: int = 1) -> Sequence[torch.device]:
+def choose_devices(names: str | None, num_processes: int = 1, rank: Rank | None = None) -> Sequence[torch.device]:
     """The device of each process.
 
     Args:
         names: cpu, cuda (all GPUs), cuda:N, or some with commas between them; by default as `choose_device`.
         num_processes: Processes on each.
+        rank: Of a job whose ranks share the GPUs of their machine.
 
     Raises:
         ConfigError: One is no device, is not here, or is named twice.
     """
-    devices = [device for name in (names.split(",") if names else [None]) for device in _named(name)]
+    if names is None and torch.cuda.is_available() and rank is not None:
+        names = "cuda"
+    devices = [device for name in (names.split(",") if names else [None]) for device in _named(name, rank)]
     if len(set(devices)) < len(devices):
         raise ConfigError(f"--device {names}: names a device twice; --num_processes N starts N processes on each")
     return [device for device in devices for _ in range(num_processes)]
 
 
-def _named(name: str | None) -> list[torch.device]:
+def _named(name: str | None, rank: Rank | None) -> list[torch.device]:
     device = choose_device(name)
-    if name == "cuda":
-        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
-    return [device]
+    if name != "cuda":
+        return [device]
+    return [torch.device("cuda", index) for index in own_gpus(torch.cuda.device_count(), rank)]
+
+
+def own_gpus(count: int, rank: Rank | None) -> Sequence[int]:
+    """Which of the GPUs that a process sees are its own: all, or every so many-th, or one where ranks share it."""
+    if rank is None:
+        return range(count)
+    return range(count)[rank.local :: rank.local_size or count] or [rank.local % count]

@@ -31,6 +31,7 @@ SPLITS: Final = ("train", "val", "test")
 STORE_FILE: Final = "store.json"
 CARD_FILE: Final = "README.md"
 LOCK_FILE: Final = ".lock"
+JOB_FILE: Final = ".job"
 LOG_FOLDER: Final = "logs"
 TEMPORARY_PREFIX: Final = ".tmp-"
 

@@ -1,0 +1,120 @@
+"""Hold a store together with the other ranks of a job, against all other builds.
+
+STORE/.lock is held by all ranks of a job, shared, and by any other build alone. STORE/.job is held by one rank at a
+time, for moments, and says how far the job has come: the system hands it from one rank to the next, on all machines
+that share the folder. So nobody waits for a rank that died, and who leaves last is told by the lock alone.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from configs.errors import StoreError
+from shardwriter.format import JOB_FILE, LOCK_FILE
+from shardwriter.lock import (
+    explained,
+    holder,
+    name_holder,
+    open_lock,
+    release_lock,
+    try_lock,
+    wait_for_lock,
+)
+from shardwriter.rank import Rank
+
+_LONGEST_STATE = 1 << 20
+
+
+@dataclass(kw_only=True)
+class JobState:
+    """What the ranks of a job share.
+
+    Attributes:
+        job: Which it is.
+        identity: What its embeddings are made with.
+        data_root: Folder that paths are relative to.
+        plans: Names of those that are run.
+        tasks: Name of the file that lists the shards to be written.
+        claimed: How many of these are claimed.
+        planned: `BuildReport.planned`, of the rank that planned.
+        counts: What each rank that has left did, by its number.
+    """
+
+    job: str
+    identity: dict[str, Any]
+    data_root: str
+    plans: list[str]
+    tasks: str
+    claimed: int = 0
+    planned: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class RankLock:
+    """The two locks of a rank; `turn` must be held for all else."""
+
+    def __init__(self, store: Path, rank: Rank, lock: IO[str], job: IO[str]) -> None:
+        self._store = store
+        self._rank = rank
+        self._lock = lock
+        self._job = job
+        self._alone = False
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keep the other ranks waiting."""
+        wait_for_lock(self._store, self._job)
+        try:
+            yield
+        finally:
+            if self._alone:
+                release_lock(self._lock)  # first: the next one must not take us for another build
+            release_lock(self._job)
+
+    def is_alone(self) -> bool:
+        """Whether no other rank is there, and no other build: then none can come before the turn ends."""
+        self._alone = try_lock(self._store, self._lock, shared=False)
+        return self._alone
+
+    def begin(self, state: JobState) -> None:
+        """Let the other ranks in; only for one that is alone."""
+        name_holder(self._lock, f"rank {self._rank.number} of {self._rank.job}: ")
+        self.write(state)
+        self._alone = False
+        if not try_lock(self._store, self._lock, shared=True):
+            self._refuse()
+
+    def join(self) -> JobState:
+        """Hold the store with ranks that are there. Raises StoreError where another build is, or another job."""
+        if not try_lock(self._store, self._lock, shared=True):
+            self._refuse()
+        state = self.read()
+        if state.job != self._rank.job:
+            self._refuse()
+        return state
+
+    def read(self) -> JobState:
+        """How far the job has come."""
+        text = os.pread(self._job.fileno(), _LONGEST_STATE, 0).partition(b"\n")[0]
+        return JobState(**json.loads(text))
+
+    def write(self, state: JobState) -> None:
+        """Say how far it has come: one line over the last one, so that a rank that dies here leaves one of the two."""
+        os.pwrite(self._job.fileno(), json.dumps(asdict(state)).encode() + b"\n", 0)
+
+    def _refuse(self) -> None:
+        raise StoreError(
+            f"{self._store}: another build is writing to it ({holder(self._lock)}); this is {self._rank.job}. Wait for "
+            "it or stop it"
+        )
+
+
+@contextmanager
+def rank_lock(store: Path, rank: Rank) -> Iterator[RankLock]:
+    """The locks of a rank, not held yet; the system drops them with the process, however it ends."""
+    with open_lock(store, LOCK_FILE) as lock, open_lock(store, JOB_FILE) as job, explained(store):
+        yield RankLock(store, rank, lock, job)

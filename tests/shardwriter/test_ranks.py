@@ -1,0 +1,272 @@
+"""Ranks of torchrun or Slurm: one store, whoever of them is late, dies or never comes."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from builds import CPU, Run, build_store, change_mouth, contents, stored
+from corpus import Corpus, make_corpus
+
+from configs.errors import ConfigError, StoreError
+from shardwriter.build_options import BuildOptions
+from shardwriter.build_report import BuildReport
+from shardwriter.catalog import Catalog
+from shardwriter.devices import own_gpus
+from shardwriter.executor import Executor, OwnProcess
+from shardwriter.lock import build_lock
+from shardwriter.plan import ShardTask
+from shardwriter.rank import Rank
+from shardwriter.rank_build import build_as_rank
+from shardwriter.recipe import Recipe
+from shardwriter.tasks import Encoding, Progress
+
+SMALL = "shardwriter.utterances_per_shard=1"
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29500"}
+SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+class Meets:
+    """Begins to claim when all ranks have come."""
+
+    def __init__(self, barrier: threading.Barrier) -> None:
+        self.barrier = barrier
+        self.met = False
+
+    def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:
+        if not self.met:
+            self.met = True
+            self.barrier.wait()
+        OwnProcess().run(recipe, encoding, tasks, progress)
+
+
+class Dies(Meets):
+    """Claims two tasks, writes one, and ends."""
+
+    def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:
+        claimed = list(islice(tasks, 2))
+        OwnProcess().run(recipe, encoding, claimed[:1], progress)
+        self.barrier.wait()
+        raise StoreError("this rank dies")
+
+
+def meeting(ranks: int, dying: int = 0) -> list[Executor]:
+    """Executors of ranks that meet, of which the first ones die."""
+    barrier = threading.Barrier(ranks, timeout=20)
+    return [Dies(barrier) if number < dying else Meets(barrier) for number in range(ranks)]
+
+
+def rank(number: int, world_size: int, job: str = "a job") -> Rank:
+    return Rank(number=number, world_size=world_size, local=number, local_size=world_size, job=job)
+
+
+def run_ranks(
+    corpus: Corpus,
+    store: Path,
+    executors: Sequence[Executor],
+    *overrides: str,
+    ended: threading.Event | None = None,
+    **options: object,
+) -> list[tuple[BuildReport, bool] | StoreError]:
+    """What each of some ranks did, or why it could not; `ended` is set when one could not."""
+
+    def one(number: int) -> tuple[BuildReport, bool] | StoreError:
+        own = BuildOptions(device=CPU, executor=executors[number], **options)  # type: ignore[arg-type]
+        try:
+            return build_as_rank(corpus.config(SMALL, *overrides), store, own, rank(number, len(executors)))
+        except StoreError as error:
+            if ended:
+                ended.set()
+            return error
+
+    with ThreadPoolExecutor(len(executors)) as pool:
+        return list(pool.map(one, range(len(executors))))
+
+
+@pytest.fixture
+def alone(corpus: Corpus, tmp_path: Path) -> Path:
+    store = tmp_path / "alone"
+    build_store(corpus, store, SMALL, splits=("train", "val"))
+    return store
+
+
+def last_of(outcomes: Sequence[tuple[BuildReport, bool] | StoreError]) -> BuildReport:
+    (last,) = [outcome[0] for outcome in outcomes if not isinstance(outcome, StoreError) and outcome[1]]
+    return last
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_ranks_make_the_store_that_one_process_makes(corpus: Corpus, store: Path, alone: Path, ranks: int) -> None:
+    report = last_of(run_ranks(corpus, store, meeting(ranks), splits=("train", "val")))
+    assert contents(store) == contents(alone)
+    assert (store / "train.index").is_file() and (store / "README.md").is_file()
+    assert report.encoded == {"train": 5, "val": 2} and report.shards == 7
+    assert report.planned["train"]["new"] == 5
+    assert not list(store.glob(".tmp-*"))
+
+
+def test_the_last_rank_writes_what_a_dead_one_had_claimed(corpus: Corpus, store: Path, alone: Path) -> None:
+    dead = threading.Event()
+
+    class Survives(Meets):
+        """Goes on when the other one is dead and its lock free."""
+
+        def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:
+            if not self.met:
+                self.met = True
+                self.barrier.wait()
+                assert dead.wait(timeout=20)
+            OwnProcess().run(recipe, encoding, tasks, progress)
+
+    barrier = threading.Barrier(2, timeout=20)
+    outcomes = run_ranks(corpus, store, [Dies(barrier), Survives(barrier)], splits=("train", "val"), ended=dead)
+    assert isinstance(outcomes[0], StoreError)
+    report = last_of(outcomes)
+    assert contents(store) == contents(alone)
+    assert report.failed == {"train": [], "val": []}
+    assert sum(report.encoded.values()) == 6, "one of the seven a rank wrote that did not live to tell"
+
+
+def test_a_rank_that_comes_late_finds_nothing_to_do(corpus: Corpus, store: Path, alone: Path) -> None:
+    options = BuildOptions(device=CPU, splits=("train", "val"))
+    for number, encoded in ((0, 7), (1, 0)):
+        report, is_last = build_as_rank(corpus.config(SMALL), store, options, rank(number, 2))
+        assert is_last and sum(report.encoded.values()) == encoded
+        assert contents(store) == contents(alone)
+
+
+def test_what_dead_ranks_left_the_next_run_finishes(corpus: Corpus, store: Path, alone: Path) -> None:
+    ended = run_ranks(corpus, store, meeting(2, dying=2), splits=("train", "val"))
+    assert all(isinstance(end, StoreError) for end in ended)
+    assert not (store / "train.index").exists()
+    assert contents(store).items() < contents(alone).items()
+    report = last_of(run_ranks(corpus, store, meeting(1), splits=("train", "val")))
+    assert sum(counts["resumed"] for counts in report.planned.values()) == sum(report.encoded.values()) == 5
+    assert contents(store) == contents(alone)
+    assert not list(store.glob(".tmp-*"))
+
+
+def test_ranks_overwrite_a_store_and_extend_it(corpus: Corpus, store: Path) -> None:
+    run_ranks(corpus, store, meeting(1), splits=("train", "val"))
+    other = "videonet.videonet_config.seed=1"
+    report = last_of(run_ranks(corpus, store, meeting(2), other, splits=("train", "val"), overwrite=True))
+    assert report.encoded == {"train": 5, "val": 2}
+    catalog = Catalog.open(store)
+    assert catalog.record.identity.encoder["seed"] == 1 and len(catalog.plans) == 1
+    change_mouth(corpus.mouth("tr_001"))
+    report = last_of(run_ranks(corpus, store, meeting(2), other, splits=("train", "val")))
+    assert report.encoded == {"train": 1, "val": 0} and report.planned["train"]["changed"] == 1
+
+
+def test_failures_are_summed_up_by_the_last_rank(corpus: Corpus, store: Path) -> None:
+    corpus.mouth("tr_001").unlink()
+    report = last_of(run_ranks(corpus, store, meeting(2), splits=("train",)))
+    assert [failure.key for failure in report.failed["train"]] == ["tr_001"]
+    assert report.encoded == {"train": 4}
+
+
+def test_ranks_and_other_builds_refuse_each_other(corpus: Corpus, store: Path) -> None:
+    options = BuildOptions(device=CPU, splits=("train",))
+    with build_lock(store), pytest.raises(StoreError, match=rf"another build is writing.*process {os.getpid()} on"):
+        build_as_rank(corpus.config(), store, options, rank(0, 2))
+
+    class Tries:
+        def run(self, *_: object) -> None:
+            with pytest.raises(StoreError, match=r"another build is writing to it \(rank 0 of a job: process \d+ on"):
+                build_store(corpus, store, splits=("train",))
+            with pytest.raises(StoreError, match=r"\(rank 0 of a job: .*; this is another job. Wait for it or stop it"):
+                build_as_rank(corpus.config(), store, options, rank(1, 2, "another job"))
+            raise StoreError("tried")
+
+    trying = BuildOptions(device=CPU, splits=("train",), executor=Tries())
+    with pytest.raises(StoreError, match="tried"):
+        build_as_rank(corpus.config(), store, trying, rank(0, 2))
+    assert build_as_rank(corpus.config(), store, options, rank(0, 2))[1]
+    assert len(stored(store, "train")) == 5
+
+
+def test_a_rank_that_cannot_begin_lets_the_next_one_try(corpus: Corpus, store: Path) -> None:
+    build_store(corpus, store, splits=("train",))
+    refused = run_ranks(corpus, store, meeting(3), "videonet.videonet_config.seed=1", splits=("train",))
+    assert all(isinstance(end, StoreError) and "made with another identity" in str(end) for end in refused)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
+        ({"SLURM_NTASKS": "4"}, None),
+        (TORCHRUN, (1, 4, 1, 2, "torchrun 29500, 4 ranks")),
+        (SLURM, (5, 8, 1, None, "Slurm 77.0, 8 ranks")),
+        ({**SLURM, **TORCHRUN}, (1, 4, 1, 2, "torchrun 29500, 4 ranks")),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, (3, 4, 3, None, "torchrun, 4 ranks")),
+    ],
+)
+def test_environment_says_the_rank(environment: dict[str, str], expected: tuple[object, ...] | None) -> None:
+    found = Rank.from_environment(environment)
+    assert (found and (found.number, found.world_size, found.local, found.local_size, found.job)) == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 with WORLD_SIZE=4: expected ranks from 0 to 3"),
+        ({"RANK": "one", "WORLD_SIZE": "4"}, "RANK='one': expected a whole number"),
+    ],
+)
+def test_impossible_ranks_are_refused(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Rank.from_environment(environment)
+
+
+@pytest.mark.parametrize(
+    ("count", "local", "local_size", "expected"),
+    [(8, 0, 1, range(8)), (8, 1, 4, [1, 5]), (4, 3, 4, [3]), (1, 3, 4, [0]), (2, 1, None, [1]), (1, 5, None, [0])],
+)
+def test_ranks_of_a_machine_share_its_gpus(
+    count: int, local: int, local_size: int | None, expected: Sequence[int]
+) -> None:
+    own = Rank(number=local, world_size=8, local=local, local_size=local_size, job="")
+    assert list(own_gpus(count, own)) == list(expected)
+    assert list(own_gpus(count, None)) == list(range(count))
+
+
+def test_the_command_builds_as_a_rank(run: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = run("--data_split", "train")
+    assert outcome.code == 0 and "5 utterances in 2 shards" in outcome.out
+    assert len(list((store / "logs").glob("build-*-rank1.log"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("starter", ["torchrun", "Slurm"])
+def test_started_ranks_build_one_store(tmp_path: Path, store: Path, starter: str) -> None:
+    corpus = make_corpus(tmp_path / "corpus", {"train": 8, "val": 2, "test": 2})
+    words = ["--conf_dir", str(corpus.config_file), "--shards", str(store), "--device", "cpu", "--set", SMALL]
+    module = [sys.executable, "-m", "shardwriter.build_cli", *words]
+    if starter == "torchrun":
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *module[1:]]
+        said = [subprocess.run(command, capture_output=True, text=True, check=True).stdout]
+    else:
+        job = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
+        started = [
+            subprocess.Popen(
+                module, env={**os.environ, **job, "SLURM_PROCID": str(n)}, stdout=subprocess.PIPE, text=True
+            )
+            for n in range(2)
+        ]
+        said = [process.communicate()[0] for process in started]
+        assert [process.returncode for process in started] == [0, 0]
+    assert sum(text.count("\nstore: ") for text in said) >= 1
+    one = tmp_path / "one"
+    subprocess.run([*module[:-4], "--set", SMALL, "--shards", str(one), "--device", "cpu"], check=True)
+    assert contents(store) == contents(one)
