@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import torch
 from tabulate import tabulate
 
 from configs.command_line import add_config_flags, config_overrides, run_command
@@ -18,12 +19,13 @@ from shardwriter.build import prepare
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import BuildReport
 from shardwriter.check import check
-from shardwriter.devices import choose_devices
-from shardwriter.executor import OwnProcess
+from shardwriter.devices import choose_device, choose_devices
+from shardwriter.executor import Executor, OwnProcess
 from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES, parse_view_split
 from shardwriter.processes import Processes
 from shardwriter.rank import Rank
 from shardwriter.rank_build import build_as_rank
+from shardwriter.ray_cluster import RayCluster
 
 ALL_STORED = 0
 SOME_FAILED = 3
@@ -53,6 +55,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--num_processes", type=int, metavar="N", help="processes on each device (default: 1), for processors above all"
+    )
+    parser.add_argument(
+        "--executor",
+        choices=["local", "ray"],
+        default="local",
+        help="who encodes: processes of this machine (default), or a Ray cluster whose nodes share the folders",
+    )
+    parser.add_argument(
+        "--ray_address", metavar="ADDRESS", help="of the Ray cluster; auto is the one on this machine (default: any)"
     )
     parser.add_argument("--shards", metavar="STORE", help="store folder (default: datamodule.data_config.shards)")
     parser.add_argument(
@@ -131,12 +142,11 @@ def _run_rank(config: Config, store: Path, options: BuildOptions, rank: Rank) ->
 def _request(arguments: argparse.Namespace) -> tuple[Config, Path, BuildOptions]:
     """What the command line asks for. Raises FeatureStoreError where the config or a flag is wrong."""
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_shardwriter_overrides(arguments)])
-    num_processes = _positive("--num_processes", arguments.num_processes) or 1
-    devices = choose_devices(arguments.device, num_processes, Rank.from_environment())
+    device, executor = _choose_executor(arguments)
     options = BuildOptions(
         splits=SPLITS if arguments.data_split == "all" else (arguments.data_split,),
-        device=devices[0],
-        executor=OwnProcess() if len(devices) == 1 else Processes(devices),
+        device=device,
+        executor=executor,
         dtype=arguments.dtype,
         audio=arguments.audio,
         overwrite=arguments.overwrite,
@@ -146,6 +156,27 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, Path, BuildOptions]
         import_embeddings=arguments.import_embeddings,
     )
     return config, store_folder(config, arguments.shards), options
+
+
+def _choose_executor(arguments: argparse.Namespace) -> tuple[torch.device, Executor]:
+    """The device of this process, and who runs the tasks."""
+    rank = Rank.from_environment()
+    num_processes = _positive("--num_processes", arguments.num_processes)
+    if arguments.executor == "local":
+        if arguments.ray_address is not None:
+            raise ConfigError(f"--ray_address {arguments.ray_address}: is for --executor ray, which was not asked for")
+        devices = choose_devices(arguments.device, num_processes or 1, rank)
+        return devices[0], OwnProcess() if len(devices) == 1 else Processes(devices)
+    if rank is not None:
+        raise ConfigError(
+            f"--executor ray as rank {rank.number} of {rank.job}: Ray starts the processes itself, so start the "
+            "command once, without torchrun or srun"
+        )
+    if arguments.device not in (None, "cpu", "cuda"):
+        raise ConfigError(f"--device {arguments.device}: with --executor ray, cpu or cuda; Ray chooses which")
+    own = "cpu" if arguments.device == "cpu" else None  # the cluster may have GPUs and this machine none
+    cluster = RayCluster(address=arguments.ray_address, device=arguments.device, num_actors=num_processes)
+    return choose_device(own), cluster
 
 
 def _shardwriter_overrides(arguments: argparse.Namespace) -> list[str]:

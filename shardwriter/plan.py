@@ -6,7 +6,7 @@ after however many interruptions.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,10 @@ class ShardTask:
     shard: str
     plan: str
     rows: pa.Table
+
+    def alone(self) -> "ShardTask":
+        """The same without the rest of its plan, which its rows, a slice, would take along to another process."""
+        return replace(self, rows=self.rows.take(pa.array(range(len(self.rows)))))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,11 @@ import logging
 import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-import pyarrow as pa
 import torch
 
 from configs.errors import StoreError
@@ -133,7 +132,7 @@ class _Crew:
     def _give(self, worker: _Worker, task: ShardTask | None) -> None:
         if task is not None:
             worker.claimed[task.shard] = task
-            task = replace(task, rows=_compact(task.rows))
+            task = task.alone()
         try:
             worker.connection.send(task)
         except BrokenPipeError:
@@ -167,8 +166,3 @@ class _Crew:
     def _clean(self, worker: _Worker) -> None:
         assert worker.process.pid is not None
         drop_temporary_files(self.recipe.store, worker.process.pid)
-
-
-def _compact(rows: pa.Table) -> pa.Table:
-    """Rows without the rest of their plan, which a slice would take along."""
-    return rows.take(pa.array(range(len(rows))))

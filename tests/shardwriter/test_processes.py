@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,7 @@ def test_a_run_ends_when_no_process_is_left(corpus: Corpus, store: Path, monkeyp
 def test_what_a_process_refuses_ends_the_build(corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = prepare(corpus.config(SMALL), store, BuildOptions(device=CPU, executor=Processes([CPU, CPU])))
     other = corpus.config(SMALL, "videonet.videonet_config.seed=1")
-    build.recipe = processes.replace(build.recipe, config=other)
+    build.recipe = replace(build.recipe, config=other)
     with pytest.raises(WeightsError, match="not the same on every machine"):
         build.run()
     assert not multiprocessing.active_children()
@@ -137,11 +138,13 @@ def test_fewer_tasks_than_processes_start_no_more_than_needed(
     assert hired == [2, 0] and reasons(report, "train") == {"skipped": 5}
 
 
-def test_a_sent_task_takes_no_more_than_its_rows_along(corpus: Corpus, alone: Path) -> None:
+def test_a_sent_task_takes_no_more_than_its_rows_along(alone: Path) -> None:
     (plan,) = Catalog.open(alone).plans
-    rows = next(plan.tasks(["train"])).rows
-    assert len(pickle.dumps(processes._compact(rows))) < len(pickle.dumps(rows))
-    assert processes._compact(rows).equals(rows)
+    task = next(plan.tasks(["train"]))
+    sent = pickle.dumps(task.alone())
+    assert len(sent) < len(pickle.dumps(task))
+    received = pickle.loads(sent)
+    assert received.shard == task.shard and received.rows.equals(task.rows)
 
 
 @pytest.mark.parametrize(
