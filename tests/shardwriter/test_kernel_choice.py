@@ -11,7 +11,7 @@ from corpus import Corpus, make_corpus
 from configs.errors import StoreError
 from iianet.encoder_source import EncoderSource
 from iianet.kernels import Kernels, candidates, default_kernels
-from shardwriter import build, kernel_choice
+from shardwriter import build, executor, kernel_choice
 from shardwriter.catalog import read_store_record
 from shardwriter.kernel_choice import quickest_kernels
 
@@ -43,13 +43,13 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
 def used(monkeypatch: pytest.MonkeyPatch) -> list[Kernels]:
     """Kernels of each build, as they encode."""
     found: list[Kernels] = []
-    run_tasks = build.run_tasks
+    run_tasks = executor.run_tasks
 
-    def run(*arguments: Any) -> int:
+    def run(*arguments: Any) -> None:
         found.append(arguments[3].encoder.kernels)
-        return run_tasks(*arguments)
+        run_tasks(*arguments)
 
-    monkeypatch.setattr(build, "run_tasks", run)
+    monkeypatch.setattr(executor, "run_tasks", run)
     return found
 
 
