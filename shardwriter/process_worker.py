@@ -1,7 +1,6 @@
 """One process of a build: claims tasks from its parent, runs them, and tells it of each utterance and shard."""
 
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from itertools import chain
@@ -22,9 +21,7 @@ it cannot go on."""
 
 
 def work(recipe: Recipe, device: torch.device, num_threads: int, parent: "Connection[Any, Any]") -> None:
-    """Run tasks until the parent has no more. The parent alone is stopped by signals, and ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Run tasks until the parent has no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(num_threads)
     if device.type == "cuda":

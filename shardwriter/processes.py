@@ -2,8 +2,10 @@
 
 import logging
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -77,7 +79,8 @@ class _Crew:
             self.left.append(task)
             ours, theirs = _CONTEXT.Pipe()
             process = _CONTEXT.Process(target=work, args=(self.recipe, device, num_threads, theirs), daemon=True)
-            process.start()
+            with _signals_for_the_parent():
+                process.start()
             theirs.close()  # so that the end of the process is the end of the connection
             self.workers.append(_Worker(device, process, ours))
 
@@ -166,3 +169,15 @@ class _Crew:
     def _clean(self, worker: _Worker) -> None:
         assert worker.process.pid is not None
         drop_temporary_files(self.recipe.store, worker.process.pid)
+
+
+@contextmanager
+def _signals_for_the_parent() -> Iterator[None]:
+    """Processes that are started here never see what stops a build, as Ctrl-C does that a terminal sends to all of its
+    processes: their parent does, and ends them. Blocked signals are inherited; ours wait until they are let in again.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

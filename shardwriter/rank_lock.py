@@ -98,12 +98,18 @@ class RankLock:
         return state
 
     def read(self) -> JobState:
-        """How far the job has come."""
+        """How far the job has come. Raises StoreError where a rank that was killed left it half written."""
         text = os.pread(self._job.fileno(), _LONGEST_STATE, 0).partition(b"\n")[0]
-        return JobState(**json.loads(text))
+        try:
+            return JobState(**json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"{self._store / JOB_FILE}: does not say how far the job has come ({error}). Every published shard is "
+                "whole: stop all ranks of the job and start it again to go on"
+            ) from error
 
     def write(self, state: JobState) -> None:
-        """Say how far it has come: one line over the last one, so that a rank that dies here leaves one of the two."""
+        """Say how far it has come, in one line over the last one."""
         os.pwrite(self._job.fileno(), json.dumps(asdict(state)).encode() + b"\n", 0)
 
     def _refuse(self) -> None:

@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import pickle
+import re
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +121,34 @@ def test_a_fault_of_a_process_ends_the_build(corpus: Corpus, store: Path) -> Non
     with pytest.raises(StoreError, match=r"the process on meta failed with exit code 1; what it said is above"):
         build_store(corpus, store, SMALL, executor=executor)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_their_parent(tmp_path: Path, store: Path, number: signal.Signals) -> None:
+    """Whatever ends the parent; what all of them hold open closes with the last of them."""
+    corpus = make_corpus(tmp_path / "long", {"train": 24, "val": 2, "test": 2}, frames=50)
+    words = ["--conf_dir", corpus.config_file, "--shards", store, "--device", "cpu", "--set", SMALL]
+    command = [sys.executable, "-m", "shardwriter.build_cli", *map(str, words), "--num_processes", "2"]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    assert started.stderr is not None
+    said = b""
+    while not re.search(rb"encoded=[1-9]", said):
+        more = os.read(started.stderr.fileno(), 1 << 16)
+        assert more, said.decode()
+        said += more
+    if number == signal.SIGINT:
+        os.killpg(started.pid, number)  # as a terminal does
+    else:
+        started.kill()
+    said += started.stderr.read()
+    assert started.wait() != 0
+    assert b"Traceback" not in said, said.decode()
+    report = build_store(corpus, store, SMALL)
+    assert 0 < sum(report.encoded.values()) < 28
+    build_store(corpus, tmp_path / "alone", SMALL)
+    assert contents(store) == contents(tmp_path / "alone")
+    assert not list(store.glob(".tmp-*"))
 
 
 @pytest.mark.slow

@@ -198,6 +198,18 @@ def test_a_rank_that_cannot_begin_lets_the_next_one_try(corpus: Corpus, store: P
     assert all(isinstance(end, StoreError) and "made with another identity" in str(end) for end in refused)
 
 
+def test_a_torn_record_of_the_job_is_named_with_the_cure(corpus: Corpus, store: Path) -> None:
+    class Tears:
+        def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:
+            (store / ".job").write_text('{"job": "a job", "ident')
+            OwnProcess().run(recipe, encoding, tasks, progress)
+
+    options = BuildOptions(device=CPU, splits=("train",), executor=Tears())
+    with pytest.raises(StoreError, match=r"\.job: does not say how far .* start it again"):
+        build_as_rank(corpus.config(), store, options, rank(0, 2))
+    assert build_as_rank(corpus.config(), store, BuildOptions(device=CPU, splits=("train",)), rank(0, 2))[1]
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
