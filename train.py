@@ -76,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take embeddings of an unknown encoder, imported or made by others, as made with the config's weights",
     )
+    parser.add_argument(
+        "--precision",
+        choices=["32-true", "bf16-mixed", "16-mixed"],
+        help="arithmetic of the separator (default 32-true); the lip encoder keeps that of the store",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the separator with torch.compile")
     parser.add_argument("--resume", metavar="last|PATH", help="go on from a checkpoint")
     return parser
 
@@ -228,6 +234,10 @@ def _own_overrides(arguments: argparse.Namespace) -> list[str]:
     overrides += [f"{prefix}.{name}=true" for name in ("build_missing", "trust_imported") if getattr(arguments, name)]
     if arguments.on_missing is not None:
         overrides.append(f"{prefix}.on_missing={arguments.on_missing}")
+    if arguments.precision is not None:
+        overrides.append(f"training.precision={arguments.precision}")
+    if arguments.compile:
+        overrides.append("training.compile=true")
     return overrides
 
 

@@ -129,6 +129,12 @@ class TrainingSection(Section):
     """Save last.ckpt each so many optimizer steps too, so that a run which is killed loses no more; null saves it after
     validation only. SIGTERM saves it in any case."""
 
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic of the separator's steps, in Lightning's names. Mixed keeps weights and optimizer in float32; the lip
+    encoder's arithmetic is the store's in any case. 16-mixed needs a GPU."""
+    compile: bool = False
+    """Compile the separator with torch.compile: the first steps take minutes. Checkpoints are the same either way."""
+
     @field_validator("gpus", mode="before")
     @classmethod
     def _devices(cls, value: Any) -> Any:

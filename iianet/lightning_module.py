@@ -51,6 +51,8 @@ class SeparationModule(pl.LightningModule):
         self.encoder = encoder
         audio = config.audionet.audionet_config
         self.model = IIANet(**audio.model_dump(), sample_rate=config.datamodule.data_config.sample_rate)
+        if config.training.compile:
+            self.model.separator.compile_blocks()
         self.losses = {
             "train": _loss(config, "train"),
             "val": _loss(config, "val"),
@@ -69,7 +71,8 @@ class SeparationModule(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Estimates of a batch, `(batch, 1, num_samples)`; in training with augmented embeddings, where asked for."""
-        embedding = self.encoder.complete(batch)
+        with torch.autocast(self.device.type, enabled=False):  # as the store was built, whatever training.precision
+            embedding = self.encoder.complete(batch)
         if self.training:
             embedding = augment_embedding(embedding, self.config.datamodule.data_config.embedding_augmentation)
         estimate: Tensor = self.model(batch.mixture, embedding)

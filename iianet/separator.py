@@ -134,6 +134,15 @@ class Separator(nn.Module):
             nn.Conv1d(video_channels, video_channels, 1, groups=video_channels), nn.ReLU()
         )
 
+    def compile_blocks(self) -> None:
+        """Compile an iteration of either kind, once for all of them; names in checkpoints stay as they are.
+
+        Each shape has a graph of its own. One for all shapes would depend on which of them came first, and a resumed
+        run would compute other last bits than one that never stopped.
+        """
+        self._hear = torch.compile(self._hear, dynamic=False)  # type: ignore[method-assign]
+        self._hear_and_see = torch.compile(self._hear_and_see, dynamic=False)  # type: ignore[method-assign]
+
     def forward(self, audio: Tensor, video: Tensor) -> Tensor:
         """Separate.
 

@@ -40,12 +40,14 @@ def make_trainer(config: Config, folder: Path, first: Sequence[pl.Callback] = ()
     """The Trainer of a run, with its callbacks behind those of the caller's own."""
     training = config.training
     accelerator, devices = choose_devices(training.gpus)
+    _refuse_half_on_cpu(training, accelerator)
     ranks = training.num_nodes * (devices if isinstance(devices, int) else len(devices))
     return pl.Trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=training.num_nodes,
         strategy="auto" if ranks == 1 else "ddp",
+        precision=training.precision,
         max_epochs=training.epochs,
         gradient_clip_val=training.gradient_clip_val,
         accumulate_grad_batches=training.accumulate_grad_batches,
@@ -61,6 +63,15 @@ def make_trainer(config: Config, folder: Path, first: Sequence[pl.Callback] = ()
         limit_val_batches=_all_or(training.limit_val_batches),
         val_check_interval=_all_or(training.val_check_interval),
     )
+
+
+def _refuse_half_on_cpu(training: TrainingSection, accelerator: str) -> None:
+    """Raise ConfigError for 16-mixed without a GPU; Lightning would take another precision in its place."""
+    if training.precision == "16-mixed" and accelerator == "cpu":
+        raise ConfigError(
+            "training.precision is 16-mixed and training runs on the CPU, which has no such arithmetic; give "
+            "--precision bf16-mixed or 32-true, or name existing GPUs in training.gpus"
+        )
 
 
 def _all_or(limit: float | None) -> float:

@@ -39,7 +39,7 @@ def run(corpus: Corpus, *words: object) -> tuple[int, Path]:
 
 
 def run_recorded(
-    corpus: Corpus, *words: object, record: Path, stop: Stop | None = None, ranks: int = 1
+    corpus: Corpus, *words: object, record: Path, stop: Stop | None = None, ranks: int = 1, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """The same in processes of their own, with the steps of each rank recorded."""
     wishes = json.dumps({"record": str(record), "stop": stop, "ranks": ranks})
@@ -51,7 +51,7 @@ def run_recorded(
         text=True,
         check=False,
         start_new_session=True,  # SIGKILL is sent to its whole process group
-        timeout=120,
+        timeout=timeout,
     )
 
 

@@ -39,6 +39,7 @@ STOPS = {
     "killed in an epoch's first validation": ((TWICE,), Stop("validation", 2, "Crash")),
     "in a limited epoch's validation": ((LIMITED,), Stop("validation", 2, "SIGTERM")),
     "while gradients are accumulated": ((ACCUMULATED,), Stop("train", 8, "SIGTERM")),
+    "in bf16-mixed": (("training.precision=bf16-mixed",), Stop("train", 8, "SIGTERM")),
 }
 MORE_STOPS = {
     "in validation's last batch": ((), Stop("validation", 2, "SIGTERM")),
