@@ -15,10 +15,12 @@ import torch
 from configs.command_line import add_config_flags, config_overrides, run_command
 from configs.errors import ConfigError
 from configs.schema import Config, dump_config, load_config
+from iianet.comparison_report import save_comparison
 from iianet.encoder_source import EncoderSource
 from iianet.epoch_length import limited, refuse_unfit_interval
 from iianet.lazy_encoder import LazyEncoder
 from iianet.lightning_module import SeparationModule
+from iianet.mode_comparison import refuse_unfit_comparison, run_ways
 from iianet.results import save_results
 from iianet.resume import (
     keep_earlier_run,
@@ -26,8 +28,9 @@ from iianet.resume import (
     refuse_other_order,
     resolve_checkpoint,
 )
+from iianet.step_record import StepRecorder
 from iianet.termination import TERMINATED, Terminated
-from iianet.trainer import make_trainer, quieten_lightning
+from iianet.trainer import make_measuring_trainer, make_trainer, quieten_lightning
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
 from loaders.matching import kernels_of, refuse_other_encoder
@@ -83,13 +86,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--compile", action="store_true", help="compile the separator with torch.compile")
     parser.add_argument("--resume", metavar="last|PATH", help="go on from a checkpoint")
+    parser.add_argument(
+        "--compare_modes",
+        type=_count,
+        metavar="STEPS",
+        help="train nothing, but measure so many steps of raw mode and of the store by turns, and in plain arithmetic "
+        "too where --precision or --compile asks for another; a table, and a chart and a JSON file below Experiments",
+    )
+    # What --compare_modes starts in processes of their own.
+    parser.add_argument("--record_steps", type=_count, help=argparse.SUPPRESS)
+    parser.add_argument("--record_file", type=Path, help=argparse.SUPPRESS)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of steps, at least 1")
+    return int(text)
 
 
 def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_own_overrides(arguments)])
+    if arguments.record_steps:
+        logging.getLogger().setLevel(logging.WARNING)
     source = EncoderSource.from_config(config)
+    if arguments.compare_modes:
+        return _compare_modes(arguments, config, source)
     streams = stream_words(config.datamodule.data_config)
     catalogs = [] if streams else _open_stores(config, source)
     folder = Path("Experiments", "checkpoint", config.exp.exp_name).absolute()
@@ -101,6 +124,8 @@ def _run(argv: list[str]) -> int:
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
     module = SeparationModule(config, LazyEncoder(source, kernels_of(catalogs, source)))
     _try_optimizer(module)
+    if arguments.record_steps:
+        return _record_steps(module, data, arguments.record_steps, arguments.record_file)
     first = [BuildMissing(config, Path(_stores(config)[0]), stored)] if will_build else []
     trainer = make_trainer(config, folder, first)
     data.trainer = trainer  # which tells it the number of ranks
@@ -112,6 +137,26 @@ def _run(argv: list[str]) -> int:
     if trainer.is_global_zero:
         _begin_folder(arguments, config, folder, resume)
     return fit(trainer, module, data, folder, resume)
+
+
+def _compare_modes(arguments: argparse.Namespace, config: Config, source: EncoderSource) -> int:
+    """Measure raw mode against the store; nothing that training keeps is read or written."""
+    refuse_unfit_comparison(config, arguments.resume, stream_words(config.datamodule.data_config))
+    _open_stores(config, source)  # raw mode's minutes come first, and a refusal before them
+    figures = run_ways(config, Path(__file__), arguments.compare_modes)
+    print(save_comparison(figures, config, arguments.compare_modes, Path("Experiments", "compare_modes")))
+    return 0
+
+
+def _record_steps(module: SeparationModule, data: SeparationData | StreamData, steps: int, file: Path) -> int:
+    """One run of --compare_modes."""
+    recorder = StepRecorder(steps)
+    trainer = make_measuring_trainer(module.config, recorder)
+    data.trainer = trainer
+    trainer.fit(module, datamodule=data)
+    if trainer.is_global_zero:
+        recorder.record(trainer).save(file)
+    return 0
 
 
 def _order_facts(config: Config, data: SeparationData) -> dict[str, Any]:

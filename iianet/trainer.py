@@ -19,6 +19,7 @@ from iianet.early_stopping import EarlyStopping
 from iianet.last_checkpoint import LastCheckpoint
 from iianet.lightning_module import MONITORED
 from iianet.resume import LAST_CHECKPOINT
+from iianet.step_record import StepRecorder
 
 
 def quieten_lightning() -> None:
@@ -31,6 +32,7 @@ def quieten_lightning() -> None:
         ".*smaller than the logging interval.*",  # epochs are logged too
         ".*was called before the ``update`` method.*",  # a mean's sums may come from a checkpoint
         ".*It is recommended to use .self.log.*sync_dist=True.*",  # what is logged is of all ranks already
+        ".*but have no logger configured.*",  # where steps are measured
         ".*LeafSpec.*",  # Lightning's own use of torch
     ):
         warnings.filterwarnings("ignore", message)
@@ -39,30 +41,50 @@ def quieten_lightning() -> None:
 def make_trainer(config: Config, folder: Path, first: Sequence[pl.Callback] = ()) -> pl.Trainer:
     """The Trainer of a run, with its callbacks behind those of the caller's own."""
     training = config.training
-    accelerator, devices = choose_devices(training.gpus)
-    _refuse_half_on_cpu(training, accelerator)
-    ranks = training.num_nodes * (devices if isinstance(devices, int) else len(devices))
     return pl.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=training.num_nodes,
-        strategy="auto" if ranks == 1 else "ddp",
-        precision=training.precision,
+        **_arithmetic(training),
         max_epochs=training.epochs,
-        gradient_clip_val=training.gradient_clip_val,
-        accumulate_grad_batches=training.accumulate_grad_batches,
         callbacks=[*first, *_callbacks(training, folder)],
         plugins=[AtomicCheckpointIO()],
         logger=_loggers(config, folder),
         log_every_n_steps=training.log_every_n_steps,
         default_root_dir=folder,
-        use_distributed_sampler=False,  # the loaders know their rank
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        limit_train_batches=_all_or(training.limit_train_batches),
         limit_val_batches=_all_or(training.limit_val_batches),
         val_check_interval=_all_or(training.val_check_interval),
     )
+
+
+def make_measuring_trainer(config: Config, recorder: StepRecorder) -> pl.Trainer:
+    """A Trainer of the same steps that never validates, writes nothing, and ends when the recorder says so."""
+    return pl.Trainer(
+        **_arithmetic(config.training),
+        max_epochs=-1,
+        callbacks=[recorder],
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+    )
+
+
+def _arithmetic(training: TrainingSection) -> dict[str, Any]:
+    """What steps compute, and where."""
+    accelerator, devices = choose_devices(training.gpus)
+    _refuse_half_on_cpu(training, accelerator)
+    ranks = training.num_nodes * (devices if isinstance(devices, int) else len(devices))
+    return {
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": training.num_nodes,
+        "strategy": "auto" if ranks == 1 else "ddp",
+        "precision": training.precision,
+        "gradient_clip_val": training.gradient_clip_val,
+        "accumulate_grad_batches": training.accumulate_grad_batches,
+        "use_distributed_sampler": False,  # the loaders know their rank
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "limit_train_batches": _all_or(training.limit_train_batches),
+    }
 
 
 def _refuse_half_on_cpu(training: TrainingSection, accelerator: str) -> None:
