@@ -7,7 +7,7 @@ import torch
 
 from configs.errors import StoreError
 from iianet.encoder_source import EncoderSource
-from iianet.kernels import Kernels
+from iianet.kernels import Kernels, default_kernels
 from iianet.mouth import FPS
 from iianet.video_encoder import EMBEDDING_DIM
 from shardwriter.catalog import Catalog
@@ -34,7 +34,10 @@ def refuse_other_encoder(catalog: Catalog, source: EncoderSource, trust_imported
         return
     is_same = source.made(recorded.encoder)
     fingerprint = recorded.encoder["fingerprint"] if is_same else source.load(torch.device("cpu")).fingerprint
-    kernels = recorded_kernels(catalog.store, recorded, source.precision)
+    if fingerprint == recorded.encoder.get("fingerprint"):
+        kernels = recorded_kernels(catalog.store, recorded, source.precision)
+    else:  # that is what is wrong, whatever else is
+        kernels = default_kernels(torch.device("cpu"), source.precision)
     asked = identity_of(source, fingerprint, kernels, recorded.dtype, recorded.audio)
     refuse_other_identity(catalog.store, recorded, asked)
 
