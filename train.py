@@ -14,6 +14,7 @@ import torch
 
 from configs.command_line import add_config_flags, config_overrides, run_command
 from configs.errors import ConfigError
+from configs.interruption import TERMINATED
 from configs.schema import Config, dump_config, load_config
 from iianet.comparison_report import save_comparison
 from iianet.encoder_source import EncoderSource
@@ -29,7 +30,7 @@ from iianet.resume import (
     resolve_checkpoint,
 )
 from iianet.step_record import StepRecorder
-from iianet.termination import TERMINATED, Terminated
+from iianet.termination import Terminated
 from iianet.trainer import make_measuring_trainer, make_trainer, quieten_lightning
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData

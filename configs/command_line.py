@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 from tqdm import tqdm
 
 from configs.errors import FeatureStoreError
-
-INTERRUPTED = 130
+from configs.interruption import INTERRUPTED, TERMINATED, Terminated
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
@@ -68,9 +67,10 @@ def run_command(command: Callable[[list[str]], int], argv: Sequence[str] | None 
         logging.getLogger(command.__module__).debug("stopped", exc_info=True)
         sys.stderr.write(f"error: {_own_words(error)}\n")
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        was_terminated = isinstance(interruption, Terminated)
+        sys.stderr.write("terminated\n" if was_terminated else "interrupted\n")
+        return TERMINATED if was_terminated else INTERRUPTED
 
 
 def _own_words(error: FeatureStoreError) -> str:

@@ -5,9 +5,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-TERMINATED = 143
-"""Exit code of a run that was stopped so: 128 + SIGTERM, as a shell would say."""
-
 
 class Terminated(Exception):
     """A run was stopped by SIGTERM; its checkpoint is written."""

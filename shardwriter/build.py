@@ -14,7 +14,7 @@ from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import Bar, BuildReport
 from shardwriter.catalog import is_store, read_store_record, splits_of, write_store_record
 from shardwriter.completion import finish, holds_anything, unfinished_tasks
-from shardwriter.format import Identity, StoreRecord, parse_view_split, split_view_key
+from shardwriter.format import INDEX_SUFFIX, Identity, StoreRecord, parse_view_split, split_view_key
 from shardwriter.generation import Generations, is_begun_with
 from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
 from shardwriter.import_embeddings import refuse_views
@@ -87,6 +87,7 @@ class Build:
     encoding: Encoding
     report: BuildReport = field(default_factory=BuildReport)
     generations: Generations = field(init=False)
+    tasks: Sequence[ShardTask] = ()
 
     @property
     def store(self) -> Path:
@@ -247,8 +248,12 @@ class Build:
     def encode(self, plans: Sequence[Plan], work: Mapping[str, Work]) -> None:
         """Run the unfinished tasks of what is asked for, and count."""
         self.count(work)
-        tasks = self.wanted_tasks(plans, list(work))
-        self.run_tasks(tasks, total=sum(len(task.rows) for task in tasks))
+        self.tasks = self.wanted_tasks(plans, list(work))
+        self.run_tasks(self.tasks, total=sum(len(task.rows) for task in self.tasks))
+
+    def unpublished(self) -> list[ShardTask]:
+        """The tasks that `encode` took on, and that have no shard yet."""
+        return [task for task in self.tasks if not (self.store / f"{task.shard}{INDEX_SUFFIX}").is_file()]
 
     def count(self, work: Mapping[str, Work]) -> None:
         """Note why utterances are encoded."""
@@ -264,9 +269,11 @@ class Build:
     def run_tasks(self, tasks: Iterable[ShardTask], *, total: int | None, shown: bool = True) -> None:
         """Run tasks; their `total` of utterances is for the progress bar, None where it is not known."""
         started = time.monotonic()
-        with Bar(self.report, total, shown=shown) as bar:
-            self.options.executor.run(self.recipe, self.encoding, tasks, bar)
-        self.report.seconds += time.monotonic() - started
+        try:
+            with Bar(self.report, total, shown=shown) as bar:
+                self.options.executor.run(self.recipe, self.encoding, tasks, bar)
+        finally:
+            self.report.seconds += time.monotonic() - started
 
     @property
     def _utterances_per_shard(self) -> int:

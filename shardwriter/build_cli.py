@@ -13,9 +13,10 @@ from tabulate import tabulate
 
 from configs.command_line import add_config_flags, config_overrides, run_command
 from configs.errors import ConfigError, FeatureStoreError, StoreError
+from configs.interruption import terminable
 from configs.schema import Config, load_config
 from iianet.kernels import PRECISIONS
-from shardwriter.build import prepare
+from shardwriter.build import Build, prepare
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import BuildReport
 from shardwriter.check import check
@@ -44,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="build-shards",
         description="Encode each utterance's mouth video once and write the embeddings into tar shards. Run again, it "
         "continues: missing, new and changed utterances are encoded. Exit codes: 0 all stored; 3 finished, but some "
-        "failed or an --overwrite still lacks splits; 2 could not start or go on. Flags may be written with - or _.",
+        "failed or an --overwrite still lacks splits; 2 could not start or go on; 130 and 143 stopped by SIGINT and "
+        "SIGTERM, with every published shard whole. Flags may be written with - or _.",
     )
     add_config_flags(parser)
     parser.add_argument("--data_split", choices=[*SPLITS, "all"], default="all", help="split to build (default: all)")
@@ -123,7 +125,12 @@ def _run(argv: list[str]) -> int:
         return _run_rank(config, store, options, rank)
     ready = prepare(config, store, options)
     with _log_file(store) as log:
-        report = ready.run()
+        try:
+            with terminable():
+                report = ready.run()
+        except KeyboardInterrupt:
+            _show_stopped(ready)
+            raise
         _show(store, report, log)
     return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
 
@@ -265,6 +272,16 @@ def _show(store: Path, report: BuildReport, log: Path) -> None:
         print(f"\n{report.waiting}, the --overwrite, is not complete, so the old store serves; build all splits")
     print(f"\n{_totals(report)}")
     print(f"store: {store}\nlog:   {log}")
+
+
+def _show_stopped(build: Build) -> None:
+    """Say what a signal left of a build."""
+    report, left = build.report, build.unpublished()
+    print(
+        f"\nStopped: {report.shards} shards were published, {report.stored_bytes / 1e6:.1f} MB, {report.seconds:.1f} "
+        f"s; {len(left)} are left, of {sum(len(task.rows) for task in left)} utterances. What was encoded of these is "
+        f"lost; every published shard is whole, and the same command goes on.\nstore: {build.store}"
+    )
 
 
 def _totals(report: BuildReport) -> str:

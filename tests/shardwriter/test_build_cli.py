@@ -2,13 +2,16 @@
 
 import errno
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builds import Run, contents, samples, stored
 from commands import Outcome, run_main
 from corpus import Corpus, make_corpus
 
+from shardwriter import tasks
 from shardwriter.build_cli import main
 from shardwriter.catalog import Catalog, read_store_record
 from shardwriter.lock import build_lock
@@ -224,16 +227,28 @@ def test_data_root_flag_says_where_the_paths_start(run: Run, corpus: Corpus, sto
     assert len(stored(store, "train")) == 4
 
 
-def test_interruption_exits_130_and_the_next_run_goes_on(
-    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_with_a_summary_and_the_next_run_goes_on(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    packs = iter(range(1))
+    start_pack = tasks.start_pack
 
+    def start_or_signal(*arguments: Any) -> Any:
+        if next(packs, None) is None:
+            signal.raise_signal(number)
+        return start_pack(*arguments)
+
+    before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr("shardwriter.tasks.start_pack", stop)
-        assert run().code == 130
+        patch.setattr(tasks, "start_pack", start_or_signal)
+        stopped = run("--utterances_per_shard", 3)
+    assert stopped.code == code
+    assert re.search(r"^Stopped: 1 shards were published, .*; 3 are left, of 5 utterances\.", stopped.out, re.MULTILINE)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert [path.name for path in store.glob("*.tar")] == ["train-000000.tar"]
+    assert not list(store.glob(".tmp*"))
     outcome = run()
     assert outcome.code == 0
-    assert re.search(r"^split +resumed +encoded", outcome.out, re.MULTILINE)
+    assert re.search(r"^split +resumed +skipped +encoded", outcome.out, re.MULTILINE)
     assert len(stored(store, "train")) == 4

@@ -1,0 +1,28 @@
+"""SIGTERM, which Slurm and clouds send before they take a machine away, ends a command as Ctrl-C does."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+INTERRUPTED = 130
+TERMINATED = 143
+"""Exit codes: 128 and the signal's number, as a shell would say."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise Terminated inside where SIGTERM comes, so that files are closed and leftovers deleted."""
+    before = signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise(*_: Any) -> None:
+    raise Terminated
