@@ -75,23 +75,23 @@ def main() -> None:
         arguments.output.write_text(text, encoding="utf-8")
 
 
-def make_corpus(folder: Path, clips: int, batch_size: int, num_workers: int = 4) -> Config:
-    """Clips of 50 frames that compress about as real mouths do, in IIANet's layout; one short wav stands for all."""
+def make_corpus(folder: Path, clips: int, batch_size: int, num_workers: int = 4, frames: int = FRAMES) -> Config:
+    """Clips that compress about as real mouths do, in IIANet's layout; one short wav stands for all."""
     random = np.random.default_rng(0)
     (folder / "mouths").mkdir()
-    soundfile.write(folder / "silence.wav", np.zeros(FRAMES * 640, dtype=np.float32), 16000)
+    soundfile.write(folder / "silence.wav", np.zeros(frames * 640, dtype=np.float32), 16000)
     texture = random.normal(128, 30, size=(FRAME_SIZE, FRAME_SIZE))
     for clip in range(clips):
-        noise = random.normal(0, 8, size=(FRAMES, FRAME_SIZE, FRAME_SIZE))
-        frames = np.clip(texture + noise, 0, 255).astype(np.uint8)
-        np.savez_compressed(folder / "mouths" / f"clip_{clip:04d}.npz", data=frames)
+        noise = random.normal(0, 8, size=(frames, FRAME_SIZE, FRAME_SIZE))
+        mouth = np.clip(texture + noise, 0, 255).astype(np.uint8)
+        np.savez_compressed(folder / "mouths" / f"clip_{clip:04d}.npz", data=mouth)
     for split in ("tr", "cv", "tt"):
         names = [f"clip_{clip:04d}" for clip in range(clips if split == "tr" else 0)]
         pairs = list(zip(names[::2], names[1::2], strict=True))
         lists = {
-            "mix": [["silence.wav", FRAMES * 640] for _ in pairs],
-            "s1": [["silence.wav", f"mouths/{first}.npz", FRAMES * 640] for first, _ in pairs],
-            "s2": [["silence.wav", f"mouths/{second}.npz", FRAMES * 640] for _, second in pairs],
+            "mix": [["silence.wav", frames * 640] for _ in pairs],
+            "s1": [["silence.wav", f"mouths/{first}.npz", frames * 640] for first, _ in pairs],
+            "s2": [["silence.wav", f"mouths/{second}.npz", frames * 640] for _, second in pairs],
         }
         (folder / split).mkdir()
         for name, rows in lists.items():
