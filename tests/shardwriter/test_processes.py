@@ -15,11 +15,12 @@ import torch
 from builds import CPU, Run, build_store, contents, reasons
 from corpus import Corpus, make_corpus
 
-from configs.errors import StoreError, WeightsError
+from configs.errors import ConfigError, StoreError, WeightsError
 from shardwriter import processes
 from shardwriter.build import prepare
 from shardwriter.build_options import BuildOptions
 from shardwriter.catalog import Catalog
+from shardwriter.devices import choose_devices
 from shardwriter.process_worker import CLAIM
 from shardwriter.processes import Processes
 
@@ -176,6 +177,26 @@ def test_a_sent_task_takes_no_more_than_its_rows_along(alone: Path) -> None:
     assert len(sent) < len(pickle.dumps(task))
     received = pickle.loads(sent)
     assert received.shard == task.shard and received.rows.equals(task.rows)
+
+
+@pytest.mark.parametrize(
+    ("names", "num_processes", "expected"),
+    [
+        ("cuda", 1, ["cuda:0", "cuda:1", "cuda:2"]),
+        ("cuda:0,cuda:2", 1, ["cuda:0", "cuda:2"]),
+        ("cuda:1", 2, ["cuda:1", "cuda:1"]),
+        ("cpu", 2, ["cpu", "cpu"]),
+        (None, 1, ["cuda"]),
+    ],
+)
+def test_devices_are_those_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, names: str | None, num_processes: int, expected: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [str(device) for device in choose_devices(names, num_processes)] == expected
+    with pytest.raises(ConfigError, match="this machine has 3 GPUs"):
+        choose_devices("cuda:0,cuda:3")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Ranks of torchrun or Slurm: one store, whoever of them is late, dies or never comes."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -259,26 +260,64 @@ def test_the_command_builds_as_a_rank(run: Run, store: Path, monkeypatch: pytest
     assert len(list((store / "logs").glob("build-*-rank1.log"))) == 1
 
 
+def words(corpus: Corpus, store: Path) -> list[str]:
+    """build-shards of a corpus, as a process of its own."""
+    flags = {"--conf_dir": corpus.config_file, "--shards": store, "--device": "cpu", "--set": SMALL}
+    return ["-m", "shardwriter.build_cli", *(str(word) for flag in flags.items() for word in flag)]
+
+
+def start(number: int, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """One of two ranks of a Slurm job."""
+    job = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": str(number)}
+    environment = {**os.environ, **job}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.fixture
+def long_corpus(tmp_path: Path) -> Corpus:
+    return make_corpus(tmp_path / "long", {"train": 16, "val": 2, "test": 2}, frames=50)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("starter", ["torchrun", "Slurm"])
-def test_started_ranks_build_one_store(tmp_path: Path, store: Path, starter: str) -> None:
-    corpus = make_corpus(tmp_path / "corpus", {"train": 8, "val": 2, "test": 2})
-    words = ["--conf_dir", str(corpus.config_file), "--shards", str(store), "--device", "cpu", "--set", SMALL]
-    module = [sys.executable, "-m", "shardwriter.build_cli", *words]
-    if starter == "torchrun":
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *module[1:]]
-        said = [subprocess.run(command, capture_output=True, text=True, check=True).stdout]
-    else:
-        job = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}
-        started = [
-            subprocess.Popen(
-                module, env={**os.environ, **job, "SLURM_PROCID": str(n)}, stdout=subprocess.PIPE, text=True
-            )
-            for n in range(2)
-        ]
-        said = [process.communicate()[0] for process in started]
-        assert [process.returncode for process in started] == [0, 0]
-    assert sum(text.count("\nstore: ") for text in said) >= 1
-    one = tmp_path / "one"
-    subprocess.run([*module[:-4], "--set", SMALL, "--shards", str(one), "--device", "cpu"], check=True)
-    assert contents(store) == contents(one)
+@pytest.mark.parametrize("flags", [(), ("--num_processes", "2")])
+def test_ranks_that_slurm_starts_build_one_store(
+    tmp_path: Path, long_corpus: Corpus, store: Path, flags: Sequence[str]
+) -> None:
+    ranks = [start(number, [*words(long_corpus, store), *flags]) for number in range(2)]
+    said = [rank.communicate() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert sum("others go on, and the last one sums up" in out for out, _ in said) <= 1
+    assert sum("\nstore: " in out for out, _ in said) >= 1
+    subprocess.run([sys.executable, *words(long_corpus, tmp_path / "one")], check=True)
+    assert contents(store) == contents(tmp_path / "one")
+
+
+@pytest.mark.slow
+def test_a_killed_rank_leaves_its_shards_to_the_other(tmp_path: Path, long_corpus: Corpus, store: Path) -> None:
+    first = start(0, words(long_corpus, store))
+    assert first.stderr is not None
+    said = ""
+    while not re.search(r"encoded=[1-9]", said):
+        more = first.stderr.read(1)
+        assert more, said
+        said += more
+    second = start(1, words(long_corpus, store))
+    assert second.stderr is not None and second.stdout is not None
+    first.kill()
+    first.communicate()
+    out, err = second.communicate()
+    assert second.returncode == 0, err
+    assert "\nstore: " in out
+    subprocess.run([sys.executable, *words(long_corpus, tmp_path / "one")], check=True)
+    assert contents(store) == contents(tmp_path / "one")
+    assert not list(store.glob(".tmp-*"))
+
+
+@pytest.mark.slow
+def test_torchrun_starts_ranks_that_build_one_store(tmp_path: Path, long_corpus: Corpus, store: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*torchrun, *words(long_corpus, store)], capture_output=True, text=True, check=True)
+    assert done.stdout.count("\nstore: ") >= 1
+    subprocess.run([sys.executable, *words(long_corpus, tmp_path / "one")], check=True)
+    assert contents(store) == contents(tmp_path / "one")
