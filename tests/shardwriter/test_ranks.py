@@ -1,9 +1,6 @@
 """Ranks of torchrun or Slurm: one store, whoever of them is late, dies or never comes."""
 
 import os
-import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +9,12 @@ from pathlib import Path
 
 import pytest
 from builds import CPU, Run, build_store, change_mouth, contents, stored
-from corpus import Corpus, make_corpus
+from corpus import Corpus
 
-from configs.errors import ConfigError, StoreError
+from configs.errors import StoreError
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import BuildReport
 from shardwriter.catalog import Catalog
-from shardwriter.devices import own_gpus
 from shardwriter.executor import Executor, OwnProcess
 from shardwriter.lock import build_lock
 from shardwriter.plan import ShardTask
@@ -28,8 +24,6 @@ from shardwriter.recipe import Recipe
 from shardwriter.tasks import Encoding, Progress
 
 SMALL = "shardwriter.utterances_per_shard=1"
-TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29500"}
-SLURM = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -211,113 +205,9 @@ def test_a_torn_record_of_the_job_is_named_with_the_cure(corpus: Corpus, store: 
     assert build_as_rank(corpus.config(), store, BuildOptions(device=CPU, splits=("train",)), rank(0, 2))[1]
 
 
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, None),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, None),
-        ({"SLURM_NTASKS": "4"}, None),
-        (TORCHRUN, (1, 4, 1, 2, "torchrun 29500, 4 ranks")),
-        (SLURM, (5, 8, 1, None, "Slurm 77.0, 8 ranks")),
-        ({**SLURM, **TORCHRUN}, (1, 4, 1, 2, "torchrun 29500, 4 ranks")),
-        ({"RANK": "3", "WORLD_SIZE": "4"}, (3, 4, 3, None, "torchrun, 4 ranks")),
-    ],
-)
-def test_environment_says_the_rank(environment: dict[str, str], expected: tuple[object, ...] | None) -> None:
-    found = Rank.from_environment(environment)
-    assert (found and (found.number, found.world_size, found.local, found.local_size, found.job)) == expected
-
-
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 with WORLD_SIZE=4: expected ranks from 0 to 3"),
-        ({"RANK": "one", "WORLD_SIZE": "4"}, "RANK='one': expected a whole number"),
-    ],
-)
-def test_impossible_ranks_are_refused(environment: dict[str, str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        Rank.from_environment(environment)
-
-
-@pytest.mark.parametrize(
-    ("count", "local", "local_size", "expected"),
-    [(8, 0, 1, range(8)), (8, 1, 4, [1, 5]), (4, 3, 4, [3]), (1, 3, 4, [0]), (2, 1, None, [1]), (1, 5, None, [0])],
-)
-def test_ranks_of_a_machine_share_its_gpus(
-    count: int, local: int, local_size: int | None, expected: Sequence[int]
-) -> None:
-    own = Rank(number=local, world_size=8, local=local, local_size=local_size, job="")
-    assert list(own_gpus(count, own)) == list(expected)
-    assert list(own_gpus(count, None)) == list(range(count))
-
-
 def test_the_command_builds_as_a_rank(run: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     outcome = run("--data_split", "train")
     assert outcome.code == 0 and "5 utterances in 2 shards" in outcome.out
     assert len(list((store / "logs").glob("build-*-rank1.log"))) == 1
-
-
-def words(corpus: Corpus, store: Path) -> list[str]:
-    """build-shards of a corpus, as a process of its own."""
-    flags = {"--conf_dir": corpus.config_file, "--shards": store, "--device": "cpu", "--set": SMALL}
-    return ["-m", "shardwriter.build_cli", *(str(word) for flag in flags.items() for word in flag)]
-
-
-def start(number: int, arguments: Sequence[str]) -> subprocess.Popen[str]:
-    """One of two ranks of a Slurm job."""
-    job = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": str(number)}
-    environment = {**os.environ, **job}
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=pipe, stderr=pipe, text=True)
-
-
-@pytest.fixture
-def long_corpus(tmp_path: Path) -> Corpus:
-    return make_corpus(tmp_path / "long", {"train": 16, "val": 2, "test": 2}, frames=50)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("flags", [(), ("--num_processes", "2")])
-def test_ranks_that_slurm_starts_build_one_store(
-    tmp_path: Path, long_corpus: Corpus, store: Path, flags: Sequence[str]
-) -> None:
-    ranks = [start(number, [*words(long_corpus, store), *flags]) for number in range(2)]
-    said = [rank.communicate() for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
-    assert sum("others go on, and the last one sums up" in out for out, _ in said) <= 1
-    assert sum("\nstore: " in out for out, _ in said) >= 1
-    subprocess.run([sys.executable, *words(long_corpus, tmp_path / "one")], check=True)
-    assert contents(store) == contents(tmp_path / "one")
-
-
-@pytest.mark.slow
-def test_a_killed_rank_leaves_its_shards_to_the_other(tmp_path: Path, long_corpus: Corpus, store: Path) -> None:
-    first = start(0, words(long_corpus, store))
-    assert first.stderr is not None
-    said = ""
-    while not re.search(r"encoded=[1-9]", said):
-        more = first.stderr.read(1)
-        assert more, said
-        said += more
-    second = start(1, words(long_corpus, store))
-    assert second.stderr is not None and second.stdout is not None
-    first.kill()
-    first.communicate()
-    out, err = second.communicate()
-    assert second.returncode == 0, err
-    assert "\nstore: " in out
-    subprocess.run([sys.executable, *words(long_corpus, tmp_path / "one")], check=True)
-    assert contents(store) == contents(tmp_path / "one")
-    assert not list(store.glob(".tmp-*"))
-
-
-@pytest.mark.slow
-def test_torchrun_starts_ranks_that_build_one_store(tmp_path: Path, long_corpus: Corpus, store: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*torchrun, *words(long_corpus, store)], capture_output=True, text=True, check=True)
-    assert done.stdout.count("\nstore: ") >= 1
-    subprocess.run([sys.executable, *words(long_corpus, tmp_path / "one")], check=True)
-    assert contents(store) == contents(tmp_path / "one")
