@@ -25,20 +25,23 @@ class SelectAttention(nn.Module):
         self.gate = ConvNorm(channels, channels, kernel_size, groups=channels, bias=False)
         self.shift = ConvNorm(channels, channels, kernel_size, groups=channels, bias=False)
 
-    def forward(self, local: Tensor, guide: Tensor) -> Tensor:
+    def forward(self, local: Tensor, guide: Tensor, repeat_guide: bool = False) -> Tensor:
         """Select.
 
         Args:
             local: Fine features, `(batch, channels, columns)`.
             guide: Coarse features, `(batch, channels, guide_columns)`.
+            repeat_guide: Let the norms see the guide with its columns repeated; for kernels of one column.
 
         Returns:
             `(batch, channels, columns)`.
         """
         columns = local.shape[-1]
-        gate = resize(torch.sigmoid(self.gate(guide)), columns)  # (batch, channels, columns)
-        shift = resize(self.shift(guide), columns)  # (batch, channels, columns)
-        selected: Tensor = self.local(local) * gate + shift
+        gate, shift = (
+            norm.repeated(guide, columns) if repeat_guide else norm(guide) for norm in (self.gate, self.shift)
+        )
+        gate = resize(torch.sigmoid(gate), columns)  # (batch, channels, columns)
+        selected: Tensor = self.local(local) * gate + resize(shift, columns)
         return selected
 
 

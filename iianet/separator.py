@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from iianet.attention import Fusion, SelectAttention
-from iianet.layers import ConvNorm, resize
+from iianet.layers import ChannelScale, ConvNorm, resize
 
 AUDIO_VISUAL_BLOCKS = 4
 """Iterations that see the video, from the first on; the rest refine audio alone."""
@@ -87,11 +87,10 @@ class TopDown(nn.Module):
             The path's output, `(batch, in_channels, columns)`, and the selected scales, shaped as `scales`.
         """
         selected = [
-            select(scale, resize(top, scale.shape[-1]) if self.resize_top else top)
-            for select, scale in zip(self.select, scales, strict=True)
+            select(scale, top, repeat_guide=self.resize_top) for select, scale in zip(self.select, scales, strict=True)
         ]
         if gates is not None:
-            selected = [x + x * resize(gate, x.shape[-1]) for x, gate in zip(selected, gates, strict=True)]
+            selected = [x * resize(1 + gate, x.shape[-1]) for x, gate in zip(selected, gates, strict=True)]
         merged = selected[-1]  # (batch, channels, columns of the coarsest)
         for merge, finer in zip(reversed(self.merge), reversed(selected[:-1]), strict=True):
             merged = merge(finer, merged)  # (batch, channels, columns of the finer scale)
@@ -127,12 +126,8 @@ class Separator(nn.Module):
         self.video_down = TopDown(video_channels, video_width, depth, resize_top=False)
         self.video_gates = nn.ModuleList(ConvNorm(video_width, audio_width, 3, bias=False) for _ in range(depth))
         self.fusion = Fusion(audio_width, video_width)
-        self.audio_reentry = nn.Sequential(
-            nn.Conv1d(audio_channels, audio_channels, 1, groups=audio_channels), nn.PReLU()
-        )
-        self.video_reentry = nn.Sequential(
-            nn.Conv1d(video_channels, video_channels, 1, groups=video_channels), nn.ReLU()
-        )
+        self.audio_reentry = nn.Sequential(ChannelScale(audio_channels), nn.PReLU())
+        self.video_reentry = nn.Sequential(ChannelScale(video_channels), nn.ReLU())
 
     def compile_blocks(self) -> None:
         """Compile an iteration of either kind, once for all of them; names in checkpoints stay as they are.
