@@ -39,6 +39,7 @@ from loaders.stream_data import StreamData
 from loaders.stream_words import stream_words
 from shardwriter.build import BuildOptions, begin
 from shardwriter.catalog import Catalog, is_store
+from shardwriter.place import Cache, is_remote, store_folder
 from shardwriter.plan import SHARD_COLUMNS
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         "--shards",
         action="append",
         metavar="STORE",
-        help="train from this store, or tars by path, pattern or URL; from several where it is given several times",
+        help="train from this store, a folder or a URL such as s3://bucket/prefix, or from tars by path, pattern or "
+        "URL; from several where it is given several times",
     )
     source.add_argument("--no_shards", action="store_true", help="train from raw mouths, whatever the config says")
     parser.add_argument(
@@ -204,9 +206,10 @@ def _open_stores(config: Config, source: EncoderSource) -> list[Catalog]:
     if data.build_missing:
         _begin_store(config)
     stores = _stores(config)
-    if len({Path(store).resolve() for store in stores}) < len(stores):
+    folders = [store_folder(store, Cache.of(data)) for store in stores]
+    if len({folder.resolve() for folder in folders}) < len(stores):
         raise ConfigError(f"--shards {' --shards '.join(stores)}: a store is named twice; name each once")
-    catalogs = [Catalog.open(Path(store), SHARD_COLUMNS) for store in stores]
+    catalogs = [Catalog.open(folder, SHARD_COLUMNS) for folder in folders]
     for catalog in catalogs:
         refuse_other_encoder(catalog, source, data.trust_imported)
     return catalogs
@@ -223,6 +226,10 @@ def _begin_store(config: Config) -> None:
         raise ConfigError(
             f"--build_missing adds to one store, and there are {len(stores)}: {', '.join(stores)}; build them with "
             "build-shards first"
+        )
+    if is_remote(stores[0]):
+        raise ConfigError(
+            f"--build_missing: {stores[0]} is not on this machine; add what is missing with build-shards, then train"
         )
     if not is_store(Path(stores[0])):
         begin(config, Path(stores[0]), BuildOptions(device=torch.device("cpu")))

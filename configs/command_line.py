@@ -61,6 +61,8 @@ def run_command(command: Callable[[list[str]], int], argv: Sequence[str] | None 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    for chatty in ("botocore", "aiobotocore"):  # they tell where they found credentials
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return command(underscored(sys.argv[1:] if argv is None else argv))
     except FeatureStoreError as error:

@@ -52,7 +52,11 @@ class DataConfig(Section):
     use_precomputed_embeddings: bool = False
     """Read embeddings from a store, as in the configs of an earlier tool; `shards` says from which."""
     shards: Name | list[Name] | None = None
-    """Folder of the store, which `build-shards` writes, or several that were made alike; null reads raw mouths."""
+    """Folder of the store, which `build-shards` writes, or its URL; or several made alike; null reads raw mouths."""
+    cache_dir: Name | None = None
+    """Where stores behind a URL are copied to; null is iianet-shards in $XDG_CACHE_HOME, or in ~/.cache."""
+    cache_gb: Annotated[Real, Field(gt=0)] = 100.0
+    """Gigabytes of shards of each such store that are kept there."""
     data_root: Name | None = None
     """Folder below which the paths of the manifests lie; null takes their common ancestor."""
     key_from: Literal["stem", "path"] = "stem"

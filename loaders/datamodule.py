@@ -179,7 +179,7 @@ class SeparationData(pl.LightningDataModule):
         stored = self.splits[split].stored
         if stored is None:
             return None
-        return ReadAhead(stored.paths, stored.digests, self.options.read_ahead_windows)
+        return ReadAhead(stored.paths, stored.sizes, stored.digests, self.options.read_ahead_windows)
 
     @property
     def _lanes(self) -> int:

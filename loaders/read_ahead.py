@@ -14,9 +14,12 @@ import xxhash
 
 from configs.errors import StoreError
 from loaders.order import Indices
+from shardwriter.mirror import have_tar, mirror_at
 
 CHUNK_BYTES = 4 << 20
 """Read at a time: what reading ahead holds in memory; the rest stays in the page cache, which gives way."""
+DOWNLOADS = 4
+"""Shards that each process downloads at a time, where they lie behind a URL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +36,23 @@ class ReadAhead:
     A shard's first reading is whole and checks its digest; later the system is only told that it will be needed. Every
     shard is read by one of those that share it, so that nothing is checked twice in a run.
 
+    What lies behind a URL is downloaded, several shards at a time.
+
     Args:
         paths: Of the tars.
-        digests: xxh3_64 of each, hexadecimal.
+        sizes: Bytes of each, as its index says.
+        digests: xxh3_64 of each, hexadecimal, likewise.
         windows: How many windows of the order to be ahead; 0 neither reads ahead nor checks.
     """
 
-    def __init__(self, paths: Sequence[Path], digests: Sequence[str], windows: int) -> None:
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[int], digests: Sequence[str], windows: int) -> None:
         self.paths = paths
+        self.sizes = sizes
         self.digests = digests
         self.windows = windows
         # Shared, since workers that are started anew each epoch would check everything again.
         self.checked = torch.zeros(len(paths), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
+        self.num_threads = DOWNLOADS if any(map(mirror_at, {path.parent for path in paths})) else 1
 
     def follow(self, shard: Indices, window: Indices, share: Share) -> "Following":
         """Begin an epoch.
@@ -60,6 +68,9 @@ class ReadAhead:
 
     def read(self, shard: int) -> None:
         """Read one shard. Raises StoreError where it is not what its index says."""
+        if have_tar(self.paths[shard], self.sizes[shard], self.digests[shard]):
+            self.checked[shard] = True
+            return
         try:
             descriptor = os.open(self.paths[shard], os.O_RDONLY)
             try:
@@ -80,6 +91,10 @@ class ReadAhead:
             digest.update(memoryview(buffer)[:count])
             offset += count
         if (found := digest.hexdigest()) != self.digests[shard]:
+            if mirror_at(self.paths[shard].parent):  # only the copy is damaged
+                self.paths[shard].unlink(missing_ok=True)
+                self.read(shard)
+                return
             raise StoreError(
                 f"{self.paths[shard]}: its digest is {found}, and its index says {self.digests[shard]}: it was damaged "
                 "after it was written. Delete it and run build-shards, which writes it again."
@@ -94,7 +109,7 @@ class Following:
         self.reader = reader
         self._waiting = waiting
         self._running: deque[Future[None]] = deque()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead") if waiting else None
+        self._pool = ThreadPoolExecutor(reader.num_threads, thread_name_prefix="read-ahead") if waiting else None
 
     def __enter__(self) -> "Following":
         return self

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.errors import StoreError
+from shardwriter.mirror import have_tar
 
 OPEN_SHARDS = 128
 """Files kept open at a time, well below the usual limit of 1024 for a process."""
@@ -27,11 +28,13 @@ class ShardFiles:
     Attributes:
         paths: Of the tars.
         sizes: Bytes of each, as its index says.
+        digests: xxh3_64 of each, likewise; what lies behind a URL is checked against it when it arrives.
     """
 
-    def __init__(self, paths: Sequence[Path], sizes: Sequence[int]) -> None:
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[int], digests: Sequence[str]) -> None:
         self.paths = paths
         self.sizes = sizes
+        self.digests = digests
         self._open: OrderedDict[int, tuple[mmap.mmap, npt.NDArray[np.uint8]]] = OrderedDict()
 
     def content(self, shard: int) -> npt.NDArray[np.uint8]:
@@ -54,6 +57,7 @@ class ShardFiles:
 
     def _map(self, shard: int) -> tuple[mmap.mmap, npt.NDArray[np.uint8]]:
         """Map a shard; the one unused for longest is closed where there are many."""
+        have_tar(self.paths[shard], self.sizes[shard], self.digests[shard])
         try:
             descriptor = os.open(self.paths[shard], os.O_RDONLY)
             try:

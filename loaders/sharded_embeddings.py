@@ -56,7 +56,7 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
     Between epochs call `set_epoch`, which persistent workers see too.
 
     Args:
-        store: Folder of the store.
+        store: Folder of the store, or its URL, such as s3://bucket/prefix.
         split: train, val or test.
         batch_size: Utterances per batch and rank; the last batch may be smaller, or none on some ranks.
         shuffle: Permute each epoch; else the order of the shards.
@@ -109,8 +109,8 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
             block_size=block_size,
             window_blocks=window_blocks,
         )
-        digests = [record.tar_digest for record in self.reader.shards]
-        self._read_ahead = ReadAhead(self.reader.files.paths, digests, read_ahead_windows)
+        files = self.reader.files
+        self._read_ahead = ReadAhead(files.paths, files.sizes, files.digests, read_ahead_windows)
         self._epoch = torch.tensor([epoch]).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:

@@ -15,6 +15,7 @@ from loaders.shard_files import ShardFiles
 from shardwriter.catalog import Catalog, SplitCatalog
 from shardwriter.format import NPY_HEADER_BYTES, TAR_SUFFIX, VIEW_MARK, Identity, parse_view_split
 from shardwriter.index import ShardRecord
+from shardwriter.place import Cache, store_folder
 from shardwriter.plan import SHARD_COLUMNS
 from shardwriter.quantize import dequantize
 
@@ -58,6 +59,7 @@ class StoreReader:
                 for record in part.shards
             ],
             [record.tar_size for record in self.shards],
+            [record.tar_digest for record in self.shards],
         )
         self._stored_dtype = np.dtype(self.identity.dtype)
         self.quantized = self._stored_dtype == np.int8
@@ -179,12 +181,12 @@ def refuse_unlike(catalogs: Sequence[Catalog]) -> None:
 
 
 def open_reader(store: Path | str, split: str) -> StoreReader:
-    """Open a split of a store.
+    """Open a split of a store, in its folder or behind a URL.
 
     Raises:
         StoreError: The folder is no store, or has no such split.
     """
-    catalog = Catalog.open(Path(store), SHARD_COLUMNS)
+    catalog = Catalog.open(store_folder(store, Cache.at()), SHARD_COLUMNS)
     if split not in catalog.splits:
         raise StoreError(f"{store}: has no split {split!r}; it has {', '.join(catalog.splits) or 'none'}")
     reader = StoreReader([catalog], split)

@@ -73,6 +73,11 @@ class StoredEmbeddings:
         return [path for reader in self.readers for path in reader.files.paths]
 
     @property
+    def sizes(self) -> list[int]:
+        """Bytes of the same."""
+        return [record.tar_size for reader in self.readers for record in reader.shards]
+
+    @property
     def digests(self) -> list[str]:
         """Of the same."""
         return [record.tar_digest for reader in self.readers for record in reader.shards]

@@ -231,6 +231,7 @@ class Build:
     def finish(self) -> None:
         """Merge the indexes, write the card, and gather what failed; the lock must be held."""
         self.report.failed = finish(self.store, self.generations.active, self.manifests)
+        self.options.outlet.rest()
 
     def _refuse_unrelated_root(self) -> None:
         """Raise StoreError where data_root is not the recorded one and no utterance shows it to be the same folder."""
@@ -249,6 +250,7 @@ class Build:
         """Run the unfinished tasks of what is asked for, and count."""
         self.count(work)
         self.tasks = self.wanted_tasks(plans, list(work))
+        self.options.outlet.plans()
         self.run_tasks(self.tasks, total=sum(len(task.rows) for task in self.tasks))
 
     def unpublished(self) -> list[ShardTask]:
@@ -270,8 +272,9 @@ class Build:
         """Run tasks; their `total` of utterances is for the progress bar, None where it is not known."""
         started = time.monotonic()
         try:
-            with Bar(self.report, total, shown=shown) as bar:
+            with Bar(self.report, total, self.options.outlet.shard, shown=shown) as bar:
                 self.options.executor.run(self.recipe, self.encoding, tasks, bar)
+            self.options.outlet.wait()
         finally:
             self.report.seconds += time.monotonic() - started
 

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from shardwriter.check import check
 from shardwriter.devices import choose_device, choose_devices
 from shardwriter.executor import Executor, OwnProcess
 from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES, parse_view_split
+from shardwriter.mirror import store_name
+from shardwriter.place import Cache, is_remote, place_to_build, store_folder
 from shardwriter.processes import Processes
 from shardwriter.rank import Rank
 from shardwriter.rank_build import build_as_rank
@@ -67,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ray_address", metavar="ADDRESS", help="of the Ray cluster; auto is the one on this machine (default: any)"
     )
-    parser.add_argument("--shards", metavar="STORE", help="store folder (default: datamodule.data_config.shards)")
+    parser.add_argument(
+        "--shards", metavar="STORE", help="store folder, or its URL, such as s3://bucket/prefix (default: the config's)"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="build everything anew; the old store serves until then"
     )
@@ -110,19 +115,25 @@ def _parser() -> argparse.ArgumentParser:
 def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        config, store, options = _request(arguments)
+        config, word, options = _request(arguments)
     except FeatureStoreError as error:
         if not arguments.check:
             raise
         print(tabulate([("config and flags", "what to do", str(error))], tablefmt="plain"))
         return error.exit_code
+    cache = Cache.of(config.datamodule.data_config)
     if arguments.check:
-        return check(config, store, options)
+        return check(config, store_folder(word, cache), options)
     if arguments.dry_run:
-        return _dry_run(config, store, options)
+        return _dry_run(config, store_folder(word, cache), options)
     rank = Rank.from_environment()
     if rank is not None:
-        return _run_rank(config, store, options, rank)
+        return _run_rank(config, store_folder(word, cache), options, rank)
+    with place_to_build(word, cache) as (store, outlet):
+        return _build(config, store, replace(options, outlet=outlet))
+
+
+def _build(config: Config, store: Path, options: BuildOptions) -> int:
     ready = prepare(config, store, options)
     with _log_file(store) as log:
         try:
@@ -146,8 +157,8 @@ def _run_rank(config: Config, store: Path, options: BuildOptions, rank: Rank) ->
     return ALL_STORED
 
 
-def _request(arguments: argparse.Namespace) -> tuple[Config, Path, BuildOptions]:
-    """What the command line asks for. Raises FeatureStoreError where the config or a flag is wrong."""
+def _request(arguments: argparse.Namespace) -> tuple[Config, str, BuildOptions]:
+    """What the command line asks for, and of which store. Raises FeatureStoreError where config or flags are wrong."""
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_shardwriter_overrides(arguments)])
     device, executor = _choose_executor(arguments)
     options = BuildOptions(
@@ -162,7 +173,13 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, Path, BuildOptions]
         retry_failed=arguments.retry_failed,
         import_embeddings=arguments.import_embeddings,
     )
-    return config, store_folder(config, arguments.shards), options
+    word = _store_word(config, arguments.shards)
+    if is_remote(word) and (Rank.from_environment() or arguments.executor == "ray"):
+        raise ConfigError(
+            f"--shards {word}: ranks and Ray need a folder that all of them share; build into one, then copy it there, "
+            "or start one build-shards, with --device cuda for all GPUs of its machine"
+        )
+    return config, word, options
 
 
 def _choose_executor(arguments: argparse.Namespace) -> tuple[torch.device, Executor]:
@@ -200,8 +217,8 @@ def _positive(flag: str, value: int | None) -> int | None:
     return value
 
 
-def store_folder(config: Config, given: str | None) -> Path:
-    """The store that a command was asked for, or the config names."""
+def _store_word(config: Config, given: str | None) -> str:
+    """The store that is asked for, or that the config names."""
     folder = given or config.datamodule.data_config.shards
     if folder is None:
         raise ConfigError("no store: give --shards STORE or set datamodule.data_config.shards in the config")
@@ -212,7 +229,7 @@ def store_folder(config: Config, given: str | None) -> Path:
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise StoreError(f"{path}: is a file; a store is a folder")
-    return path
+    return folder
 
 
 @contextmanager
@@ -246,7 +263,7 @@ def _dry_run(config: Config, store: Path, options: BuildOptions) -> int:
         for split, item in work.items()
     ]
     print(tabulate(rows, headers=["split", "new", "changed", "retried", "begun before", "of utterances"]))
-    print(f"\nNothing was written to {store}.")
+    print(f"\nNothing was written to {store_name(store)}.")
     return ALL_STORED
 
 
@@ -271,7 +288,7 @@ def _show(store: Path, report: BuildReport, log: Path) -> None:
     if report.waiting:
         print(f"\n{report.waiting}, the --overwrite, is not complete, so the old store serves; build all splits")
     print(f"\n{_totals(report)}")
-    print(f"store: {store}\nlog:   {log}")
+    print(f"store: {store_name(store)}\nlog:   {log}")
 
 
 def _show_stopped(build: Build) -> None:
@@ -280,7 +297,7 @@ def _show_stopped(build: Build) -> None:
     print(
         f"\nStopped: {report.shards} shards were published, {report.stored_bytes / 1e6:.1f} MB, {report.seconds:.1f} "
         f"s; {len(left)} are left, of {sum(len(task.rows) for task in left)} utterances. What was encoded of these is "
-        f"lost; every published shard is whole, and the same command goes on.\nstore: {build.store}"
+        f"lost; every published shard is whole, and the same command goes on.\nstore: {store_name(build.store)}"
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from configs.schema import Config
 from shardwriter.executor import Executor, OwnProcess
 from shardwriter.format import SPLITS, Identity
+from shardwriter.outlet import Folder, Outlet
 
 
 class Storage(NamedTuple):
@@ -26,6 +27,7 @@ class BuildOptions:
         splits: To build; the training split with the views that the config asks for and those that the store has.
         device: That encodes, or the first of those that do.
         executor: Runs the tasks.
+        outlet: Takes what is written to where the store is.
         dtype: Of the embeddings; None is the store's, where it exists, else the config's.
         audio: `path` or `embed`; None likewise.
         overwrite: Build everything anew, with the views that the config asks for; the old store serves until then.
@@ -38,6 +40,7 @@ class BuildOptions:
     splits: Sequence[str] = SPLITS
     device: torch.device
     executor: Executor = field(default_factory=OwnProcess)
+    outlet: Outlet = field(default_factory=Folder)
     dtype: str | None = None
     audio: str | None = None
     overwrite: bool = False

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -70,10 +71,13 @@ class BuildReport:
 
 
 class Bar:
-    """Shows a build's progress, and keeps its counts."""
+    """Shows a build's progress, keeps its counts, and hands each shard on that is published."""
 
-    def __init__(self, report: BuildReport, total: int | None, *, shown: bool = True) -> None:
+    def __init__(
+        self, report: BuildReport, total: int | None, hand_on: Callable[[str], None], *, shown: bool = True
+    ) -> None:
         self.report = report
+        self.hand_on = hand_on
         self.skipped = sum(counts["skipped"] for counts in report.planned.values())
         self.failures = 0
         self.bar = tqdm(total=total, unit="utt", desc="encoding", dynamic_ncols=True, disable=total == 0 or not shown)
@@ -102,6 +106,7 @@ class Bar:
         self.report.stored_bytes += stored_bytes
         self.report.audio_bytes += audio_bytes
         logger.debug("%s: published, %d bytes", shard, stored_bytes)
+        self.hand_on(shard)
 
     def _show(self, refresh: bool = False) -> None:
         encoded = sum(self.report.encoded.values())

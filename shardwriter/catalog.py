@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from shardwriter.format import (
 )
 from shardwriter.index import ShardRecord, read_index
 from shardwriter.manifest import Manifest, arrange
+from shardwriter.mirror import store_name, tar_sizes
 from shardwriter.plan import Plan, planned_rows, read_plan
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def read_store_record(store: Path) -> StoreRecord:
     except FileNotFoundError as error:
         cure = f"inspect-shards {store} --reindex makes one of its tars" if any(store.glob(f"*{TAR_SUFFIX}")) else ""
         raise StoreError(
-            f"{store}: not a store, there is no {STORE_FILE} in it; {cure or 'make one with build-shards'}"
+            f"{store_name(store)}: not a store, there is no {STORE_FILE} in it; {cure or 'make one with build-shards'}"
         ) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: not a store of this format ({error}); it was made by another version") from error
@@ -193,7 +194,8 @@ def complete_shards(
         tables, shards = _read_each(store, complete, columns)
     entries = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table().select(columns or INDEX_SCHEMA.names)
     counts = np.array([record.rows for record in shards], dtype=np.int64)
-    whole = np.array([_tar_is_whole(store, record) for record in shards], dtype=np.bool_)
+    behind = tar_sizes(store)
+    whole = np.array([_tar_is_whole(store, record, behind) for record in shards], dtype=np.bool_)
     if not whole.all():
         entries = entries.filter(pa.array(np.repeat(whole, counts)))
         shards = [record for record, keep in zip(shards, whole, strict=True) if keep]
@@ -205,11 +207,11 @@ def complete_shards(
     )
 
 
-def _tar_is_whole(store: Path, record: ShardRecord) -> bool:
+def _tar_is_whole(store: Path, record: ShardRecord, behind: Mapping[str, int]) -> bool:
     path = store / f"{record.shard}{TAR_SUFFIX}"
     if record.tar_size == 0:
         return True
-    size = path.stat().st_size if path.is_file() else None
+    size = path.stat().st_size if path.is_file() else behind.get(path.name)
     if size == record.tar_size:
         return True
     found = "is gone" if size is None else f"has {size:,} bytes"

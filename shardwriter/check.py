@@ -29,6 +29,7 @@ from shardwriter.identity import identity_of, imported_identity, refuse_other_id
 from shardwriter.import_embeddings import ImportReader, refuse_views
 from shardwriter.kernel_choice import kept_kernels
 from shardwriter.manifest import Manifest
+from shardwriter.mirror import mirror_at, store_name
 from shardwriter.survey import survey
 from shardwriter.work import Work
 
@@ -165,9 +166,9 @@ def _sample_audio(manifest: Manifest, sample_rate: int) -> str:
 
 def _store(config: Config, store: Path, options: BuildOptions, encoder: ClipEncoder | None) -> str:
     if not is_store(store):
-        return f"{store} will be made"
+        return f"{store_name(store)} will be made"
     if options.overwrite:
-        return f"{store} will be replaced"
+        return f"{store_name(store)} will be replaced"
     recorded = read_store_record(store).identity
     storage = options.storage(config, recorded)
     if encoder is None:
@@ -177,14 +178,16 @@ def _store(config: Config, store: Path, options: BuildOptions, encoder: ClipEnco
         kernels = kept_kernels(store, source, encoder.fingerprint, storage, options.overwrite)
         asked = identity_of(source, encoder.fingerprint, kernels or encoder.kernels, *storage)
     if is_begun_with(store, asked):
-        return f"the --overwrite of {store} that was begun will be continued"
+        return f"the --overwrite of {store_name(store)} that was begun will be continued"
     refuse_other_identity(store, recorded, asked)
-    return f"{store} will be continued"
+    return f"{store_name(store)} will be continued"
 
 
 def _disk(config: Config, store: Path, options: BuildOptions, work: Mapping[str, Work]) -> str:
     storage = options.storage(config, read_store_record(store).identity if is_store(store) else None)
     needed = stored_bytes(work, storage)
+    if mirror_at(store):
+        return f"{needed / 1e9:.2f} GB will go to {store_name(store)}, through a few shards at a time in {store}"
     folder = next(parent for parent in (store.absolute(), *store.absolute().parents) if parent.exists())
     free = shutil.disk_usage(folder).free
     found = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}"

@@ -25,6 +25,25 @@ def drop_temporary_files(folder: Path, pid: int) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def drop_dead_temporary_files(folder: Path) -> None:
+    """Delete what processes of this machine were writing that have ended."""
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*-{socket.gethostname()}-*"):
+        pid = leftover.name.split("-")[-2]
+        if pid.isdecimal() and not is_alive(int(pid)):
+            leftover.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
 def _process(pid: int) -> str:
     return f"{socket.gethostname()}-{pid}"
 

@@ -10,6 +10,7 @@ from iianet.kernels import PRECISIONS, Kernels
 from iianet.mouth import FPS
 from iianet.video_encoder import EMBEDDING_DIM
 from shardwriter.format import Identity
+from shardwriter.mirror import store_name
 
 
 def identity_of(source: EncoderSource, fingerprint: str, kernels: Kernels, dtype: str, audio: str = "path") -> Identity:
@@ -58,7 +59,8 @@ def recorded_kernels(store: Path, identity: Identity, precision: str | None) -> 
         kernels = Kernels.from_record(identity.precision)
     except ValueError as error:
         raise StoreError(
-            f"{store}: its encoder computed as none of this version does: {error}. Build it anew with --overwrite"
+            f"{store_name(store)}: its encoder computed as none of this version does: {error}. Build it anew with "
+            "--overwrite"
         ) from error
     return replace(kernels, dtype=PRECISIONS[precision]) if precision else kernels
 
@@ -72,9 +74,9 @@ def refuse_other_identity(store: Path, recorded: Identity, asked: Identity) -> N
             differences.append(f"{name}: {ours} here, {theirs} there")
     if differences:
         raise StoreError(
-            f"{store}: was made with another identity ({'; '.join(differences)}). Use the config and flags that it was "
-            f"made with, another --shards folder, or --overwrite to build it anew.\n  here:  {_shown(asked)}\n"
-            f"  there: {_shown(recorded)}"
+            f"{store_name(store)}: was made with another identity ({'; '.join(differences)}). Use the config and flags "
+            f"that it was made with, another --shards folder, or --overwrite to build it anew.\n"
+            f"  here:  {_shown(asked)}\n  there: {_shown(recorded)}"
         )
 
 

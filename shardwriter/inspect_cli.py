@@ -17,6 +17,7 @@ from shardwriter.export_embeddings import export_embeddings
 from shardwriter.findings import Findings, as_json
 from shardwriter.foreign import foreign_lines, read_foreign
 from shardwriter.format import parse_view_split
+from shardwriter.place import Cache, store_folder
 from shardwriter.plot import draw
 from shardwriter.portrait import portrait
 from shardwriter.recheck import recheck
@@ -46,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "store",
         metavar="STORE",
-        help="store folder, or shards made by others: a tar, 'DIR/train-{000000..000003}.tar', or the same by http or "
-        "https",
+        help="store folder or its URL, such as s3://bucket/prefix; or shards made by others: a tar, "
+        "'DIR/train-{000000..000003}.tar', or the same by http or https",
     )
     parser.add_argument("--key", metavar="KEY", help="show one sample, by its key or its utterance's name")
     parser.add_argument("--verify", action="store_true", help="read every shard whole and check it against its index")
@@ -63,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--into", metavar="DIR", help="with --reindex: write the samples into new shards in DIR")
     parser.add_argument("--json", action="store_true", help="print JSON for programs, and nothing else, on stdout")
+    parser.add_argument(
+        "--cache_dir", metavar="DIR", help="where a store behind a URL is copied to (default: ~/.cache/iianet-shards)"
+    )
     corpus = parser.add_argument_group("comparing with the corpus")
     corpus.add_argument("--against", metavar="CONFIG", help="list what the store lacks of the corpus of a YAML config")
     corpus.add_argument("--recheck", type=int, metavar="N", help="with --against: encode N utterances again")
@@ -82,7 +86,8 @@ def _run(argv: list[str]) -> int:
     elif is_tars(arguments.store):
         return _show_foreign(arguments)
     _check_flags(arguments)
-    findings = _inspect(Contents.open(Path(arguments.store)), arguments)
+    folder = store_folder(arguments.store, Cache.at(arguments.cache_dir))
+    findings = _inspect(Contents.open(folder), arguments)
     print(as_json(findings.to_json()) if arguments.json else findings.to_text())
     return PROBLEMS if findings.problems else FINE
 

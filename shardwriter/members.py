@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from configs.errors import StoreError
 from shardwriter.contents import Entry
-from shardwriter.format import EMBEDDING_MEMBER, METADATA_MEMBER, SCALE_MEMBER, TAR_SUFFIX
+from shardwriter.format import EMBEDDING_MEMBER, INDEX_SUFFIX, METADATA_MEMBER, SCALE_MEMBER, TAR_SUFFIX
+from shardwriter.index import read_index
+from shardwriter.mirror import have_tar, mirror_at
 from shardwriter.npy import read_npy
 from shardwriter.quantize import dequantize
 from shardwriter.recorded import parse_metadata
@@ -20,6 +22,9 @@ from shardwriter.recorded import parse_metadata
 def open_tar(store: Path, shard: str) -> Iterator[IO[bytes]]:
     """Open a shard for reading. Raises StoreError where it cannot be."""
     path = store / f"{shard}{TAR_SUFFIX}"
+    if mirror_at(store):
+        record = read_index(store / f"{shard}{INDEX_SUFFIX}", ["key"])[1][0]
+        have_tar(path, record.tar_size, record.tar_digest)
     try:
         stream = path.open("rb")
     except OSError as error:

@@ -12,6 +12,7 @@ from shardwriter.format import TAR_SUFFIX, TEMPORARY_PREFIX
 from shardwriter.leftovers import drop_leftovers
 from shardwriter.located import locate
 from shardwriter.lock import build_lock
+from shardwriter.place import is_remote, local_folder
 from shardwriter.recorded import Recorded, read_recorded
 from shardwriter.rewrite import rewrite
 from shardwriter.shard_urls import expand, refuse_fetched
@@ -33,14 +34,14 @@ def reindex(given: str, into: str | None = None, data_root: str | None = None) -
     Raises:
         StoreError: There are no tars, they cannot be read, or cannot be indexed where they lie.
     """
-    source = Path(given) if Path(given).is_dir() else None
+    source = local_folder(given) if Path(given).is_dir() or is_remote(given) else None
     tars = _tars(given, source)
     if into is None and source is None:
         raise ConfigError(
             f"--reindex: {given} is no folder, so give --into DIR for new shards, or the folder, to index all of its "
             "tars where they lie"
         )
-    store = Path(into) if into is not None else source
+    store = local_folder(into) if into is not None else source
     assert store is not None
     _refuse(store, tars, into is None)
     recorded = _recorded(tars)

@@ -19,6 +19,7 @@ from braceexpand import braceexpand
 
 from configs.errors import StoreError
 from shardwriter.format import TAR_SUFFIX
+from shardwriter.place import is_remote
 
 FETCHED = ("http:", "https:")
 TIMEOUT_SECONDS = 60
@@ -28,7 +29,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 def is_tars(given: str) -> bool:
     """Whether a word means tars, by path, pattern or URL, instead of a store's folder."""
-    if Path(given).is_dir():
+    if Path(given).is_dir() or is_remote(given):
         return False
     return Path(given).is_file() or "{" in given or given.endswith(TAR_SUFFIX) or _scheme(given) is not None
 

@@ -11,6 +11,7 @@ from tabulate import tabulate
 from shardwriter.contents import Contents
 from shardwriter.format import INDEX_SUFFIX, Identity, parse_view_split, split_view_key
 from shardwriter.identity import is_imported, is_reindexed, unknown_origin
+from shardwriter.mirror import store_name
 
 SHOWN_FAILURES = 10
 AUDIO_WORDS = {
@@ -71,7 +72,7 @@ def store_json(contents: Contents) -> dict[str, Any]:
     """What store.json says, for programs."""
     record = contents.catalog.record
     identity = asdict(contents.identity)
-    return {"path": str(contents.store), **identity, "data_root": record.data_root, "plans": list(record.plans)}
+    return {"path": store_name(contents.store), **identity, "data_root": record.data_root, "plans": list(record.plans)}
 
 
 def summary_table(summaries: Mapping[str, SplitSummary], fps: float) -> str:
@@ -96,7 +97,7 @@ def identity_lines(contents: Contents) -> list[str]:
     """What the store is, in short lines."""
     identity, record = contents.identity, contents.catalog.record
     lines = {
-        "store": str(contents.store),
+        "store": store_name(contents.store),
         "encoder": _encoder(identity),
         "fingerprint": identity.encoder.get("fingerprint") or "unknown",
         "precision": _settings(identity.precision),
@@ -158,7 +159,7 @@ def progress_lines(contents: Contents, summaries: Mapping[str, SplitSummary]) ->
 def build_command(contents: Contents, config: str = "CONFIG", flags: Sequence[str] = ()) -> str:
     """How to call build-shards on this store."""
     imported = is_imported(contents.identity) and not is_reindexed(contents.identity)
-    words = ["build-shards", "--conf_dir", config, *flags, "--shards", str(contents.store)]
+    words = ["build-shards", "--conf_dir", config, *flags, "--shards", store_name(contents.store)]
     return shlex.join([*words, "--import_embeddings"] if imported else words)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -11,6 +11,7 @@ from configs.errors import StoreError
 from shardwriter.contents import Contents, entries_of
 from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, merged_index_name, plan_number, shard_number
 from shardwriter.index import read_index
+from shardwriter.mirror import drop_copies, tar_sizes
 from shardwriter.plan import ShardTask
 from shardwriter.verify_tar import verify_tar
 
@@ -49,7 +50,10 @@ def verify(contents: Contents) -> Verification:
     found = Verification(notes=_leftovers(contents))
     tasks = [task for plan in contents.catalog.plans for task in plan.tasks(contents.catalog.splits)]
     complete = [task for task in tasks if _index(contents.store, task.shard).is_file()]
-    total = sum(_size(contents.store / f"{task.shard}{TAR_SUFFIX}") for task in complete)
+    behind = tar_sizes(contents.store)
+    tars = [contents.store / f"{task.shard}{TAR_SUFFIX}" for task in complete]
+    drop_copies(contents.store)  # what lies behind them is to be verified
+    total = sum(path.stat().st_size if path.is_file() else behind.get(path.name, 0) for path in tars)
     with tqdm(total=total, desc="verifying", unit="B", unit_scale=True, dynamic_ncols=True, disable=not total) as bar:
         for task in complete:
             problems = _verify_shard(contents, task, found, bar.update)
@@ -105,22 +109,20 @@ def _leftovers(contents: Contents) -> list[str]:
     planned = {shard for plan in plans for shard in plan.shards}
     names = {plan.name for plan in plans}
     notes = []
-    for path in sorted(contents.store.iterdir()):
-        is_shard = path.suffix in (INDEX_SUFFIX, TAR_SUFFIX) and shard_number(path.stem) is not None
-        if path.name.startswith(TEMPORARY_PREFIX):
-            notes.append(f"{path.name}: left by a build that died, or in use by one that runs")
-        elif is_shard and path.stem not in planned:
-            notes.append(f"{path.name}: no plan lists this shard, so it does not count")
-        elif is_shard and path.suffix == TAR_SUFFIX and not path.with_suffix(INDEX_SUFFIX).is_file():
-            notes.append(f"{path.name}: has no index, so it does not count; build-shards writes it again")
-        elif plan_number(path.name) is not None and path.name not in names:
-            notes.append(f"{path.name}: this plan does not count; build-shards deletes it")
+    there = {path.name for path in contents.store.iterdir()}.union(tar_sizes(contents.store))
+    for name in sorted(there):
+        stem, suffix = PurePath(name).stem, PurePath(name).suffix
+        is_shard = suffix in (INDEX_SUFFIX, TAR_SUFFIX) and shard_number(stem) is not None
+        if name.startswith(TEMPORARY_PREFIX):
+            notes.append(f"{name}: left by a build that died, or in use by one that runs")
+        elif is_shard and stem not in planned:
+            notes.append(f"{name}: no plan lists this shard, so it does not count")
+        elif is_shard and suffix == TAR_SUFFIX and f"{stem}{INDEX_SUFFIX}" not in there:
+            notes.append(f"{name}: has no index, so it does not count; build-shards writes it again")
+        elif plan_number(name) is not None and name not in names:
+            notes.append(f"{name}: this plan does not count; build-shards deletes it")
     return notes
 
 
 def _index(store: Path, shard: str) -> Path:
     return store / f"{shard}{INDEX_SUFFIX}"
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0

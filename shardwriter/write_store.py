@@ -26,6 +26,7 @@ from shardwriter.format import (
 from shardwriter.generation import Generations
 from shardwriter.leftovers import drop_leftovers
 from shardwriter.lock import build_lock
+from shardwriter.place import local_folder
 from shardwriter.plan import Plan, write_plan
 from shardwriter.quantize import Stored, as_stored
 from shardwriter.writer import ShardWriter
@@ -75,7 +76,7 @@ def write_store(
     Raises:
         StoreError: The split is there already, the store has another identity, or samples contradict each other.
     """
-    store = Path(path)
+    store = local_folder(path)
     if utterances_per_shard < 1:
         raise StoreError(f"{store}: utterances_per_shard is {utterances_per_shard}; expected at least 1")
     if dtype is not None and dtype not in STORED_DTYPES:

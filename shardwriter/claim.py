@@ -1,0 +1,86 @@
+"""One build at a time writes to a store behind a URL: each claims it by an object that it keeps fresh.
+
+All times are the server's own, so that clocks of machines do not matter. A listing shows every object that was written
+before it, so of two builds that start at once at least one sees the other; both may refuse.
+"""
+
+import logging
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+
+from configs.errors import StoreError
+from shardwriter.files import is_alive
+from shardwriter.remote import RemoteFile, RemoteStore
+
+logger = logging.getLogger(__name__)
+
+CLAIM_PREFIX = ".building-"
+REFRESH_SECONDS = 60.0
+DEAD_AFTER_SECONDS = 600.0
+"""A build that has not written its claim for so long is dead; one of this machine is asked for by its number."""
+
+
+@contextmanager
+def claimed(remote: RemoteStore) -> Iterator[None]:
+    """Hold a store against other builds.
+
+    Raises:
+        StoreError: Another build holds it, which is named; or it cannot be written.
+    """
+    name = f"{CLAIM_PREFIX}{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    words = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
+    remote.write(name, words.encode())
+    try:
+        _refuse_others(remote, name)
+        ended = threading.Event()
+        keeper = threading.Thread(target=_keep, args=(remote, name, words.encode(), ended), daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            keeper.join()
+    finally:
+        remote.delete(name)
+
+
+def _refuse_others(remote: RemoteStore, name: str) -> None:
+    """Raise StoreError where another build is alive; the claims of dead ones are deleted."""
+    listed = remote.list()
+    for other in sorted(listed):
+        if not other.startswith(CLAIM_PREFIX) or other == name:
+            continue
+        if _is_dead(other, listed[other], listed[name]):
+            remote.delete(other)
+            continue
+        try:
+            holder = remote.read(other).decode(errors="replace")
+        except FileNotFoundError:  # it ended just now
+            continue
+        raise StoreError(
+            f"{remote.url}: another build is writing to it ({holder}); wait for it or stop it. If it died, its claim "
+            f"{other} counts until {DEAD_AFTER_SECONDS / 60:.0f} minutes after; delete that object to go on at once"
+        )
+
+
+def _is_dead(name: str, other: RemoteFile, own: RemoteFile) -> bool:
+    host, _, rest = name.removeprefix(CLAIM_PREFIX).rpartition(".")[0].rpartition(".")
+    if host == socket.gethostname() and rest.isdecimal():
+        return not is_alive(int(rest))
+    if other.modified is None or own.modified is None:
+        return False
+    return own.modified - other.modified > DEAD_AFTER_SECONDS
+
+
+def _keep(remote: RemoteStore, name: str, words: bytes, ended: threading.Event) -> None:
+    """Write a claim again and again."""
+    while not ended.wait(REFRESH_SECONDS):
+        try:
+            remote.write(name, words)
+        except StoreError as error:
+            logger.warning("%s; if this lasts, another build may take this one for dead", error)

@@ -1,0 +1,255 @@
+"""A local folder that stands for a store behind a URL: its record, plans and indexes copied, its tars on demand."""
+
+import fcntl
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import xxhash
+
+from configs.errors import StoreError
+from shardwriter.files import drop_dead_temporary_files, temporary_path, write_json
+from shardwriter.format import CARD_FILE, INDEX_SUFFIX, STORE_FILE, TAR_SUFFIX, plan_number
+from shardwriter.remote import RemoteFile, RemoteStore
+
+logger = logging.getLogger(__name__)
+
+MIRROR_FILE = ".mirror.json"
+LISTING_FILE = ".listing.json"
+LOCK_FOLDER = ".locks"
+REFRESHES = 5
+"""Times that a store is read anew because a build changed it meanwhile."""
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Holds what a remote store holds, as far as it was asked for.
+
+    Attributes:
+        folder: Of the copies.
+        remote: The store itself.
+        limit: Bytes of tars that are kept.
+    """
+
+    folder: Path
+    remote: RemoteStore
+    limit: int
+    _known: dict[str, RemoteFile] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def files(self) -> dict[str, RemoteFile]:
+        """The remote objects by name, as they were at the last refresh, and as uploads have changed them since."""
+        if not self._known:
+            path = self.folder / LISTING_FILE
+            listed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            self._known.update({name: RemoteFile(*facts) for name, facts in listed.items()})
+        return self._known
+
+    def refresh(self) -> None:
+        """Copy record, plans and indexes as they are now.
+
+        Raises:
+            StoreError: They cannot be had.
+        """
+        (self.folder / LOCK_FOLDER).mkdir(parents=True, exist_ok=True)
+        with self._locked("refresh"):
+            drop_dead_temporary_files(self.folder)
+            write_json(self.folder / MIRROR_FILE, {"url": self.remote.url, "limit": self.limit})
+            for _ in range(REFRESHES):
+                if self._try_refresh():
+                    return
+        raise StoreError(f"{self.remote.url}: changes again and again while it is opened; try again when it is built")
+
+    def fetch(self, name: str, size: int, digest: str) -> bool:
+        """Have a tar here, checked against its digest.
+
+        Args:
+            name: With suffix.
+            size: Bytes that its index tells of.
+            digest: That its index tells of.
+
+        Returns:
+            Whether it was downloaded now.
+
+        Raises:
+            StoreError: It cannot be had, or is not what its index says; names the object.
+        """
+        path = self.folder / name
+        if _use(path, size):
+            return False
+        with self._locked(name):
+            if _use(path, size):  # another process was quicker
+                return False
+            self._make_room(size)
+            temporary = temporary_path(path)
+            try:
+                self.remote.get(name, temporary, size=size, digest=digest)
+                temporary.replace(path)
+            except FileNotFoundError as error:
+                raise StoreError(
+                    f"{self.remote.url}/{name}: is gone; it was there when the store was opened. If it was built anew "
+                    "meanwhile, start again"
+                ) from error
+            except OSError as error:
+                raise StoreError(
+                    f"{path}: cannot be written ({error.strerror}); make room, or name another cache folder"
+                ) from error
+            finally:
+                temporary.unlink(missing_ok=True)
+        logger.debug("%s/%s: downloaded, %d bytes", self.remote.url, name, size)
+        return True
+
+    def _try_refresh(self) -> bool:
+        """Copy what changed; False where a build changed something meanwhile."""
+        before = dict(self.files)
+        listed = self.remote.list()  # before the record is read: what that names was published before it
+        found = {name: file for name, file in listed.items() if _is_metadata(name)}
+        gone = [name for name in before if _is_metadata(name) and name not in found]
+        for name in gone:
+            (self.folder / name).unlink(missing_ok=True)
+        # The record last: what is here is whole then for whoever opens it meanwhile.
+        for name in sorted(found, key=lambda name: (name == STORE_FILE, name)):
+            path = self.folder / name
+            if path.is_file() and before.get(name) == found[name]:
+                continue
+            temporary = temporary_path(path)
+            try:
+                self.remote.get(name, temporary, size=found[name].size)
+                temporary.replace(path)
+            except (FileNotFoundError, StoreError):
+                if self.remote.list().get(name) != found[name]:
+                    return False
+                raise
+            finally:
+                temporary.unlink(missing_ok=True)
+        if self.remote.list().get(STORE_FILE) != found.get(STORE_FILE):
+            return False
+        self._known.clear()
+        self._known.update(listed)
+        self.save_listing()
+        return True
+
+    def save_listing(self) -> None:
+        """Keep `files` for other processes."""
+        write_json(self.folder / LISTING_FILE, self._known)
+
+    def _make_room(self, size: int) -> None:
+        """Delete the tars unused for longest, until `size` more bytes are within the limit.
+
+        Whoever has one of them mapped reads on: its bytes are freed when the last one closes it.
+        """
+        with self._locked("room"):
+            tars = [(entry.stat(), entry.path) for entry in os.scandir(self.folder) if entry.name.endswith(TAR_SUFFIX)]
+            held = sum(status.st_size for status, _ in tars)
+            for status, path in sorted(tars, key=lambda tar: tar[0].st_mtime_ns):
+                if held + size <= self.limit:
+                    return
+                Path(path).unlink(missing_ok=True)
+                held -= status.st_size
+
+    @contextmanager
+    def _locked(self, what: str) -> Iterator[None]:
+        """Only one process at a time; the system drops the lock with the process."""
+        descriptor = os.open(self.folder / LOCK_FOLDER / what, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+_open: dict[Path, Mirror] = {}
+"""Mirrors of this process; others find them by the file in their folder."""
+
+
+def open_mirror(url: str, cache: Path, limit: int, ending: str = "") -> Mirror:
+    """Copy what a URL's store holds but its tars, below a cache folder.
+
+    Args:
+        url: Of the store.
+        cache: Folder of all mirrors.
+        limit: Bytes of tars to keep of this store.
+        ending: Tells mirrors of one store from each other.
+
+    Raises:
+        StoreError: It is no URL of a store, or cannot be had, or the cache cannot be written.
+    """
+    mirror = _mirror_of(url, cache, limit, ending)
+    folder = mirror.folder
+    try:
+        mirror.refresh()
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}); name another cache folder"
+        ) from error
+    _open[folder] = mirror
+    return mirror
+
+
+def read_listing(url: str, cache: Path, ending: str = "") -> dict[str, RemoteFile]:
+    """What lay behind a URL when its mirror was refreshed last. Raises StoreError where it is no URL of a store."""
+    return dict(_mirror_of(url, cache, 0, ending).files)
+
+
+def _mirror_of(url: str, cache: Path, limit: int, ending: str) -> Mirror:
+    remote = RemoteStore.at(url)
+    words = re.sub(r"[^A-Za-z0-9]+", "-", remote.url)[-60:].strip("-")
+    name = f"{words}-{xxhash.xxh3_64_hexdigest(remote.url.encode())[:8]}{ending}"
+    return Mirror(Path(os.path.abspath(cache)) / name, remote, limit)
+
+
+def mirror_at(folder: Path) -> Mirror | None:
+    """The mirror that lies in a folder; None where it is a store's own."""
+    if folder not in _open and (folder / MIRROR_FILE).is_file():
+        facts = json.loads((folder / MIRROR_FILE).read_text(encoding="utf-8"))
+        _open[folder] = Mirror(folder, RemoteStore(facts["url"]), facts["limit"])
+    return _open.get(folder)
+
+
+def have_tar(path: Path, size: int, digest: str) -> bool:
+    """Have a shard's tar where its path says, see `Mirror.fetch`; what is no mirror's is left as it is."""
+    mirror = mirror_at(path.parent)
+    return mirror is not None and mirror.fetch(path.name, size, digest)
+
+
+def tar_sizes(store: Path) -> Mapping[str, int]:
+    """Bytes of the tars that lie behind a mirror, by name; nothing of a folder that is none."""
+    mirror = mirror_at(store)
+    if mirror is None:
+        return {}
+    files = list(mirror.files.items())  # at once, for uploads change it
+    return {name: file.size for name, file in files if name.endswith(TAR_SUFFIX)}
+
+
+def drop_copies(store: Path) -> None:
+    """Delete the tars that a mirror holds, so that they are read anew; of a folder that is none, nothing."""
+    if mirror_at(store) is not None:
+        for path in store.glob(f"*{TAR_SUFFIX}"):
+            path.unlink(missing_ok=True)
+
+
+def store_name(store: Path) -> str:
+    """What a user calls a store: its URL, or its folder."""
+    mirror = mirror_at(store)
+    return mirror.remote.url if mirror else str(store)
+
+
+def _is_metadata(name: str) -> bool:
+    return name in (STORE_FILE, CARD_FILE) or name.endswith(INDEX_SUFFIX) or plan_number(name) is not None
+
+
+def _use(path: Path, size: int) -> bool:
+    """Whether a file is there whole; it counts as used now."""
+    try:
+        if path.stat().st_size != size:
+            return False
+        os.utime(path)
+    except OSError:
+        return False
+    return True

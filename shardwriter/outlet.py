@@ -1,0 +1,191 @@
+"""Where a build's plans and shards go once they are whole: nowhere else, or up to the store behind a mirror."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from configs.errors import StoreError
+from shardwriter.format import (
+    CARD_FILE,
+    INDEX_SUFFIX,
+    STORE_FILE,
+    TAR_SUFFIX,
+    merged_index_name,
+    plan_number,
+    shard_number,
+)
+from shardwriter.index import read_index
+from shardwriter.mirror import Mirror
+from shardwriter.plan import SHARD_COLUMNS, read_plan
+
+logger = logging.getLogger(__name__)
+
+UPLOADS = 2
+"""Shards that are uploaded at a time."""
+WAITING = 4
+"""Shards that may wait for it: where the network is slower than the encoder, the build waits."""
+
+
+class Outlet(Protocol):
+    """Is told of what a build publishes, in this order."""
+
+    def plans(self) -> None:
+        """Plans and record are written, and all shards before them."""
+
+    def shard(self, shard: str) -> None:
+        """A shard is written."""
+
+    def wait(self) -> None:
+        """All shards are to be where they go."""
+
+    def rest(self) -> None:
+        """Everything is written, and what does not count any more is deleted."""
+
+
+class Folder:
+    """The store is the folder itself."""
+
+    def plans(self) -> None:
+        """See `Outlet`."""
+
+    def shard(self, shard: str) -> None:
+        """See `Outlet`."""
+
+    def wait(self) -> None:
+        """See `Outlet`."""
+
+    def rest(self) -> None:
+        """See `Outlet`."""
+
+
+class Upload:
+    """Sends what a build writes into a mirror, and deletes the tars here.
+
+    A shard's tar goes up before its index, plans before the record that names them, so that the store is whole for
+    whoever reads it meanwhile. What goes missing on the way is sent by the next build.
+    """
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+        self.folder = mirror.folder
+        self.remote = mirror.remote
+        self.sent = 0
+        self._record = self._read_record() if STORE_FILE in mirror.files else b""
+        self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
+        self._running: deque[Future[None]] = deque()
+
+    def settle(self, before: dict[str, str]) -> None:
+        """Delete shards of an earlier build here that never went up and fit no plan any more.
+
+        Args:
+            before: Versions of the plans before the mirror was refreshed.
+        """
+        for index in sorted(self.folder.glob(f"*-*{INDEX_SUFFIX}")):
+            if index.name in self.mirror.files:
+                continue
+            tar = index.with_suffix(TAR_SUFFIX)
+            try:
+                record = read_index(index, ["key"])[1][0]
+            except StoreError:
+                record = None
+            if record is not None:
+                plan = self.mirror.files.get(record.plan)
+                is_same = plan is not None and before.get(record.plan) == plan.version
+                size = tar.stat().st_size if tar.is_file() else 0
+                if (is_same or plan is None) and size == record.tar_size:
+                    continue
+            index.unlink()
+            tar.unlink(missing_ok=True)
+
+    def plans(self) -> None:
+        """See `Outlet`. Raises StoreError where something cannot be uploaded, as do the others."""
+        self.wait()
+        for path in sorted(self.folder.glob("plan-*.parquet")):
+            if plan_number(path.name) is not None and path.name not in self.mirror.files:
+                self._put(path)
+        record = self._read_record()
+        if record != self._record:
+            self._put(self.folder / STORE_FILE)
+            self._record = record
+        self.mirror.save_listing()  # tells the next build, should this one die, of which plan the shards here are
+
+    def shard(self, shard: str) -> None:
+        """See `Outlet`."""
+        while len(self._running) >= WAITING or (self._running and self._running[0].done()):
+            self._running.popleft().result()
+        self._running.append(self._pool.submit(self._send, shard))
+
+    def rest(self) -> None:
+        """See `Outlet`."""
+        for index in sorted(self.folder.glob(f"*-*{INDEX_SUFFIX}")):
+            if index.name not in self.mirror.files and shard_number(index.stem):
+                logger.info("%s: uploads %s, which an earlier run wrote", self.remote.url, index.stem)
+                self.shard(index.stem)
+        self.plans()
+        derived = [*self.folder.glob(f"*{INDEX_SUFFIX}"), self.folder / CARD_FILE]
+        for path in derived:
+            if path.is_file() and not shard_number(path.stem) and (self.sent or path.name not in self.mirror.files):
+                self._put(path)
+        self._delete_uncounted()
+        self.mirror.save_listing()
+
+    def _send(self, shard: str) -> None:
+        parsed = shard_number(shard)
+        assert parsed is not None, shard
+        index, tar = self.folder / f"{shard}{INDEX_SUFFIX}", self.folder / f"{shard}{TAR_SUFFIX}"
+        for name in (merged_index_name(parsed[0]), index.name):  # they would say what this shard was before
+            self._delete(name)
+        if tar.is_file():
+            self._put(tar)
+        else:
+            self._delete(tar.name)
+        self._put(index)
+        tar.unlink(missing_ok=True)
+        self.sent += 1
+
+    def _delete_uncounted(self) -> None:
+        """Delete what belongs to plans that were deleted here."""
+        plans = [path.name for path in self.folder.glob("plan-*.parquet") if plan_number(path.name) is not None]
+        shards = {shard for name in plans for shard in read_plan(self.folder, name, SHARD_COLUMNS).shards}
+        for suffix in (INDEX_SUFFIX, TAR_SUFFIX):  # the index first: what has an index is complete
+            for name in [name for name in self.mirror.files if name.endswith(suffix)]:
+                stem = name.removesuffix(suffix)
+                is_kept = stem in shards if shard_number(stem) else (self.folder / name).is_file()
+                if not is_kept and (shard_number(stem) or suffix == INDEX_SUFFIX):
+                    self._delete(name)
+        for name in [name for name in self.mirror.files if plan_number(name) is not None and name not in plans]:
+            self._delete(name)
+
+    def _put(self, path: Path) -> None:
+        self.mirror.files[path.name] = self.remote.put(path, path.name)
+
+    def _delete(self, name: str) -> None:
+        if self.mirror.files.pop(name, None) is not None:
+            self.remote.delete(name)
+
+    def wait(self) -> None:
+        """See `Outlet`."""
+        while self._running:
+            self._running.popleft().result()
+
+    def _read_record(self) -> bytes:
+        return (self.folder / STORE_FILE).read_bytes()
+
+    def close(self) -> None:
+        """Wait for what is being uploaded; what waits is left to the next build."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def uploading(mirror: Mirror, before: dict[str, str]) -> Iterator[Upload]:
+    """Upload what a build writes into a mirror, inside the block; see `Upload.settle`."""
+    upload = Upload(mirror)
+    upload.settle(before)
+    try:
+        yield upload
+    finally:
+        upload.close()

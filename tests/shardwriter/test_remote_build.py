@@ -1,0 +1,264 @@
+"""Builds into an object store: what is there afterwards, after interruptions, and while others build."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xxhash
+from builds import build_store, change_mouth, contents
+from commands import Outcome, run_main
+from corpus import Corpus, make_corpus
+from remote import PREFIX, URL, bucket
+from s3 import BUCKET, S3Server
+
+from configs.errors import StoreError
+from loaders.store import open_reader
+from shardwriter import build_cli, inspect_cli
+from shardwriter.claim import CLAIM_PREFIX, DEAD_AFTER_SECONDS, _is_dead
+from shardwriter.remote import RemoteFile, RemoteStore
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return make_corpus(tmp_path / "corpus", {"train": 5, "val": 2, "test": 2})
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[S3Server]:
+    with bucket(tmp_path / "cache") as running:
+        yield running
+
+
+@pytest.fixture
+def build(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*flags: object) -> Outcome:
+        return run_main(build_cli.main, ["--conf_dir", corpus.config_file, "--shards", URL, *flags], capsys)
+
+    return run
+
+
+@pytest.fixture
+def inspect(capsys: pytest.CaptureFixture[str]) -> Any:
+    return lambda *flags: run_main(inspect_cli.main, [URL, *flags], capsys)
+
+
+def objects(server: S3Server) -> dict[str, bytes]:
+    """What a local build publishes once: tars, their indexes, and plans."""
+    names = [name for name in server.names(PREFIX) if name.startswith("plan-") or "-" in name]
+    return {name: server.read(f"{PREFIX}/{name}") for name in names}
+
+
+def test_a_bucket_holds_what_a_folder_would(
+    build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
+) -> None:
+    outcome = build()
+    assert outcome.code == 0
+    assert f"store: {URL}\n" in outcome.out
+    build_store(corpus, tmp_path / "local")
+    assert objects(server) == contents(tmp_path / "local")
+    assert {"store.json", "README.md", "train.index", "val.index", "test.index"} < set(server.names(PREFIX))
+    shown = inspect("--verify", "--against", corpus.config_file)
+    assert shown.code == 0, shown.out
+    assert "all as the indexes say" in shown.out
+    assert not list((tmp_path / "cache").rglob("*-build/*.tar"))  # what is uploaded is not kept
+
+
+def test_building_again_encodes_what_is_new_and_changed_alone(
+    build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
+) -> None:
+    build("--limit", 3, "--data_split", "train")
+    before = objects(server)
+    change_mouth(corpus.mouth(corpus.names["train"][0]))
+    outcome = build()
+    assert outcome.code == 0
+    after = objects(server)
+    assert {name: after[name] for name in before} == before
+    assert inspect("--against", corpus.config_file, "--verify").code == 0
+    shutil.rmtree(tmp_path / "cache")  # another machine
+    assert "0 utterances in 0 shards" in build().out
+    assert objects(server) == after
+
+
+def test_nothing_in_a_store_but_data_root_holds_a_path_of_the_machine(
+    build: Any, server: S3Server, tmp_path: Path
+) -> None:
+    build()
+    held = {name: server.read(f"{PREFIX}/{name}") for name in server.names(PREFIX)}
+    record = json.loads(held["store.json"])
+    assert record.pop("data_root") == str(tmp_path / "corpus")
+    held["store.json"] = json.dumps(record).encode()
+    paths = [str(tmp_path).encode(), str(Path.home()).encode(), str(Path.cwd()).encode(), b"testing-"]
+    assert {name: path for name, content in held.items() for path in paths if path in content} == {}
+
+
+def test_an_upload_that_fails_is_made_up_for_by_the_next_build(build: Any, server: S3Server, corpus: Corpus) -> None:
+    server.fail("PUT", "train-000001.index", "500", times=100)
+    outcome = build()
+    assert outcome.code == 2
+    assert f"{URL}/train-000001.index: cannot be written after 5 attempts" in outcome.err
+    assert "train-000001.index" not in server.names(PREFIX)
+    server.rules.clear()
+    assert build().code == 0
+    assert len([name for name in server.names(PREFIX) if name.endswith(".tar")]) == 4
+    assert not [name for name in server.names(PREFIX) if name.startswith(CLAIM_PREFIX)]
+
+
+def test_shards_that_an_interrupted_build_left_here_are_uploaded_and_not_encoded_again(
+    build: Any, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.fail("PUT", ".tar", "close", times=10_000)
+    assert build().code == 2
+    server.rules.clear()
+    assert not [name for name in server.names(PREFIX) if name.endswith(".tar")]
+    outcome = build()
+    assert outcome.code == 0
+    assert "which an earlier run wrote" in outcome.err
+    encoded = int(outcome.out.partition(" utterances in")[0].rpartition("\n")[2])
+    assert encoded < 9
+    assert len([name for name in server.names(PREFIX) if name.endswith(".index") and "-" in name]) == 4
+
+
+def test_shards_left_here_of_a_plan_that_another_machine_replaced_are_not_uploaded(
+    build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
+) -> None:
+    server.fail("PUT", ".tar", "close", times=10_000)
+    assert build().code == 2
+    server.rules.clear()
+    shutil.move(tmp_path / "cache", tmp_path / "first")
+    for name in server.names(PREFIX):
+        server.delete(f"{PREFIX}/{name}")
+    other = build("--set", "videonet.videonet_config.seed=1", "--limit", 1)
+    assert other.code == 0
+    shutil.rmtree(tmp_path / "cache")
+    shutil.move(tmp_path / "first", tmp_path / "cache")
+    assert build("--set", "videonet.videonet_config.seed=1").code == 0
+    shown = inspect("--verify", "--against", corpus.config_file, "--set", "videonet.videonet_config.seed=1")
+    assert shown.code == 0, shown.out
+    fresh = tmp_path / "fresh"
+    build_store(corpus, fresh, "videonet.videonet_config.seed=1")
+    local, remote = open_reader(fresh, "train"), open_reader(URL, "train")
+    for row, key in enumerate(local.keys.to_pylist()):
+        (found,) = remote.rows_of(local.keys.slice(row, 1))
+        assert (remote.read(int(found)) == local.read(row)).all(), key
+
+
+@pytest.mark.parametrize("fault", ["500", "close", "cut"])
+def test_faults_that_pass_are_not_noticed(
+    fault: Any, build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
+) -> None:
+    for ending in ("train-000000.tar", "train-000001.index", "plan-000.parquet", "store.json"):
+        server.fail("PUT", ending, "500" if fault == "cut" else fault, times=2)
+        server.fail("GET", ending, fault, times=2)
+    server.fail("GET", f"/{BUCKET}", "500" if fault == "cut" else fault)
+    assert build().code == 0
+    shown = inspect("--verify")
+    assert shown.code == 0, shown.out + shown.err
+    build_store(corpus, tmp_path / "local")
+    assert objects(server) == contents(tmp_path / "local")
+
+
+def test_an_overwrite_takes_the_place_of_all_that_was_there(build: Any, inspect: Any, server: S3Server) -> None:
+    build()
+    before = set(objects(server))
+    assert build("--overwrite", "--dtype", "int8").code == 0
+    assert not before & set(objects(server))
+    shown = inspect("--verify")
+    assert shown.code == 0, shown.out
+    assert "int8" in shown.out
+
+
+def test_a_second_build_refuses_and_names_the_first(build: Any, server: S3Server) -> None:
+    build("--limit", 1)
+    server.write(f"{PREFIX}/{CLAIM_PREFIX}elsewhere.77.abc", b"process 77 on elsewhere since noon")
+    outcome = build()
+    assert outcome.code == 2
+    assert "process 77 on elsewhere since noon" in outcome.err
+    assert [name for name in server.names(PREFIX) if name.startswith(CLAIM_PREFIX)] == [
+        f"{CLAIM_PREFIX}elsewhere.77.abc"
+    ]
+
+
+def test_claims_of_the_dead_do_not_count() -> None:
+    own = RemoteFile(1, "", 10_000.0)
+    dead = 2**22 + 1  # above the highest process number
+    import socket
+
+    here = f"{CLAIM_PREFIX}{socket.gethostname()}"
+    assert _is_dead(f"{here}.{dead}.abc", RemoteFile(1, "", 10_000.0), own)
+    assert not _is_dead(f"{here}.1.abc", RemoteFile(1, "", 0.0), own)
+    assert not _is_dead(f"{CLAIM_PREFIX}far.1.abc", RemoteFile(1, "", 10_000.0 - DEAD_AFTER_SECONDS), own)
+    assert _is_dead(f"{CLAIM_PREFIX}far.1.abc", RemoteFile(1, "", 9_999.0 - DEAD_AFTER_SECONDS), own)
+
+
+def test_of_builds_that_start_at_once_at_most_one_goes_on(server: S3Server) -> None:
+    from shardwriter.claim import claimed
+
+    start, ended = threading.Barrier(4), threading.Barrier(4)
+    held: list[int] = []
+
+    def try_to_build(number: int) -> None:
+        start.wait()
+        try:
+            with claimed(RemoteStore.at(URL)):
+                held.append(number)
+                ended.wait()
+        except StoreError:
+            ended.wait()
+
+    threads = [threading.Thread(target=try_to_build, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) <= 1
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("s3://key:secret@bucket/lrs2", "has credentials"),
+        ("s3://", "is no URL of a store"),
+        ("gs://bucket/lrs2", "pip install gcsfs"),
+    ],
+)
+def test_urls_that_cannot_be_are_refused_without_showing_secrets(
+    word: str, said: str, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run_main(build_cli.main, ["--conf_dir", corpus.config_file, "--shards", word], capsys)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert "secret" not in outcome.err
+
+
+def test_a_bucket_that_is_not_there_is_named(corpus: Corpus, server: S3Server, capsys: Any) -> None:
+    words = ["--conf_dir", corpus.config_file, "--shards", "s3://nowhere/lrs2"]
+    outcome = run_main(build_cli.main, words, capsys)
+    assert outcome.code == 2
+    assert "s3://nowhere/lrs2" in outcome.err
+    assert "no such bucket" in outcome.err
+
+
+def test_what_needs_a_folder_says_so(corpus: Corpus, server: S3Server, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = run_main(build_cli.main, ["--conf_dir", corpus.config_file, "--shards", URL], capsys)
+    assert outcome.code == 2
+    assert "need a folder that all of them share" in outcome.err
+
+
+def test_digests_are_those_of_the_bytes_in_the_bucket(build: Any, server: S3Server, inspect: Any) -> None:
+    build()
+    name = f"{PREFIX}/train-000000.tar"
+    content = bytearray(server.read(name))
+    content[700] ^= 1
+    server.write(name, bytes(content))
+    shown = inspect("--verify")
+    assert shown.code == 1
+    assert f"{URL}/train-000000.tar: cannot be read after 5 attempts" in shown.out
+    assert xxhash.xxh3_64_hexdigest(bytes(content)) in shown.out
