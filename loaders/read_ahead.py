@@ -14,7 +14,7 @@ import xxhash
 
 from configs.errors import StoreError
 from loaders.order import Indices
-from shardwriter.mirror import have_tar, mirror_at
+from shardwriter.mirror import mirror_at, open_tar_file
 
 CHUNK_BYTES = 4 << 20
 """Read at a time: what reading ahead holds in memory; the rest stays in the page cache, which gives way."""
@@ -68,12 +68,10 @@ class ReadAhead:
 
     def read(self, shard: int) -> None:
         """Read one shard. Raises StoreError where it is not what its index says."""
-        if have_tar(self.paths[shard], self.sizes[shard], self.digests[shard]):
-            self.checked[shard] = True
-            return
         try:
-            descriptor = os.open(self.paths[shard], os.O_RDONLY)
+            descriptor, is_checked = open_tar_file(self.paths[shard], self.sizes[shard], self.digests[shard])
             try:
+                self.checked[shard] |= is_checked
                 if self.checked[shard]:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
                 else:
@@ -91,13 +89,13 @@ class ReadAhead:
             digest.update(memoryview(buffer)[:count])
             offset += count
         if (found := digest.hexdigest()) != self.digests[shard]:
-            if mirror_at(self.paths[shard].parent):  # only the copy is damaged
+            cure = "Delete it and run build-shards, which writes it again."
+            if mirror_at(self.paths[shard].parent):
                 self.paths[shard].unlink(missing_ok=True)
-                self.read(shard)
-                return
+                cure = "This copy is deleted; go on with --resume last, and it is fetched anew."
             raise StoreError(
                 f"{self.paths[shard]}: its digest is {found}, and its index says {self.digests[shard]}: it was damaged "
-                "after it was written. Delete it and run build-shards, which writes it again."
+                f"after it was written. {cure}"
             )
         self.checked[shard] = True
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.errors import StoreError
-from shardwriter.mirror import have_tar
+from shardwriter.mirror import open_tar_file
 
 OPEN_SHARDS = 128
 """Files kept open at a time, well below the usual limit of 1024 for a process."""
@@ -57,9 +57,8 @@ class ShardFiles:
 
     def _map(self, shard: int) -> tuple[mmap.mmap, npt.NDArray[np.uint8]]:
         """Map a shard; the one unused for longest is closed where there are many."""
-        have_tar(self.paths[shard], self.sizes[shard], self.digests[shard])
         try:
-            descriptor = os.open(self.paths[shard], os.O_RDONLY)
+            descriptor, _ = open_tar_file(self.paths[shard], self.sizes[shard], self.digests[shard])
             try:
                 mapped = mmap.mmap(descriptor, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
             finally:

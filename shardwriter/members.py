@@ -1,5 +1,6 @@
 """Members of one sample, read back from its tar."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from configs.errors import StoreError
 from shardwriter.contents import Entry
 from shardwriter.format import EMBEDDING_MEMBER, INDEX_SUFFIX, METADATA_MEMBER, SCALE_MEMBER, TAR_SUFFIX
 from shardwriter.index import read_index
-from shardwriter.mirror import have_tar, mirror_at
+from shardwriter.mirror import mirror_at, open_tar_file
 from shardwriter.npy import read_npy
 from shardwriter.quantize import dequantize
 from shardwriter.recorded import parse_metadata
@@ -22,11 +23,12 @@ from shardwriter.recorded import parse_metadata
 def open_tar(store: Path, shard: str) -> Iterator[IO[bytes]]:
     """Open a shard for reading. Raises StoreError where it cannot be."""
     path = store / f"{shard}{TAR_SUFFIX}"
-    if mirror_at(store):
-        record = read_index(store / f"{shard}{INDEX_SUFFIX}", ["key"])[1][0]
-        have_tar(path, record.tar_size, record.tar_digest)
     try:
-        stream = path.open("rb")
+        if mirror_at(store):
+            record = read_index(store / f"{shard}{INDEX_SUFFIX}", ["key"])[1][0]
+            stream: IO[bytes] = os.fdopen(open_tar_file(path, record.tar_size, record.tar_digest)[0], "rb")
+        else:
+            stream = path.open("rb")
     except OSError as error:
         raise StoreError(f"{path.name}: cannot be opened ({error.strerror})") from error
     with stream:

@@ -26,6 +26,9 @@ LOCK_FOLDER = ".locks"
 REFRESHES = 5
 """Times that a store is read anew because a build changed it meanwhile."""
 
+OPENINGS = 10
+"""Times that a copy is fetched which others delete at once, since the cache is small."""
+
 
 @dataclass(frozen=True)
 class Mirror:
@@ -212,10 +215,26 @@ def mirror_at(folder: Path) -> Mirror | None:
     return _open.get(folder)
 
 
-def have_tar(path: Path, size: int, digest: str) -> bool:
-    """Have a shard's tar where its path says, see `Mirror.fetch`; what is no mirror's is left as it is."""
+def open_tar_file(path: Path, size: int, digest: str) -> tuple[int, bool]:
+    """Open a shard's tar for reading; in a mirror it is fetched, see `Mirror.fetch`.
+
+    Returns:
+        Its descriptor, and whether it was downloaded and checked just now.
+
+    Raises:
+        OSError: It cannot be opened.
+        StoreError: It cannot be fetched.
+    """
     mirror = mirror_at(path.parent)
-    return mirror is not None and mirror.fetch(path.name, size, digest)
+    if mirror is None:
+        return os.open(path, os.O_RDONLY), False
+    for _ in range(OPENINGS):
+        fresh = mirror.fetch(path.name, size, digest)
+        try:
+            return os.open(path, os.O_RDONLY), fresh
+        except FileNotFoundError:  # another process has made room meanwhile
+            continue
+    raise StoreError(f"{path}: was deleted again and again to make room; set datamodule.data_config.cache_gb higher")
 
 
 def tar_sizes(store: Path) -> Mapping[str, int]:

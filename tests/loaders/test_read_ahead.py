@@ -20,7 +20,7 @@ def reader(tmp_path: Path) -> ReadAhead:
     for number, path in enumerate(paths):
         path.write_bytes(bytes([number]) * 100)
     digests = [xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in paths]
-    return ReadAhead(paths, digests, windows=1)
+    return ReadAhead(paths, [100] * 12, digests, windows=1)
 
 
 def test_it_stays_within_its_windows(reader: ReadAhead) -> None:
@@ -72,7 +72,7 @@ def test_a_vanished_shard_is_an_error(reader: ReadAhead) -> None:
 
 
 def test_what_is_not_stored_is_not_read_and_zero_windows_read_nothing(reader: ReadAhead) -> None:
-    none = ReadAhead(reader.paths, reader.digests, windows=0)
+    none = ReadAhead(reader.paths, reader.sizes, reader.digests, windows=0)
     for one, shard in ((reader, np.full(24, -1)), (none, SHARD)):
         with one.follow(shard, WINDOW, ALONE) as ahead:
             ahead.reach(5)
