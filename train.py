@@ -14,7 +14,7 @@ import torch
 
 from configs.command_line import add_config_flags, config_overrides, run_command
 from configs.errors import ConfigError
-from configs.interruption import TERMINATED
+from configs.interruption import TERMINATED, terminable
 from configs.schema import Config, dump_config, load_config
 from iianet.comparison_report import save_comparison
 from iianet.encoder_source import EncoderSource
@@ -146,7 +146,8 @@ def _compare_modes(arguments: argparse.Namespace, config: Config, source: Encode
     """Measure raw mode against the store; nothing that training keeps is read or written."""
     refuse_unfit_comparison(config, arguments.resume, stream_words(config.datamodule.data_config))
     _open_stores(config, source)  # raw mode's minutes come first, and a refusal before them
-    figures = run_ways(config, Path(__file__), arguments.compare_modes)
+    with terminable():  # so that the run that is measured ends too
+        figures = run_ways(config, Path(__file__), arguments.compare_modes)
     print(save_comparison(figures, config, arguments.compare_modes, Path("Experiments", "compare_modes")))
     return 0
 

@@ -25,7 +25,8 @@ class Kernels:
         device: Type of device that they were chosen for: cpu or cuda.
         dtype: Of weights and features: float32 or bfloat16. Embeddings are float32 in any case.
         memory_format: Of features: contiguous (channel by channel) or channels_last.
-        max_frames: Frames encoded at a time, which bounds memory whatever the length of a clip: about 2 MB a frame.
+        max_frames: Frames encoded at a time, which bounds the features' memory, about 2 MB a frame; the pack's own
+            pixels, 62 KB a frame, are there as a whole.
     """
 
     device: str = "cpu"

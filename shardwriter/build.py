@@ -72,7 +72,7 @@ def prepare(config: Config, store: Path, options: BuildOptions) -> "Build":
 def begin(config: Config, store: Path, options: BuildOptions) -> None:
     """Make a store that holds nothing yet. Raises FeatureStoreError where a build could not start."""
     made = prepare(config, store, options)
-    with build_lock(store):
+    with build_lock(store, patient=True):  # of several ranks one makes it, and the others wait
         if not is_store(store):
             write_store_record(store, StoreRecord(identity=made.identity, data_root=str(made.data_root), plans=()))
 

@@ -148,7 +148,7 @@ def _build(config: Config, store: Path, options: BuildOptions) -> int:
 
 def _run_rank(config: Config, store: Path, options: BuildOptions, rank: Rank) -> int:
     """Build with the other ranks. Only the last one answers for what failed: torchrun ends them all where one fails."""
-    with _log_file(store, f"-rank{rank.number}") as log:
+    with _log_file(store, f"-rank{rank.number}") as log, terminable():
         report, is_last = build_as_rank(config, store, options, rank)
         if is_last:
             _show(store, report, log)

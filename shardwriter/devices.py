@@ -11,7 +11,7 @@ from shardwriter.rank import Rank
 def choose_device(name: str | None) -> torch.device:
     """The device that was asked for; by default the first GPU, or the CPU where there is none."""
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name or ("cuda:0" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ConfigError(f"--device {name}: not a device; expected cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

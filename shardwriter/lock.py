@@ -14,14 +14,20 @@ from shardwriter.format import LOCK_FILE, TEMPORARY_PREFIX
 
 
 @contextmanager
-def build_lock(store: Path) -> Iterator[None]:
+def build_lock(store: Path, *, patient: bool = False) -> Iterator[None]:
     """Hold a store against other builds; the system drops the lock with the process, however it ends.
+
+    Args:
+        store: Its folder, made if it is not there.
+        patient: Wait for who holds it, instead of refusing: for what takes a moment.
 
     Raises:
         StoreError: Another build holds it, which is named; or the folder cannot be written, now or later.
     """
     with open_lock(store, LOCK_FILE) as stream:
-        if not try_lock(store, stream, shared=False):
+        if patient:
+            wait_for_lock(store, stream)
+        elif not try_lock(store, stream, shared=False):
             raise StoreError(f"{store}: another build is writing to it ({holder(stream)}); wait for it or stop it")
         name_holder(stream)
         drop_leftovers(store)

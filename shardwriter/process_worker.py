@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -32,7 +33,8 @@ def work(recipe: Recipe, device: torch.device, num_threads: int, parent: "Connec
             tasks = chain([first], _claimed(parent))
             run_tasks(recipe.store, recipe.data_root, tasks, encoding, _Teller(parent))
     except FeatureStoreError as error:
-        parent.send((STOPPED, error))
+        with suppress(OSError):  # the parent was killed, and we are about to end
+            parent.send((STOPPED, error))
 
 
 def _end_with_parent() -> None:

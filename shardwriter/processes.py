@@ -81,8 +81,8 @@ class _Crew:
             process = _CONTEXT.Process(target=work, args=(self.recipe, device, num_threads, theirs), daemon=True)
             with _signals_for_the_parent():
                 process.start()
+                self.workers.append(_Worker(device, process, ours))  # in here: a signal that waits comes right behind
             theirs.close()  # so that the end of the process is the end of the connection
-            self.workers.append(_Worker(device, process, ours))
 
     def hear(self) -> None:
         """Wait for what a worker has to say, and answer."""
@@ -132,6 +132,12 @@ class _Crew:
     def _next(self) -> ShardTask | None:
         return self.left.popleft() if self.left else next(self.more, None)
 
+    def _is_more(self) -> bool:
+        task = self._next()
+        if task is not None:
+            self.left.appendleft(task)
+        return task is not None
+
     def _give(self, worker: _Worker, task: ShardTask | None) -> None:
         if task is not None:
             worker.claimed[task.shard] = task
@@ -149,6 +155,8 @@ class _Crew:
         code = worker.process.exitcode
         if code == 0:
             return
+        if not worker.claimed and not self.workers and not self._is_more():
+            return  # it had done all there was
         ended = f"the process on {worker.device} was ended by signal {-(code or 0)}"
         if code is None or code > 0:
             raise StoreError(

@@ -9,9 +9,11 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from configs.schema import Config
 from shardwriter.build import Build, prepare
@@ -30,6 +32,9 @@ from shardwriter.work import Work
 
 logger = logging.getLogger(__name__)
 
+_OWN = ("device", "executor", "outlet")
+"""Options that each rank may have of its own."""
+_LISTS = ("train", "valid", "test")
 _SUMMED = ("shards", "stored_bytes", "audio_bytes", "seconds")
 
 
@@ -42,9 +47,14 @@ def build_as_rank(config: Config, store: Path, options: BuildOptions, rank: Rank
     Raises:
         FeatureStoreError: This rank could not go on. What it had claimed is left to the last one, or the next run.
     """
-    with rank_lock(store, rank) as lock:
+    asked = _asked(config, options)
+    with rank_lock(store, rank, asked) as lock:
         with lock.turn():
-            build = _begin(config, store, options, rank, lock) if lock.is_alone() else None
+            is_alone = lock.is_alone()
+            if is_alone and lock.is_late():
+                _note_late(store, rank, lock)
+                return BuildReport(), False
+            build = _begin(config, store, options, rank, asked, lock) if is_alone else None
             state = lock.read() if build else lock.join()
         build = build or _join(config, store, options, state)
         tasks = _tasks(store, state)
@@ -54,12 +64,31 @@ def build_as_rank(config: Config, store: Path, options: BuildOptions, rank: Rank
             state.counts[str(rank.number)] = _counts(build.report)
             lock.write(state)
             if not lock.is_alone():
+                lock.leave()
                 return build.report, False
             _end(build, state, tasks)  # within the turn: a rank that comes late waits, and finds nothing to do
+            state.done = True
+            lock.write(state)
         return build.report, True
 
 
-def _begin(config: Config, store: Path, options: BuildOptions, rank: Rank, lock: RankLock) -> Build:
+def _asked(config: Config, options: BuildOptions) -> str:
+    """Digest of what must be the same for all ranks of a job."""
+    own = {field.name: getattr(options, field.name) for field in fields(options) if field.name not in _OWN}
+    data = config.datamodule.data_config
+    shared = [config.shardwriter, config.videonet, *(getattr(data, f"{split}_dir") for split in _LISTS)]
+    return xxhash.xxh3_64_hexdigest(repr((own, shared)).encode())
+
+
+def _note_late(store: Path, rank: Rank, lock: RankLock) -> None:
+    """Take part, with nothing: planning anew would do an --overwrite twice."""
+    state = lock.read()
+    state.counts[str(rank.number)] = _counts(BuildReport())
+    lock.write(state)
+    logger.info("%s: the other ranks were done when this one came", store)
+
+
+def _begin(config: Config, store: Path, options: BuildOptions, rank: Rank, asked: str, lock: RankLock) -> Build:
     """Plan, and publish what is to be written."""
     drop_leftovers(store)
     build = prepare(config, store, options)
@@ -74,6 +103,7 @@ def _begin(config: Config, store: Path, options: BuildOptions, rank: Rank, lock:
     lock.begin(
         JobState(
             job=rank.job,
+            asked=asked,
             identity=asdict(build.identity),
             data_root=str(build.data_root),
             plans=[plan.name for plan in plans],
@@ -112,7 +142,10 @@ def _claimed(lock: RankLock, tasks: Sequence[ShardTask]) -> Iterator[ShardTask]:
 
 def _end(build: Build, state: JobState, tasks: Sequence[ShardTask]) -> None:
     """Write what ranks that died had claimed, merge, and sum up what all did."""
+    drop_leftovers(build.store)
     build.open()
+    if build.generations.replacement is not None:  # all of it is read now
+        build.options = replace(build.options, verify_sources=False, retry_failed=False)
     if not build.manifests:
         build.manifests = load_manifests(build.recipe.config, build.options.splits, state.data_root)
     build.report = _sum(state)
@@ -125,7 +158,6 @@ def _end(build: Build, state: JobState, tasks: Sequence[ShardTask]) -> None:
         )
     build.run_tasks(left, total=sum(len(task.rows) for task in left))
     build.conclude()
-    (build.store / state.tasks).unlink(missing_ok=True)
 
 
 def _counts(report: BuildReport) -> dict[str, Any]:

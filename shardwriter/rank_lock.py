@@ -35,6 +35,7 @@ class JobState:
 
     Attributes:
         job: Which it is.
+        asked: Digest of what its ranks were asked for: two jobs may have one name.
         identity: What its embeddings are made with.
         data_root: Folder that paths are relative to.
         plans: Names of those that are run.
@@ -42,9 +43,11 @@ class JobState:
         claimed: How many of these are claimed.
         planned: `BuildReport.planned`, of the rank that planned.
         counts: What each rank that has left did, by its number.
+        done: Whether the last one has summed up.
     """
 
     job: str
+    asked: str
     identity: dict[str, Any]
     data_root: str
     plans: list[str]
@@ -52,17 +55,19 @@ class JobState:
     claimed: int = 0
     planned: dict[str, dict[str, int]] = field(default_factory=dict)
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    done: bool = False
 
 
 class RankLock:
     """The two locks of a rank; `turn` must be held for all else."""
 
-    def __init__(self, store: Path, rank: Rank, lock: IO[str], job: IO[str]) -> None:
+    def __init__(self, store: Path, rank: Rank, asked: str, lock: IO[str], job: IO[str]) -> None:
         self._store = store
         self._rank = rank
+        self._asked = asked
         self._lock = lock
         self._job = job
-        self._alone = False
+        self._leaves_lock = False
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -71,20 +76,36 @@ class RankLock:
         try:
             yield
         finally:
-            if self._alone:
-                release_lock(self._lock)  # first: the next one must not take us for another build
+            if self._leaves_lock:
+                release_lock(self._lock)  # first: the next one must not take us for one that is there
             release_lock(self._job)
 
     def is_alone(self) -> bool:
         """Whether no other rank is there, and no other build: then none can come before the turn ends."""
-        self._alone = try_lock(self._store, self._lock, shared=False)
-        return self._alone
+        self._leaves_lock = try_lock(self._store, self._lock, shared=False)
+        return self._leaves_lock
+
+    def leave(self) -> None:
+        """Hold the store no longer, when the turn ends. Where flock is that of NFS, asking to be alone in vain keeps
+        what was held; locally it is lost by that."""
+        self._leaves_lock = True
+
+    def is_late(self) -> bool:
+        """Whether our job has ended without us; only for one that is alone.
+
+        The number of a rank that took part is in the record: one that comes again is of a new job of the same name.
+        """
+        try:
+            state = self.read()
+        except StoreError:
+            return False
+        return state.done and self._is_ours(state) and str(self._rank.number) not in state.counts
 
     def begin(self, state: JobState) -> None:
         """Let the other ranks in; only for one that is alone."""
         name_holder(self._lock, f"rank {self._rank.number} of {self._rank.job}: ")
         self.write(state)
-        self._alone = False
+        self._leaves_lock = False
         if not try_lock(self._store, self._lock, shared=True):
             self._refuse()
 
@@ -93,9 +114,12 @@ class RankLock:
         if not try_lock(self._store, self._lock, shared=True):
             self._refuse()
         state = self.read()
-        if state.job != self._rank.job:
+        if not self._is_ours(state):
             self._refuse()
         return state
+
+    def _is_ours(self, state: JobState) -> bool:
+        return (state.job, state.asked) == (self._rank.job, self._asked)
 
     def read(self) -> JobState:
         """How far the job has come. Raises StoreError where a rank that was killed left it half written."""
@@ -113,14 +137,15 @@ class RankLock:
         os.pwrite(self._job.fileno(), json.dumps(asdict(state)).encode() + b"\n", 0)
 
     def _refuse(self) -> None:
+        self.leave()
         raise StoreError(
-            f"{self._store}: another build is writing to it ({holder(self._lock)}); this is {self._rank.job}. Wait for "
-            "it or stop it"
+            f"{self._store}: another build is writing to it ({holder(self._lock)}); this is {self._rank.job}, or "
+            "one of its name that was asked for something else. Wait for it or stop it"
         )
 
 
 @contextmanager
-def rank_lock(store: Path, rank: Rank) -> Iterator[RankLock]:
+def rank_lock(store: Path, rank: Rank, asked: str) -> Iterator[RankLock]:
     """The locks of a rank, not held yet; the system drops them with the process, however it ends."""
     with open_lock(store, LOCK_FILE) as lock, open_lock(store, JOB_FILE) as job, explained(store):
-        yield RankLock(store, rank, lock, job)
+        yield RankLock(store, rank, asked, lock, job)

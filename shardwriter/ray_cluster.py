@@ -6,6 +6,7 @@ which task next.
 
 import importlib
 import logging
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ RESTARTS = 10
 """How often an actor is started again whose node or process is gone; one that dies of its task must end. Retries of
 tasks are not counted: an attempt to reach a node that is gone, but not known to be, is one."""
 
+PATIENCE_SECONDS = 60.0
+"""After so long without news, a build that has no actor at all says so."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RayCluster:
@@ -43,6 +47,7 @@ class RayCluster:
 
     def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:  # noqa: ARG002 (each actor has its own encoding)
         """See `Executor`."""
+        recipe = recipe.absolute()  # actors do not share our working directory
         left = iter(tasks)
         first = next(left, None)
         if first is None:
@@ -85,8 +90,13 @@ class _Crew:
         left = _Left(first, iter(more))
         for number in range(count):
             self._hire(number)
-        while self.busy:
-            (done,), _ = self.ray.wait(list(self.busy), num_returns=1)
+        while self.busy and not (left.is_empty and self._only_wait()):
+            ready, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=PATIENCE_SECONDS)
+            if not ready:
+                if self._only_wait():
+                    logger.warning("the Ray cluster has found no place for an actor yet; others may be using it")
+                continue
+            (done,) = ready
             number, shard = self.busy.pop(done)
             self._hear(done, shard)
             held = sum(holder == number for holder, _ in self.busy.values())
@@ -95,6 +105,10 @@ class _Crew:
                 held += 1
             if not held:  # its place may be what another one, whose node is lost, waits for
                 self.ray.kill(self.actors.pop(number))
+
+    def _only_wait(self) -> bool:
+        """Whether nothing runs, and actors wait for a place: others' jobs may hold it for ever."""
+        return all(shard is None for _, shard in self.busy.values())
 
     def dismiss(self) -> None:
         """End all actors."""
@@ -129,12 +143,14 @@ class _Left:
     def __init__(self, first: ShardTask, more: Iterator[ShardTask]) -> None:
         self._first: list[ShardTask] = [first]
         self._more = more
+        self.is_empty = False
 
     def take(self, count: int) -> Iterator[ShardTask]:
         """At most so many."""
         for _ in range(count):
             task = self._first.pop() if self._first else next(self._more, None)
             if task is None:
+                self.is_empty = True
                 return
             yield task
 
@@ -149,6 +165,7 @@ def _connected(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=True)
     except ConnectionError as error:
@@ -156,6 +173,8 @@ def _connected(address: str | None) -> Iterator[Any]:
             f"--ray_address {address}: no Ray cluster answers ({error}); start one with ray start --head, or leave "
             "--ray_address out to use this machine"
         ) from error
+    if on_sigterm is not None:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own exit in its place
     try:
         yield ray
     finally:

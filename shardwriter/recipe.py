@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,6 +34,14 @@ class Recipe:
     data_root: Path
     config: Config
     identity: Identity
+
+    def absolute(self) -> "Recipe":
+        """The same for processes with another working directory."""
+        encoder = self.config.videonet.videonet_config
+        if encoder.pretrain is not None:
+            encoder = encoder.model_copy(update={"pretrain": str(Path(encoder.pretrain).absolute())})
+        videonet = self.config.videonet.model_copy(update={"videonet_config": encoder})
+        return replace(self, store=self.store.absolute(), config=self.config.model_copy(update={"videonet": videonet}))
 
     def load(self, device: torch.device) -> Encoding:
         """Load the encoder onto a device, as the process that planned the build has done before.

@@ -117,9 +117,9 @@ def test_kernels_chosen_for_a_gpu_are_not_used_on_a_cpu(
     assert used == [default_kernels(CPU, "bf16")] * 2
 
 
-@pytest.mark.parametrize("quicker", [0, 3])
-def test_the_quickest_wins_and_the_default_where_none_is_plainly_quicker(
-    quicker: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("quicker", "full"), [(0, False), (3, False), (1, True)])
+def test_the_quickest_wins_that_fits_and_the_default_where_none_is_plainly_quicker(
+    quicker: int, full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = candidates(CPU, "bf16")
     clock = [0.0]
@@ -132,6 +132,9 @@ def test_the_quickest_wins_and_the_default_where_none_is_plainly_quicker(
             return self
 
         def columns(self, frames: torch.Tensor, _lengths: list[int]) -> torch.Tensor:
+            if full and self.kernels.max_frames > tried[0].max_frames:
+                clock[0] += 0.01
+                raise torch.OutOfMemoryError
             clock[0] += 0.5 if quicker and self.kernels == tried[quicker] else 1.0 if self.kernels == tried[0] else 0.97
             return frames
 

@@ -186,7 +186,8 @@ def test_a_sent_task_takes_no_more_than_its_rows_along(alone: Path) -> None:
         ("cuda:0,cuda:2", 1, ["cuda:0", "cuda:2"]),
         ("cuda:1", 2, ["cuda:1", "cuda:1"]),
         ("cpu", 2, ["cpu", "cpu"]),
-        (None, 1, ["cuda"]),
+        (None, 1, ["cuda:0"]),
+        (None, 2, ["cuda:0", "cuda:0"]),
     ],
 )
 def test_devices_are_those_of_this_machine(

@@ -1,17 +1,22 @@
 """Ranks of torchrun or Slurm: one store, whoever of them is late, dies or never comes."""
 
+import fcntl
 import os
+import shutil
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import pytest
 from builds import CPU, Run, build_store, change_mouth, contents, stored
 from corpus import Corpus
 
 from configs.errors import StoreError
+from shardwriter import lock
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import BuildReport
 from shardwriter.catalog import Catalog
@@ -59,7 +64,9 @@ def meeting(ranks: int, dying: int = 0) -> list[Executor]:
 
 
 def rank(number: int, world_size: int, job: str = "a job") -> Rank:
-    return Rank(number=number, world_size=world_size, local=number, local_size=world_size, job=job)
+    return Rank(
+        number=number, world_size=world_size, local=number, local_size=world_size, job=f"{job}, {world_size} ranks"
+    )
 
 
 def run_ranks(
@@ -129,12 +136,40 @@ def test_the_last_rank_writes_what_a_dead_one_had_claimed(corpus: Corpus, store:
     assert sum(report.encoded.values()) == 6, "one of the seven a rank wrote that did not live to tell"
 
 
-def test_a_rank_that_comes_late_finds_nothing_to_do(corpus: Corpus, store: Path, alone: Path) -> None:
-    options = BuildOptions(device=CPU, splits=("train", "val"))
-    for number, encoded in ((0, 7), (1, 0)):
-        report, is_last = build_as_rank(corpus.config(SMALL), store, options, rank(number, 2))
-        assert is_last and sum(report.encoded.values()) == encoded
-        assert contents(store) == contents(alone)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_rank_that_comes_late_finds_nothing_to_do(corpus: Corpus, store: Path, alone: Path, overwrite: bool) -> None:
+    options = BuildOptions(device=CPU, splits=("train", "val"), overwrite=overwrite)
+    build_store(corpus, store, SMALL, "shardwriter.dtype=float32", splits=("train",))
+    if not overwrite:
+        shutil.rmtree(store)
+    report, is_last = build_as_rank(corpus.config(SMALL), store, options, rank(0, 3))
+    assert is_last and sum(report.encoded.values()) == 7
+    made = contents(store)
+    for number in (1, 2):
+        report, is_last = build_as_rank(corpus.config(SMALL), store, options, rank(number, 3))
+        assert not is_last and not report.encoded
+        assert contents(store) == made
+    report, is_last = build_as_rank(corpus.config(SMALL), store, options, rank(0, 3))  # a new job of the same name
+    assert is_last and sum(report.encoded.values()) == (7 if overwrite else 0)
+
+
+def test_one_rank_sums_up_where_asking_to_be_alone_in_vain_keeps_the_lock(
+    corpus: Corpus, store: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, whose flock is made of locks on bytes."""
+    kind = fcntl.flock
+
+    def flock(stream: IO[str], how: int) -> None:
+        try:
+            kind(stream, how)
+        except BlockingIOError:
+            kind(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            raise
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    report = last_of(run_ranks(corpus, store, meeting(3), splits=("train", "val")))
+    assert contents(store) == contents(alone)
+    assert report.shards == 7
 
 
 def test_what_dead_ranks_left_the_next_run_finishes(corpus: Corpus, store: Path, alone: Path) -> None:
@@ -174,10 +209,12 @@ def test_ranks_and_other_builds_refuse_each_other(corpus: Corpus, store: Path) -
 
     class Tries:
         def run(self, *_: object) -> None:
-            with pytest.raises(StoreError, match=r"another build is writing to it \(rank 0 of a job: process \d+ on"):
+            with pytest.raises(StoreError, match=r"another build is writing to it \(rank 0 of a job.*: process \d+ on"):
                 build_store(corpus, store, splits=("train",))
-            with pytest.raises(StoreError, match=r"\(rank 0 of a job: .*; this is another job. Wait for it or stop it"):
+            with pytest.raises(StoreError, match=r"\(rank 0 of a job.*; this is another job, 2 ranks, or"):
                 build_as_rank(corpus.config(), store, options, rank(1, 2, "another job"))
+            with pytest.raises(StoreError, match=r"this is a job, 2 ranks, or one of its name that was asked for"):
+                build_as_rank(corpus.config(), store, replace(options, splits=("val",)), rank(1, 2))
             raise StoreError("tried")
 
     trying = BuildOptions(device=CPU, splits=("train",), executor=Tries())
