@@ -210,7 +210,7 @@ def _open_stores(config: Config, source: EncoderSource) -> list[Catalog]:
     folders = [store_folder(store, Cache.of(data)) for store in stores]
     if len({folder.resolve() for folder in folders}) < len(stores):
         raise ConfigError(f"--shards {' --shards '.join(stores)}: a store is named twice; name each once")
-    catalogs = [Catalog.open(folder, SHARD_COLUMNS) for folder in folders]
+    catalogs = [Catalog.open_to_read(folder, SHARD_COLUMNS) for folder in folders]
     for catalog in catalogs:
         refuse_other_encoder(catalog, source, data.trust_imported)
     return catalogs

@@ -48,7 +48,7 @@ class BuildMissing(pl.Callback):
             encoded, failed = sum(build.report.encoded.values()), sum(map(len, build.report.failed.values()))
             others = f" on this rank, of {trainer.world_size}" if trainer.world_size > 1 else ""
             logger.info("%s: built %d utterances%s; %d cannot be stored", self.store, encoded, others, failed)
-        self.data.reopen([Catalog.open(self.store, SHARD_COLUMNS)])
+        self.data.reopen([Catalog.open_to_read(self.store, SHARD_COLUMNS)])
 
 
 class _Ranks:

@@ -42,6 +42,7 @@ class StoreReader:
     def __init__(self, catalogs: Sequence[Catalog], split: str) -> None:
         """Open a split. Raises StoreError where an index contradicts its store's identity, or stores each other."""
         self.stores = tuple(catalog.store for catalog in catalogs)
+        self._holds = [catalog.hold for catalog in catalogs]
         self.split = split
         self.identity: Identity = catalogs[0].record.identity
         refuse_unlike(catalogs)
@@ -186,7 +187,7 @@ def open_reader(store: Path | str, split: str) -> StoreReader:
     Raises:
         StoreError: The folder is no store, or has no such split.
     """
-    catalog = Catalog.open(store_folder(store, Cache.at()), SHARD_COLUMNS)
+    catalog = Catalog.open_to_read(store_folder(store, Cache.at()), SHARD_COLUMNS)
     if split not in catalog.splits:
         raise StoreError(f"{store}: has no split {split!r}; it has {', '.join(catalog.splits) or 'none'}")
     reader = StoreReader([catalog], split)

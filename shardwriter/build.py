@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from configs.errors import ConfigError, StoreError
+from configs.errors import StoreError
 from configs.schema import Config
 from iianet.clip_encoder import ClipEncoder
 from iianet.encoder_source import EncoderSource
@@ -21,6 +21,7 @@ from shardwriter.import_embeddings import refuse_views
 from shardwriter.kernel_choice import MEASURED_FROM, kept_kernels, quickest_kernels
 from shardwriter.lock import build_lock
 from shardwriter.manifest import Manifest, load_manifests
+from shardwriter.overwriting import refuse_partial_overwrite, warn_of_dropped_views
 from shardwriter.plan import Plan, ShardTask
 from shardwriter.recipe import Recipe
 from shardwriter.survey import all_work, find_all_work, planned_manifests
@@ -121,6 +122,9 @@ class Build:
         """Read the plans, and delete what dead builds left; the lock must be held, as for all that follows."""
         self.generations = Generations.open(self.store)
         self.generations.clean()
+        waiting = self.generations.compaction
+        if waiting is not None:
+            logger.info("%s: a --compact was begun (%s) and waits; give --compact to go on", self.store, waiting.name)
 
     def publish_next(self) -> tuple[Sequence[Plan], dict[str, Work]]:
         """Publish a plan, if anything is new. Returns the plans to run now, and what is left of them."""
@@ -153,7 +157,7 @@ class Build:
             return self.find_work()
         if self._is_begun():
             return self._begun_replacement()[1]
-        _refuse_partial_overwrite(self.store, self.generations, self.options)
+        refuse_partial_overwrite(self.store, self.generations, self.options)
         return all_work(with_views(self.manifests, self.views))
 
     def is_replacing(self) -> bool:
@@ -192,8 +196,8 @@ class Build:
     def _begin_replacement(self) -> tuple[Plan, dict[str, Work]]:
         """Publish a plan of everything; of views only those that are asked for."""
         generations, views = self.generations, self.views
-        _refuse_partial_overwrite(self.store, generations, self.options)
-        _warn_of_dropped_views(self.store, count_views(splits_of(generations.active)), views)
+        refuse_partial_overwrite(self.store, generations, self.options)
+        warn_of_dropped_views(self.store, count_views(splits_of(generations.active)), views)
         if generations.replacement:
             generations.abandon()
         manifests = with_views(self.manifests, views)
@@ -289,26 +293,3 @@ class Build:
         split, _ = parse_view_split(task.split)
         chosen = {utterance.key for utterance in self.manifests[split].utterances[: self.options.limit]}
         return any(split_view_key(key)[0] in chosen for key in task.rows["key"].to_pylist())
-
-
-def _refuse_partial_overwrite(store: Path, generations: Generations, options: BuildOptions) -> None:
-    stored = {parse_view_split(split)[0] for split in splits_of(generations.active)}
-    left_out = stored.difference(options.splits)
-    if left_out or options.limit is not None:
-        asked = f"--limit {options.limit}" if options.limit is not None else f"without {', '.join(sorted(left_out))}"
-        raise ConfigError(
-            f"{store}: --overwrite replaces the whole store, so that it keeps one identity, but was asked {asked}. "
-            "Give --data_split all and no --limit, or another --shards folder."
-        )
-
-
-def _warn_of_dropped_views(store: Path, held: int, asked: int) -> None:
-    if held > asked:
-        logger.warning(
-            "%s: has %d augmented views of each training utterance, and --overwrite makes %d, as asked; --views %d "
-            "would keep them all",
-            store,
-            held,
-            asked,
-            held,
-        )

@@ -17,13 +17,14 @@ from configs.errors import ConfigError, FeatureStoreError, StoreError
 from configs.interruption import terminable
 from configs.schema import Config, load_config
 from iianet.kernels import PRECISIONS
-from shardwriter.build import Build, prepare
+from shardwriter.build import prepare
 from shardwriter.build_options import BuildOptions
-from shardwriter.build_report import BuildReport
+from shardwriter.build_words import show, show_stopped, totals
 from shardwriter.check import check
+from shardwriter.compact import Compaction
 from shardwriter.devices import choose_device, choose_devices
 from shardwriter.executor import Executor, OwnProcess
-from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES, parse_view_split
+from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES
 from shardwriter.mirror import store_name
 from shardwriter.place import Cache, is_remote, place_to_build, store_folder
 from shardwriter.processes import Processes
@@ -33,7 +34,8 @@ from shardwriter.ray_cluster import RayCluster
 
 ALL_STORED = 0
 SOME_FAILED = 3
-SHOWN_FAILURES = 10
+NOT_WITH_COMPACT = ("overwrite", "limit", "verify_sources", "retry_failed", "import_embeddings", "check")
+NOTHING_TO_COMPACT = "Nothing to do: no embedding is superseded, and all shards are full."
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--limit", type=int, metavar="N", help="only the first N utterances of each split, in hash order"
     )
+    parser.add_argument(
+        "--compact",
+        action="store_true",
+        help="encode nothing, but copy the newest embedding of each utterance into new, full shards, and delete the "
+        "old ones once nobody reads them",
+    )
     parser.add_argument("--dry_run", action="store_true", help="say what would be encoded; write nothing")
     parser.add_argument(
         "--verify_sources", action="store_true", help="digest every npz, not only those that look changed"
@@ -122,6 +130,8 @@ def _run(argv: list[str]) -> int:
         print(tabulate([("config and flags", "what to do", str(error))], tablefmt="plain"))
         return error.exit_code
     cache = Cache.of(config.datamodule.data_config)
+    if arguments.compact:
+        return _run_compact(config, word, cache, arguments)
     if arguments.check:
         return check(config, store_folder(word, cache), options)
     if arguments.dry_run:
@@ -133,6 +143,24 @@ def _run(argv: list[str]) -> int:
         return _build(config, store, replace(options, outlet=outlet))
 
 
+def _run_compact(config: Config, word: str, cache: Cache, arguments: argparse.Namespace) -> int:
+    others = [name for name in NOT_WITH_COMPACT if getattr(arguments, name)]
+    others += [f"data_split {arguments.data_split}"] if arguments.data_split != "all" else []
+    if others or arguments.executor != "local" or Rank.from_environment():
+        what = f"--{others[0]}" if others else "ranks, or --executor ray"
+        raise ConfigError(f"--compact: copies a whole store in one process, without {what}; leave that out")
+    size = config.shardwriter.utterances_per_shard
+    if arguments.dry_run:
+        report = Compaction(store=store_folder(word, cache), utterances_per_shard=size).survey()
+        print("\n".join(report.lines() if report else [NOTHING_TO_COMPACT]))
+        print(f"\nNothing was written to {store_name(store_folder(word, cache))}.")
+        return ALL_STORED
+    with place_to_build(word, cache) as (store, outlet), terminable():
+        report = Compaction(store=store, utterances_per_shard=size, outlet=outlet).run()
+        print("\n".join([*(report.lines() if report else [NOTHING_TO_COMPACT]), f"store: {store_name(store)}"]))
+    return ALL_STORED
+
+
 def _build(config: Config, store: Path, options: BuildOptions) -> int:
     ready = prepare(config, store, options)
     with _log_file(store) as log:
@@ -140,9 +168,9 @@ def _build(config: Config, store: Path, options: BuildOptions) -> int:
             with terminable():
                 report = ready.run()
         except KeyboardInterrupt:
-            _show_stopped(ready)
+            show_stopped(ready)
             raise
-        _show(store, report, log)
+        show(store, report, log)
     return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
 
 
@@ -151,9 +179,9 @@ def _run_rank(config: Config, store: Path, options: BuildOptions, rank: Rank) ->
     with _log_file(store, f"-rank{rank.number}") as log, terminable():
         report, is_last = build_as_rank(config, store, options, rank)
         if is_last:
-            _show(store, report, log)
+            show(store, report, log)
             return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
-        print(f"rank {rank.number} of {rank.world_size}: {_totals(report)}; others go on, and the last one sums up")
+        print(f"rank {rank.number} of {rank.world_size}: {totals(report)}; others go on, and the last one sums up")
     return ALL_STORED
 
 
@@ -265,54 +293,6 @@ def _dry_run(config: Config, store: Path, options: BuildOptions) -> int:
     print(tabulate(rows, headers=["split", "new", "changed", "retried", "begun before", "of utterances"]))
     print(f"\nNothing was written to {store_name(store)}.")
     return ALL_STORED
-
-
-def _show(store: Path, report: BuildReport, log: Path) -> None:
-    reasons = [why for why in ("new", "changed", "retried", "resumed", "skipped", "left out") if _any(report, why)]
-    rows = [
-        (split, *(planned.get(why, 0) for why in reasons), report.encoded[split], len(report.failed.get(split, [])))
-        for split, planned in report.planned.items()
-    ]
-    print(tabulate(rows, headers=["split", *reasons, "encoded", "not stored"]))
-    failures = [failure for split in report.failed.values() for failure in split]
-    for failure in failures:
-        logger.debug("not stored: %s %s: %s: %s", *failure)
-    if failures:
-        print(
-            f"\nNot stored ({len(failures)}); mend the npz and build again, with --retry_failed for a wav or an import:"
-        )
-        for failure in failures[:SHOWN_FAILURES]:
-            print(f"  {failure.split} {failure.mouth}: {failure.reason}")
-        if len(failures) > SHOWN_FAILURES:
-            print(f"  ... and {len(failures) - SHOWN_FAILURES} more, in the log")
-    if report.waiting:
-        print(f"\n{report.waiting}, the --overwrite, is not complete, so the old store serves; build all splits")
-    print(f"\n{_totals(report)}")
-    print(f"store: {store_name(store)}\nlog:   {log}")
-
-
-def _show_stopped(build: Build) -> None:
-    """Say what a signal left of a build."""
-    report, left = build.report, build.unpublished()
-    print(
-        f"\nStopped: {report.shards} shards were published, {report.stored_bytes / 1e6:.1f} MB, {report.seconds:.1f} "
-        f"s; {len(left)} are left, of {sum(len(task.rows) for task in left)} utterances. What was encoded of these is "
-        f"lost; every published shard is whole, and the same command goes on.\nstore: {store_name(build.store)}"
-    )
-
-
-def _totals(report: BuildReport) -> str:
-    encoded = sum(report.encoded.values())
-    views = sum(count for split, count in report.encoded.items() if parse_view_split(split)[1])
-    what = f"{encoded - views} utterances" + (f" and {views} views" if views else "")
-    rate = f" ({encoded / report.seconds:.1f} {'embeddings' if views else 'utterances'}/s)" if encoded else ""
-    audio = f" ({report.audio_bytes / 1e6:.1f} MB of it audio)" if report.audio_bytes else ""
-    stored = f"{report.stored_bytes / 1e6:.1f} MB{audio}"
-    return f"{what} in {report.shards} shards, {stored}, {report.seconds:.1f} s{rate}"
-
-
-def _any(report: BuildReport, why: str) -> bool:
-    return any(planned.get(why) for planned in report.planned.values())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -30,6 +30,7 @@ from shardwriter.index import ShardRecord, read_index
 from shardwriter.manifest import Manifest, arrange
 from shardwriter.mirror import store_name, tar_sizes
 from shardwriter.plan import Plan, planned_rows, read_plan
+from shardwriter.reading import Hold, hold_for_reading
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +134,13 @@ class Catalog:
     store: Path
     record: StoreRecord
     plans: tuple[Plan, ...]
+    hold: Hold | None = field(default=None, compare=False)
+
+    @classmethod
+    def open_to_read(cls, store: Path, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> "Catalog":
+        """The same as `open`, and what it holds stays there as long as the catalog or a copy of its `hold` lives."""
+        hold = hold_for_reading(store)
+        return replace(cls.open(store, columns), hold=hold)
 
     @classmethod
     def open(cls, store: Path, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> "Catalog":

@@ -98,7 +98,7 @@ class Contents:
     @classmethod
     def open(cls, store: Path) -> "Contents":
         """Open a store. Raises StoreError where it is none, or its record or plans are damaged."""
-        catalog = Catalog.open(store)
+        catalog = Catalog.open_to_read(store)
         splits: dict[str, SplitCatalog] = {}
         unreadable: list[str] = []
         damaged: list[str] = []

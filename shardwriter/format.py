@@ -32,6 +32,7 @@ STORE_FILE: Final = "store.json"
 CARD_FILE: Final = "README.md"
 LOCK_FILE: Final = ".lock"
 JOB_FILE: Final = ".job"
+READING_FILE: Final = ".reading"
 LOG_FOLDER: Final = "logs"
 TEMPORARY_PREFIX: Final = ".tmp-"
 
@@ -252,19 +253,28 @@ class StoreRecord:
         identity: What the embeddings were made with.
         data_root: Folder that the paths in plans and shards are relative to, on the machine that built the store.
         plans: Names of the plans that count, oldest first; the newest entry of a key wins.
+        retired: Names of plans that counted once, whose shards stay until nobody reads them.
     """
 
     identity: Identity
     data_root: str | None
     plans: tuple[str, ...]
+    retired: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As store.json holds it."""
-        return {"format": FORMAT_NAME, "version": FORMAT_VERSION, **asdict(self), "plans": list(self.plans)}
+        said = {"format": FORMAT_NAME, "version": FORMAT_VERSION, **asdict(self), "plans": list(self.plans)}
+        retired = {"retired": list(said.pop("retired"))} if self.retired else {}
+        return {**said, **retired}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "StoreRecord":
         """Undo `to_json`. Raises KeyError, TypeError or ValueError on anything else."""
         if data["format"] != FORMAT_NAME or data["version"] != FORMAT_VERSION:
             raise ValueError(f"format {data['format']!r} version {data['version']!r}")
-        return cls(identity=Identity(**data["identity"]), data_root=data["data_root"], plans=tuple(data["plans"]))
+        return cls(
+            identity=Identity(**data["identity"]),
+            data_root=data["data_root"],
+            plans=tuple(data["plans"]),
+            retired=tuple(data.get("retired", ())),
+        )

@@ -20,6 +20,7 @@ from shardwriter.format import (
 )
 from shardwriter.manifest import Manifest
 from shardwriter.plan import Plan, make_plan, read_plan, write_plan
+from shardwriter.reading import kept_from_readers
 from shardwriter.work import Work
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class Generations:
         record: Contents of store.json; None where it is not yet.
         active: Plans that count.
         replacement: A plan that will take their place once it is complete, if one was begun.
+        compaction: Likewise, whose shards are copied from theirs.
+        retired: Plans that counted once, whose shards may be read still.
         orphans: Plans that do not count and never will: of builds that died before or after they counted.
     """
 
@@ -41,6 +44,8 @@ class Generations:
     record: StoreRecord | None
     active: list[Plan] = field(default_factory=list)
     replacement: Plan | None = None
+    compaction: Plan | None = None
+    retired: list[Plan] = field(default_factory=list)
     orphans: list[Plan] = field(default_factory=list)
 
     @classmethod
@@ -51,7 +56,8 @@ class Generations:
             store=store, record=catalog.record if catalog else None, active=list(catalog.plans) if catalog else []
         )
         counting = found.record.plans if found.record else ()
-        latest = max((plan.number for plan in found.active if plan.kind == "replace"), default=-1)
+        retired = found.record.retired if found.record else ()
+        latest = max((plan.number for plan in found.active if plan.kind != "extend"), default=-1)
         for name in sorted(path.name for path in store.glob("plan-*.parquet")):
             if plan_number(name) is None or name in counting:
                 continue
@@ -60,8 +66,13 @@ class Generations:
             except StoreError as error:  # it does not count, so nothing is lost with it
                 logger.warning("%s; it does not count and is left alone, delete it", error)
                 continue
-            if plan.kind == "replace" and plan.number > latest and plan.base == counting[: len(plan.base)]:
+            waits = plan.number > latest and plan.base == counting[: len(plan.base)]
+            if name in retired:
+                found.retired.append(plan)
+            elif plan.kind == "replace" and waits:
                 found.replacement = plan
+            elif plan.kind == "compact" and waits:
+                found.compaction = plan
             else:
                 found.orphans.append(plan)
         return found
@@ -77,6 +88,7 @@ class Generations:
                 self._refuse_complete(plan)
         while self.orphans:
             self.drop(self.orphans.pop())
+        self.drop_retired()
 
     def _refuse_complete(self, plan: Plan) -> None:
         complete = [shard for shard in plan.shards if (self.store / f"{shard}{INDEX_SUFFIX}").is_file()]
@@ -99,7 +111,8 @@ class Generations:
 
     def next_shard(self, split: str) -> int:
         """An unused shard number: above every planned one and every file."""
-        plans = [*self.active, *([self.replacement] if self.replacement else [])]
+        begun = [plan for plan in (self.replacement, self.compaction) if plan]
+        plans = [*self.active, *begun, *self.retired]
         names = {shard for plan in plans for shard in plan.shards}
         names.update(path.stem for path in self.store.glob(f"{split}-*"))
         numbers = [parsed[1] for name in names if (parsed := shard_number(name)) and parsed[0] == split]
@@ -124,6 +137,14 @@ class Generations:
         write_plan(self.store, self.replacement)
         return self.replacement
 
+    def compact(self, manifests: Mapping[str, Manifest], utterances_per_shard: int) -> Plan:
+        """Publish a plan that copies what counts; it counts once it is complete."""
+        assert self.record is not None
+        chosen = {split: (manifest, range(len(manifest.utterances))) for split, manifest in manifests.items()}
+        self.compaction = self._make("compact", chosen, self.record.identity, utterances_per_shard)
+        write_plan(self.store, self.compaction)
+        return self.compaction
+
     def abandon(self) -> None:
         """Delete the replacement."""
         assert self.replacement is not None
@@ -133,11 +154,41 @@ class Generations:
     def switch(self, data_root: Path) -> None:
         """Make the complete replacement count, and delete what it replaces."""
         assert self.replacement is not None
-        old, self.active, plan = self.active, [self.replacement], self.replacement
-        self.replacement = None
+        plan, self.replacement = self.replacement, None
+        self.retired += self.active
+        self.active = [plan]
         self._count(plan.identity, str(data_root))
-        for superseded in old:
-            self.drop(superseded)
+        self.drop_retired()
+
+    def switch_to_copies(self) -> None:
+        """Make the complete compaction count instead of what it was copied from; what was added since stays."""
+        assert self.record is not None and self.compaction is not None
+        plan, self.compaction = self.compaction, None
+        copied = len(plan.base)
+        self.retired += self.active[:copied]
+        self.active = [plan, *self.active[copied:]]
+        self._count(self.record.identity, self.record.data_root)
+        self.drop_retired()
+
+    def drop_retired(self) -> None:
+        """Delete what counted once, unless somebody reads the store: a training that began with it goes on with it."""
+        if not self.retired:
+            if self.record is not None and self.record.retired:  # their deletion was interrupted when it was done
+                self._count(self.record.identity, self.record.data_root)
+            return
+        with kept_from_readers(self.store) as free:
+            if not free:
+                logger.info(
+                    "%s: is being read, so what was replaced stays (%s); the next build-shards deletes it",
+                    self.store,
+                    ", ".join(plan.name for plan in self.retired),
+                )
+                return
+            for plan in self.retired:
+                self.drop(plan)
+            self.retired = []
+            assert self.record is not None
+            self._count(self.record.identity, self.record.data_root)
 
     def drop(self, plan: Plan) -> None:
         """Delete a plan that does not count, and its shards; merged indexes are derived, and would name them."""
@@ -167,7 +218,10 @@ class Generations:
 
     def _count(self, identity: Identity, data_root: str | None) -> None:
         self.record = StoreRecord(
-            identity=identity, data_root=data_root, plans=tuple(plan.name for plan in self.active)
+            identity=identity,
+            data_root=data_root,
+            plans=tuple(plan.name for plan in self.active),
+            retired=tuple(plan.name for plan in self.retired),
         )
         write_store_record(self.store, self.record)
 

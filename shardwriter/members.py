@@ -41,7 +41,7 @@ def read_array(tar: IO[bytes], entry: Entry, member: str) -> npt.NDArray[Any]:
     Raises:
         StoreError: What is there is no npy, or is cut.
     """
-    return read_npy(_content(tar, entry, member), f"{entry.where}: {member}")
+    return read_npy(read_member(tar, entry, member), f"{entry.where}: {member}")
 
 
 def read_values(tar: IO[bytes], entry: Entry) -> npt.NDArray[np.float32]:
@@ -65,14 +65,15 @@ def _values(entry: Entry, embedding: npt.NDArray[Any], scale: npt.NDArray[Any] |
 
 def read_metadata(tar: IO[bytes], entry: Entry) -> dict[str, Any]:
     """Read a sample's json member. Raises StoreError where it is no JSON object."""
-    content = _content(tar, entry, METADATA_MEMBER)
+    content = read_member(tar, entry, METADATA_MEMBER)
     try:
         return parse_metadata(content)
     except ValueError as error:
         raise StoreError(f"{entry.where}: {METADATA_MEMBER}: not JSON ({error})") from error
 
 
-def _content(tar: IO[bytes], entry: Entry, member: str) -> bytes:
+def read_member(tar: IO[bytes], entry: Entry, member: str) -> bytes:
+    """Content of a member as it is. Raises StoreError where its index does not tell of it, or the tar ends before."""
     if member not in entry.members:
         raise StoreError(f"{entry.where}: {member}: its index does not tell where it lies; the store is damaged")
     offset, size = entry.members[member]

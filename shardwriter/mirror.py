@@ -148,13 +148,17 @@ class Mirror:
         Whoever has one of them mapped reads on: its bytes are freed when the last one closes it.
         """
         with self._locked("room"):
-            tars = [(entry.stat(), entry.path) for entry in os.scandir(self.folder) if entry.name.endswith(TAR_SUFFIX)]
+            tars = [(entry.stat(), entry.path) for entry in os.scandir(self.folder) if self._is_copy(entry)]
             held = sum(status.st_size for status, _ in tars)
             for status, path in sorted(tars, key=lambda tar: tar[0].st_mtime_ns):
                 if held + size <= self.limit:
                     return
                 Path(path).unlink(missing_ok=True)
                 held -= status.st_size
+
+    def _is_copy(self, entry: os.DirEntry[str]) -> bool:
+        """Whether a file is a tar that can be had again; what a build has written may not be uploaded yet."""
+        return entry.name.endswith(TAR_SUFFIX) and entry.name in self.files
 
     @contextmanager
     def _locked(self, what: str) -> Iterator[None]:
@@ -248,9 +252,11 @@ def tar_sizes(store: Path) -> Mapping[str, int]:
 
 def drop_copies(store: Path) -> None:
     """Delete the tars that a mirror holds, so that they are read anew; of a folder that is none, nothing."""
-    if mirror_at(store) is not None:
+    mirror = mirror_at(store)
+    if mirror is not None:
         for path in store.glob(f"*{TAR_SUFFIX}"):
-            path.unlink(missing_ok=True)
+            if path.name in mirror.files:
+                path.unlink(missing_ok=True)
 
 
 def store_name(store: Path) -> str:

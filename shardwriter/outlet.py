@@ -19,7 +19,7 @@ from shardwriter.format import (
     shard_number,
 )
 from shardwriter.index import read_index
-from shardwriter.mirror import Mirror
+from shardwriter.mirror import Mirror, drop_copies
 from shardwriter.plan import SHARD_COLUMNS, read_plan
 
 logger = logging.getLogger(__name__)
@@ -178,6 +178,7 @@ class Upload:
     def close(self) -> None:
         """Wait for what is being uploaded; what waits is left to the next build."""
         self._pool.shutdown(cancel_futures=True)
+        drop_copies(self.folder)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from shardwriter.files import atomic_file
 from shardwriter.format import PLAN_SCHEMA, Identity, plan_name, plan_number, shard_name, shard_number
 from shardwriter.manifest import Manifest
 
-PlanKind = Literal["extend", "replace"]
+PlanKind = Literal["extend", "replace", "compact"]
 _METADATA = b"iianet-shards"
 
 
@@ -45,7 +45,8 @@ class Plan:
 
     Attributes:
         number: Of this plan in its store.
-        kind: `extend` adds to the plans in `base`; `replace` takes their place once it is complete.
+        kind: `extend` adds to the plans in `base`; `replace` takes their place once it is complete, and so does
+            `compact`, whose shards are copied from theirs.
         base: Names of the plans that counted when this one was made.
         identity: What its embeddings are made with.
         manifest_digests: Per split, the manifest that it was made from.

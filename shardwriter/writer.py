@@ -106,6 +106,20 @@ class ShardWriter:
                 row[f"{INDEX_COLUMNS[member]}_length"] = len(content)
         self._rows.append(row)
 
+    def copy(self, row: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
+        """Append a sample as another shard holds it.
+
+        Args:
+            row: Of that shard's index, with the columns of `INDEX_SCHEMA`.
+            members: Content of its members, in the order of the tar.
+        """
+        places = {name: None for column in INDEX_COLUMNS.values() for name in (f"{column}_offset", f"{column}_length")}
+        copied = {**row, **places}
+        for member, content in members.items():
+            copied[f"{INDEX_COLUMNS[member]}_offset"] = self._append(member_name(row["key"], member), content)
+            copied[f"{INDEX_COLUMNS[member]}_length"] = len(content)
+        self._rows.append(copied)
+
     def fail(self, key: str, reason: str, source: Source) -> None:
         """Record an utterance that could not be stored, and why."""
         self._rows.append({**_row(key, 0, source), "error": reason})

@@ -173,6 +173,21 @@ def test_an_overwrite_takes_the_place_of_all_that_was_there(build: Any, inspect:
     assert "int8" in shown.out
 
 
+def test_a_bucket_is_compacted(build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path) -> None:
+    build("--utterances_per_shard", 2)
+    change_mouth(corpus.mouth(corpus.names["train"][0]))
+    build()
+    before = {row: open_reader(URL, "train").read(row).tobytes() for row in range(5)}
+    shutil.rmtree(tmp_path / "cache")
+    outcome = build("--compact")
+    assert outcome.code == 0, outcome.err
+    assert "9 copied, 1 superseded ones left out" in outcome.out
+    assert len([name for name in server.names(PREFIX) if name.endswith(".tar")]) == 4
+    assert sorted(open_reader(URL, "train").read(row).tobytes() for row in range(5)) == sorted(before.values())
+    shown = inspect("--verify", "--against", corpus.config_file)
+    assert shown.code == 0, shown.out
+
+
 def test_a_second_build_refuses_and_names_the_first(build: Any, server: S3Server) -> None:
     build("--limit", 1)
     server.write(f"{PREFIX}/{CLAIM_PREFIX}elsewhere.77.abc", b"process 77 on elsewhere since noon")

@@ -1,0 +1,178 @@
+"""Copy what counts of a store into new shards, and leave out what newer entries superseded (build-shards --compact)."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from configs.errors import StoreError
+from shardwriter.catalog import Catalog, SplitCatalog, complete_shards, splits_of
+from shardwriter.completion import finish, unfinished_tasks
+from shardwriter.copied_split import CopiedSplit
+from shardwriter.format import merged_index_name
+from shardwriter.generation import Generations
+from shardwriter.lock import build_lock
+from shardwriter.manifest import Manifest
+from shardwriter.mirror import store_name
+from shardwriter.outlet import Folder, Outlet
+from shardwriter.plan import Plan, ShardTask
+from shardwriter.writer import ShardWriter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class CompactReport:
+    """What a compaction did.
+
+    Attributes:
+        copied: Entries in the new shards, failures too.
+        superseded: Entries that newer ones had taken the place of.
+        shards: How many there were, and how many there are.
+        stored_bytes: Of their tars, likewise.
+        retired: Plans whose shards stay as long as they are read.
+    """
+
+    copied: int
+    superseded: int
+    shards: tuple[int, int]
+    stored_bytes: tuple[int, int]
+    retired: Sequence[str] = ()
+
+    def lines(self) -> list[str]:
+        """For people."""
+        before, after = (count / 1e6 for count in self.stored_bytes)
+        lines = [
+            f"entries: {self.copied} copied, {self.superseded} superseded ones left out",
+            f"shards:  {self.shards[0]} before, {self.shards[1]} after",
+            f"bytes:   {before:.1f} MB before, {after:.1f} MB after",
+        ]
+        if self.retired:
+            lines.append(
+                f"The store is being read, so what was replaced stays ({', '.join(self.retired)}); the next "
+                "build-shards deletes it"
+            )
+        return lines
+
+
+@dataclass(kw_only=True)
+class Compaction:
+    """What is to be compacted.
+
+    Attributes:
+        store: Folder of the store.
+        utterances_per_shard: Of the new shards.
+        outlet: Takes what is written to where the store is.
+    """
+
+    store: Path
+    utterances_per_shard: int
+    outlet: Outlet = field(default_factory=Folder)
+
+    def survey(self) -> CompactReport | None:
+        """What `run` would do, by the shards that are there; None where there is nothing to do.
+
+        Raises:
+            StoreError: It cannot be done now.
+        """
+        return self._survey(Generations.open(self.store))
+
+    def run(self) -> CompactReport | None:
+        """Do it, or go on with one that was begun. Returns None where there is nothing to do.
+
+        Raises:
+            StoreError: It cannot be done now, or a shard is damaged: what is copied is what was stored.
+        """
+        with build_lock(self.store):
+            generations = Generations.open(self.store)
+            generations.clean()
+            report = self._survey(generations)
+            if report is None:
+                self.outlet.rest()
+                return None
+            plan = generations.compaction or generations.compact(self._manifests(), self.utterances_per_shard)
+            self.outlet.plans()
+            self._copy(generations, plan)
+            generations.switch_to_copies()
+            finish(self.store, generations.active, {})
+            self.outlet.plans()
+            self.outlet.rest()
+            report.retired = [retired.name for retired in generations.retired]
+            report.shards, report.stored_bytes = _differences(report, self.store, plan)
+        return report
+
+    def _survey(self, generations: Generations) -> CompactReport | None:
+        self._refuse_unready(generations)
+        begun = generations.compaction
+        active = generations.active[: len(begun.base)] if begun else generations.active
+        held = [complete_shards(self.store, active, split) for split in splits_of(active)]
+        entries, newest = sum(len(part.entries) for part in held), sum(len(part.newest) for part in held)
+        records = [record for part in held for record in part.shards]
+        needed = sum(-(-len(part.newest) // self.utterances_per_shard) for part in held)
+        if entries == newest and len(records) <= needed and begun is None:
+            return None
+        shards = len(begun.shards) if begun else needed
+        stored = sum(record.tar_size for record in records)
+        return CompactReport(
+            copied=newest,
+            superseded=entries - newest,
+            shards=(len(records), shards),
+            stored_bytes=(stored, round(sum(map(_newest_bytes, held)))),
+        )
+
+    def _refuse_unready(self, generations: Generations) -> None:
+        if generations.record is None:
+            raise StoreError(f"{store_name(self.store)}: is no store yet; make one with build-shards")
+        if generations.replacement is not None:
+            raise StoreError(
+                f"{store_name(self.store)}: an --overwrite was begun ({generations.replacement.name}); finish that "
+                "first, with the same command, then compact"
+            )
+        base = generations.active[: len(generations.compaction.base)] if generations.compaction else generations.active
+        left = unfinished_tasks(self.store, base, splits_of(base))
+        if left:
+            raise StoreError(
+                f"{store_name(self.store)}: {len(left)} planned shards are not built yet (e.g. {left[0].shard}); run "
+                "build-shards without --compact first, then compact"
+            )
+
+    def _manifests(self) -> dict[str, Manifest]:
+        """What the store itself recorded, views too; nothing is read of the corpus."""
+        catalog = Catalog.open(self.store)
+        root = Path(catalog.record.data_root or ".")
+        return {split: catalog.manifest(split, root) for split in catalog.splits}
+
+    def _copy(self, generations: Generations, plan: Plan) -> None:
+        base = generations.active[: len(plan.base)]
+        tasks = unfinished_tasks(self.store, [plan], splits_of([plan]))
+        total = sum(len(task.rows) for task in tasks)
+        with tqdm(total=total, unit="utt", desc="copying", dynamic_ncols=True, disable=not total) as bar:
+            for split in splits_of([plan]):
+                with closing(CopiedSplit(self.store, split, complete_shards(self.store, base, split))) as source:
+                    for task in tasks:
+                        if task.split == split:
+                            self._write(task, source)
+                            bar.update(len(task.rows))
+        self.outlet.wait()
+
+    def _write(self, task: ShardTask, source: CopiedSplit) -> None:
+        (self.store / merged_index_name(task.split)).unlink(missing_ok=True)  # it would say what this shard was before
+        with ShardWriter(self.store, task.shard, task.plan) as writer:
+            for key in task.rows["key"].to_pylist():
+                source.copy(key, writer)
+        self.outlet.shard(task.shard)
+
+
+def _newest_bytes(held: SplitCatalog) -> float:
+    """About what the tars of a split would take with their newest entries alone."""
+    stored = held.entries["error"].null_count
+    return float(sum(record.tar_size for record in held.shards) * len(held.stored_rows) / max(stored, 1))
+
+
+def _differences(report: CompactReport, store: Path, plan: Plan) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Shards and bytes before, as the survey found them, and now."""
+    records = [record for split in splits_of([plan]) for record in complete_shards(store, [plan], split).shards]
+    return (report.shards[0], len(records)), (report.stored_bytes[0], sum(record.tar_size for record in records))

@@ -1,0 +1,222 @@
+"""build-shards --compact: the newest copies alone, copied byte for byte, whatever happens meanwhile."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builds import Run, build_store, change_mouth, contents, samples, stored
+from commands import run_main
+from corpus import Corpus, make_corpus
+
+from configs.errors import StoreError
+from iianet.encoder_source import EncoderSource
+from loaders.sharded_embeddings import ShardedEmbeddings
+from shardwriter import inspect_cli
+from shardwriter.catalog import Catalog, read_store_record
+from shardwriter.compact import Compaction
+from shardwriter.copied_split import CopiedSplit
+from shardwriter.generation import Generations
+
+SPLITS = ("train", "val", "test")
+PER_SHARD = 4
+
+
+@pytest.fixture
+def grown(quick: None, corpus: Corpus, store: Path) -> Corpus:
+    """A corpus that grew and changed, in a store of three generations, with one utterance that fails."""
+    corpus = make_corpus(corpus.root, {"train": 6, "val": 2, "test": 2})
+    corpus.mouth("tr_002").write_bytes(b"no npz")
+    build_store(corpus, store, "shardwriter.utterances_per_shard=2")
+    change_mouth(corpus.mouth("tr_001"))
+    change_mouth(corpus.mouth("cv_000"))
+    build_store(corpus, store)
+    change_mouth(corpus.mouth("tr_001"), seed=98)
+    corpus = make_corpus(corpus.root, {"train": 8, "val": 2, "test": 2})
+    corpus.mouth("tr_002").write_bytes(b"no npz")
+    change_mouth(corpus.mouth("tr_001"), seed=98)
+    change_mouth(corpus.mouth("cv_000"))
+    build_store(corpus, store)
+    return corpus
+
+
+def compact(store: Path) -> Any:
+    return Compaction(store=store, utterances_per_shard=PER_SHARD).run()
+
+
+def everything(store: Path) -> dict[str, dict[str, bytes]]:
+    """What training reads of each split, by key."""
+    return {split: {key: value.tobytes() for key, value in stored(store, split).items()} for split in SPLITS}
+
+
+def test_it_keeps_the_newest_of_every_key_and_nothing_else(
+    grown: Corpus, store: Path, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything(store)
+    monkeypatch.setattr(EncoderSource, "load", lambda *_: pytest.fail("the encoder was loaded"))
+    outcome = run("--compact", "--utterances_per_shard", PER_SHARD)
+    assert outcome.code == 0, outcome.err
+    assert "entries: 12 copied, 4 superseded ones left out" in outcome.out
+    assert "4 after" in outcome.out
+    monkeypatch.undo()
+    assert everything(store) == before
+    keys = [sample["__key__"] for sample in samples(store, "train")]
+    assert len(keys) == len(set(keys)) == 7
+    (plan,) = read_store_record(store).plans
+    assert [path.name for path in store.glob("plan-*")] == [plan]
+    assert Catalog.open(store).split("train").failures.keys() == {"tr_002"}
+
+
+def test_what_is_compacted_is_fine_and_grows_on(
+    grown: Corpus, store: Path, quick: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compact(store)
+    shown = run_main(inspect_cli.main, [store, "--verify", "--against", grown.config_file], capsys)
+    assert "all as the indexes say" in shown.out
+    assert "tr_002" in shown.out and "0 stale" not in shown.err
+    report = build_store(grown, store)
+    assert sum(report.encoded.values()) == 0
+    change_mouth(grown.mouth("tr_003"))
+    assert build_store(grown, store).encoded["train"] == 1
+
+
+def test_shards_are_the_same_after_interruptions(
+    grown: Corpus, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    shutil.copytree(store, tmp_path / "other")
+    compact(tmp_path / "other")
+    copy = CopiedSplit.copy
+    for lived in (0, 2, 1, 3):
+        left = iter(range(lived))
+
+        def copy_or_die(self: CopiedSplit, *words: Any, left: Any = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            copy(self, *words)
+
+        monkeypatch.setattr(CopiedSplit, "copy", copy_or_die)
+        with pytest.raises(KeyboardInterrupt):
+            compact(store)
+        assert len(read_store_record(store).plans) == 3
+    monkeypatch.setattr(CopiedSplit, "copy", copy)
+    compact(store)
+    assert contents(store) == contents(tmp_path / "other")
+
+
+def test_a_build_between_is_not_lost(
+    grown: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Generations, "switch_to_copies", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            compact(store)
+    change_mouth(grown.mouth("tr_003"))
+    corpus = make_corpus(grown.root / "more", {"train": 2, "val": 2})
+    with caplog.at_level("INFO"):
+        assert build_store(grown, store).encoded["train"] == 1
+    assert "a --compact was begun (plan-003.parquet) and waits" in caplog.text
+    before = everything(store)
+    compact(store)
+    assert everything(store) == before
+    assert len(read_store_record(store).plans) == 2
+    assert corpus.root.is_dir()
+    assert sum(build_store(grown, store).encoded.values()) == 0
+
+
+def test_stores_with_all_that_stores_may_hold(quick: None, corpus: Corpus, tmp_path: Path) -> None:
+    store = tmp_path / "full"
+    words = ("shardwriter.views=1", "shardwriter.dtype=int8", "shardwriter.audio=embed")
+    build_store(corpus, store, *words, "shardwriter.utterances_per_shard=2", splits=("train", "val"))
+    change_mouth(corpus.mouth("tr_001"))
+    build_store(corpus, store, splits=("train", "val"))
+    before = {
+        sample["__key__"]: sample for split in ("train", "train_view1", "val") for sample in samples(store, split)
+    }
+    assert compact(store).superseded == 2
+    after = [sample for split in ("train", "train_view1", "val") for sample in samples(store, split)]
+    assert sorted(before) == sorted(sample["__key__"] for sample in after)
+    for sample in after:
+        assert {"embedding.npy", "scale.npy", "json"} < sample.keys()
+        old = before[sample["__key__"]]
+        if not sample["__key__"].startswith("tr_001"):
+            assert (sample["embedding.npy"] == old["embedding.npy"]).all() and sample["json"] == old["json"]
+        if "@" not in sample["__key__"]:
+            assert (sample["audio.npy"] == old["audio.npy"]).all()
+
+
+@pytest.mark.parametrize("how", ["compact", "overwrite"])
+def test_who_reads_meanwhile_is_not_disturbed(grown: Corpus, store: Path, how: str) -> None:
+    def read(dataset: ShardedEmbeddings) -> dict[str, bytes]:
+        return {
+            key: one.numpy().tobytes()
+            for batch in dataset
+            for key, one in zip(batch.keys, batch.embedding, strict=True)
+        }
+
+    reader = ShardedEmbeddings(store, batch_size=1, shuffle=False)
+    expected, batches = read(reader), iter(reader)
+    first = next(batches)
+    old = {path.name for path in store.glob("*.tar")}
+    if how == "compact":
+        assert len(compact(store).retired) == 3
+    else:
+        build_store(grown, store, overwrite=True)
+    assert old <= {path.name for path in store.glob("*.tar")}
+    rest = {batch.keys[0]: batch.embedding[0].numpy().tobytes() for batch in batches}
+    assert {first.keys[0]: first.embedding[0].numpy().tobytes(), **rest} == expected
+    assert read(ShardedEmbeddings(store, batch_size=1)) == expected
+    build_store(grown, store)
+    assert old <= {path.name for path in store.glob("*.tar")}  # still read
+    del reader, batches, first
+    gc.collect()
+    build_store(grown, store)
+    assert not old & {path.name for path in store.glob("*.tar")}
+    assert read(ShardedEmbeddings(store, batch_size=1)) == expected
+
+
+def test_damage_is_not_copied(grown: Corpus, store: Path) -> None:
+    tar = sorted(store.glob("train-*.tar"))[0]
+    content = bytearray(tar.read_bytes())
+    content[700] ^= 1
+    tar.write_bytes(bytes(content))
+    with pytest.raises(StoreError, match=rf"{tar.name}.*it is damaged, and nothing was copied from it"):
+        compact(store)
+    assert len(read_store_record(store).plans) == 3
+
+
+def test_nothing_to_do_is_said_and_writes_nothing(quick: None, corpus: Corpus, store: Path, run: Run) -> None:
+    build_store(corpus, store, splits=("train", "val"))
+    before = contents(store)
+    outcome = run("--compact")
+    assert outcome.code == 0
+    assert "Nothing to do" in outcome.out
+    assert contents(store) == before
+
+
+def test_a_dry_run_says_what_it_would_do(grown: Corpus, store: Path, run: Run) -> None:
+    before = contents(store)
+    outcome = run("--compact", "--dry_run", "--utterances_per_shard", PER_SHARD)
+    assert outcome.code == 0
+    assert "4 superseded ones left out" in outcome.out
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize(
+    "words", [("--overwrite",), ("--limit", 1), ("--retry_failed",), ("--data_split", "val"), ("--executor", "ray")]
+)
+def test_flags_that_make_no_sense_with_it_are_refused(
+    quick: None, complete_store: Path, run: Run, words: tuple[object, ...]
+) -> None:
+    outcome = run("--compact", *words)
+    assert outcome.code == 2
+    assert "--compact: copies a whole store in one process" in outcome.err
+
+
+def test_an_unfinished_store_is_finished_first(quick: None, corpus: Corpus, store: Path, run: Run) -> None:
+    build_store(corpus, store, "shardwriter.utterances_per_shard=1", splits=("train",))
+    (store / "train-000001.index").unlink()
+    outcome = run("--compact")
+    assert outcome.code == 2
+    assert "1 planned shards are not built yet (e.g. train-000001)" in outcome.err
