@@ -1,6 +1,6 @@
 """Kill a build at random moments, again and again: does it end with the shards of one that was never killed?
 
-    python benchmarks/kills.py [--kills 200] [--utterances 24] [--seed 0]
+    python benchmarks/kills.py [--kills 200] [--utterances 24] [--seed 0] [--output FILE.md]
 
 Each attempt is a process that is forked from this one, and killed by SIGKILL after a random part of the time that a
 whole build takes; the next one goes on. When an attempt completes, its store is compared with that of an uninterrupted
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from building import make_corpus
+from machine import machine
 from tqdm import tqdm
 
 from configs.schema import Config, load_config
@@ -34,13 +35,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--utterances", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # a fork has no team of threads
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_corpus(folder, arguments.utterances, batch_size=PER_SHARD, num_workers=1, frames=FRAMES)
         config = load_config(folder / "config.yml", [f"shardwriter.utterances_per_shard={PER_SHARD}"])
-        print(run(config, folder, arguments.kills, random.Random(arguments.seed)))
+        found = run(config, folder, arguments.kills, random.Random(arguments.seed))
+    print(found)
+    if arguments.output:
+        arguments.output.write_text(f"# Kills\n\n{machine()}\n\n{found}.\n", encoding="utf-8")
 
 
 def run(config: Config, folder: Path, kills: int, chance: random.Random) -> str:

@@ -63,7 +63,7 @@ def main() -> None:
     text = _report(arguments)
     print(text)
     if arguments.output:
-        arguments.output.write_text(text + "\n", encoding="utf-8")
+        arguments.output.write_text(f"# Separator\n\n{text}\n", encoding="utf-8")
 
 
 def _report(arguments: argparse.Namespace) -> str:
