@@ -45,7 +45,7 @@ def main() -> None:
         found = run(config, folder, arguments.kills, random.Random(arguments.seed))
     print(found)
     if arguments.output:
-        arguments.output.write_text(f"# Kills\n\n{machine()}\n\n{found}.\n", encoding="utf-8")
+        arguments.output.write_text(f"# Kills\n\n{machine(torch.device('cpu'))}\n\n{found}.\n", encoding="utf-8")
 
 
 def run(config: Config, folder: Path, kills: int, chance: random.Random) -> str:
