@@ -19,6 +19,7 @@ from shardwriter.format import (
     shard_number,
 )
 from shardwriter.manifest import Manifest
+from shardwriter.mirror import tar_sizes
 from shardwriter.plan import Plan, make_plan, read_plan, write_plan
 from shardwriter.reading import kept_from_readers
 from shardwriter.work import Work
@@ -115,6 +116,7 @@ class Generations:
         plans = [*self.active, *begun, *self.retired]
         names = {shard for plan in plans for shard in plan.shards}
         names.update(path.stem for path in self.store.glob(f"{split}-*"))
+        names.update(name.removesuffix(TAR_SUFFIX) for name in tar_sizes(self.store))  # of others, too
         numbers = [parsed[1] for name in names if (parsed := shard_number(name)) and parsed[0] == split]
         return max(numbers, default=-1) + 1
 

@@ -114,7 +114,8 @@ class Mirror:
         listed = self.remote.list()  # before the record is read: what that names was published before it
         found = {name: file for name, file in listed.items() if _is_metadata(name)}
         gone = [name for name in before if _is_metadata(name) and name not in found]
-        for name in gone:
+        written_anew = [name for name in before if name in listed and _is_tar(name) and listed[name] != before[name]]
+        for name in (*gone, *written_anew):
             (self.folder / name).unlink(missing_ok=True)
         # The record last: what is here is whole then for whoever opens it meanwhile.
         for name in sorted(found, key=lambda name: (name == STORE_FILE, name)):
@@ -157,8 +158,9 @@ class Mirror:
                 held -= status.st_size
 
     def _is_copy(self, entry: os.DirEntry[str]) -> bool:
-        """Whether a file is a tar that can be had again; what a build has written may not be uploaded yet."""
-        return entry.name.endswith(TAR_SUFFIX) and entry.name in self.files
+        """Whether a file is a tar of the remote store, now or once; what a build has written may not be there yet."""
+        index = Path(entry.path).with_suffix(INDEX_SUFFIX)
+        return _is_tar(entry.name) and (entry.name in self.files or not index.is_file())
 
     @contextmanager
     def _locked(self, what: str) -> Iterator[None]:
@@ -267,6 +269,10 @@ def store_name(store: Path) -> str:
 
 def _is_metadata(name: str) -> bool:
     return name in (STORE_FILE, CARD_FILE) or name.endswith(INDEX_SUFFIX) or plan_number(name) is not None
+
+
+def _is_tar(name: str) -> bool:
+    return name.endswith(TAR_SUFFIX)
 
 
 def _use(path: Path, size: int) -> bool:

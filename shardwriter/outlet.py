@@ -77,6 +77,7 @@ class Upload:
         self._record = self._read_record() if STORE_FILE in mirror.files else b""
         self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
         self._running: deque[Future[None]] = deque()
+        self._planned = self._read_planned()
 
     def settle(self, before: dict[str, str]) -> None:
         """Delete shards of an earlier build here that never went up and fit no plan any more.
@@ -107,6 +108,7 @@ class Upload:
         for path in sorted(self.folder.glob("plan-*.parquet")):
             if plan_number(path.name) is not None and path.name not in self.mirror.files:
                 self._put(path)
+        self._planned |= self._read_planned()
         record = self._read_record()
         if record != self._record:
             self._put(self.folder / STORE_FILE)
@@ -148,17 +150,24 @@ class Upload:
         self.sent += 1
 
     def _delete_uncounted(self) -> None:
-        """Delete what belongs to plans that were deleted here."""
-        plans = [path.name for path in self.folder.glob("plan-*.parquet") if plan_number(path.name) is not None]
-        shards = {shard for name in plans for shard in read_plan(self.folder, name, SHARD_COLUMNS).shards}
-        for suffix in (INDEX_SUFFIX, TAR_SUFFIX):  # the index first: what has an index is complete
-            for name in [name for name in self.mirror.files if name.endswith(suffix)]:
-                stem = name.removesuffix(suffix)
-                is_kept = stem in shards if shard_number(stem) else (self.folder / name).is_file()
-                if not is_kept and (shard_number(stem) or suffix == INDEX_SUFFIX):
-                    self._delete(name)
-        for name in [name for name in self.mirror.files if plan_number(name) is not None and name not in plans]:
+        """Delete what belongs to plans that were deleted here, and nothing else that lies there; the plans last, so
+        that who is interrupted finds the rest again."""
+        gone = sorted(self._planned - self._read_planned())
+        splits = sorted({shard.rpartition("-")[0] for shard in gone})
+        merged = [merged_index_name(split) for split in splits]
+        for name in [name for name in merged if not (self.folder / name).is_file()]:
             self._delete(name)
+        for suffix in (INDEX_SUFFIX, TAR_SUFFIX):  # the index first: what has an index is complete
+            for shard in gone:
+                self._delete(f"{shard}{suffix}")
+        for name in [name for name in self.mirror.files if plan_number(name) is not None]:
+            if not (self.folder / name).is_file():
+                self._delete(name)
+
+    def _read_planned(self) -> set[str]:
+        """The shards of all plans that are here."""
+        plans = [path.name for path in self.folder.glob("plan-*.parquet") if plan_number(path.name) is not None]
+        return {shard for name in plans for shard in read_plan(self.folder, name, SHARD_COLUMNS).shards}
 
     def _put(self, path: Path) -> None:
         self.mirror.files[path.name] = self.remote.put(path, path.name)

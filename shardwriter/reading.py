@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shardwriter.format import READING_FILE
+from shardwriter.format import READING_FILE, STORE_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ class Hold:
 
 def hold_for_reading(store: Path) -> Hold | None:
     """Hold a store, to be called before its record is read; None where its file system does not allow it."""
+    if not (store / STORE_FILE).is_file():
+        return None
     try:
         try:
             descriptor = os.open(store / READING_FILE, os.O_RDONLY | os.O_CREAT, 0o666)
@@ -40,10 +42,9 @@ def hold_for_reading(store: Path) -> Hold | None:
             os.close(descriptor)
             raise
     except OSError as error:
-        if store.is_dir():
-            logger.info(
-                "%s: cannot be held for reading (%s); --overwrite and --compact may delete what is read", store, error
-            )
+        logger.info(
+            "%s: cannot be held for reading (%s); --overwrite and --compact may delete what is read", store, error
+        )
         return None
     return Hold(descriptor)
 

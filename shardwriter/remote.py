@@ -1,5 +1,6 @@
 """The objects of a store below a URL of any file system that fsspec knows: list, get, put, delete, with retries."""
 
+import errno
 import logging
 import re
 import sys
@@ -24,6 +25,8 @@ ATTEMPTS = 5
 LONGEST_WAIT_SECONDS = 20.0
 FETCHED_AS_TARS = ("http", "https")
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Faults of the folder that is written to here, and not of the network."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 
 
@@ -193,6 +196,8 @@ def _explained(url: str, what: str) -> Iterator[None]:
             raise StoreError(f"{url}: cannot be written, there is no such bucket or folder; make it first") from error
         raise
     except _faults() as error:
+        if isinstance(error, OSError) and error.errno in _LOCAL:
+            raise
         passing = f" after {ATTEMPTS} attempts" if _may_pass(error) else ""
         cure = "check the network and the server" if passing else "check the credentials of the environment, and rights"
         raise StoreError(
@@ -216,6 +221,8 @@ def _faults() -> tuple[type[BaseException], ...]:
 def _may_pass(error: BaseException) -> bool:
     """Whether to try again: not where something is missing or forbidden."""
     if isinstance(error, FileNotFoundError | PermissionError):
+        return False
+    if isinstance(error, OSError) and error.errno in _LOCAL:
         return False
     return isinstance(error, _faults()) and type(error).__name__ not in ("NoCredentialsError", "ProfileNotFound")
 

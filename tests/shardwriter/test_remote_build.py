@@ -173,6 +173,16 @@ def test_an_overwrite_takes_the_place_of_all_that_was_there(build: Any, inspect:
     assert "int8" in shown.out
 
 
+def test_what_others_keep_below_the_same_prefix_stays(build: Any, inspect: Any, server: S3Server) -> None:
+    foreign = {f"{PREFIX}/{name}": name.encode() for name in ("train-000001.tar", "notes.txt", "old.index", "a/x.tar")}
+    for name, content in foreign.items():
+        server.write(name, content)
+    assert build().code == 0
+    assert build("--overwrite", "--dtype", "float32").code == 0
+    assert {name: server.read(name) for name in foreign} == foreign
+    assert "all as the indexes say" in inspect("--verify").out
+
+
 def test_a_bucket_is_compacted(build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path) -> None:
     build("--utterances_per_shard", 2)
     change_mouth(corpus.mouth(corpus.names["train"][0]))
