@@ -20,13 +20,14 @@ from iianet.kernels import PRECISIONS
 from shardwriter.build import prepare
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_words import show, show_stopped, totals
+from shardwriter.building_place import place_to_build
 from shardwriter.check import check
 from shardwriter.compact import Compaction
 from shardwriter.devices import choose_device, choose_devices
 from shardwriter.executor import Executor, OwnProcess
 from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES
 from shardwriter.mirror import store_name
-from shardwriter.place import Cache, is_remote, place_to_build, store_folder
+from shardwriter.place import Cache, is_remote, store_folder
 from shardwriter.processes import Processes
 from shardwriter.rank import Rank
 from shardwriter.rank_build import build_as_rank

@@ -2,8 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +9,8 @@ import fsspec
 
 from configs.data_section import DataConfig
 from configs.errors import StoreError
-from shardwriter.claim import claimed
-from shardwriter.format import TAR_SUFFIX, plan_number
-from shardwriter.mirror import MIRROR_FILE, open_mirror, read_listing
-from shardwriter.outlet import Folder, Outlet, uploading
-from shardwriter.remote import RemoteStore
+from shardwriter.format import TAR_SUFFIX
+from shardwriter.mirror import MIRROR_FILE, open_mirror
 
 CACHE_GB = 100.0
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -69,22 +64,3 @@ def local_folder(word: Path | str) -> Path:
             f"{word}: this works on a folder of this machine; copy the store there, or copy it up afterwards"
         )
     return Path(word)
-
-
-@contextmanager
-def place_to_build(word: str, cache: Cache) -> Iterator[tuple[Path, Outlet]]:
-    """The folder to build a store in, and where what is written there goes.
-
-    Raises:
-        StoreError: What is behind a URL cannot be had or written, or another build is at it.
-    """
-    if not is_remote(word):
-        yield store_folder(word, cache), Folder()
-        return
-    with claimed(RemoteStore.at(word)):
-        ending = "-build"  # a folder of its own: it holds what is not uploaded yet
-        before = read_listing(word, cache.folder, ending)
-        plans = {name: file.version for name, file in before.items() if plan_number(name) is not None}
-        mirror = open_mirror(word, cache.folder, cache.limit, ending)
-        with uploading(mirror, plans) as upload:
-            yield mirror.folder, upload

@@ -24,6 +24,8 @@ ALLOWED_IN_LOADERS = {
     "shardwriter.located",
     "shardwriter.recorded",
     "shardwriter.npy",
+    "shardwriter.place",  # a folder, or a URL
+    "shardwriter.mirror",
 }
 
 
