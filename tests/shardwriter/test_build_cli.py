@@ -2,6 +2,7 @@
 
 import errno
 import re
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,43 @@ def test_full_disk_exits_2_and_the_next_run_goes_on(run: Run, store: Path, monke
     assert outcome.code == 2
     assert f"error: {store}: cannot be written (No space left on device)" in outcome.err
     assert not list(store.glob(".tmp-*")) and not list(store.glob("*.tar"))
+    assert run().code == 0
+    assert len(stored(store, "train")) == 4
+
+
+@pytest.mark.parametrize("flags", [(), ("--compact",)])
+def test_a_folder_that_nobody_can_write_exits_2(
+    corpus: Corpus, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
+) -> None:
+    unwritable = Path("/sys/iianet-store")  # not even by root
+    outcome = run_main(main, ["--conf_dir", corpus.config_file, "--shards", unwritable, *flags], capsys)
+    assert outcome.code == 2
+    assert f"{unwritable}: cannot be written" in outcome.err
+    assert "choose another --shards folder" in outcome.err
+
+
+def test_a_limit_of_the_system_in_the_middle_of_a_shard_leaves_only_whole_ones(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real refusal of the kernel: files may grow to 6 kB, which the indexes stay below and tars do not."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    started = ShardWriter.__enter__
+
+    def limit(writer: ShardWriter) -> ShardWriter:
+        if writer.shard == "train-000001":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, before[1]))
+        return started(writer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "__enter__", limit)
+        try:
+            outcome = run()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert outcome.code == 2
+    assert f"error: {store}: cannot be written (File too large)" in outcome.err
+    assert [path.name for path in store.glob("*.tar")] == ["train-000000.tar"]
+    assert not list(store.glob(".tmp-*"))
     assert run().code == 0
     assert len(stored(store, "train")) == 4
 
