@@ -5,13 +5,15 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import xxhash
+from tqdm import tqdm
 
 from configs.errors import StoreError
 from shardwriter.files import drop_dead_temporary_files, temporary_path, write_json
@@ -26,6 +28,8 @@ LOCK_FOLDER = ".locks"
 REFRESHES = 5
 """Times that a store is read anew because a build changed it meanwhile."""
 
+COPIES = 16
+"""Indexes that are copied at a time: they are small, and each is a journey."""
 OPENINGS = 10
 """Times that a copy is fetched which others delete at once, since the cache is small."""
 
@@ -117,11 +121,26 @@ class Mirror:
         written_anew = [name for name in before if name in listed and _is_tar(name) and listed[name] != before[name]]
         for name in (*gone, *written_anew):
             (self.folder / name).unlink(missing_ok=True)
-        # The record last: what is here is whole then for whoever opens it meanwhile.
-        for name in sorted(found, key=lambda name: (name == STORE_FILE, name)):
+        wanted = [
+            name for name, file in found.items() if before.get(name) != file or not (self.folder / name).is_file()
+        ]
+        record = [name for name in wanted if name == STORE_FILE]
+        others = [name for name in wanted if name != STORE_FILE]
+        for names in (others, record):  # the record last: what is here is whole then for whoever opens it meanwhile
+            if not all(self._copy_all(names, found)):
+                return False
+        if self.remote.list().get(STORE_FILE) != found.get(STORE_FILE):
+            return False
+        self._known.clear()
+        self._known.update(listed)
+        self.save_listing()
+        return True
+
+    def _copy_all(self, names: Sequence[str], found: Mapping[str, RemoteFile]) -> Iterator[bool]:
+        """Copy small objects, many at a time; False for one that a build has changed or deleted meanwhile."""
+
+        def copy(name: str) -> bool:
             path = self.folder / name
-            if path.is_file() and before.get(name) == found[name]:
-                continue
             temporary = temporary_path(path)
             try:
                 self.remote.get(name, temporary, size=found[name].size)
@@ -132,12 +151,13 @@ class Mirror:
                 raise
             finally:
                 temporary.unlink(missing_ok=True)
-        if self.remote.list().get(STORE_FILE) != found.get(STORE_FILE):
-            return False
-        self._known.clear()
-        self._known.update(listed)
-        self.save_listing()
-        return True
+            return True
+
+        if not names:
+            return
+        with ThreadPoolExecutor(COPIES, thread_name_prefix="copy-index") as pool:
+            copied = pool.map(copy, names)
+            yield from tqdm(copied, total=len(names), desc=f"opening {self.remote.url}", delay=1.0, leave=False)
 
     def save_listing(self) -> None:
         """Keep `files` for other processes."""
@@ -201,9 +221,18 @@ def open_mirror(url: str, cache: Path, limit: int, ending: str = "") -> Mirror:
     return mirror
 
 
-def read_listing(url: str, cache: Path, ending: str = "") -> dict[str, RemoteFile]:
-    """What lay behind a URL when its mirror was refreshed last. Raises StoreError where it is no URL of a store."""
-    return dict(_mirror_of(url, cache, 0, ending).files)
+def forget_record(url: str, cache: Path, ending: str) -> dict[str, RemoteFile]:
+    """Let a mirror be opened with the record that is behind the URL: a build that died may have written one here.
+
+    Returns:
+        What lay behind the URL when the mirror was refreshed last.
+
+    Raises:
+        StoreError: It is no URL of a store.
+    """
+    mirror = _mirror_of(url, cache, 0, ending)
+    (mirror.folder / STORE_FILE).unlink(missing_ok=True)
+    return dict(mirror.files)
 
 
 def _mirror_of(url: str, cache: Path, limit: int, ending: str) -> Mirror:

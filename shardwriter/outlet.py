@@ -101,6 +101,9 @@ class Upload:
                     continue
             index.unlink()
             tar.unlink(missing_ok=True)
+        for tar in self.folder.glob(f"*-*{TAR_SUFFIX}"):
+            if tar.name not in self.mirror.files and tar.with_suffix(INDEX_SUFFIX).name in self.mirror.files:
+                tar.unlink()  # it would hide that the shard is lost
 
     def plans(self) -> None:
         """See `Outlet`. Raises StoreError where something cannot be uploaded, as do the others."""

@@ -124,6 +124,20 @@ def test_shards_that_an_interrupted_build_left_here_are_uploaded_and_not_encoded
     assert len([name for name in server.names(PREFIX) if name.endswith(".index") and "-" in name]) == 4
 
 
+@pytest.mark.parametrize("ending", ["store.json", "plan-001.parquet", "train-000001.tar", "train.index", "README.md"])
+def test_a_build_that_ends_at_any_upload_is_completed_by_the_next(
+    ending: str, build: Any, inspect: Any, server: S3Server, corpus: Corpus
+) -> None:
+    assert build("--limit", 3).code == 0
+    server.fail("PUT", ending, "500", times=100)
+    assert build().code == 2
+    server.rules.clear()
+    assert build().code == 0
+    shown = inspect("--verify", "--against", corpus.config_file)
+    assert shown.code == 0, shown.out
+    assert "all as the indexes say" in shown.out
+
+
 def test_shards_left_here_of_a_plan_that_another_machine_replaced_are_not_uploaded(
     build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
 ) -> None:
