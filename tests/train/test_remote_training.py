@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from corpus import Corpus
 from remote import PREFIX, URL, bucket
-from runs import EPOCHS, build_store, losses, run
+from runs import EPOCHS, build_store, losses, run, run_recorded
 from s3 import BUCKET, Fault, S3Server
 
 from loaders.sharded_embeddings import ShardedEmbeddings
@@ -52,6 +52,20 @@ def test_training_ends_with_the_losses_of_the_folder_and_downloads_each_shard_on
 ) -> None:
     assert run(corpus, "--shards", URL, *EPOCHS, "--set", f"{PLACE}.num_workers={workers}")[0] == 0
     assert losses() == expected
+    gets = [path for method, path in server.requests if method == "GET" and path.endswith(".tar")]
+    assert len(gets) == len(set(gets)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_ranks_with_workers_share_one_cache(corpus: Corpus, here: Path, server: S3Server, folder: Path) -> None:
+    settings = (*EPOCHS, "--set", f"{PLACE}.num_workers=1", f"{PLACE}.batch_size=1")
+    found = []
+    for name, store in (("near", folder), ("far", URL)):
+        done = run_recorded(corpus, "--shards", store, *settings, record=here / name, ranks=2)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(losses())
+    assert found[0] == found[1]
     gets = [path for method, path in server.requests if method == "GET" and path.endswith(".tar")]
     assert len(gets) == len(set(gets)) == 9
 
