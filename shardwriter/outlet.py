@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from shardwriter.format import (
     shard_number,
 )
 from shardwriter.index import read_index
-from shardwriter.mirror import Mirror, drop_copies
+from shardwriter.mirror import Mirror
 from shardwriter.plan import SHARD_COLUMNS, read_plan
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ class Upload:
             if plan_number(path.name) is not None and path.name not in self.mirror.files:
                 self._put(path)
         self._planned |= self._read_planned()
+        self._send_leftovers()
         record = self._read_record()
         if record != self._record:
             self._put(self.folder / STORE_FILE)
@@ -126,10 +127,6 @@ class Upload:
 
     def rest(self) -> None:
         """See `Outlet`."""
-        for index in sorted(self.folder.glob(f"*-*{INDEX_SUFFIX}")):
-            if index.name not in self.mirror.files and shard_number(index.stem):
-                logger.info("%s: uploads %s, which an earlier run wrote", self.remote.url, index.stem)
-                self.shard(index.stem)
         self.plans()
         derived = [*self.folder.glob(f"*{INDEX_SUFFIX}"), self.folder / CARD_FILE]
         for path in derived:
@@ -137,6 +134,14 @@ class Upload:
                 self._put(path)
         self._delete_uncounted()
         self.mirror.save_listing()
+
+    def _send_leftovers(self) -> None:
+        """Upload what an earlier run wrote and did not live to upload."""
+        for index in sorted(self.folder.glob(f"*-*{INDEX_SUFFIX}")):
+            if index.name not in self.mirror.files and shard_number(index.stem):
+                logger.info("%s: uploads %s, which an earlier run wrote", self.remote.url, index.stem)
+                self.shard(index.stem)
+        self.wait()
 
     def _send(self, shard: str) -> None:
         parsed = shard_number(shard)
@@ -168,9 +173,12 @@ class Upload:
                 self._delete(name)
 
     def _read_planned(self) -> set[str]:
-        """The shards of all plans that are here."""
-        plans = [path.name for path in self.folder.glob("plan-*.parquet") if plan_number(path.name) is not None]
-        return {shard for name in plans for shard in read_plan(self.folder, name, SHARD_COLUMNS).shards}
+        """The shards of all plans that are here, and can be read: others are not ours."""
+        shards: set[str] = set()
+        for path in self.folder.glob("plan-*.parquet"):
+            with suppress(StoreError):
+                shards.update(read_plan(self.folder, path.name, SHARD_COLUMNS).shards)
+        return shards
 
     def _put(self, path: Path) -> None:
         self.mirror.files[path.name] = self.remote.put(path, path.name)
@@ -190,7 +198,10 @@ class Upload:
     def close(self) -> None:
         """Wait for what is being uploaded; what waits is left to the next build."""
         self._pool.shutdown(cancel_futures=True)
-        drop_copies(self.folder)
+        for tar in self.folder.glob(f"*-*{TAR_SUFFIX}"):
+            index = tar.with_suffix(INDEX_SUFFIX)
+            if tar.name in self.mirror.files and (index.name in self.mirror.files or not index.is_file()):
+                tar.unlink(missing_ok=True)  # a copy; without its index up there, the next build sends it again
 
 
 @contextmanager
