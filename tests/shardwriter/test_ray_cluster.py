@@ -78,6 +78,24 @@ def test_a_lost_node_leaves_the_store_that_one_process_makes(tmp_path: Path, sto
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_node_that_others_hold_is_not_waited_for(corpus: Corpus, store: Path, tmp_path: Path, cluster: Any) -> None:
+    import ray
+
+    class Holds:
+        def here(self) -> None:
+            pass
+
+    holder = ray.remote(Holds).options(num_cpus=1).remote()
+    ray.get(holder.here.remote())
+    build_store(corpus, store, SMALL, splits=("train",), executor=RayCluster(device="cpu"))
+    build_store(corpus, tmp_path / "alone", SMALL, splits=("train",))
+    assert contents(store) == contents(tmp_path / "alone")
+    ray.kill(holder)
+
+
+@needs_ray
+@pytest.mark.slow
 def test_what_an_actor_refuses_ends_the_build(corpus: Corpus, store: Path, cluster: Any) -> None:
     with pytest.raises(ConfigError, match=r"--device cuda: the Ray cluster has none \(CPU 2\).*give --device cpu"):
         build_store(corpus, store, executor=RayCluster(device="cuda"), splits=("train",))
