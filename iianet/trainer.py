@@ -136,7 +136,7 @@ def _loggers(config: Config, folder: Path) -> list[Logger]:
     if "wandb" in wished:
         if find_spec("wandb") is None:
             raise ConfigError(
-                'training.loggers names wandb, which is not installed: pip install "iianet-shards[wandb]"'
+                'training.loggers names wandb, which is not installed: pip install ".[wandb]" in the project\'s folder'
             )
         loggers.append(WandbLogger(name=name, save_dir=folder))
     return loggers

@@ -161,7 +161,9 @@ def _connected(address: str | None) -> Iterator[Any]:
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
-        raise ConfigError("--executor ray: Ray is not installed; pip install 'iianet-shards[ray]'") from error
+        raise ConfigError(
+            "--executor ray: Ray is not installed; pip install '.[ray]' in the project's folder"
+        ) from error
     if ray.is_initialized():
         yield ray
         return
