@@ -10,6 +10,7 @@ from tqdm import tqdm
 from configs.errors import StoreError
 from shardwriter.contents import Contents, entries_of
 from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, merged_index_name, plan_number, shard_number
+from shardwriter.generation import Generations
 from shardwriter.index import read_index
 from shardwriter.mirror import drop_copies, tar_sizes
 from shardwriter.plan import ShardTask
@@ -105,10 +106,14 @@ def _merged_index(contents: Contents, split: str) -> Iterator[str]:
 
 def _leftovers(contents: Contents) -> list[str]:
     """Files that no plan that counts knows of, or that a build left half done."""
-    plans = [*contents.catalog.plans, *([contents.waiting] if contents.waiting else [])]
+    generations = Generations.open(contents.store)
+    begun = [plan for plan in (contents.waiting, generations.compaction) if plan]
+    plans = [*contents.catalog.plans, *begun, *generations.retired]
     planned = {shard for plan in plans for shard in plan.shards}
     names = {plan.name for plan in plans}
-    notes = []
+    notes = [f"{plan.name}: was replaced, and stays while somebody reads it" for plan in generations.retired]
+    if generations.compaction:
+        notes.append(f"{generations.compaction.name}: a --compact that was begun; build-shards --compact goes on")
     there = {path.name for path in contents.store.iterdir()}.union(tar_sizes(contents.store))
     for name in sorted(there):
         stem, suffix = PurePath(name).stem, PurePath(name).suffix

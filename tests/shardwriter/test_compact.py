@@ -106,22 +106,26 @@ def test_shards_are_the_same_after_interruptions(
 
 
 def test_a_build_between_is_not_lost(
-    grown: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    grown: Corpus,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Generations, "switch_to_copies", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             compact(store)
     change_mouth(grown.mouth("tr_003"))
-    corpus = make_corpus(grown.root / "more", {"train": 2, "val": 2})
     with caplog.at_level("INFO"):
         assert build_store(grown, store).encoded["train"] == 1
     assert "a --compact was begun (plan-003.parquet) and waits" in caplog.text
+    shown = run_main(inspect_cli.main, [store, "--verify"], capsys)
+    assert "plan-003.parquet: a --compact that was begun" in shown.out and "does not count" not in shown.out
     before = everything(store)
     compact(store)
     assert everything(store) == before
     assert len(read_store_record(store).plans) == 2
-    assert corpus.root.is_dir()
     assert sum(build_store(grown, store).encoded.values()) == 0
 
 
