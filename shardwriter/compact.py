@@ -86,6 +86,7 @@ class Compaction:
         Raises:
             StoreError: It cannot be done now, or a shard is damaged: what is copied is what was stored.
         """
+        self._refuse_unready(Generations.open(self.store))  # before a folder is made for what is none
         with build_lock(self.store):
             generations = Generations.open(self.store)
             generations.clean()

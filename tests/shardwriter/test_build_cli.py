@@ -177,12 +177,9 @@ def test_full_disk_exits_2_and_the_next_run_goes_on(run: Run, store: Path, monke
     assert len(stored(store, "train")) == 4
 
 
-@pytest.mark.parametrize("flags", [(), ("--compact",)])
-def test_a_folder_that_nobody_can_write_exits_2(
-    corpus: Corpus, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]
-) -> None:
+def test_a_folder_that_nobody_can_write_exits_2(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
     unwritable = Path("/sys/iianet-store")  # not even by root
-    outcome = run_main(main, ["--conf_dir", corpus.config_file, "--shards", unwritable, *flags], capsys)
+    outcome = run_main(main, ["--conf_dir", corpus.config_file, "--shards", unwritable], capsys)
     assert outcome.code == 2
     assert f"{unwritable}: cannot be written" in outcome.err
     assert "choose another --shards folder" in outcome.err

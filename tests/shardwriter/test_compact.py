@@ -218,6 +218,13 @@ def test_flags_that_make_no_sense_with_it_are_refused(
     assert "--compact: copies a whole store in one process" in outcome.err
 
 
+def test_what_is_no_store_is_named_and_not_made(quick: None, corpus: Corpus, store: Path, run: Run) -> None:
+    outcome = run("--compact")
+    assert outcome.code == 2
+    assert f"{store}: is no store yet" in outcome.err
+    assert not store.exists()
+
+
 def test_an_unfinished_store_is_finished_first(quick: None, corpus: Corpus, store: Path, run: Run) -> None:
     build_store(corpus, store, "shardwriter.utterances_per_shard=1", splits=("train",))
     (store / "train-000001.index").unlink()
