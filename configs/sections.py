@@ -159,6 +159,11 @@ class ShardwriterSection(Section):
     """Clips encoded together."""
     num_workers: Count = 2
     """Threads that read mouth npz files ahead of the encoder."""
+    keep_replaced_days: NotNegative | None = None
+    """How long shards stay that --overwrite or --compact replaced, for trainings that began with them.
+
+    null: 7 days behind a URL, where nobody can tell who reads; in a folder as long as they are read.
+    """
 
 
 class ExpSection(Section):

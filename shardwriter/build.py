@@ -120,7 +120,7 @@ class Build:
 
     def open(self) -> None:
         """Read the plans, and delete what dead builds left; the lock must be held, as for all that follows."""
-        self.generations = Generations.open(self.store)
+        self.generations = Generations.open(self.store, self.recipe.config.shardwriter.keep_replaced_days)
         self.generations.clean()
         waiting = self.generations.compaction
         if waiting is not None:

@@ -150,14 +150,15 @@ def _run_compact(config: Config, word: str, cache: Cache, arguments: argparse.Na
     if others or arguments.executor != "local" or Rank.from_environment():
         what = f"--{others[0]}" if others else "ranks, or --executor ray"
         raise ConfigError(f"--compact: copies a whole store in one process, without {what}; leave that out")
-    size = config.shardwriter.utterances_per_shard
+    size, keep = config.shardwriter.utterances_per_shard, config.shardwriter.keep_replaced_days
     if arguments.dry_run:
         report = Compaction(store=store_folder(word, cache), utterances_per_shard=size).survey()
         print("\n".join(report.lines() if report else [NOTHING_TO_COMPACT]))
         print(f"\nNothing was written to {store_name(store_folder(word, cache))}.")
         return ALL_STORED
     with place_to_build(word, cache) as (store, outlet), terminable():
-        report = Compaction(store=store, utterances_per_shard=size, outlet=outlet).run()
+        work = Compaction(store=store, utterances_per_shard=size, outlet=outlet, keep_replaced_days=keep)
+        report = work.run()
         print("\n".join([*(report.lines() if report else [NOTHING_TO_COMPACT]), f"store: {store_name(store)}"]))
     return ALL_STORED
 

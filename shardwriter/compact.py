@@ -1,7 +1,6 @@
 """Copy what counts of a store into new shards, and leave out what newer entries superseded (build-shards --compact)."""
 
 import logging
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,14 +32,14 @@ class CompactReport:
         superseded: Entries that newer ones had taken the place of.
         shards: How many there were, and how many there are.
         stored_bytes: Of their tars, likewise.
-        retired: Plans whose shards stay as long as they are read.
+        kept: What is said of replaced shards that stay.
     """
 
     copied: int
     superseded: int
     shards: tuple[int, int]
     stored_bytes: tuple[int, int]
-    retired: Sequence[str] = ()
+    kept: str = ""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -50,12 +49,7 @@ class CompactReport:
             f"shards:  {self.shards[0]} before, {self.shards[1]} after",
             f"bytes:   {before:.1f} MB before, {after:.1f} MB after",
         ]
-        if self.retired:
-            lines.append(
-                f"The store is being read, so what was replaced stays ({', '.join(self.retired)}); the next "
-                "build-shards deletes it"
-            )
-        return lines
+        return [*lines, f"kept:    {self.kept}"] if self.kept else lines
 
 
 @dataclass(kw_only=True)
@@ -66,11 +60,13 @@ class Compaction:
         store: Folder of the store.
         utterances_per_shard: Of the new shards.
         outlet: Takes what is written to where the store is.
+        keep_replaced_days: See the config's key of this name.
     """
 
     store: Path
     utterances_per_shard: int
     outlet: Outlet = field(default_factory=Folder)
+    keep_replaced_days: float | None = None
 
     def survey(self) -> CompactReport | None:
         """What `run` would do, by the shards that are there; None where there is nothing to do.
@@ -88,7 +84,7 @@ class Compaction:
         """
         self._refuse_unready(Generations.open(self.store))  # before a folder is made for what is none
         with build_lock(self.store):
-            generations = Generations.open(self.store)
+            generations = Generations.open(self.store, self.keep_replaced_days)
             generations.clean()
             report = self._survey(generations)
             if report is None:
@@ -101,7 +97,7 @@ class Compaction:
             finish(self.store, generations.active, {})
             self.outlet.plans()
             self.outlet.rest()
-            report.retired = [retired.name for retired in generations.retired]
+            report.kept = generations.words_of_retired() if generations.retired else ""
             report.shards, report.stored_bytes = _differences(report, self.store, plan)
         return report
 

@@ -253,19 +253,19 @@ class StoreRecord:
         identity: What the embeddings were made with.
         data_root: Folder that the paths in plans and shards are relative to, on the machine that built the store.
         plans: Names of the plans that count, oldest first; the newest entry of a key wins.
-        retired: Names of plans that counted once, whose shards stay until nobody reads them.
+        retired: Plans that counted once, whose shards stay while they may be read, and when they were replaced: names,
+            and UTC times in ISO 8601.
     """
 
     identity: Identity
     data_root: str | None
     plans: tuple[str, ...]
-    retired: tuple[str, ...] = ()
+    retired: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As store.json holds it."""
         said = {"format": FORMAT_NAME, "version": FORMAT_VERSION, **asdict(self), "plans": list(self.plans)}
-        retired = {"retired": list(said.pop("retired"))} if self.retired else {}
-        return {**said, **retired}
+        return said if self.retired else {name: value for name, value in said.items() if name != "retired"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "StoreRecord":
@@ -276,5 +276,5 @@ class StoreRecord:
             identity=Identity(**data["identity"]),
             data_root=data["data_root"],
             plans=tuple(data["plans"]),
-            retired=tuple(data.get("retired", ())),
+            retired=dict(data.get("retired", {})),
         )

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from shardwriter.format import (
     shard_number,
 )
 from shardwriter.manifest import Manifest
-from shardwriter.mirror import tar_sizes
+from shardwriter.mirror import mirror_at, tar_sizes
 from shardwriter.plan import Plan, make_plan, read_plan, write_plan
 from shardwriter.reading import kept_from_readers
 from shardwriter.work import Work
 
 logger = logging.getLogger(__name__)
+
+KEPT_BEHIND_URL_DAYS = 7.0
+"""How long what was replaced stays where nobody can tell who reads it: longer than most trainings."""
 
 
 @dataclass(kw_only=True)
@@ -38,6 +42,7 @@ class Generations:
         replacement: A plan that will take their place once it is complete, if one was begun.
         compaction: Likewise, whose shards are copied from theirs.
         retired: Plans that counted once, whose shards may be read still.
+        keep_replaced: Days that those stay at least; None: as long as they may be read.
         orphans: Plans that do not count and never will: of builds that died before or after they counted.
     """
 
@@ -47,14 +52,18 @@ class Generations:
     replacement: Plan | None = None
     compaction: Plan | None = None
     retired: list[Plan] = field(default_factory=list)
+    keep_replaced: float | None = None
     orphans: list[Plan] = field(default_factory=list)
 
     @classmethod
-    def open(cls, store: Path) -> "Generations":
-        """Read a store's plans."""
+    def open(cls, store: Path, keep_replaced: float | None = None) -> "Generations":
+        """Read a store's plans; replaced ones are kept for so many days (`shardwriter.keep_replaced_days`)."""
         catalog = Catalog.open(store) if is_store(store) else None
         found = cls(
-            store=store, record=catalog.record if catalog else None, active=list(catalog.plans) if catalog else []
+            store=store,
+            record=catalog.record if catalog else None,
+            active=list(catalog.plans) if catalog else [],
+            keep_replaced=keep_replaced,
         )
         counting = found.record.plans if found.record else ()
         retired = found.record.retired if found.record else ()
@@ -173,24 +182,46 @@ class Generations:
         self.drop_retired()
 
     def drop_retired(self) -> None:
-        """Delete what counted once, unless somebody reads the store: a training that began with it goes on with it."""
-        if not self.retired:
-            if self.record is not None and self.record.retired:  # their deletion was interrupted when it was done
-                self._count(self.record.identity, self.record.data_root)
+        """Delete what counted once, unless it is to be kept, or somebody reads the store: a training that began with it
+        goes on with it."""
+        if self.record is None:
             return
-        with kept_from_readers(self.store) as free:
-            if not free:
-                logger.info(
-                    "%s: is being read, so what was replaced stays (%s); the next build-shards deletes it",
-                    self.store,
-                    ", ".join(plan.name for plan in self.retired),
-                )
-                return
-            for plan in self.retired:
-                self.drop(plan)
-            self.retired = []
-            assert self.record is not None
+        due = [plan for plan in self.retired if self._is_due(plan)]
+        if due:
+            with kept_from_readers(self.store) as free:
+                if free:
+                    for plan in due:
+                        self.drop(plan)
+                        self.retired.remove(plan)
+        if len(self.retired) != len(self.record.retired):  # also where an earlier deletion was interrupted at its end
             self._count(self.record.identity, self.record.data_root)
+        if self.retired:
+            logger.info("%s: %s", self.store, self.words_of_retired())
+
+    def words_of_retired(self) -> str:
+        """Why what was replaced is there, and how it goes."""
+        names = ", ".join(plan.name for plan in self.retired)
+        waiting = [plan for plan in self.retired if not self._is_due(plan)]
+        if not waiting:
+            return f"the store is being read, so what was replaced stays ({names}); the next build-shards deletes it"
+        until = max(self._replaced(plan) for plan in waiting) + self._kept_for
+        return (
+            f"what was replaced stays for trainings that read it ({names}); a build-shards after "
+            f"{until:%Y-%m-%d %H:%M} UTC deletes it, or one with --set shardwriter.keep_replaced_days=0 now"
+        )
+
+    def _is_due(self, plan: Plan) -> bool:
+        return datetime.now(UTC) - self._replaced(plan) >= self._kept_for
+
+    @property
+    def _kept_for(self) -> timedelta:
+        if self.keep_replaced is not None:
+            return timedelta(days=self.keep_replaced)
+        return timedelta(days=KEPT_BEHIND_URL_DAYS if mirror_at(self.store) else 0)
+
+    def _replaced(self, plan: Plan) -> datetime:
+        assert self.record is not None
+        return datetime.fromisoformat(self.record.retired[plan.name])
 
     def drop(self, plan: Plan) -> None:
         """Delete a plan that does not count, and its shards; merged indexes are derived, and would name them."""
@@ -219,11 +250,12 @@ class Generations:
         )
 
     def _count(self, identity: Identity, data_root: str | None) -> None:
+        earlier, now = self.record.retired if self.record else {}, datetime.now(UTC).isoformat(timespec="seconds")
         self.record = StoreRecord(
             identity=identity,
             data_root=data_root,
             plans=tuple(plan.name for plan in self.active),
-            retired=tuple(plan.name for plan in self.retired),
+            retired={plan.name: earlier.get(plan.name, now) for plan in self.retired},
         )
         write_store_record(self.store, self.record)
 

@@ -111,7 +111,7 @@ def _leftovers(contents: Contents) -> list[str]:
     plans = [*contents.catalog.plans, *begun, *generations.retired]
     planned = {shard for plan in plans for shard in plan.shards}
     names = {plan.name for plan in plans}
-    notes = [f"{plan.name}: was replaced, and stays while somebody reads it" for plan in generations.retired]
+    notes = [f"{plan.name}: was replaced, and stays while it may be read" for plan in generations.retired]
     if generations.compaction:
         notes.append(f"{generations.compaction.name}: a --compact that was begun; build-shards --compact goes on")
     there = {path.name for path in contents.store.iterdir()}.union(tar_sizes(contents.store))

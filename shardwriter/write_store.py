@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,7 +104,8 @@ def write_store(
             table=pa.Table.from_pylist(rows, schema=PLAN_SCHEMA),
         )
         write_plan(store, plan)
-        write_store_record(store, StoreRecord(identity=made, data_root=None, plans=(*plans, plan.name)))
+        held = generations.record or StoreRecord(identity=made, data_root=None, plans=())
+        write_store_record(store, replace(held, plans=(*plans, plan.name)))
         finish(store, Catalog.open(store).plans, {})
     return len(rows)
 

@@ -1,6 +1,8 @@
 """build-shards --compact: the newest copies alone, copied byte for byte, whatever happens meanwhile."""
 
 import gc
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from configs.errors import StoreError
 from iianet.encoder_source import EncoderSource
 from loaders.sharded_embeddings import ShardedEmbeddings
 from shardwriter import inspect_cli
-from shardwriter.catalog import Catalog, read_store_record
+from shardwriter.catalog import Catalog, read_store_record, write_store_record
 from shardwriter.compact import Compaction
 from shardwriter.copied_split import CopiedSplit
 from shardwriter.generation import Generations
@@ -164,7 +166,8 @@ def test_who_reads_meanwhile_is_not_disturbed(grown: Corpus, store: Path, how: s
     first = next(batches)
     old = {path.name for path in store.glob("*.tar")}
     if how == "compact":
-        assert len(compact(store).retired) == 3
+        kept = compact(store).kept
+        assert "is being read, so what was replaced stays (plan-000.parquet, plan-001.parquet, plan-002.par" in kept
     else:
         build_store(grown, store, overwrite=True)
     assert old <= {path.name for path in store.glob("*.tar")}
@@ -178,6 +181,23 @@ def test_who_reads_meanwhile_is_not_disturbed(grown: Corpus, store: Path, how: s
     build_store(grown, store)
     assert not old & {path.name for path in store.glob("*.tar")}
     assert read(ShardedEmbeddings(store, batch_size=1)) == expected
+
+
+def test_what_was_replaced_stays_for_the_days_that_the_config_says(grown: Corpus, store: Path) -> None:
+    old = {path.name for path in store.glob("*.tar")}
+    Compaction(store=store, utterances_per_shard=PER_SHARD, keep_replaced_days=1).run()
+    build_store(grown, store, "shardwriter.keep_replaced_days=1")
+    assert old <= {path.name for path in store.glob("*.tar")}
+    record = read_store_record(store)
+    day_before = {name: f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%dT%H:%M:%S%z}" for name in record.retired}
+    write_store_record(
+        store, replace(record, retired={**day_before, "plan-001.parquet": record.retired["plan-001.parquet"]})
+    )
+    build_store(grown, store, "shardwriter.keep_replaced_days=1")
+    assert set(read_store_record(store).retired) == {"plan-001.parquet"}
+    build_store(grown, store)
+    assert not read_store_record(store).retired
+    assert not old & {path.name for path in store.glob("*.tar")}
 
 
 def test_damage_is_not_copied(grown: Corpus, store: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,10 @@ from s3 import BUCKET, S3Server
 from configs.errors import StoreError
 from loaders.store import open_reader
 from shardwriter import build_cli, inspect_cli
-from shardwriter.claim import CLAIM_PREFIX, DEAD_AFTER_SECONDS, _is_dead
+from shardwriter.claim import CLAIM_PREFIX, DEAD_AFTER_SECONDS, _is_dead, claimed
 from shardwriter.remote import RemoteFile, RemoteStore
+
+NOTHING_KEPT = ("--set", "shardwriter.keep_replaced_days=0")
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -180,7 +183,7 @@ def test_faults_that_pass_are_not_noticed(
 def test_an_overwrite_takes_the_place_of_all_that_was_there(build: Any, inspect: Any, server: S3Server) -> None:
     build()
     before = set(objects(server))
-    assert build("--overwrite", "--dtype", "int8").code == 0
+    assert build("--overwrite", "--dtype", "int8", *NOTHING_KEPT).code == 0
     assert not before & set(objects(server))
     shown = inspect("--verify")
     assert shown.code == 0, shown.out
@@ -192,7 +195,7 @@ def test_what_others_keep_below_the_same_prefix_stays(build: Any, inspect: Any, 
     for name, content in foreign.items():
         server.write(name, content)
     assert build().code == 0
-    assert build("--overwrite", "--dtype", "float32").code == 0
+    assert build("--overwrite", "--dtype", "float32", *NOTHING_KEPT).code == 0
     assert {name: server.read(name) for name in foreign} == foreign
     assert "all as the indexes say" in inspect("--verify").out
 
@@ -203,13 +206,43 @@ def test_a_bucket_is_compacted(build: Any, inspect: Any, server: S3Server, corpu
     build()
     before = {row: open_reader(URL, "train").read(row).tobytes() for row in range(5)}
     shutil.rmtree(tmp_path / "cache")
-    outcome = build("--compact")
+    outcome = build("--compact", *NOTHING_KEPT)
     assert outcome.code == 0, outcome.err
     assert "9 copied, 1 superseded ones left out" in outcome.out
     assert len([name for name in server.names(PREFIX) if name.endswith(".tar")]) == 4
     assert sorted(open_reader(URL, "train").read(row).tobytes() for row in range(5)) == sorted(before.values())
     shown = inspect("--verify", "--against", corpus.config_file)
     assert shown.code == 0, shown.out
+
+
+@pytest.mark.parametrize("how", ["--compact", "--overwrite"])
+def test_a_training_elsewhere_goes_on_with_what_was_replaced(
+    how: str, build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path, monkeypatch: Any
+) -> None:
+    build("--utterances_per_shard", 2)
+    change_mouth(corpus.mouth(corpus.names["train"][0]))
+    build()
+    old = {name for name in server.names(PREFIX) if name.endswith(".tar")}
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+        reader = open_reader(URL, "train")
+    outcome = build(how)
+    assert outcome.code == 0, outcome.err
+    kept = outcome.out if how == "--compact" else outcome.err
+    assert "what was replaced stays for trainings that read it (plan-000.parquet, plan-001.parquet)" in kept
+    assert old < set(server.names(PREFIX))
+    assert not list((tmp_path / "elsewhere").rglob("*.tar"))  # all of it is still to come
+    now = open_reader(URL, "train")
+    assert {reader.key(row): reader.read(row).tobytes() for row in range(5)} == {
+        now.key(row): now.read(row).tobytes() for row in range(5)
+    }
+    shown = inspect("--verify", "--against", corpus.config_file)
+    assert shown.code == 0, shown.out
+    assert "plan-000.parquet: was replaced, and stays while it may be read" in shown.out
+    assert build(*NOTHING_KEPT).code == 0
+    assert not old & set(server.names(PREFIX))
+    assert "plan-000.parquet" not in server.names(PREFIX)
+    assert inspect("--verify", "--against", corpus.config_file).code == 0
 
 
 def test_a_second_build_refuses_and_names_the_first(build: Any, server: S3Server) -> None:
@@ -226,8 +259,6 @@ def test_a_second_build_refuses_and_names_the_first(build: Any, server: S3Server
 def test_claims_of_the_dead_do_not_count() -> None:
     own = RemoteFile(1, "", 10_000.0)
     dead = 2**22 + 1  # above the highest process number
-    import socket
-
     here = f"{CLAIM_PREFIX}{socket.gethostname()}"
     assert _is_dead(f"{here}.{dead}.abc", RemoteFile(1, "", 10_000.0), own)
     assert not _is_dead(f"{here}.1.abc", RemoteFile(1, "", 0.0), own)
@@ -236,8 +267,6 @@ def test_claims_of_the_dead_do_not_count() -> None:
 
 
 def test_of_builds_that_start_at_once_at_most_one_goes_on(server: S3Server) -> None:
-    from shardwriter.claim import claimed
-
     start, ended = threading.Barrier(4), threading.Barrier(4)
     held: list[int] = []
 

@@ -1,6 +1,7 @@
 """write_store: a store of any embeddings."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from builds import contents, samples, stored
 from configs.errors import StoreError
 from loaders.sharded_embeddings import ShardedEmbeddings
 from shardwriter import write_store
-from shardwriter.catalog import Catalog
+from shardwriter.catalog import Catalog, read_store_record, write_store_record
 from shardwriter.format import escape_key
 from shardwriter.quantize import quantize
 from shardwriter.write_store import Sample
@@ -245,3 +246,12 @@ def test_shards_of_no_utterances_are_refused(tmp_path: Path) -> None:
 def test_first_sample_that_is_no_array_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"'clip\.0' is a list"):
         write_store(tmp_path, replaced(0, embedding=[[0.0]]))
+
+
+def test_a_split_that_is_added_changes_nothing_else_of_the_record(tmp_path: Path) -> None:
+    write_store(tmp_path, make_samples(3))
+    before = replace(read_store_record(tmp_path), data_root="/corpus")
+    write_store_record(tmp_path, before)
+    write_store(tmp_path, make_samples(3), split="val")
+    after = read_store_record(tmp_path)
+    assert after == replace(before, plans=("plan-000.parquet", "plan-001.parquet"))
