@@ -22,10 +22,10 @@ def place_to_build(word: str, cache: Cache) -> Iterator[tuple[Path, Outlet]]:
     if not is_remote(word):
         yield store_folder(word, cache), Folder()
         return
-    with claimed(RemoteStore.at(word)):
+    with claimed(RemoteStore.at(word)) as claim:
         ending = "-build"  # a folder of its own: it holds what is not uploaded yet
         before = forget_record(word, cache.folder, ending)
         plans = {name: file.version for name, file in before.items() if plan_number(name) is not None}
         mirror = open_mirror(word, cache.folder, cache.limit, ending)
-        with uploading(mirror, plans) as upload:
+        with uploading(mirror, plans, claim.check) as upload:
             yield mirror.folder, upload

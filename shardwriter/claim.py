@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +24,51 @@ CLAIM_PREFIX = ".building-"
 REFRESH_SECONDS = 60.0
 DEAD_AFTER_SECONDS = 600.0
 """A build that has not written its claim for so long is dead; one of this machine is asked for by its number."""
+LOST_AFTER_SECONDS = 540.0
+"""It must have stopped writing before that."""
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while a machine sleeps
+
+
+class Claim:
+    """A build's own claim, which a thread keeps fresh."""
+
+    def __init__(self, remote: RemoteStore, name: str, words: bytes) -> None:
+        self.remote = remote
+        self.name = name
+        self._words = words
+        self._is_deleted = False
+        self.write()
+
+    def write(self) -> None:
+        """Write it once more. Raises StoreError where that fails."""
+        begun = time.clock_gettime(_CLOCK)
+        self.remote.write(self.name, self._words)
+        self._written = begun
+
+    def check(self) -> None:
+        """To be called before anything is written. Raises StoreError where another build may have begun meanwhile."""
+        unwritten = time.clock_gettime(_CLOCK) - self._written
+        if self._is_deleted or unwritten > LOST_AFTER_SECONDS:
+            why = "was deleted" if self._is_deleted else f"could not be written for {unwritten / 60:.0f} minutes"
+            raise StoreError(
+                f"{self.remote.url}/{self.name}: this build's claim {why}, so another build may be writing by now; "
+                "what is whole up there stays so. Run the command again to go on"
+            )
+
+    def keep(self, ended: threading.Event) -> None:
+        """Write it again and again, unless somebody deleted it."""
+        while not self._is_deleted and not ended.wait(REFRESH_SECONDS):
+            try:
+                self.remote.read(self.name)
+                self.write()
+            except FileNotFoundError:
+                self._is_deleted = True
+            except StoreError as error:
+                logger.warning("%s; if this lasts, the build stops, for another may take it for dead", error)
 
 
 @contextmanager
-def claimed(remote: RemoteStore) -> Iterator[None]:
+def claimed(remote: RemoteStore) -> Iterator[Claim]:
     """Hold a store against other builds.
 
     Raises:
@@ -34,14 +76,14 @@ def claimed(remote: RemoteStore) -> Iterator[None]:
     """
     name = f"{CLAIM_PREFIX}{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
     words = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
-    remote.write(name, words.encode())
+    claim = Claim(remote, name, words.encode())
     try:
         _refuse_others(remote, name)
         ended = threading.Event()
-        keeper = threading.Thread(target=_keep, args=(remote, name, words.encode(), ended), daemon=True)
+        keeper = threading.Thread(target=claim.keep, args=(ended,), daemon=True)
         keeper.start()
         try:
-            yield
+            yield claim
         finally:
             ended.set()
             keeper.join()
@@ -75,12 +117,3 @@ def _is_dead(name: str, other: RemoteFile, own: RemoteFile) -> bool:
     if other.modified is None or own.modified is None:
         return False
     return own.modified - other.modified > DEAD_AFTER_SECONDS
-
-
-def _keep(remote: RemoteStore, name: str, words: bytes, ended: threading.Event) -> None:
-    """Write a claim again and again."""
-    while not ended.wait(REFRESH_SECONDS):
-        try:
-            remote.write(name, words)
-        except StoreError as error:
-            logger.warning("%s; if this lasts, another build may take this one for dead", error)

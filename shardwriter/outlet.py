@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,10 +67,15 @@ class Upload:
 
     A shard's tar goes up before its index, plans before the record that names them, so that the store is whole for
     whoever reads it meanwhile. What goes missing on the way is sent by the next build.
+
+    Args:
+        mirror: That is built in.
+        before_writing: Raises StoreError where this build may not write any more.
     """
 
-    def __init__(self, mirror: Mirror) -> None:
+    def __init__(self, mirror: Mirror, before_writing: Callable[[], None]) -> None:
         self.mirror = mirror
+        self.before_writing = before_writing
         self.folder = mirror.folder
         self.remote = mirror.remote
         self.sent = 0
@@ -181,9 +186,11 @@ class Upload:
         return shards
 
     def _put(self, path: Path) -> None:
+        self.before_writing()
         self.mirror.files[path.name] = self.remote.put(path, path.name)
 
     def _delete(self, name: str) -> None:
+        self.before_writing()
         if self.mirror.files.pop(name, None) is not None:
             self.remote.delete(name)
 
@@ -205,9 +212,9 @@ class Upload:
 
 
 @contextmanager
-def uploading(mirror: Mirror, before: dict[str, str]) -> Iterator[Upload]:
-    """Upload what a build writes into a mirror, inside the block; see `Upload.settle`."""
-    upload = Upload(mirror)
+def uploading(mirror: Mirror, before: dict[str, str], before_writing: Callable[[], None]) -> Iterator[Upload]:
+    """Upload what a build writes into a mirror, inside the block; see `Upload` and `Upload.settle`."""
+    upload = Upload(mirror, before_writing)
     upload.settle(before)
     try:
         yield upload

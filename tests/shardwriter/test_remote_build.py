@@ -19,6 +19,7 @@ from s3 import BUCKET, S3Server
 from configs.errors import StoreError
 from loaders.store import open_reader
 from shardwriter import build_cli, inspect_cli
+from shardwriter import claim as claim_module
 from shardwriter.claim import CLAIM_PREFIX, DEAD_AFTER_SECONDS, _is_dead, claimed
 from shardwriter.remote import RemoteFile, RemoteStore
 
@@ -264,6 +265,27 @@ def test_claims_of_the_dead_do_not_count() -> None:
     assert not _is_dead(f"{here}.1.abc", RemoteFile(1, "", 0.0), own)
     assert not _is_dead(f"{CLAIM_PREFIX}far.1.abc", RemoteFile(1, "", 10_000.0 - DEAD_AFTER_SECONDS), own)
     assert _is_dead(f"{CLAIM_PREFIX}far.1.abc", RemoteFile(1, "", 9_999.0 - DEAD_AFTER_SECONDS), own)
+
+
+def test_a_build_whose_claim_was_deleted_writes_no_more(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claimed(RemoteStore.at(URL)) as claim:
+        claim.check()
+        server.delete(f"{PREFIX}/{claim.name}")
+        monkeypatch.setattr(claim_module, "REFRESH_SECONDS", 0)
+        claim.keep(threading.Event())  # ends, since it finds none
+        assert not [name for name in server.names(PREFIX) if name.startswith(CLAIM_PREFIX)]
+        with pytest.raises(StoreError, match=r"this build's claim was deleted, so another build may be writing by now"):
+            claim.check()
+
+
+def test_a_build_that_could_not_keep_its_claim_uploads_nothing(
+    build: Any, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim_module, "LOST_AFTER_SECONDS", 0)
+    outcome = build()
+    assert outcome.code == 2
+    assert "this build's claim could not be written for 0 minutes" in outcome.err
+    assert server.names(PREFIX) == []
 
 
 def test_of_builds_that_start_at_once_at_most_one_goes_on(server: S3Server) -> None:
