@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.errors import StoreError
-from shardwriter.mirror import open_tar_file
+from shardwriter.mirror import mirror_at, open_tar_file
 
 OPEN_SHARDS = 128
 """Files kept open at a time, well below the usual limit of 1024 for a process."""
+OPEN_DELETED = 16
+"""Of a cache, those used last stay open although they were deleted to make room: they take disk until closed."""
 
 
 class ShardFiles:
@@ -70,6 +72,10 @@ class ShardFiles:
         self._open[shard] = mapped, np.frombuffer(mapped, dtype=np.uint8)
         if len(self._open) > OPEN_SHARDS:
             self._open.popitem(last=False)  # unmapped when the last view of it is gone
+        if mirror_at(self.paths[shard].parent):
+            for other in list(self._open)[:-OPEN_DELETED]:
+                if not self.paths[other].exists():
+                    del self._open[other]
         return self._open[shard]
 
     def __getstate__(self) -> dict[str, Any]:

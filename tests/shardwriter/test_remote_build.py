@@ -17,6 +17,7 @@ from remote import PREFIX, URL, bucket
 from s3 import BUCKET, S3Server
 
 from configs.errors import StoreError
+from loaders import shard_files
 from loaders.store import open_reader
 from shardwriter import build_cli, inspect_cli
 from shardwriter import claim as claim_module
@@ -352,3 +353,22 @@ def test_digests_are_those_of_the_bytes_in_the_bucket(build: Any, server: S3Serv
     assert shown.code == 1
     assert f"{URL}/train-000000.tar: cannot be read after 5 attempts" in shown.out
     assert xxhash.xxh3_64_hexdigest(bytes(content)) in shown.out
+
+
+def test_few_of_the_copies_that_made_room_stay_open(
+    build: Any, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build("--utterances_per_shard", 1)
+    monkeypatch.setattr(shard_files, "OPEN_DELETED", 2)
+    reader = open_reader(URL, "train")
+    expected = [reader.read(row).tobytes() for row in range(5)]
+    for row in range(5):
+        assert reader.read(row).tobytes() == expected[row]
+    assert len(reader.files._open) == 5  # all are in the cache
+    for path in (tmp_path / "cache").rglob("*.tar"):
+        path.unlink()
+    again = open_reader(URL, "train")
+    for row in range(5):
+        assert again.read(row).tobytes() == expected[row]
+        again.files.paths[int(again.shard_of[row])].unlink()
+    assert list(again.files._open) == [int(again.shard_of[row]) for row in (3, 4)]
