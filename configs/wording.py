@@ -1,4 +1,4 @@
-"""Words that every configuration error shares: how a found value is shown and what was perhaps meant."""
+"""Words that messages share: how a found value is shown, what was perhaps meant, and how many there are."""
 
 import difflib
 import reprlib
@@ -35,6 +35,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
         return ""
     more = ", ..." if len(names) > LISTED else ""
     return f"; known: {', '.join(names[:LISTED])}{more}"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 shard`, `2,000 shards`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def either(names: Iterable[str]) -> str:

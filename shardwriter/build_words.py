@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from configs.wording import counted
 from shardwriter.build import Build
 from shardwriter.build_report import BuildReport
 from shardwriter.format import parse_view_split
@@ -44,9 +45,10 @@ def show_stopped(build: Build) -> None:
     """Say what a signal left of a build."""
     report, left = build.report, build.unpublished()
     print(
-        f"\nStopped: {report.shards} shards were published, {report.stored_bytes / 1e6:.1f} MB, {report.seconds:.1f} "
-        f"s; {len(left)} are left, of {sum(len(task.rows) for task in left)} utterances. What was encoded of these is "
-        f"lost; every published shard is whole, and the same command goes on.\nstore: {store_name(build.store)}"
+        f"\nStopped. Published: {counted(report.shards, 'shard')}, {report.stored_bytes / 1e6:.1f} MB, "
+        f"{report.seconds:.1f} s. Left: {counted(len(left), 'shard')} of "
+        f"{counted(sum(len(task.rows) for task in left), 'utterance')}; what was encoded of these is lost. Every "
+        f"published shard is whole, and the same command goes on.\nstore: {store_name(build.store)}"
     )
 
 
@@ -54,11 +56,11 @@ def totals(report: BuildReport) -> str:
     """What was encoded and stored, in one line."""
     encoded = sum(report.encoded.values())
     views = sum(count for split, count in report.encoded.items() if parse_view_split(split)[1])
-    what = f"{encoded - views} utterances" + (f" and {views} views" if views else "")
+    what = counted(encoded - views, "utterance") + (f" and {counted(views, 'view')}" if views else "")
     rate = f" ({encoded / report.seconds:.1f} {'embeddings' if views else 'utterances'}/s)" if encoded else ""
     audio = f" ({report.audio_bytes / 1e6:.1f} MB of it audio)" if report.audio_bytes else ""
     stored = f"{report.stored_bytes / 1e6:.1f} MB{audio}"
-    return f"{what} in {report.shards} shards, {stored}, {report.seconds:.1f} s{rate}"
+    return f"{what} in {counted(report.shards, 'shard')}, {stored}, {report.seconds:.1f} s{rate}"
 
 
 def _any(report: BuildReport, why: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from configs.errors import StoreError
+from configs.wording import counted
 from shardwriter.catalog import Catalog, SplitCatalog, complete_shards, splits_of
 from shardwriter.completion import finish, unfinished_tasks
 from shardwriter.copied_split import CopiedSplit
@@ -132,8 +133,8 @@ class Compaction:
         left = unfinished_tasks(self.store, base, splits_of(base))
         if left:
             raise StoreError(
-                f"{store_name(self.store)}: {len(left)} planned shards are not built yet (e.g. {left[0].shard}); run "
-                "build-shards without --compact first, then compact"
+                f"{store_name(self.store)}: {counted(len(left), 'planned shard')} not built yet (e.g. "
+                f"{left[0].shard}); run build-shards without --compact first, then compact"
             )
 
     def _manifests(self) -> dict[str, Manifest]:

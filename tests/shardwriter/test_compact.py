@@ -250,4 +250,4 @@ def test_an_unfinished_store_is_finished_first(quick: None, corpus: Corpus, stor
     (store / "train-000001.index").unlink()
     outcome = run("--compact")
     assert outcome.code == 2
-    assert "1 planned shards are not built yet (e.g. train-000001)" in outcome.err
+    assert "1 planned shard not built yet (e.g. train-000001)" in outcome.err
