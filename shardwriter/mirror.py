@@ -222,7 +222,7 @@ def open_mirror(url: str, cache: Path, limit: int, ending: str = "") -> Mirror:
 
 
 def forget_record(url: str, cache: Path, ending: str) -> dict[str, RemoteFile]:
-    """Let a mirror be opened with the record that is behind the URL: a build that died may have written one here.
+    """Let a mirror be opened with the record and card behind the URL: a build that died may have written others here.
 
     Returns:
         What lay behind the URL when the mirror was refreshed last.
@@ -231,7 +231,8 @@ def forget_record(url: str, cache: Path, ending: str) -> dict[str, RemoteFile]:
         StoreError: It is no URL of a store.
     """
     mirror = _mirror_of(url, cache, 0, ending)
-    (mirror.folder / STORE_FILE).unlink(missing_ok=True)
+    for name in (STORE_FILE, CARD_FILE):
+        (mirror.folder / name).unlink(missing_ok=True)
     return dict(mirror.files)
 
 

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 UPLOADS = 2
 """Shards that are uploaded at a time."""
+DELETIONS = 16
+"""Objects that are deleted at a time: each is a journey."""
 WAITING = 4
 """Shards that may wait for it: where the network is slower than the encoder, the build waits."""
 
@@ -79,7 +81,9 @@ class Upload:
         self.folder = mirror.folder
         self.remote = mirror.remote
         self.sent = 0
-        self._record = self._read_record() if STORE_FILE in mirror.files else b""
+        self._above: dict[str, bytes | None] = {
+            name: self._read(name) for name in (STORE_FILE, CARD_FILE) if name in mirror.files
+        }
         self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
         self._running: deque[Future[None]] = deque()
         self._planned = self._read_planned()
@@ -118,10 +122,7 @@ class Upload:
                 self._put(path)
         self._planned |= self._read_planned()
         self._send_leftovers()
-        record = self._read_record()
-        if record != self._record:
-            self._put(self.folder / STORE_FILE)
-            self._record = record
+        self._put_changed(STORE_FILE)
         self.mirror.save_listing()  # tells the next build, should this one die, of which plan the shards here are
 
     def shard(self, shard: str) -> None:
@@ -133,10 +134,10 @@ class Upload:
     def rest(self) -> None:
         """See `Outlet`."""
         self.plans()
-        derived = [*self.folder.glob(f"*{INDEX_SUFFIX}"), self.folder / CARD_FILE]
-        for path in derived:
-            if path.is_file() and not shard_number(path.stem) and (self.sent or path.name not in self.mirror.files):
+        for path in self.folder.glob(f"*{INDEX_SUFFIX}"):
+            if not shard_number(path.stem) and (self.sent or path.name not in self.mirror.files):
                 self._put(path)
+        self._put_changed(CARD_FILE)
         self._delete_uncounted()
         self.mirror.save_listing()
 
@@ -168,14 +169,15 @@ class Upload:
         gone = sorted(self._planned - self._read_planned())
         splits = sorted({shard.rpartition("-")[0] for shard in gone})
         merged = [merged_index_name(split) for split in splits]
-        for name in [name for name in merged if not (self.folder / name).is_file()]:
-            self._delete(name)
-        for suffix in (INDEX_SUFFIX, TAR_SUFFIX):  # the index first: what has an index is complete
-            for shard in gone:
-                self._delete(f"{shard}{suffix}")
-        for name in [name for name in self.mirror.files if plan_number(name) is not None]:
-            if not (self.folder / name).is_file():
-                self._delete(name)
+        plans = [name for name in self.mirror.files if plan_number(name) is not None]
+        for names in (
+            [name for name in merged if not (self.folder / name).is_file()],
+            [f"{shard}{INDEX_SUFFIX}" for shard in gone],  # before their tars: what has an index is complete
+            [f"{shard}{TAR_SUFFIX}" for shard in gone],
+            [name for name in plans if not (self.folder / name).is_file()],
+        ):
+            with ThreadPoolExecutor(DELETIONS, thread_name_prefix="delete") as pool:
+                deque(pool.map(self._delete, names), maxlen=0)
 
     def _read_planned(self) -> set[str]:
         """The shards of all plans that are here, and can be read: others are not ours."""
@@ -184,6 +186,13 @@ class Upload:
             with suppress(StoreError):
                 shards.update(read_plan(self.folder, path.name, SHARD_COLUMNS).shards)
         return shards
+
+    def _put_changed(self, name: str) -> None:
+        """Upload what may change from build to build, if it did."""
+        content = self._read(name)
+        if content is not None and content != self._above.get(name):
+            self._put(self.folder / name)
+            self._above[name] = content
 
     def _put(self, path: Path) -> None:
         self.before_writing()
@@ -199,8 +208,9 @@ class Upload:
         while self._running:
             self._running.popleft().result()
 
-    def _read_record(self) -> bytes:
-        return (self.folder / STORE_FILE).read_bytes()
+    def _read(self, name: str) -> bytes | None:
+        path = self.folder / name
+        return path.read_bytes() if path.is_file() else None
 
     def close(self) -> None:
         """Wait for what is being uploaded; what waits is left to the next build."""

@@ -143,6 +143,16 @@ def test_a_build_that_ends_at_any_upload_is_completed_by_the_next(
     assert "all as the indexes say" in shown.out
 
 
+def test_the_card_is_that_of_the_store_although_a_build_ended_before_it(build: Any, server: S3Server) -> None:
+    assert build().code == 0
+    server.fail("PUT", "README.md", "500", times=100)
+    assert build("--overwrite", "--dtype", "int8").code == 2
+    assert b"float16 array" in server.read(f"{PREFIX}/README.md")
+    server.rules.clear()
+    assert build().code == 0  # nothing is left to be done but that
+    assert b"int8 array" in server.read(f"{PREFIX}/README.md")
+
+
 def test_shards_left_here_of_a_plan_that_another_machine_replaced_are_not_uploaded(
     build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
 ) -> None:
