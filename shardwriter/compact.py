@@ -89,6 +89,9 @@ class Compaction:
             generations.clean()
             report = self._survey(generations)
             if report is None:
+                active = generations.active
+                if not all((self.store / merged_index_name(split)).is_file() for split in splits_of(active)):
+                    finish(self.store, active, {})  # what was to be deleted took them away
                 self.outlet.rest()
                 return None
             plan = generations.compaction or generations.compact(self._manifests(), self.utterances_per_shard)

@@ -107,6 +107,30 @@ def test_shards_are_the_same_after_interruptions(
     assert contents(store) == contents(tmp_path / "other")
 
 
+def test_one_that_ends_while_it_deletes_leaves_the_rest_to_the_next(
+    grown: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop = Generations.drop
+
+    def drop_and_die(self: Generations, plan: Any) -> None:
+        drop(self, plan)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Generations, "drop", drop_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            compact(store)
+    assert not (store / "train.index").exists()
+    assert compact(store) is None
+    assert not read_store_record(store).retired
+    assert [path.name for path in store.glob("plan-*")] == ["plan-003.parquet"]
+    assert {path.name for path in store.glob("*.index") if "-" not in path.name} == {
+        "train.index",
+        "val.index",
+        "test.index",
+    }
+
+
 def test_a_build_between_is_not_lost(
     grown: Corpus,
     store: Path,
