@@ -1,5 +1,7 @@
-"""An S3 server on loopback, moto's, that can be told to fail."""
+"""An S3 server on loopback, moto's, that can be told to fail, and to kill its clients."""
 
+import os
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -26,17 +28,29 @@ class Rule:
 
 
 @dataclass
+class Kill:
+    """A process that dies at a request that writes: the `at`-th, which is carried out before, or is not."""
+
+    pid: int
+    at: int
+    is_carried_out: bool
+    writes: int = 0
+
+
+@dataclass
 class S3Server:
     """What runs.
 
     Attributes:
         endpoint: Its address.
         requests: Method and path of all that were answered or failed.
+        kill: Whom to kill, if anybody.
     """
 
     endpoint: str = ""
     requests: list[tuple[str, str]] = field(default_factory=list)
     rules: list[Rule] = field(default_factory=list)
+    kill: Kill | None = None
     released: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -63,6 +77,14 @@ class S3Server:
         """Delete an object."""
         boto3.client("s3", endpoint_url=self.endpoint).delete_object(Bucket=BUCKET, Key=name)
 
+    def count_write(self, method: str) -> int | None:
+        """Number of a request that writes and comes from whom is to be killed."""
+        with self.lock:
+            if self.kill is None or method not in ("PUT", "POST", "DELETE"):
+                return None
+            self.kill.writes += 1
+            return self.kill.writes - 1
+
     def take_fault(self, method: str, path: str) -> Fault | None:
         """The fault of a request that comes in."""
         with self.lock:
@@ -82,6 +104,13 @@ class _Failing:
         self.inner = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        number, kill = self.server.count_write(environ["REQUEST_METHOD"]), self.server.kill
+        if number is not None and kill is not None and number >= kill.at:
+            if number == kill.at:
+                if kill.is_carried_out:
+                    b"".join(self.inner(environ, lambda *_: None))
+                os.kill(kill.pid, signal.SIGKILL)
+            raise ConnectionResetError
         fault = self.server.take_fault(environ["REQUEST_METHOD"], environ["PATH_INFO"])
         if fault is None:
             answer: Iterable[bytes] = self.inner(environ, start_response)
