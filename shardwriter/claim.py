@@ -11,8 +11,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
+
+import xxhash
 
 from configs.errors import StoreError
 from shardwriter.files import is_alive
@@ -74,7 +77,7 @@ def claimed(remote: RemoteStore) -> Iterator[Claim]:
     Raises:
         StoreError: Another build holds it, which is named; or it cannot be written.
     """
-    name = f"{CLAIM_PREFIX}{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+    name = f"{CLAIM_PREFIX}{_this_system()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
     words = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
     claim = Claim(remote, name, words.encode())
     try:
@@ -110,9 +113,18 @@ def _refuse_others(remote: RemoteStore, name: str) -> None:
         )
 
 
+def _this_system() -> str:
+    """What process numbers are counted in: containers may bear one host's name, and number for themselves."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):  # elsewhere than on Linux
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+        parts.append(xxhash.xxh3_64_hexdigest(boot + os.readlink("/proc/self/ns/pid").encode())[:8])
+    return "-".join(parts)
+
+
 def _is_dead(name: str, other: RemoteFile, own: RemoteFile) -> bool:
     host, _, rest = name.removeprefix(CLAIM_PREFIX).rpartition(".")[0].rpartition(".")
-    if host == socket.gethostname() and rest.isdecimal():
+    if host == _this_system() and rest.isdecimal():
         return not is_alive(int(rest))
     if other.modified is None or own.modified is None:
         return False

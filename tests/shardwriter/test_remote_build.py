@@ -21,7 +21,7 @@ from loaders import shard_files
 from loaders.store import open_reader
 from shardwriter import build_cli, inspect_cli
 from shardwriter import claim as claim_module
-from shardwriter.claim import CLAIM_PREFIX, DEAD_AFTER_SECONDS, _is_dead, claimed
+from shardwriter.claim import CLAIM_PREFIX, DEAD_AFTER_SECONDS, _is_dead, _this_system, claimed
 from shardwriter.remote import RemoteFile, RemoteStore
 
 NOTHING_KEPT = ("--set", "shardwriter.keep_replaced_days=0")
@@ -271,9 +271,11 @@ def test_a_second_build_refuses_and_names_the_first(build: Any, server: S3Server
 def test_claims_of_the_dead_do_not_count() -> None:
     own = RemoteFile(1, "", 10_000.0)
     dead = 2**22 + 1  # above the highest process number
-    here = f"{CLAIM_PREFIX}{socket.gethostname()}"
+    here = f"{CLAIM_PREFIX}{_this_system()}"
+    namesake = f"{CLAIM_PREFIX}{socket.gethostname()}"
     assert _is_dead(f"{here}.{dead}.abc", RemoteFile(1, "", 10_000.0), own)
     assert not _is_dead(f"{here}.1.abc", RemoteFile(1, "", 0.0), own)
+    assert not _is_dead(f"{namesake}.{dead}.abc", RemoteFile(1, "", 10_000.0), own)
     assert not _is_dead(f"{CLAIM_PREFIX}far.1.abc", RemoteFile(1, "", 10_000.0 - DEAD_AFTER_SECONDS), own)
     assert _is_dead(f"{CLAIM_PREFIX}far.1.abc", RemoteFile(1, "", 9_999.0 - DEAD_AFTER_SECONDS), own)
 
