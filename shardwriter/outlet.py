@@ -89,7 +89,7 @@ class Upload:
         self._planned = self._read_planned()
 
     def settle(self, before: dict[str, str]) -> None:
-        """Delete shards of an earlier build here that never went up and fit no plan any more.
+        """Delete shards of an earlier build here that never went up and fit no plan any more, or that others have sent.
 
         Args:
             before: Versions of the plans before the mirror was refreshed.
@@ -111,8 +111,8 @@ class Upload:
             index.unlink()
             tar.unlink(missing_ok=True)
         for tar in self.folder.glob(f"*-*{TAR_SUFFIX}"):
-            if tar.name not in self.mirror.files and tar.with_suffix(INDEX_SUFFIX).name in self.mirror.files:
-                tar.unlink()  # it would hide that the shard is lost
+            if tar.with_suffix(INDEX_SUFFIX).name in self.mirror.files:
+                tar.unlink()  # another machine may have written the one up there, or deleted it
 
     def plans(self) -> None:
         """See `Outlet`. Raises StoreError where something cannot be uploaded, as do the others."""

@@ -192,6 +192,27 @@ def test_faults_that_pass_are_not_noticed(
     assert objects(server) == contents(tmp_path / "local")
 
 
+def test_shards_left_here_that_another_machine_has_built_meanwhile_are_theirs(
+    build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
+) -> None:
+    server.fail("PUT", ".tar", "close", times=10_000)
+    assert build("--utterances_per_shard", 2).code == 2
+    server.rules.clear()
+    shutil.move(tmp_path / "cache", tmp_path / "first")
+    assert build().code == 0
+    left = list((tmp_path / "first").rglob("*.tar"))
+    for tar in left:  # as another kind of processor would have them: as long, in other digits
+        content = bytearray(tar.read_bytes())
+        content[700] ^= 1
+        tar.write_bytes(bytes(content))
+    assert left
+    shutil.rmtree(tmp_path / "cache")
+    shutil.move(tmp_path / "first", tmp_path / "cache")
+    outcome = build("--compact", *NOTHING_KEPT, "--utterances_per_shard", 8)
+    assert outcome.code == 0, outcome.err
+    assert inspect("--verify", "--against", corpus.config_file).code == 0
+
+
 def test_an_overwrite_takes_the_place_of_all_that_was_there(build: Any, inspect: Any, server: S3Server) -> None:
     build()
     before = set(objects(server))
