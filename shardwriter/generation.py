@@ -22,7 +22,7 @@ from shardwriter.format import (
 from shardwriter.manifest import Manifest
 from shardwriter.mirror import mirror_at, tar_sizes
 from shardwriter.plan import Plan, make_plan, read_plan, write_plan
-from shardwriter.reading import kept_from_readers
+from shardwriter.reading import kept_from_readers, let_readers_hold
 from shardwriter.work import Work
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class Generations:
         if self.record is None:
             for plan in self.orphans:
                 self._refuse_complete(plan)
+        let_readers_hold(self.store)
         while self.orphans:
             self.drop(self.orphans.pop())
         self.drop_retired()

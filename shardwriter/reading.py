@@ -5,7 +5,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,12 @@ def hold_for_reading(store: Path) -> Hold | None:
         )
         return None
     return Hold(descriptor)
+
+
+def let_readers_hold(store: Path) -> None:
+    """Make what readers hold, for those that may not write to the folder."""
+    with suppress(OSError):  # whoever cannot write here will be told so by what comes next
+        os.close(os.open(store / READING_FILE, os.O_RDONLY | os.O_CREAT, 0o666))
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """build-shards --compact: the newest copies alone, copied byte for byte, whatever happens meanwhile."""
 
+import errno
 import gc
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from shardwriter.catalog import Catalog, read_store_record, write_store_record
 from shardwriter.compact import Compaction
 from shardwriter.copied_split import CopiedSplit
 from shardwriter.generation import Generations
+from shardwriter.reading import hold_for_reading
 
 SPLITS = ("train", "val", "test")
 PER_SHARD = 4
@@ -205,6 +208,25 @@ def test_who_reads_meanwhile_is_not_disturbed(grown: Corpus, store: Path, how: s
     build_store(grown, store)
     assert not old & {path.name for path in store.glob("*.tar")}
     assert read(ShardedEmbeddings(store, batch_size=1)) == expected
+
+
+def test_who_may_only_read_a_store_is_not_disturbed_either(
+    grown: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def no_files_made(path: Any, flags: int, *words: Any) -> int:
+        if flags & (os.O_CREAT | os.O_RDWR | os.O_WRONLY):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, flags, *words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_files_made)
+        hold = hold_for_reading(store)
+    assert "is being read" in compact(store).kept
+    del hold
+    build_store(grown, store)
+    assert not read_store_record(store).retired
 
 
 def test_what_was_replaced_stays_for_the_days_that_the_config_says(grown: Corpus, store: Path) -> None:
