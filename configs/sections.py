@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from configs.fields import Batches, Count, Name, NotNegative, Section, Whole, only
+from configs.fields import Batches, Count, Name, NotNegative, Real, Section, Whole, only
 from configs.wording import show
 
 SdrType = Literal["pairwise_neg_snr", "pairwise_neg_sisdr", "pairwise_neg_sdsdr"]
@@ -159,7 +159,7 @@ class ShardwriterSection(Section):
     """Clips encoded together."""
     num_workers: Count = 2
     """Threads that read mouth npz files ahead of the encoder."""
-    keep_replaced_days: NotNegative | None = None
+    keep_replaced_days: Annotated[Real, Field(ge=0, le=36_500)] | None = None
     """How long shards stay that --overwrite or --compact replaced, for trainings that began with them.
 
     null: 7 days behind a URL, where nobody can tell who reads; in a folder as long as they are read.

@@ -19,7 +19,7 @@ from configs.errors import StoreError
 from shardwriter.mirror import mirror_at, open_tar_file
 
 OPEN_SHARDS = 128
-"""Files kept open at a time, well below the usual limit of 1024 for a process."""
+"""Files kept open at a time by all views of a split, well below the usual limit of 1024 for a process."""
 OPEN_DELETED = 16
 """Of a cache, those used last stay open although they were deleted to make room: they take disk until closed."""
 
@@ -31,12 +31,14 @@ class ShardFiles:
         paths: Of the tars.
         sizes: Bytes of each, as its index says.
         digests: xxh3_64 of each, likewise; what lies behind a URL is checked against it when it arrives.
+        most_open: Files kept open at a time.
     """
 
     def __init__(self, paths: Sequence[Path], sizes: Sequence[int], digests: Sequence[str]) -> None:
         self.paths = paths
         self.sizes = sizes
         self.digests = digests
+        self.most_open = OPEN_SHARDS
         self._open: OrderedDict[int, tuple[mmap.mmap, npt.NDArray[np.uint8]]] = OrderedDict()
 
     def content(self, shard: int) -> npt.NDArray[np.uint8]:
@@ -70,7 +72,7 @@ class ShardFiles:
                 f"{self.paths[shard]}: cannot be opened ({error}); it was there when the store was opened"
             ) from error
         self._open[shard] = mapped, np.frombuffer(mapped, dtype=np.uint8)
-        if len(self._open) > OPEN_SHARDS:
+        if len(self._open) > self.most_open:
             self._open.popitem(last=False)  # unmapped when the last view of it is gone
         if mirror_at(self.paths[shard].parent):
             for other in list(self._open)[:-OPEN_DELETED]:

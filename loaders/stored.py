@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loaders.order import Indices
+from loaders.shard_files import OPEN_SHARDS
 from loaders.store import StoreReader
 from shardwriter.catalog import Catalog
 from shardwriter.format import parse_view_split, view_split
@@ -86,6 +87,8 @@ class StoredEmbeddings:
 def open_stored(catalogs: Sequence[Catalog], manifest: Manifest, views: int) -> StoredEmbeddings:
     """Open the centre crops and `views` augmented views of a manifest's split."""
     readers = [StoreReader(catalogs, view_split(manifest.split, view)) for view in range(views + 1)]
+    for reader in readers:
+        reader.files.most_open = max(OPEN_SHARDS // len(readers), 2)
     return StoredEmbeddings(manifest, readers)
 
 

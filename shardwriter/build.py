@@ -13,7 +13,7 @@ from iianet.encoder_source import EncoderSource
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_report import Bar, BuildReport
 from shardwriter.catalog import is_store, read_store_record, splits_of, write_store_record
-from shardwriter.completion import finish, holds_anything, unfinished_tasks
+from shardwriter.completion import announce, finish, holds_anything, unfinished_tasks
 from shardwriter.format import INDEX_SUFFIX, Identity, StoreRecord, parse_view_split, split_view_key
 from shardwriter.generation import Generations, is_begun_with
 from shardwriter.identity import identity_of, imported_identity, refuse_other_identity
@@ -136,6 +136,7 @@ class Build:
         else:
             plan, work = self._begin_replacement()
             self.options = replace(self.options, verify_sources=False, retry_failed=False)  # all of it is read now
+        announce(self.store, self.generations.active)
         return [plan], work
 
     def conclude(self) -> None:
@@ -198,8 +199,7 @@ class Build:
         generations, views = self.generations, self.views
         refuse_partial_overwrite(self.store, generations, self.options)
         warn_of_dropped_views(self.store, count_views(splits_of(generations.active)), views)
-        if generations.replacement:
-            generations.abandon()
+        generations.abandon()
         manifests = with_views(self.manifests, views)
         plan = generations.replace(manifests, self.identity, self._utterances_per_shard)
         return plan, all_work(manifests)

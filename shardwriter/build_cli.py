@@ -17,6 +17,7 @@ from configs.errors import ConfigError, FeatureStoreError, StoreError
 from configs.interruption import terminable
 from configs.schema import Config, load_config
 from iianet.kernels import PRECISIONS
+from shardwriter.abandon import abandon
 from shardwriter.build import prepare
 from shardwriter.build_options import BuildOptions
 from shardwriter.build_words import show, show_stopped, totals
@@ -35,7 +36,12 @@ from shardwriter.ray_cluster import RayCluster
 
 ALL_STORED = 0
 SOME_FAILED = 3
-NOT_WITH_COMPACT = ("overwrite", "limit", "verify_sources", "retry_failed", "import_embeddings", "check")
+NOT_WITH_COMPACT = (
+    *("overwrite", "limit", "verify_sources", "retry_failed", "import_embeddings", "check"),
+    *("dtype", "views", "audio", "encoder_precision", "num_processes", "batch_size", "num_workers"),
+)
+"""What says how to encode: --compact copies what there is."""
+TWO_STORES = "Old and new shards lie beside each other until it is done."
 NOTHING_TO_COMPACT = "Nothing to do: no embedding is superseded, and all shards are full."
 
 logger = logging.getLogger(__name__)
@@ -105,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         help="encode nothing, but copy the newest embedding of each utterance into new, full shards, and delete the "
         "old ones once nobody reads them",
     )
+    parser.add_argument(
+        "--abandon",
+        action="store_true",
+        help="delete what an --overwrite or --compact has written that was begun and is not complete",
+    )
     parser.add_argument("--dry_run", action="store_true", help="say what would be encoded; write nothing")
     parser.add_argument(
         "--verify_sources", action="store_true", help="digest every npz, not only those that look changed"
@@ -131,8 +142,9 @@ def _run(argv: list[str]) -> int:
         print(tabulate([("config and flags", "what to do", str(error))], tablefmt="plain"))
         return error.exit_code
     cache = Cache.of(config.datamodule.data_config)
-    if arguments.compact:
-        return _run_compact(config, word, cache, arguments)
+    if arguments.compact or arguments.abandon:
+        _refuse_other_flags(arguments)
+        return (_run_abandon if arguments.abandon else _run_compact)(config, word, cache, arguments)
     if arguments.check:
         return check(config, store_folder(word, cache), options)
     if arguments.dry_run:
@@ -144,21 +156,39 @@ def _run(argv: list[str]) -> int:
         return _build(config, store, replace(options, outlet=outlet))
 
 
-def _run_compact(config: Config, word: str, cache: Cache, arguments: argparse.Namespace) -> int:
-    others = [name for name in NOT_WITH_COMPACT if getattr(arguments, name)]
+def _refuse_other_flags(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError where --compact or --abandon is given flags that they would ignore."""
+    given = {name: getattr(arguments, name) for name in NOT_WITH_COMPACT}
+    others = [name for name, value in given.items() if value is not None and value is not False]
     others += [f"data_split {arguments.data_split}"] if arguments.data_split != "all" else []
+    others += [name for name in ("compact", "dry_run") if arguments.abandon and getattr(arguments, name)]
     if others or arguments.executor != "local" or Rank.from_environment():
         what = f"--{others[0]}" if others else "ranks, or --executor ray"
-        raise ConfigError(f"--compact: copies a whole store in one process, without {what}; leave that out")
+        does = "--abandon: deletes what was begun" if arguments.abandon else "--compact: copies a whole store as it is"
+        raise ConfigError(f"{does}, in one process, without {what}; leave that out")
+
+
+def _run_abandon(config: Config, word: str, cache: Cache, _arguments: argparse.Namespace) -> int:
+    with place_to_build(word, cache) as (store, outlet), terminable():
+        names = abandon(store, outlet, config.shardwriter.keep_replaced_days)
+        print(f"given up: {', '.join(names) or 'nothing, for nothing was begun'}\nstore: {store_name(store)}")
+    return ALL_STORED
+
+
+def _run_compact(config: Config, word: str, cache: Cache, arguments: argparse.Namespace) -> int:
     size, keep = config.shardwriter.utterances_per_shard, config.shardwriter.keep_replaced_days
     if arguments.dry_run:
         report = Compaction(store=store_folder(word, cache), utterances_per_shard=size).survey()
-        print("\n".join(report.lines() if report else [NOTHING_TO_COMPACT]))
+        print("\n".join([*report.lines(), TWO_STORES] if report else [NOTHING_TO_COMPACT]))
         print(f"\nNothing was written to {store_name(store_folder(word, cache))}.")
         return ALL_STORED
     with place_to_build(word, cache) as (store, outlet), terminable():
         work = Compaction(store=store, utterances_per_shard=size, outlet=outlet, keep_replaced_days=keep)
-        report = work.run()
+        try:
+            report = work.run()
+        except KeyboardInterrupt:
+            print(f"\nStopped. The store is whole, and the same command goes on.\nstore: {store_name(store)}")
+            raise
         print("\n".join([*(report.lines() if report else [NOTHING_TO_COMPACT]), f"store: {store_name(store)}"]))
     return ALL_STORED
 

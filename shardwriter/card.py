@@ -4,7 +4,7 @@ The configuration `default` is the splits themselves; each augmented view is one
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shardwriter.catalog import read_store_record
@@ -32,28 +32,29 @@ _VIEWS = (
 )
 
 
-def write_card(store: Path, stored: Mapping[str, int]) -> None:
+def write_card(store: Path, stored: Mapping[str, int], tars: Mapping[str, Sequence[str]] | None = None) -> None:
     """Publish the card.
 
     Args:
         store: The store.
         stored: Utterances stored, per split or view of one. One with none is left out: there is no tar to open.
+        tars: Names of the tars that count, of splits where others lie beside them; of those, by default all, a pattern.
     """
     path = store / CARD_FILE
     if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         logger.info("%s: was written by somebody else, so it stays as it is", path)
         return
-    text = _card(read_store_record(store).identity, stored)
+    text = _card(read_store_record(store).identity, stored, tars or {})
     with atomic_file(path) as stream:
         stream.write(text.encode())
 
 
-def _card(identity: Identity, stored: Mapping[str, int]) -> str:
+def _card(identity: Identity, stored: Mapping[str, int], tars: Mapping[str, Sequence[str]]) -> str:
     counts = "\n".join(f"| {split} | {count:,} |" for split, count in stored.items())
     encoder = ", ".join(f"{name} {value}" for name, value in identity.encoder.items() if value is not None)
     return f"""---
 configs:
-{_configurations(stored)}---
+{_configurations(stored, tars)}---
 
 {MARK}
 
@@ -72,13 +73,14 @@ Encoder: {encoder or "unknown"}.
 """
 
 
-def _configurations(stored: Mapping[str, int]) -> str:
+def _configurations(stored: Mapping[str, int], tars: Mapping[str, Sequence[str]]) -> str:
     files: dict[str, list[str]] = {}
     for name, count in stored.items():
         split, view = parse_view_split(name)
         if count:
             shown = "validation" if split == "val" else split
-            lines = f"      - split: {shown}\n        path: {name}-*{TAR_SUFFIX}\n"
+            names = "".join(f"\n          - {tar}" for tar in tars.get(name, ()))
+            lines = f"      - split: {shown}\n        path:{names or f' {name}-*{TAR_SUFFIX}'}\n"
             files.setdefault(f"view{view}" if view else "default", []).append(lines)
     return "".join(f"  - config_name: {name}\n    data_files:\n{''.join(lines)}" for name, lines in files.items())
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -139,14 +139,20 @@ class Catalog:
     @classmethod
     def open_to_read(cls, store: Path, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> "Catalog":
         """The same as `open`, and what it holds stays there as long as the catalog or a copy of its `hold` lives."""
-        hold = hold_for_reading(store)
-        return replace(cls.open(store, columns), hold=hold)
+        while True:
+            record = read_store_record(store)
+            hold = hold_for_reading(store / record.plans[0]) if record.plans else None
+            if read_store_record(store).plans == record.plans:  # else what we hold may be deleted by now
+                return cls._of(store, record, columns, hold)
 
     @classmethod
     def open(cls, store: Path, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> "Catalog":
         """Open a store, with all columns of its plans or some. Raises StoreError where it is none or is damaged."""
-        record = read_store_record(store)
-        return cls(store, record, tuple(read_plan(store, name, columns) for name in record.plans))
+        return cls._of(store, read_store_record(store), columns)
+
+    @classmethod
+    def _of(cls, store: Path, record: StoreRecord, columns: Sequence[str], hold: Hold | None = None) -> "Catalog":
+        return cls(store, record, tuple(read_plan(store, name, columns) for name in record.plans), hold)
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """Copy what counts of a store into new shards, and leave out what newer entries superseded (build-shards --compact)."""
 
 import logging
+import shutil
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,16 +11,17 @@ from tqdm import tqdm
 
 from configs.errors import StoreError
 from configs.wording import counted
-from shardwriter.catalog import Catalog, SplitCatalog, complete_shards, splits_of
-from shardwriter.completion import finish, unfinished_tasks
+from shardwriter.catalog import Catalog, SplitCatalog, complete_shards, read_store_record, splits_of
+from shardwriter.completion import announce, finish, unfinished_tasks
 from shardwriter.copied_split import CopiedSplit
 from shardwriter.format import merged_index_name
 from shardwriter.generation import Generations
 from shardwriter.lock import build_lock
 from shardwriter.manifest import Manifest
-from shardwriter.mirror import store_name
+from shardwriter.mirror import mirror_at, store_name
 from shardwriter.outlet import Folder, Outlet
 from shardwriter.plan import Plan, ShardTask
+from shardwriter.summary import readable_bytes
 from shardwriter.writer import ShardWriter
 
 logger = logging.getLogger(__name__)
@@ -75,6 +78,7 @@ class Compaction:
         Raises:
             StoreError: It cannot be done now.
         """
+        _reader = Catalog.open_to_read(self.store)  # or shards may be deleted while they are counted
         return self._survey(Generations.open(self.store))
 
     def run(self) -> CompactReport | None:
@@ -83,7 +87,7 @@ class Compaction:
         Raises:
             StoreError: It cannot be done now, or a shard is damaged: what is copied is what was stored.
         """
-        self._refuse_unready(Generations.open(self.store))  # before a folder is made for what is none
+        read_store_record(self.store)  # raises, before a folder is made for what is no store
         with build_lock(self.store):
             generations = Generations.open(self.store, self.keep_replaced_days)
             generations.clean()
@@ -94,7 +98,11 @@ class Compaction:
                     finish(self.store, active, {})  # what was to be deleted took them away
                 self.outlet.rest()
                 return None
-            plan = generations.compaction or generations.compact(self._manifests(), self.utterances_per_shard)
+            plan = self._begun(generations)
+            if plan is None:
+                self._refuse_full_disk(report.stored_bytes[1])
+                plan = generations.compact(self._manifests(), self.utterances_per_shard)
+            announce(self.store, generations.active)
             self.outlet.plans()
             self._copy(generations, plan)
             generations.switch_to_copies()
@@ -112,10 +120,10 @@ class Compaction:
         held = [complete_shards(self.store, active, split) for split in splits_of(active)]
         entries, newest = sum(len(part.entries) for part in held), sum(len(part.newest) for part in held)
         records = [record for part in held for record in part.shards]
-        needed = sum(-(-len(part.newest) // self.utterances_per_shard) for part in held)
-        if entries == newest and len(records) <= needed and begun is None:
+        full = all(len(part.shards) <= self._shards_of(len(part.newest)) for part in held)
+        if entries == newest and full and begun is None:
             return None
-        shards = len(begun.shards) if begun else needed
+        shards = sum(self._shards_of(len(part.newest)) for part in held)
         stored = sum(record.tar_size for record in records)
         return CompactReport(
             copied=newest,
@@ -123,6 +131,36 @@ class Compaction:
             shards=(len(records), shards),
             stored_bytes=(stored, round(sum(map(_newest_bytes, held)))),
         )
+
+    def _shards_of(self, entries: int) -> int:
+        return -(-entries // self.utterances_per_shard)
+
+    def _begun(self, generations: Generations) -> Plan | None:
+        """One that was begun and can be gone on with; one with shards of another size is dropped."""
+        begun = generations.compaction
+        if begun is None:
+            return None
+        rows: Counter[str] = Counter()
+        shards: Counter[str] = Counter()
+        for task in begun.tasks(splits_of([begun])):
+            rows[task.split] += len(task.rows)
+            shards[task.split] += 1
+        if all(count == self._shards_of(rows[split]) for split, count in shards.items()):
+            logger.info("%s: goes on with %s", store_name(self.store), begun.name)
+            return begun
+        logger.warning("%s: %s was begun with shards of another size, so it is dropped", self.store, begun.name)
+        generations.abandon()
+        return None
+
+    def _refuse_full_disk(self, needed: int) -> None:
+        if mirror_at(self.store) is not None:  # what is uploaded is deleted here
+            return
+        free = shutil.disk_usage(self.store).free
+        if free < needed:
+            raise StoreError(
+                f"{self.store}: the new shards take about {readable_bytes(needed)} beside the old ones, and "
+                f"{readable_bytes(free)} are free; make room, then compact"
+            )
 
     def _refuse_unready(self, generations: Generations) -> None:
         if generations.record is None:
@@ -160,7 +198,6 @@ class Compaction:
         self.outlet.wait()
 
     def _write(self, task: ShardTask, source: CopiedSplit) -> None:
-        (self.store / merged_index_name(task.split)).unlink(missing_ok=True)  # it would say what this shard was before
         with ShardWriter(self.store, task.shard, task.plan) as writer:
             for key in task.rows["key"].to_pylist():
                 source.copy(key, writer)

@@ -6,9 +6,10 @@ from pathlib import Path
 from shardwriter.build_report import Failure
 from shardwriter.card import write_card
 from shardwriter.catalog import SplitCatalog, complete_shards, splits_of
-from shardwriter.format import INDEX_SUFFIX
+from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX
 from shardwriter.index import merge_indexes, read_index
 from shardwriter.manifest import Manifest
+from shardwriter.mirror import tar_sizes
 from shardwriter.plan import Plan, ShardTask
 from shardwriter.views import count_views, with_views
 
@@ -33,7 +34,7 @@ def finish(store: Path, plans: Sequence[Plan], manifests: Mapping[str, Manifest]
     Returns:
         Per split of `manifests`, and per view of one, what is not stored.
     """
-    counts: dict[str, int] = {}
+    held: dict[str, SplitCatalog] = {}
     failed: dict[str, list[Failure]] = {}
     known = with_views(manifests, count_views(splits_of(plans)))
     for split in splits_of(plans):
@@ -41,11 +42,32 @@ def finish(store: Path, plans: Sequence[Plan], manifests: Mapping[str, Manifest]
         records = list(catalog.shards)
         if records:
             merge_indexes(store, split, [read_index(store / f"{r.shard}{INDEX_SUFFIX}")[0] for r in records], records)
-        counts[split] = _count_stored(catalog)
+        held[split] = catalog
         if split in known:
             failed[split] = _failures(known[split], catalog)
-    write_card(store, counts)
+    _write_card(store, held, alone=True)
     return failed
+
+
+def announce(store: Path, plans: Sequence[Plan]) -> None:
+    """Let the card name the tars that count, before others are written beside them: its readers know no index."""
+    _write_card(store, {split: complete_shards(store, plans, split) for split in splits_of(plans)}, alone=False)
+
+
+def _write_card(store: Path, held: Mapping[str, SplitCatalog], *, alone: bool) -> None:
+    """Write the card: with patterns where only what counts is there, and will be."""
+    counting = {
+        split: [f"{record.shard}{TAR_SUFFIX}" for record in catalog.shards if record.tar_size]
+        for split, catalog in held.items()
+    }
+    mixed = {split: names for split, names in counting.items() if not alone or _tars(store, split) - set(names)}
+    write_card(store, {split: _count_stored(catalog) for split, catalog in held.items()}, mixed)
+
+
+def _tars(store: Path, split: str) -> set[str]:
+    """Tars of a split that lie in a store, whether they count or not."""
+    behind = {name for name in tar_sizes(store) if name.startswith(f"{split}-")}
+    return behind | {path.name for path in store.glob(f"{split}-*{TAR_SUFFIX}")}
 
 
 def _count_stored(catalog: SplitCatalog) -> int:

@@ -24,7 +24,6 @@ from shardwriter.format import (
     split_position,
 )
 from shardwriter.generation import Generations
-from shardwriter.plan import Plan
 
 
 class Place(NamedTuple):
@@ -84,14 +83,14 @@ class Contents:
     Attributes:
         catalog: Its record and plans.
         splits: The splits whose indexes could be read.
-        waiting: A replacement of the whole store that was begun by --overwrite and does not count yet.
+        generations: Its plans, also those that do not count yet, or any more.
         unreadable: Why other splits could not be read.
         damaged: Shards that have an index and yet do not count, for their tar is gone or cut.
     """
 
     catalog: Catalog
     splits: Mapping[str, SplitCatalog]
-    waiting: Plan | None
+    generations: Generations
     unreadable: Sequence[str]
     damaged: Sequence[str]
 
@@ -109,8 +108,8 @@ class Contents:
                 unreadable.append(str(error))
                 continue
             damaged += _damaged_shards(store, splits[split])
-        waiting = Generations.open(catalog.store).replacement
-        return cls(catalog=catalog, splits=splits, waiting=waiting, unreadable=unreadable, damaged=damaged)
+        generations = Generations.open(catalog.store)
+        return cls(catalog=catalog, splits=splits, generations=generations, unreadable=unreadable, damaged=damaged)
 
     @property
     def store(self) -> Path:

@@ -12,8 +12,10 @@ from shardwriter.digest import digest_of
 from shardwriter.format import TAR_SUFFIX
 from shardwriter.index import ShardRecord
 from shardwriter.members import open_tar, read_member
+from shardwriter.mirror import mirror_at
 from shardwriter.writer import ShardWriter
 
+OPEN_DELETED = 16
 OPEN_TARS = 64
 """Tars kept open at a time; entries in hash order come from all of them by turns."""
 
@@ -55,11 +57,19 @@ class CopiedSplit:
         if record.shard not in self._open:
             if len(self._open) == OPEN_TARS:
                 self._open.popitem(last=False)[1][0].close()
+            if mirror_at(self.store):
+                self._close_deleted()
             stack = ExitStack()
             self._open[record.shard] = stack, stack.enter_context(open_tar(self.store, record.shard))
             self._check(record)
         self._open.move_to_end(record.shard)
         return self._open[record.shard][1]
+
+    def _close_deleted(self) -> None:
+        """Close copies that made room for others, for they take disk as long as they are open; not those used last."""
+        for shard in list(self._open)[:-OPEN_DELETED]:
+            if not (self.store / f"{shard}{TAR_SUFFIX}").exists():
+                self._open.pop(shard)[0].close()
 
     def _check(self, record: ShardRecord) -> None:
         """Compare a tar with its digest, once: damage must not be copied."""

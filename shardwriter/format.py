@@ -32,7 +32,6 @@ STORE_FILE: Final = "store.json"
 CARD_FILE: Final = "README.md"
 LOCK_FILE: Final = ".lock"
 JOB_FILE: Final = ".job"
-READING_FILE: Final = ".reading"
 LOG_FOLDER: Final = "logs"
 TEMPORARY_PREFIX: Final = ".tmp-"
 

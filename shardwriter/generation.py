@@ -22,7 +22,7 @@ from shardwriter.format import (
 from shardwriter.manifest import Manifest
 from shardwriter.mirror import mirror_at, tar_sizes
 from shardwriter.plan import Plan, make_plan, read_plan, write_plan
-from shardwriter.reading import kept_from_readers, let_readers_hold
+from shardwriter.reading import kept_from_readers
 from shardwriter.work import Work
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class Generations:
     retired: list[Plan] = field(default_factory=list)
     keep_replaced: float | None = None
     orphans: list[Plan] = field(default_factory=list)
+    _why_kept: str = ""
 
     @classmethod
     def open(cls, store: Path, keep_replaced: float | None = None) -> "Generations":
@@ -85,6 +86,7 @@ class Generations:
                 found.compaction = plan
             else:
                 found.orphans.append(plan)
+        found.retired.sort(key=lambda plan: list(retired).index(plan.name))
         return found
 
     def clean(self) -> None:
@@ -96,7 +98,6 @@ class Generations:
         if self.record is None:
             for plan in self.orphans:
                 self._refuse_complete(plan)
-        let_readers_hold(self.store)
         while self.orphans:
             self.drop(self.orphans.pop())
         self.drop_retired()
@@ -158,10 +159,11 @@ class Generations:
         return self.compaction
 
     def abandon(self) -> None:
-        """Delete the replacement."""
-        assert self.replacement is not None
-        self.drop(self.replacement)
-        self.replacement = None
+        """Delete what was begun to take the place of what counts, if anything was: nobody reads it."""
+        for plan in (self.replacement, self.compaction):
+            if plan is not None:
+                self.drop(plan)
+        self.replacement = self.compaction = None
 
     def switch(self, data_root: Path) -> None:
         """Make the complete replacement count, and delete what it replaces."""
@@ -183,17 +185,23 @@ class Generations:
         self.drop_retired()
 
     def drop_retired(self) -> None:
-        """Delete what counted once, unless it is to be kept, or somebody reads the store: a training that began with it
-        goes on with it."""
+        """Delete what counted once, unless it is to be kept, or a training that began with it reads it.
+
+        In the order in which it was replaced: who holds a plan may read all that were replaced later, too.
+        """
         if self.record is None:
             return
-        due = [plan for plan in self.retired if self._is_due(plan)]
-        if due:
-            with kept_from_readers(self.store) as free:
-                if free:
-                    for plan in due:
-                        self.drop(plan)
-                        self.retired.remove(plan)
+        self._why_kept = ""
+        while self.retired and not self._why_kept:
+            plan = self.retired[0]
+            if not self._is_due(plan):
+                self._why_kept = self._words_of_date()
+                break
+            with kept_from_readers(self.store / plan.name) as reason:
+                if reason is None:
+                    self.drop(self.retired.pop(0))
+                else:
+                    self._why_kept = f"{reason}; a build-shards deletes it when nobody reads it any more"
         if len(self.retired) != len(self.record.retired):  # also where an earlier deletion was interrupted at its end
             self._count(self.record.identity, self.record.data_root)
         if self.retired:
@@ -202,13 +210,13 @@ class Generations:
     def words_of_retired(self) -> str:
         """Why what was replaced is there, and how it goes."""
         names = ", ".join(plan.name for plan in self.retired)
-        waiting = [plan for plan in self.retired if not self._is_due(plan)]
-        if not waiting:
-            return f"the store is being read, so what was replaced stays ({names}); the next build-shards deletes it"
-        until = max(self._replaced(plan) for plan in waiting) + self._kept_for
+        return f"what was replaced stays ({names}): {self._why_kept}"
+
+    def _words_of_date(self) -> str:
+        until = max(self._replaced(plan) for plan in self.retired) + self._kept_for
         return (
-            f"what was replaced stays for trainings that read it ({names}); a build-shards after "
-            f"{until:%Y-%m-%d %H:%M} UTC deletes it, or one with --set shardwriter.keep_replaced_days=0 now"
+            f"trainings may still read it; a build-shards after {until:%Y-%m-%d %H:%M} UTC deletes it, or one with "
+            "--set shardwriter.keep_replaced_days=0 now"
         )
 
     def _is_due(self, plan: Plan) -> bool:

@@ -1,5 +1,6 @@
 """Where a build's plans and shards go once they are whole: nowhere else, or up to the store behind a mirror."""
 
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -123,6 +124,7 @@ class Upload:
         self._planned |= self._read_planned()
         self._send_leftovers()
         self._put_changed(STORE_FILE)
+        self._put_changed(CARD_FILE)
         self.mirror.save_listing()  # tells the next build, should this one die, of which plan the shards here are
 
     def shard(self, shard: str) -> None:
@@ -137,7 +139,6 @@ class Upload:
         for path in self.folder.glob(f"*{INDEX_SUFFIX}"):
             if not shard_number(path.stem) and (self.sent or path.name not in self.mirror.files):
                 self._put(path)
-        self._put_changed(CARD_FILE)
         self._delete_uncounted()
         self.mirror.save_listing()
 
@@ -153,8 +154,9 @@ class Upload:
         parsed = shard_number(shard)
         assert parsed is not None, shard
         index, tar = self.folder / f"{shard}{INDEX_SUFFIX}", self.folder / f"{shard}{TAR_SUFFIX}"
-        for name in (merged_index_name(parsed[0]), index.name):  # they would say what this shard was before
-            self._delete(name)
+        if self._counts(index):  # these would say what this shard was before
+            self._delete(merged_index_name(parsed[0]))
+        self._delete(index.name)
         if tar.is_file():
             self._put(tar)
         else:
@@ -162,6 +164,11 @@ class Upload:
         self._put(index)
         tar.unlink(missing_ok=True)
         self.sent += 1
+
+    def _counts(self, index: Path) -> bool:
+        """Whether a shard is of a plan that counts up there."""
+        record = self._above.get(STORE_FILE)
+        return record is not None and read_index(index, ["key"])[1][0].plan in json.loads(record)["plans"]
 
     def _delete_uncounted(self) -> None:
         """Delete what belongs to plans that were deleted here, and nothing else that lies there; the plans last, so

@@ -1,21 +1,24 @@
-"""Who reads a store: shards that do not count any more stay until nobody does."""
+"""Who reads a store: shards that do not count any more stay until nobody does.
+
+A reader holds the first plan of those that counted when it opened the store, by a lock on its file. Whatever takes the
+place of some plans takes that of the first one of them, so that one lock speaks for all of them, and those who came
+later hold another.
+"""
 
 import fcntl
 import logging
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from shardwriter.format import READING_FILE, STORE_FILE
 
 logger = logging.getLogger(__name__)
 
 
 class Hold:
-    """Keeps what a store holds now on disk, as long as this object lives; the system lets go with the process.
+    """Keeps what a store held when it was opened on disk, as long as this object lives; it ends with the process.
 
     Sent to another process it holds nothing: the one that sent it does.
     """
@@ -27,49 +30,44 @@ class Hold:
         return {}
 
 
-def hold_for_reading(store: Path) -> Hold | None:
-    """Hold a store, to be called before its record is read; None where its file system does not allow it."""
-    if not (store / STORE_FILE).is_file():
-        return None
+def hold_for_reading(plan: Path) -> Hold | None:
+    """Hold a plan that counts; look at the record once more afterwards, for it may have changed before.
+
+    Returns:
+        None where the plan is gone, or its file system knows no locks.
+    """
     try:
+        descriptor = os.open(plan, os.O_RDONLY)
         try:
-            descriptor = os.open(store / READING_FILE, os.O_RDONLY | os.O_CREAT, 0o666)
-        except OSError:  # a folder that we may only read
-            descriptor = os.open(store / READING_FILE, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # others have it for moments only
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # others have it for moments only, or while they delete it
         except OSError:
             os.close(descriptor)
             raise
     except OSError as error:
-        logger.info(
-            "%s: cannot be held for reading (%s); --overwrite and --compact may delete what is read", store, error
-        )
+        logger.info("%s: cannot be held for reading (%s); a build may delete what it replaces", plan, error)
         return None
     return Hold(descriptor)
 
 
-def let_readers_hold(store: Path) -> None:
-    """Make what readers hold, for those that may not write to the folder."""
-    with suppress(OSError):  # whoever cannot write here will be told so by what comes next
-        os.close(os.open(store / READING_FILE, os.O_RDONLY | os.O_CREAT, 0o666))
-
-
 @contextmanager
-def kept_from_readers(store: Path) -> Iterator[bool]:
-    """Whether nobody reads a store; new readers wait until the block ends."""
+def kept_from_readers(plan: Path) -> Iterator[str | None]:
+    """Why a plan that counts no more is not to be deleted, if anybody reads it; None where nobody will any more."""
     try:
-        descriptor = os.open(store / READING_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(plan, os.O_RDWR)  # network file systems want that
+        except PermissionError:  # another user's, in a folder that is ours as well
+            descriptor = os.open(plan, os.O_RDONLY)
     except OSError as error:
-        logger.info("%s: nobody can tell who reads it (%s), so what was replaced stays", store, error)
-        yield False
+        yield f"nobody can tell who reads it ({error})"
         return
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
+            reason = None
+        except BlockingIOError:
+            reason = "the store is being read"
+        except OSError as error:
+            reason = f"nobody can tell who reads it ({error})"
+        yield reason
     finally:
         os.close(descriptor)

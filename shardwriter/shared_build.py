@@ -1,6 +1,7 @@
 """A build by processes that wait for each other: the ranks of a training run (train.py --build_missing)."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 from configs.errors import StoreError
@@ -33,18 +34,12 @@ def build_together(build: Build, ranks: Ranks) -> None:
     Raises:
         FeatureStoreError: On every rank, where one could not go on.
     """
-    if ranks.number == 0:
-        with build_lock(build.store):
-            _steps(build, ranks)
-    else:
-        _steps(build, ranks)
-
-
-def _steps(build: Build, ranks: Ranks) -> None:
     first = ranks.number == 0
-    _together(ranks, lambda: _publish(build) if first else None)
-    _together(ranks, lambda: _encode(build, ranks))
-    _together(ranks, lambda: build.finish() if first else None)
+    with ExitStack() as held:
+        _together(ranks, lambda: held.enter_context(build_lock(build.store)) if first else None)
+        _together(ranks, lambda: _publish(build) if first else None)
+        _together(ranks, lambda: _encode(build, ranks))
+        _together(ranks, lambda: build.finish() if first else None)
 
 
 def _publish(build: Build) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pyarrow.compute as pc
 from tabulate import tabulate
 
+from configs.wording import counted
 from shardwriter.contents import Contents
 from shardwriter.format import INDEX_SUFFIX, Identity, parse_view_split, split_view_key
 from shardwriter.identity import is_imported, is_reindexed, unknown_origin
 from shardwriter.mirror import store_name
+from shardwriter.plan import Plan
 
 SHOWN_FAILURES = 10
 AUDIO_WORDS = {
@@ -146,14 +148,29 @@ def progress_lines(contents: Contents, summaries: Mapping[str, SplitSummary]) ->
         f"{split}: {count} of {summaries[split].planned} planned shards are not complete"
         for split, count in left.items()
     ]
-    if contents.waiting is not None:
-        plan = contents.waiting
-        done = sum((contents.store / f"{shard}{INDEX_SUFFIX}").is_file() for shard in plan.shards)
+    generations = contents.generations
+    if generations.replacement is not None:
+        lines.append(_begun(contents, "an --overwrite", generations.replacement))
+    if lines:
+        lines.append(f"To go on: {build_command(contents)}")
+    if generations.compaction is not None:
+        lines.append(_begun(contents, "a --compact", generations.compaction))
+        lines.append(f"To go on: {build_command(contents)} --compact; to give it up: --abandon instead")
+    for plan in generations.retired:
+        since = contents.catalog.record.retired.get(plan.name, "a build that ends now")
         lines.append(
-            f"{plan.name}: an --overwrite was begun and has {done} of {len(plan.shards)} shards; "
-            "this store serves until it is complete"
+            f"{plan.name}: was replaced ({since}), and its {counted(len(plan.shards), 'shard')} stay while they may be "
+            "read; build-shards deletes them"
         )
-    return [*lines, f"To go on: {build_command(contents)}"] if lines else []
+    return lines
+
+
+def _begun(contents: Contents, what: str, plan: Plan) -> str:
+    done = sum((contents.store / f"{shard}{INDEX_SUFFIX}").is_file() for shard in plan.shards)
+    return (
+        f"{plan.name}: {what} was begun and has {done} of {counted(len(plan.shards), 'shard')}; "
+        "this store serves until it is complete"
+    )
 
 
 def build_command(contents: Contents, config: str = "CONFIG", flags: Sequence[str] = ()) -> str:

@@ -10,7 +10,6 @@ from tqdm import tqdm
 from configs.errors import StoreError
 from shardwriter.contents import Contents, entries_of
 from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, merged_index_name, plan_number, shard_number
-from shardwriter.generation import Generations
 from shardwriter.index import read_index
 from shardwriter.mirror import drop_copies, tar_sizes
 from shardwriter.plan import ShardTask
@@ -106,14 +105,13 @@ def _merged_index(contents: Contents, split: str) -> Iterator[str]:
 
 def _leftovers(contents: Contents) -> list[str]:
     """Files that no plan that counts knows of, or that a build left half done."""
-    generations = Generations.open(contents.store)
-    begun = [plan for plan in (contents.waiting, generations.compaction) if plan]
+    generations = contents.generations
+    begun = [plan for plan in (generations.replacement, generations.compaction) if plan]
     plans = [*contents.catalog.plans, *begun, *generations.retired]
     planned = {shard for plan in plans for shard in plan.shards}
     names = {plan.name for plan in plans}
-    notes = [f"{plan.name}: was replaced, and stays while it may be read" for plan in generations.retired]
-    if generations.compaction:
-        notes.append(f"{generations.compaction.name}: a --compact that was begun; build-shards --compact goes on")
+    copies = generations.compaction.shards if generations.compaction else {}
+    notes = []
     there = {path.name for path in contents.store.iterdir()}.union(tar_sizes(contents.store))
     for name in sorted(there):
         stem, suffix = PurePath(name).stem, PurePath(name).suffix
@@ -123,7 +121,8 @@ def _leftovers(contents: Contents) -> list[str]:
         elif is_shard and stem not in planned:
             notes.append(f"{name}: no plan lists this shard, so it does not count")
         elif is_shard and suffix == TAR_SUFFIX and f"{stem}{INDEX_SUFFIX}" not in there:
-            notes.append(f"{name}: has no index, so it does not count; build-shards writes it again")
+            command = "build-shards --compact" if stem in copies else "build-shards"
+            notes.append(f"{name}: has no index, so it does not count; {command} writes it again")
         elif plan_number(name) is not None and name not in names:
             notes.append(f"{name}: this plan does not count; build-shards deletes it")
     return notes

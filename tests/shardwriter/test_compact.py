@@ -1,14 +1,19 @@
 """build-shards --compact: the newest copies alone, copied byte for byte, whatever happens meanwhile."""
 
+import copy
 import errno
 import gc
 import os
+import re
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from builds import Run, build_store, change_mouth, contents, samples, stored
 from commands import run_main
 from corpus import Corpus, make_corpus
@@ -16,12 +21,12 @@ from corpus import Corpus, make_corpus
 from configs.errors import StoreError
 from iianet.encoder_source import EncoderSource
 from loaders.sharded_embeddings import ShardedEmbeddings
+from loaders.store import StoreReader
 from shardwriter import inspect_cli
 from shardwriter.catalog import Catalog, read_store_record, write_store_record
 from shardwriter.compact import Compaction
 from shardwriter.copied_split import CopiedSplit
 from shardwriter.generation import Generations
-from shardwriter.reading import hold_for_reading
 
 SPLITS = ("train", "val", "test")
 PER_SHARD = 4
@@ -47,6 +52,14 @@ def grown(quick: None, corpus: Corpus, store: Path) -> Corpus:
 
 def compact(store: Path) -> Any:
     return Compaction(store=store, utterances_per_shard=PER_SHARD).run()
+
+
+def begin_and_die(store: Path) -> None:
+    """A compaction that wrote everything, and ended before it counted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Generations, "switch_to_copies", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            compact(store)
 
 
 def everything(store: Path) -> dict[str, dict[str, bytes]]:
@@ -88,24 +101,22 @@ def test_what_is_compacted_is_fine_and_grows_on(
 def test_shards_are_the_same_after_interruptions(
     grown: Corpus, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     shutil.copytree(store, tmp_path / "other")
     compact(tmp_path / "other")
-    copy = CopiedSplit.copy
+    copy_one = CopiedSplit.copy
     for lived in (0, 2, 1, 3):
         left = iter(range(lived))
 
         def copy_or_die(self: CopiedSplit, *words: Any, left: Any = left) -> None:
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            copy(self, *words)
+            copy_one(self, *words)
 
         monkeypatch.setattr(CopiedSplit, "copy", copy_or_die)
         with pytest.raises(KeyboardInterrupt):
             compact(store)
         assert len(read_store_record(store).plans) == 3
-    monkeypatch.setattr(CopiedSplit, "copy", copy)
+    monkeypatch.setattr(CopiedSplit, "copy", copy_one)
     compact(store)
     assert contents(store) == contents(tmp_path / "other")
 
@@ -141,16 +152,13 @@ def test_a_build_between_is_not_lost(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(Generations, "switch_to_copies", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            compact(store)
+    begin_and_die(store)
     change_mouth(grown.mouth("tr_003"))
     with caplog.at_level("INFO"):
         assert build_store(grown, store).encoded["train"] == 1
     assert "a --compact was begun (plan-003.parquet) and waits" in caplog.text
     shown = run_main(inspect_cli.main, [store, "--verify"], capsys)
-    assert "plan-003.parquet: a --compact that was begun" in shown.out and "does not count" not in shown.out
+    assert "plan-003.parquet: a --compact was begun" in shown.out and "does not count" not in shown.out
     before = everything(store)
     compact(store)
     assert everything(store) == before
@@ -194,7 +202,9 @@ def test_who_reads_meanwhile_is_not_disturbed(grown: Corpus, store: Path, how: s
     old = {path.name for path in store.glob("*.tar")}
     if how == "compact":
         kept = compact(store).kept
-        assert "is being read, so what was replaced stays (plan-000.parquet, plan-001.parquet, plan-002.par" in kept
+        assert (
+            "what was replaced stays (plan-000.parquet, plan-001.parquet, plan-002.parquet): the store is being" in kept
+        )
     else:
         build_store(grown, store, overwrite=True)
     assert old <= {path.name for path in store.glob("*.tar")}
@@ -222,11 +232,128 @@ def test_who_may_only_read_a_store_is_not_disturbed_either(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", no_files_made)
-        hold = hold_for_reading(store)
+        hold = Catalog.open_to_read(store).hold
+        assert hold is not None
     assert "is being read" in compact(store).kept
     del hold
     build_store(grown, store)
     assert not read_store_record(store).retired
+
+
+def test_who_came_later_does_not_keep_what_was_replaced(grown: Corpus, store: Path) -> None:
+    early = Catalog.open_to_read(store)
+    old = {path.name for path in store.glob("*.tar")}
+    compact(store)
+    late = Catalog.open_to_read(store)
+    build_store(grown, store)
+    assert old <= {path.name for path in store.glob("*.tar")}
+    del early
+    gc.collect()
+    build_store(grown, store)
+    assert not old & {path.name for path in store.glob("*.tar")}
+    assert late.hold is not None
+
+
+def test_who_reads_what_was_replaced_keeps_what_was_added_to_it(grown: Corpus, store: Path) -> None:
+    """A build adds to a store while its compaction waits; then that is replaced, too."""
+    begin_and_die(store)
+    change_mouth(grown.mouth("tr_003"))
+    build_store(grown, store)
+    reader = StoreReader([Catalog.open_to_read(store)], "train")
+    expected = {reader.key(row): reader.read(row).tobytes() for row in range(len(reader))}
+    reader.files = copy.copy(reader.files)  # nothing of it is open yet
+    compact(store)
+    build_store(grown, store, overwrite=True)
+    assert {reader.key(row): reader.read(row).tobytes() for row in range(len(reader))} == expected
+
+
+def test_shards_of_another_size_begin_it_anew(grown: Corpus, store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = everything(store)
+    begin_and_die(store)
+    Compaction(store=store, utterances_per_shard=100).run()
+    assert "plan-003.parquet was begun with shards of another size, so it is dropped" in caplog.text
+    assert len(list(store.glob("*.tar"))) == 3
+    assert everything(store) == before
+
+
+def test_each_split_is_compacted_where_its_own_shards_are_not_full(quick: None, corpus: Corpus, store: Path) -> None:
+    build_store(corpus, store, "shardwriter.utterances_per_shard=2", splits=("train",))
+    build_store(corpus, store, "shardwriter.utterances_per_shard=100", splits=("val",))
+    assert Compaction(store=store, utterances_per_shard=4).survey() is not None
+    Compaction(store=store, utterances_per_shard=4).run()
+    assert len(list(store.glob("train-*.tar"))) == 2
+    assert Compaction(store=store, utterances_per_shard=4).survey() is None
+
+
+def test_a_disk_without_room_for_both_is_told_of_before_anything_is_written(
+    grown: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(store)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(StoreError, match=r"take about .* kB beside the old ones, and 1 kB are free"):
+        compact(store)
+    assert contents(store) == before
+
+
+def test_the_card_names_the_tars_that_count_while_others_lie_beside_them(grown: Corpus, store: Path) -> None:
+    def named() -> Any:
+        front_matter = yaml.safe_load((store / "README.md").read_text().split("---\n")[1])
+        return {part["split"]: part["path"] for part in front_matter["configs"][0]["data_files"]}
+
+    def counting(catalog: Catalog) -> list[str]:
+        return [f"{record.shard}.tar" for record in catalog.split("train").shards]
+
+    assert named()["train"] == "train-*.tar"
+    old = Catalog.open_to_read(store)
+    begin_and_die(store)
+    assert named()["train"] == counting(old)
+    compact(store)
+    assert named()["train"] == counting(Catalog.open(store)) != counting(old)
+    del old
+    gc.collect()
+    build_store(grown, store)
+    assert named()["train"] == "train-*.tar"
+
+
+def test_inspect_shards_tells_of_what_was_begun_and_of_what_was_replaced(
+    grown: Corpus, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader = Catalog.open_to_read(store)
+    begin_and_die(store)
+    shown = run_main(inspect_cli.main, [store], capsys).out
+    assert "plan-003.parquet: a --compact was begun and has 4 of 4 shards; this store serves until it is" in shown
+    assert f"--shards {store} --compact; to give it up: --abandon instead" in shown
+    compact(store)
+    shown = run_main(inspect_cli.main, [store], capsys).out
+    assert re.search(r"plan-000.parquet: was replaced \(20.*\), and its 5 shards stay while they may be read", shown)
+    assert reader.hold is not None
+
+
+@pytest.mark.parametrize("begun", ["--compact", "--overwrite"])
+def test_what_was_begun_can_be_given_up(grown: Corpus, store: Path, run: Run, begun: str) -> None:
+    before = contents(store)
+    if begun == "--compact":
+        begin_and_die(store)
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Generations, "switch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                build_store(grown, store, "videonet.videonet_config.seed=7", overwrite=True)
+    assert before.items() < contents(store).items()
+    outcome = run("--abandon")
+    assert (outcome.code, "given up: plan-003.parquet" in outcome.out) == (0, True), outcome.err
+    assert contents(store) == before
+    assert "train-*.tar" in (store / "README.md").read_text()
+    assert "nothing was begun" in run("--abandon").out
+    assert run("--abandon", "--overwrite").code == 2
+
+
+def test_an_overwrite_drops_a_compaction_that_waits(grown: Corpus, store: Path) -> None:
+    begin_and_die(store)
+    build_store(grown, store, "videonet.videonet_config.seed=7", overwrite=True)
+    (plan,) = Catalog.open(store).plans
+    assert {path.stem for path in store.glob("*.tar")} == set(plan.shards)
+    assert [path.name for path in store.glob("plan-*")] == list(read_store_record(store).plans)
 
 
 def test_what_was_replaced_stays_for_the_days_that_the_config_says(grown: Corpus, store: Path) -> None:
@@ -235,12 +362,11 @@ def test_what_was_replaced_stays_for_the_days_that_the_config_says(grown: Corpus
     build_store(grown, store, "shardwriter.keep_replaced_days=1")
     assert old <= {path.name for path in store.glob("*.tar")}
     record = read_store_record(store)
-    day_before = {name: f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%dT%H:%M:%S%z}" for name in record.retired}
-    write_store_record(
-        store, replace(record, retired={**day_before, "plan-001.parquet": record.retired["plan-001.parquet"]})
-    )
+    day_before = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%dT%H:%M:%S%z}"
+    retired = {**record.retired, "plan-000.parquet": day_before, "plan-001.parquet": day_before}
+    write_store_record(store, replace(record, retired=retired))
     build_store(grown, store, "shardwriter.keep_replaced_days=1")
-    assert set(read_store_record(store).retired) == {"plan-001.parquet"}
+    assert set(read_store_record(store).retired) == {"plan-002.parquet"}
     build_store(grown, store)
     assert not read_store_record(store).retired
     assert not old & {path.name for path in store.glob("*.tar")}
@@ -274,20 +400,32 @@ def test_a_dry_run_says_what_it_would_do(grown: Corpus, store: Path, run: Run) -
 
 
 @pytest.mark.parametrize(
-    "words", [("--overwrite",), ("--limit", 1), ("--retry_failed",), ("--data_split", "val"), ("--executor", "ray")]
+    "words",
+    [
+        ("--overwrite",),
+        ("--limit", 1),
+        ("--retry_failed",),
+        ("--data_split", "val"),
+        ("--dtype", "int8"),
+        ("--views", 0),
+        ("--audio", "path"),
+        ("--encoder_precision", "bf16"),
+        ("--num_processes", 2),
+        ("--executor", "ray"),
+    ],
 )
 def test_flags_that_make_no_sense_with_it_are_refused(
     quick: None, complete_store: Path, run: Run, words: tuple[object, ...]
 ) -> None:
     outcome = run("--compact", *words)
     assert outcome.code == 2
-    assert "--compact: copies a whole store in one process" in outcome.err
+    assert "--compact: copies a whole store as it is, in one process, without" in outcome.err
 
 
 def test_what_is_no_store_is_named_and_not_made(quick: None, corpus: Corpus, store: Path, run: Run) -> None:
     outcome = run("--compact")
     assert outcome.code == 2
-    assert f"{store}: is no store yet" in outcome.err
+    assert f"{store}: not a store" in outcome.err
     assert not store.exists()
 
 
