@@ -122,6 +122,7 @@ class Build:
         """Read the plans, and delete what dead builds left; the lock must be held, as for all that follows."""
         self.generations = Generations.open(self.store, self.recipe.config.shardwriter.keep_replaced_days)
         self.generations.clean()
+        self.options.outlet.dropped()
         waiting = self.generations.compaction
         if waiting is not None:
             logger.info("%s: a --compact was begun (%s) and waits; give --compact to go on", self.store, waiting.name)
@@ -200,6 +201,7 @@ class Build:
         refuse_partial_overwrite(self.store, generations, self.options)
         warn_of_dropped_views(self.store, count_views(splits_of(generations.active)), views)
         generations.abandon()
+        self.options.outlet.dropped()
         manifests = with_views(self.manifests, views)
         plan = generations.replace(manifests, self.identity, self._utterances_per_shard)
         return plan, all_work(manifests)

@@ -200,7 +200,8 @@ def complete_shards(
     A shard whose tar is gone or has another size than its index says does not count, with a warning: its utterances
     are missing, so training encodes them again and the next build writes the shard again.
     """
-    planned = [task.shard for plan in plans for task in plan.tasks([split])]
+    plan_of = {task.shard: plan.name for plan in plans for task in plan.tasks([split])}
+    planned = list(plan_of)
     present = {path.name for path in store.glob(f"{split}-*{INDEX_SUFFIX}")}
     complete = [shard for shard in planned if f"{shard}{INDEX_SUFFIX}" in present]
     tables, shards = _read_merged(store, split, complete, columns)
@@ -209,7 +210,10 @@ def complete_shards(
     entries = pa.concat_tables(tables) if tables else INDEX_SCHEMA.empty_table().select(columns or INDEX_SCHEMA.names)
     counts = np.array([record.rows for record in shards], dtype=np.int64)
     behind = tar_sizes(store)
-    whole = np.array([_tar_is_whole(store, record, behind) for record in shards], dtype=np.bool_)
+    whole = np.array(
+        [_is_of_plan(store, record, plan_of) and _tar_is_whole(store, record, behind) for record in shards],
+        dtype=np.bool_,
+    )
     if not whole.all():
         entries = entries.filter(pa.array(np.repeat(whole, counts)))
         shards = [record for record, keep in zip(shards, whole, strict=True) if keep]
@@ -219,6 +223,21 @@ def complete_shards(
         entries=entries.combine_chunks(),
         shard_of_entry=np.repeat(np.arange(len(shards)), counts[whole]),
     )
+
+
+def _is_of_plan(store: Path, record: ShardRecord, plan_of: Mapping[str, str]) -> bool:
+    """Whether a shard was written after the plan that lists it, and not after another that gave the same number."""
+    if record.plan == plan_of[record.shard]:
+        return True
+    logger.warning(
+        "%s: was written after %s, and %s lists it: its %d utterances count as missing. Run build-shards to write it "
+        "again.",
+        store / f"{record.shard}{INDEX_SUFFIX}",
+        record.plan,
+        plan_of[record.shard],
+        record.rows,
+    )
+    return False
 
 
 def _tar_is_whole(store: Path, record: ShardRecord, behind: Mapping[str, int]) -> bool:

@@ -91,6 +91,7 @@ class Compaction:
         with build_lock(self.store):
             generations = Generations.open(self.store, self.keep_replaced_days)
             generations.clean()
+            self.outlet.dropped()
             report = self._survey(generations)
             if report is None:
                 active = generations.active
@@ -150,6 +151,7 @@ class Compaction:
             return begun
         logger.warning("%s: %s was begun with shards of another size, so it is dropped", self.store, begun.name)
         generations.abandon()
+        self.outlet.dropped()
         return None
 
     def _refuse_full_disk(self, needed: int) -> None:

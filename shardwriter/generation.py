@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from configs.errors import StoreError
@@ -20,7 +20,7 @@ from shardwriter.format import (
     shard_number,
 )
 from shardwriter.manifest import Manifest
-from shardwriter.mirror import mirror_at, tar_sizes
+from shardwriter.mirror import mirror_at, names_behind
 from shardwriter.plan import Plan, make_plan, read_plan, write_plan
 from shardwriter.reading import kept_from_readers
 from shardwriter.work import Work
@@ -81,8 +81,10 @@ class Generations:
             if name in retired:
                 found.retired.append(plan)
             elif plan.kind == "replace" and waits:
+                found.orphans += [found.replacement] if found.replacement else []
                 found.replacement = plan
             elif plan.kind == "compact" and waits:
+                found.orphans += [found.compaction] if found.compaction else []
                 found.compaction = plan
             else:
                 found.orphans.append(plan)
@@ -118,7 +120,8 @@ class Generations:
 
     def next_plan(self) -> int:
         """An unused plan number."""
-        numbers = [plan_number(path.name) for path in self.store.glob("plan-*.parquet")]
+        names = [*(path.name for path in self.store.glob("plan-*.parquet")), *names_behind(self.store)]
+        numbers = map(plan_number, names)
         return max((number for number in numbers if number is not None), default=-1) + 1
 
     def next_shard(self, split: str) -> int:
@@ -127,7 +130,7 @@ class Generations:
         plans = [*self.active, *begun, *self.retired]
         names = {shard for plan in plans for shard in plan.shards}
         names.update(path.stem for path in self.store.glob(f"{split}-*"))
-        names.update(name.removesuffix(TAR_SUFFIX) for name in tar_sizes(self.store))  # of others, too
+        names.update(PurePath(name).stem for name in names_behind(self.store))  # of others, too
         numbers = [parsed[1] for name in names if (parsed := shard_number(name)) and parsed[0] == split]
         return max(numbers, default=-1) + 1
 

@@ -122,7 +122,7 @@ class Mirror:
         for name in (*gone, *written_anew):
             (self.folder / name).unlink(missing_ok=True)
         wanted = [
-            name for name, file in found.items() if before.get(name) != file or not (self.folder / name).is_file()
+            name for name, file in found.items() if before.get(name) != file or not _is_whole(self.folder / name, file)
         ]
         record = [name for name in wanted if name == STORE_FILE]
         others = [name for name in wanted if name != STORE_FILE]
@@ -282,6 +282,12 @@ def tar_sizes(store: Path) -> Mapping[str, int]:
     return {name: file.size for name, file in files if name.endswith(TAR_SUFFIX)}
 
 
+def names_behind(store: Path) -> list[str]:
+    """All that lies behind a mirror; nothing of a folder that is none."""
+    mirror = mirror_at(store)
+    return list(mirror.files) if mirror else []
+
+
 def drop_copies(store: Path) -> None:
     """Delete the tars that a mirror holds, so that they are read anew; of a folder that is none, nothing."""
     mirror = mirror_at(store)
@@ -299,6 +305,11 @@ def store_name(store: Path) -> str:
 
 def _is_metadata(name: str) -> bool:
     return name in (STORE_FILE, CARD_FILE) or name.endswith(INDEX_SUFFIX) or plan_number(name) is not None
+
+
+def _is_whole(path: Path, file: RemoteFile) -> bool:
+    """Whether a copy is there; one that a power cut left short is not."""
+    return path.is_file() and path.stat().st_size == file.size
 
 
 def _is_tar(name: str) -> bool:

@@ -19,7 +19,7 @@ from shardwriter.format import (
     plan_number,
     shard_number,
 )
-from shardwriter.index import read_index
+from shardwriter.index import ShardRecord, read_index
 from shardwriter.mirror import Mirror
 from shardwriter.plan import SHARD_COLUMNS, read_plan
 
@@ -36,6 +36,9 @@ WAITING = 4
 class Outlet(Protocol):
     """Is told of what a build publishes, in this order."""
 
+    def dropped(self) -> None:
+        """Plans that do not count are deleted, and their numbers may be given anew."""
+
     def plans(self) -> None:
         """Plans and record are written, and all shards before them."""
 
@@ -51,6 +54,9 @@ class Outlet(Protocol):
 
 class Folder:
     """The store is the folder itself."""
+
+    def dropped(self) -> None:
+        """See `Outlet`."""
 
     def plans(self) -> None:
         """See `Outlet`."""
@@ -103,17 +109,28 @@ class Upload:
                 record = read_index(index, ["key"])[1][0]
             except StoreError:
                 record = None
-            if record is not None:
-                plan = self.mirror.files.get(record.plan)
-                is_same = plan is not None and before.get(record.plan) == plan.version
-                size = tar.stat().st_size if tar.is_file() else 0
-                if (is_same or plan is None) and size == record.tar_size:
-                    continue
+            size = tar.stat().st_size if tar.is_file() else 0
+            if record is not None and self._is_planned(record, before) and size == record.tar_size:
+                continue
             index.unlink()
             tar.unlink(missing_ok=True)
         for tar in self.folder.glob(f"*-*{TAR_SUFFIX}"):
             if tar.with_suffix(INDEX_SUFFIX).name in self.mirror.files:
                 tar.unlink()  # another machine may have written the one up there, or deleted it
+
+    def _is_planned(self, record: ShardRecord, before: dict[str, str]) -> bool:
+        """Whether the plan that a shard was written after is there still, and the same."""
+        above = self.mirror.files.get(record.plan)
+        if before.get(record.plan) != (above.version if above else None):
+            return False
+        try:
+            return record.shard in read_plan(self.folder, record.plan, SHARD_COLUMNS).shards
+        except StoreError:
+            return False
+
+    def dropped(self) -> None:
+        """See `Outlet`. Raises StoreError where something cannot be deleted."""
+        self._delete_uncounted()
 
     def plans(self) -> None:
         """See `Outlet`. Raises StoreError where something cannot be uploaded, as do the others."""
@@ -121,7 +138,7 @@ class Upload:
         for path in sorted(self.folder.glob("plan-*.parquet")):
             if plan_number(path.name) is not None and path.name not in self.mirror.files:
                 self._put(path)
-        self._planned |= self._read_planned()
+        self._planned = {**self._planned, **self._read_planned()}
         self._send_leftovers()
         self._put_changed(STORE_FILE)
         self._put_changed(CARD_FILE)
@@ -167,31 +184,39 @@ class Upload:
 
     def _counts(self, index: Path) -> bool:
         """Whether a shard is of a plan that counts up there."""
+        return read_index(index, ["key"])[1][0].plan in self._counting()
+
+    def _counting(self) -> list[str]:
+        """The plans that count up there."""
         record = self._above.get(STORE_FILE)
-        return record is not None and read_index(index, ["key"])[1][0].plan in json.loads(record)["plans"]
+        plans: list[str] = json.loads(record)["plans"] if record else []
+        return plans
 
     def _delete_uncounted(self) -> None:
         """Delete what belongs to plans that were deleted here, and nothing else that lies there; the plans last, so
         that who is interrupted finds the rest again."""
-        gone = sorted(self._planned - self._read_planned())
+        known = self._read_planned()
+        counting = self._counting()
+        lost = [name for name in self._planned if name not in known and name not in counting]
+        gone = sorted({shard for name in lost for shard in self._planned[name]}.difference(*known.values()))
         splits = sorted({shard.rpartition("-")[0] for shard in gone})
         merged = [merged_index_name(split) for split in splits]
-        plans = [name for name in self.mirror.files if plan_number(name) is not None]
         for names in (
             [name for name in merged if not (self.folder / name).is_file()],
             [f"{shard}{INDEX_SUFFIX}" for shard in gone],  # before their tars: what has an index is complete
             [f"{shard}{TAR_SUFFIX}" for shard in gone],
-            [name for name in plans if not (self.folder / name).is_file()],
+            lost,
         ):
             with ThreadPoolExecutor(DELETIONS, thread_name_prefix="delete") as pool:
                 deque(pool.map(self._delete, names), maxlen=0)
+        self._planned = {name: shards for name, shards in self._planned.items() if name not in lost} | known
 
-    def _read_planned(self) -> set[str]:
+    def _read_planned(self) -> dict[str, set[str]]:
         """The shards of all plans that are here, and can be read: others are not ours."""
-        shards: set[str] = set()
+        shards: dict[str, set[str]] = {}
         for path in self.folder.glob("plan-*.parquet"):
             with suppress(StoreError):
-                shards.update(read_plan(self.folder, path.name, SHARD_COLUMNS).shards)
+                shards[path.name] = set(read_plan(self.folder, path.name, SHARD_COLUMNS).shards)
         return shards
 
     def _put_changed(self, name: str) -> None:

@@ -199,6 +199,74 @@ def test_faults_that_pass_are_not_noticed(
     assert objects(server) == contents(tmp_path / "local")
 
 
+def other_machine(tmp_path: Path) -> None:
+    """Let what follows run on the other one of two machines."""
+    shutil.move(tmp_path / "cache", tmp_path / "moving")
+    if (tmp_path / "other").exists():
+        shutil.move(tmp_path / "other", tmp_path / "cache")
+    shutil.move(tmp_path / "moving", tmp_path / "other")
+
+
+def seen_elsewhere(inspect: Any, corpus: Corpus, tmp_path: Path, *flags: object) -> str:
+    """What inspect-shards says with an empty cache; nothing may be wrong."""
+    shutil.rmtree(tmp_path / "cache")
+    shown = inspect("--verify", "--against", corpus.config_file, *flags)
+    assert shown.code == 0 and "all as the indexes say" in shown.out, shown.out
+    return str(shown.out)
+
+
+@pytest.mark.parametrize("ending", ["train-000002.tar", "store.json"])
+def test_the_number_of_a_plan_that_was_dropped_is_not_taken_for_the_plan(
+    ending: str, build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
+) -> None:
+    assert build("--limit", 3).code == 0
+    server.fail("PUT", ending, "500", times=100)
+    first, second = ("--utterances_per_shard", 1), ("--utterances_per_shard", 2)
+    if ending != "store.json":
+        first = ("--overwrite", "--dtype", "int8", *first)
+        second = ("--overwrite", "--dtype", "float32", *second, *NOTHING_KEPT)
+    assert build(*first).code == 2
+    server.rules.clear()
+    assert build(*second).code == 0
+    assert "no plan lists" not in seen_elsewhere(inspect, corpus, tmp_path)
+
+
+def test_shards_left_here_of_a_plan_that_is_gone_are_not_uploaded(
+    build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
+) -> None:
+    seed = ("--set", "videonet.videonet_config.seed=1")
+    assert build("--limit", 3).code == 0
+    server.fail("PUT", ".tar", "close", times=10_000)
+    assert build().code == 2
+    server.rules.clear()
+    other_machine(tmp_path)
+    assert build("--overwrite", *seed, *NOTHING_KEPT).code == 0
+    other_machine(tmp_path)
+    outcome = build(*seed)
+    assert outcome.code == 0 and "which an earlier run wrote" not in outcome.err
+    assert "no plan lists" not in seen_elsewhere(inspect, corpus, tmp_path, *seed)
+
+
+def test_shards_left_here_of_one_overwrite_are_not_taken_for_those_of_another(
+    build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
+) -> None:
+    seeds = [("--overwrite", "--set", f"videonet.videonet_config.seed={seed}") for seed in (1, 2)]
+    assert build().code == 0
+    server.fail("PUT", ".tar", "close", times=10_000)
+    assert build(*seeds[0]).code == 2
+    other_machine(tmp_path)
+    assert build(*seeds[1]).code == 2
+    other_machine(tmp_path)
+    server.rules.clear()
+    assert build(*seeds[1], *NOTHING_KEPT).code == 0
+    assert "no plan lists" not in seen_elsewhere(inspect, corpus, tmp_path, *seeds[1][1:])
+    build_store(corpus, tmp_path / "local", "videonet.videonet_config.seed=2")
+    local, remote = open_reader(tmp_path / "local", "train"), open_reader(URL, "train")
+    for row in range(5):
+        (found,) = remote.rows_of(local.keys.slice(row, 1))
+        assert (remote.read(int(found)) == local.read(row)).all()
+
+
 def test_shards_left_here_that_another_machine_has_built_meanwhile_are_theirs(
     build: Any, inspect: Any, server: S3Server, corpus: Corpus, tmp_path: Path
 ) -> None:
