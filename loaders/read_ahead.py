@@ -14,7 +14,7 @@ import xxhash
 
 from configs.errors import StoreError
 from loaders.order import Indices
-from shardwriter.mirror import mirror_at, open_tar_file
+from shardwriter.mirror import drop_copy, mirror_at, open_tar_file
 
 CHUNK_BYTES = 4 << 20
 """Read at a time: what reading ahead holds in memory; the rest stays in the page cache, which gives way."""
@@ -90,8 +90,7 @@ class ReadAhead:
             offset += count
         if (found := digest.hexdigest()) != self.digests[shard]:
             cure = "Delete it and run build-shards, which writes it again."
-            if mirror_at(self.paths[shard].parent):
-                self.paths[shard].unlink(missing_ok=True)
+            if drop_copy(self.paths[shard], self.digests[shard]):
                 cure = "This copy is deleted; go on with --resume last, and it is fetched anew."
             raise StoreError(
                 f"{self.paths[shard]}: its digest is {found}, and its index says {self.digests[shard]}: it was damaged "

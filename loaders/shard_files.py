@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.errors import StoreError
-from shardwriter.mirror import mirror_at, open_tar_file
+from shardwriter.mirror import has_copy, mirror_at, open_tar_file
 
 OPEN_SHARDS = 128
 """Files kept open at a time by all views of a split, well below the usual limit of 1024 for a process."""
@@ -76,7 +76,7 @@ class ShardFiles:
             self._open.popitem(last=False)  # unmapped when the last view of it is gone
         if mirror_at(self.paths[shard].parent):
             for other in list(self._open)[:-OPEN_DELETED]:
-                if not self.paths[other].exists():
+                if not has_copy(self.paths[other], self.digests[other]):
                     del self._open[other]
         return self._open[shard]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shardwriter.claim import claimed
 from shardwriter.format import plan_number
-from shardwriter.mirror import forget_record, open_mirror
+from shardwriter.mirror import forget_written, open_mirror
 from shardwriter.outlet import Folder, Outlet, uploading
 from shardwriter.place import Cache, is_remote, store_folder
 from shardwriter.remote import RemoteStore
@@ -24,7 +24,7 @@ def place_to_build(word: str, cache: Cache) -> Iterator[tuple[Path, Outlet]]:
         return
     with claimed(RemoteStore.at(word)) as claim:
         ending = "-build"  # a folder of its own: it holds what is not uploaded yet
-        before = forget_record(word, cache.folder, ending)
+        before = forget_written(word, cache.folder, ending)
         plans = {name: file.version for name, file in before.items() if plan_number(name) is not None}
         mirror = open_mirror(word, cache.folder, cache.limit, ending)
         with uploading(mirror, plans, claim.check) as upload:

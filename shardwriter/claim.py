@@ -40,13 +40,15 @@ class Claim:
         self.name = name
         self._words = words
         self._is_deleted = False
+        self._written = time.clock_gettime(_CLOCK)
         self.write()
 
     def write(self) -> None:
         """Write it once more. Raises StoreError where that fails."""
         begun = time.clock_gettime(_CLOCK)
         self.remote.write(self.name, self._words)
-        self._written = begun
+        if begun - self._written < LOST_AFTER_SECONDS:  # else another build may have begun meanwhile, for good
+            self._written = begun
 
     def check(self) -> None:
         """To be called before anything is written. Raises StoreError where another build may have begun meanwhile."""
@@ -100,7 +102,7 @@ def _refuse_others(remote: RemoteStore, name: str) -> None:
     for other in sorted(listed):
         if not other.startswith(CLAIM_PREFIX) or other == name:
             continue
-        if _is_dead(other, listed[other], listed[name]):
+        if _is_dead(other, listed[other], listed.get(name)):
             remote.delete(other)
             continue
         try:
@@ -122,10 +124,10 @@ def _this_system() -> str:
     return "-".join(parts)
 
 
-def _is_dead(name: str, other: RemoteFile, own: RemoteFile) -> bool:
+def _is_dead(name: str, other: RemoteFile, own: RemoteFile | None) -> bool:
     host, _, rest = name.removeprefix(CLAIM_PREFIX).rpartition(".")[0].rpartition(".")
-    if host == _this_system() and rest.isdecimal():
-        return not is_alive(int(rest))
-    if other.modified is None or own.modified is None:
+    if host == _this_system() and rest.isdecimal() and not is_alive(int(rest)):
+        return True  # else its number may have been given anew, and its age tells
+    if own is None or other.modified is None or own.modified is None:
         return False
     return own.modified - other.modified > DEAD_AFTER_SECONDS

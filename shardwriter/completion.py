@@ -6,10 +6,10 @@ from pathlib import Path
 from shardwriter.build_report import Failure
 from shardwriter.card import write_card
 from shardwriter.catalog import SplitCatalog, complete_shards, splits_of
-from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX
+from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX, shard_number
 from shardwriter.index import merge_indexes, read_index
 from shardwriter.manifest import Manifest
-from shardwriter.mirror import tar_sizes
+from shardwriter.mirror import names_behind
 from shardwriter.plan import Plan, ShardTask
 from shardwriter.views import count_views, with_views
 
@@ -66,8 +66,13 @@ def _write_card(store: Path, held: Mapping[str, SplitCatalog], *, alone: bool) -
 
 def _tars(store: Path, split: str) -> set[str]:
     """Tars of a split that lie in a store, whether they count or not."""
-    behind = {name for name in tar_sizes(store) if name.startswith(f"{split}-")}
-    return behind | {path.name for path in store.glob(f"{split}-*{TAR_SUFFIX}")}
+    names = set(names_behind(store))
+    behind = {name for name in names if name.startswith(f"{split}-") and name.endswith(TAR_SUFFIX)}
+    for name in sorted(behind):  # those that were dropped here are deleted next
+        index = f"{name.removesuffix(TAR_SUFFIX)}{INDEX_SUFFIX}"
+        if index in names and not (store / index).is_file():
+            behind.remove(name)
+    return behind | {path.name for path in store.glob(f"{split}-*{TAR_SUFFIX}") if shard_number(path.stem)}
 
 
 def _count_stored(catalog: SplitCatalog) -> int:

@@ -12,7 +12,7 @@ from shardwriter.digest import digest_of
 from shardwriter.format import TAR_SUFFIX
 from shardwriter.index import ShardRecord
 from shardwriter.members import open_tar, read_member
-from shardwriter.mirror import mirror_at
+from shardwriter.mirror import has_copy
 from shardwriter.writer import ShardWriter
 
 OPEN_DELETED = 16
@@ -57,8 +57,7 @@ class CopiedSplit:
         if record.shard not in self._open:
             if len(self._open) == OPEN_TARS:
                 self._open.popitem(last=False)[1][0].close()
-            if mirror_at(self.store):
-                self._close_deleted()
+            self._close_deleted()
             stack = ExitStack()
             self._open[record.shard] = stack, stack.enter_context(open_tar(self.store, record.shard))
             self._check(record)
@@ -67,8 +66,9 @@ class CopiedSplit:
 
     def _close_deleted(self) -> None:
         """Close copies that made room for others, for they take disk as long as they are open; not those used last."""
+        digests = {record.shard: record.tar_digest for record in self.held.shards}
         for shard in list(self._open)[:-OPEN_DELETED]:
-            if not (self.store / f"{shard}{TAR_SUFFIX}").exists():
+            if not has_copy(self.store / f"{shard}{TAR_SUFFIX}", digests[shard]):
                 self._open.pop(shard)[0].close()
 
     def _check(self, record: ShardRecord) -> None:

@@ -150,6 +150,11 @@ def parse_view_split(name: str) -> tuple[str, int]:
     return match[1], int(match[2] or 0)
 
 
+def is_split(name: str) -> bool:
+    """Whether a name is that of a split, or of a view of one."""
+    return _VIEW_SPLIT.fullmatch(name) is not None
+
+
 def split_position(name: str) -> tuple[int, int]:
     """Sorts splits as they are shown: train and its views, val, test."""
     split, view = parse_view_split(name)

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from configs.errors import StoreError
 from shardwriter.files import drop_dead_temporary_files, temporary_path, write_json
-from shardwriter.format import CARD_FILE, INDEX_SUFFIX, STORE_FILE, TAR_SUFFIX, plan_number
+from shardwriter.format import CARD_FILE, INDEX_SUFFIX, STORE_FILE, TAR_SUFFIX, is_split, plan_number, shard_number
 from shardwriter.remote import RemoteFile, RemoteStore
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Mirror:
         Raises:
             StoreError: It cannot be had, or is not what its index says; names the object.
         """
-        path = self.folder / name
+        path = self.copy_of(name, digest)
         if _use(path, size):
             return False
         with self._locked(name):
@@ -96,13 +96,8 @@ class Mirror:
             self._make_room(size)
             temporary = temporary_path(path)
             try:
-                self.remote.get(name, temporary, size=size, digest=digest)
+                self._download(name, temporary, size, digest)
                 temporary.replace(path)
-            except FileNotFoundError as error:
-                raise StoreError(
-                    f"{self.remote.url}/{name}: is gone; it was there when the store was opened. If it was built anew "
-                    "meanwhile, start again"
-                ) from error
             except OSError as error:
                 raise StoreError(
                     f"{path}: cannot be written ({error.strerror}); make room, or name another cache folder"
@@ -112,15 +107,31 @@ class Mirror:
         logger.debug("%s/%s: downloaded, %d bytes", self.remote.url, name, size)
         return True
 
+    def _download(self, name: str, path: Path, size: int, digest: str) -> None:
+        try:
+            self.remote.get(name, path, size=size, digest=digest)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self.remote.url}/{name}: is gone; it was there when the store was opened. If it was built anew "
+                "meanwhile, start again"
+            ) from error
+
+    def copy_of(self, name: str, digest: str) -> Path:
+        """Where the copy of a tar lies: what was behind the URL under one name at different times never shares a file,
+        so that a training that runs does not read what another one has fetched."""
+        return self.folder / f"{name.removesuffix(TAR_SUFFIX)}.{digest}{TAR_SUFFIX}"
+
+    def drop_copies(self) -> None:
+        """Delete all copies of tars."""
+        for path in self.folder.glob(f"*{TAR_SUFFIX}"):
+            if _is_copy(path.name):
+                path.unlink(missing_ok=True)
+
     def _try_refresh(self) -> bool:
         """Copy what changed; False where a build changed something meanwhile."""
         before = dict(self.files)
         listed = self.remote.list()  # before the record is read: what that names was published before it
         found = {name: file for name, file in listed.items() if _is_metadata(name)}
-        gone = [name for name in before if _is_metadata(name) and name not in found]
-        written_anew = [name for name in before if name in listed and _is_tar(name) and listed[name] != before[name]]
-        for name in (*gone, *written_anew):
-            (self.folder / name).unlink(missing_ok=True)
         wanted = [
             name for name, file in found.items() if before.get(name) != file or not _is_whole(self.folder / name, file)
         ]
@@ -131,6 +142,9 @@ class Mirror:
                 return False
         if self.remote.list().get(STORE_FILE) != found.get(STORE_FILE):
             return False
+        for name in before:  # after the record that does not name it any more
+            if _is_metadata(name) and name not in found:
+                (self.folder / name).unlink(missing_ok=True)
         self._known.clear()
         self._known.update(listed)
         self.save_listing()
@@ -169,18 +183,16 @@ class Mirror:
         Whoever has one of them mapped reads on: its bytes are freed when the last one closes it.
         """
         with self._locked("room"):
-            tars = [(entry.stat(), entry.path) for entry in os.scandir(self.folder) if self._is_copy(entry)]
+            tars: list[tuple[os.stat_result, str]] = []
+            for entry in os.scandir(self.folder):
+                with suppress(FileNotFoundError):  # others may delete it just now
+                    tars += [(entry.stat(), entry.path)] if _is_copy(entry.name) else []
             held = sum(status.st_size for status, _ in tars)
             for status, path in sorted(tars, key=lambda tar: tar[0].st_mtime_ns):
                 if held + size <= self.limit:
                     return
                 Path(path).unlink(missing_ok=True)
                 held -= status.st_size
-
-    def _is_copy(self, entry: os.DirEntry[str]) -> bool:
-        """Whether a file is a tar of the remote store, now or once; what a build has written may not be there yet."""
-        index = Path(entry.path).with_suffix(INDEX_SUFFIX)
-        return _is_tar(entry.name) and (entry.name in self.files or not index.is_file())
 
     @contextmanager
     def _locked(self, what: str) -> Iterator[None]:
@@ -221,8 +233,9 @@ def open_mirror(url: str, cache: Path, limit: int, ending: str = "") -> Mirror:
     return mirror
 
 
-def forget_record(url: str, cache: Path, ending: str) -> dict[str, RemoteFile]:
-    """Let a mirror be opened with the record and card behind the URL: a build that died may have written others here.
+def forget_written(url: str, cache: Path, ending: str) -> dict[str, RemoteFile]:
+    """Let a mirror be opened with what lies behind the URL of that which builds write anew each time: one that died may
+    have written others here.
 
     Returns:
         What lay behind the URL when the mirror was refreshed last.
@@ -231,15 +244,17 @@ def forget_record(url: str, cache: Path, ending: str) -> dict[str, RemoteFile]:
         StoreError: It is no URL of a store.
     """
     mirror = _mirror_of(url, cache, 0, ending)
-    for name in (STORE_FILE, CARD_FILE):
-        (mirror.folder / name).unlink(missing_ok=True)
+    for path in (mirror.folder / STORE_FILE, mirror.folder / CARD_FILE, *mirror.folder.glob(f"*{INDEX_SUFFIX}")):
+        if shard_number(path.stem) is None:
+            path.unlink(missing_ok=True)
     return dict(mirror.files)
 
 
 def _mirror_of(url: str, cache: Path, limit: int, ending: str) -> Mirror:
     remote = RemoteStore.at(url)
     words = re.sub(r"[^A-Za-z0-9]+", "-", remote.url)[-60:].strip("-")
-    name = f"{words}-{xxhash.xxh3_64_hexdigest(remote.url.encode())[:8]}{ending}"
+    server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    name = f"{words}-{xxhash.xxh3_64_hexdigest((remote.url + server).encode())[:8]}{ending}"
     return Mirror(Path(os.path.abspath(cache)) / name, remote, limit)
 
 
@@ -262,12 +277,12 @@ def open_tar_file(path: Path, size: int, digest: str) -> tuple[int, bool]:
         StoreError: It cannot be fetched.
     """
     mirror = mirror_at(path.parent)
-    if mirror is None:
+    if mirror is None or path.is_file():  # there it was written here, and is to be uploaded
         return os.open(path, os.O_RDONLY), False
     for _ in range(OPENINGS):
         fresh = mirror.fetch(path.name, size, digest)
         try:
-            return os.open(path, os.O_RDONLY), fresh
+            return os.open(mirror.copy_of(path.name, digest), os.O_RDONLY), fresh
         except FileNotFoundError:  # another process has made room meanwhile
             continue
     raise StoreError(f"{path}: was deleted again and again to make room; set datamodule.data_config.cache_gb higher")
@@ -288,13 +303,25 @@ def names_behind(store: Path) -> list[str]:
     return list(mirror.files) if mirror else []
 
 
+def has_copy(path: Path, digest: str) -> bool:
+    """Whether a mirror has a tar here; it may have made room for others. True of a folder that is none."""
+    mirror = mirror_at(path.parent)
+    return mirror is None or path.is_file() or mirror.copy_of(path.name, digest).is_file()
+
+
+def drop_copy(path: Path, digest: str) -> bool:
+    """Delete the copy of a tar, so that it is fetched anew. Returns False where it is a store's own, which stays."""
+    mirror = mirror_at(path.parent)
+    if mirror is not None:
+        mirror.copy_of(path.name, digest).unlink(missing_ok=True)
+    return mirror is not None
+
+
 def drop_copies(store: Path) -> None:
     """Delete the tars that a mirror holds, so that they are read anew; of a folder that is none, nothing."""
     mirror = mirror_at(store)
     if mirror is not None:
-        for path in store.glob(f"*{TAR_SUFFIX}"):
-            if path.name in mirror.files:
-                path.unlink(missing_ok=True)
+        mirror.drop_copies()
 
 
 def store_name(store: Path) -> str:
@@ -304,7 +331,13 @@ def store_name(store: Path) -> str:
 
 
 def _is_metadata(name: str) -> bool:
-    return name in (STORE_FILE, CARD_FILE) or name.endswith(INDEX_SUFFIX) or plan_number(name) is not None
+    return name in (STORE_FILE, CARD_FILE) or plan_number(name) is not None or _is_index(name)
+
+
+def _is_index(name: str) -> bool:
+    """Whether a name is that of an index of ours: others may keep large files of this suffix there."""
+    stem = name.removesuffix(INDEX_SUFFIX)
+    return name.endswith(INDEX_SUFFIX) and (shard_number(stem) is not None or is_split(stem))
 
 
 def _is_whole(path: Path, file: RemoteFile) -> bool:
@@ -312,8 +345,10 @@ def _is_whole(path: Path, file: RemoteFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size
 
 
-def _is_tar(name: str) -> bool:
-    return name.endswith(TAR_SUFFIX)
+def _is_copy(name: str) -> bool:
+    """Whether a file is a copy of a tar, and none that a build has written and not uploaded yet."""
+    stem, _, digest = name.removesuffix(TAR_SUFFIX).rpartition(".")
+    return name.endswith(TAR_SUFFIX) and bool(digest) and shard_number(stem) is not None
 
 
 def _use(path: Path, size: int) -> bool:

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
+import xxhash
+
 from configs.errors import StoreError
 from shardwriter.format import (
     CARD_FILE,
@@ -87,10 +89,8 @@ class Upload:
         self.before_writing = before_writing
         self.folder = mirror.folder
         self.remote = mirror.remote
-        self.sent = 0
-        self._above: dict[str, bytes | None] = {
-            name: self._read(name) for name in (STORE_FILE, CARD_FILE) if name in mirror.files
-        }
+        self._above = {name: self._digest(name) for name in self._written_anew() if name in mirror.files}
+        self._counting = self._read_counting() if STORE_FILE in mirror.files else []
         self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
         self._running: deque[Future[None]] = deque()
         self._planned = self._read_planned()
@@ -141,6 +141,7 @@ class Upload:
         self._planned = {**self._planned, **self._read_planned()}
         self._send_leftovers()
         self._put_changed(STORE_FILE)
+        self._counting = self._read_counting()
         self._put_changed(CARD_FILE)
         self.mirror.save_listing()  # tells the next build, should this one die, of which plan the shards here are
 
@@ -153,9 +154,8 @@ class Upload:
     def rest(self) -> None:
         """See `Outlet`."""
         self.plans()
-        for path in self.folder.glob(f"*{INDEX_SUFFIX}"):
-            if not shard_number(path.stem) and (self.sent or path.name not in self.mirror.files):
-                self._put(path)
+        for name in self._written_anew():
+            self._put_changed(name)
         self._delete_uncounted()
         self.mirror.save_listing()
 
@@ -171,33 +171,27 @@ class Upload:
         parsed = shard_number(shard)
         assert parsed is not None, shard
         index, tar = self.folder / f"{shard}{INDEX_SUFFIX}", self.folder / f"{shard}{TAR_SUFFIX}"
-        if self._counts(index):  # these would say what this shard was before
+        (record,) = read_index(index, ["key"])[1]
+        if record.plan in self._counting:  # these would say what this shard was before
             self._delete(merged_index_name(parsed[0]))
         self._delete(index.name)
-        if tar.is_file():
+        if record.tar_size:
             self._put(tar)
         else:
             self._delete(tar.name)
         self._put(index)
         tar.unlink(missing_ok=True)
-        self.sent += 1
 
-    def _counts(self, index: Path) -> bool:
-        """Whether a shard is of a plan that counts up there."""
-        return read_index(index, ["key"])[1][0].plan in self._counting()
-
-    def _counting(self) -> list[str]:
-        """The plans that count up there."""
-        record = self._above.get(STORE_FILE)
-        plans: list[str] = json.loads(record)["plans"] if record else []
+    def _read_counting(self) -> list[str]:
+        """The plans that count up there, since the record here is the same."""
+        plans: list[str] = json.loads((self.folder / STORE_FILE).read_bytes())["plans"]
         return plans
 
     def _delete_uncounted(self) -> None:
         """Delete what belongs to plans that were deleted here, and nothing else that lies there; the plans last, so
         that who is interrupted finds the rest again."""
         known = self._read_planned()
-        counting = self._counting()
-        lost = [name for name in self._planned if name not in known and name not in counting]
+        lost = [name for name in self._planned if name not in known and name not in self._counting]
         gone = sorted({shard for name in lost for shard in self._planned[name]}.difference(*known.values()))
         splits = sorted({shard.rpartition("-")[0] for shard in gone})
         merged = [merged_index_name(split) for split in splits]
@@ -221,36 +215,37 @@ class Upload:
 
     def _put_changed(self, name: str) -> None:
         """Upload what may change from build to build, if it did."""
-        content = self._read(name)
-        if content is not None and content != self._above.get(name):
-            self._put(self.folder / name)
-            self._above[name] = content
+        path = self.folder / name
+        if path.is_file() and (
+            (digest := self._digest(name)) != self._above.get(name) or name not in self.mirror.files
+        ):
+            self._put(path)
+            self._above[name] = digest
 
     def _put(self, path: Path) -> None:
-        self.before_writing()
-        self.mirror.files[path.name] = self.remote.put(path, path.name)
+        self.mirror.files[path.name] = self.remote.put(path, path.name, self.before_writing)
 
     def _delete(self, name: str) -> None:
-        self.before_writing()
         if self.mirror.files.pop(name, None) is not None:
-            self.remote.delete(name)
+            self.remote.delete(name, self.before_writing)
 
     def wait(self) -> None:
         """See `Outlet`."""
         while self._running:
             self._running.popleft().result()
 
-    def _read(self, name: str) -> bytes | None:
-        path = self.folder / name
-        return path.read_bytes() if path.is_file() else None
+    def _written_anew(self) -> list[str]:
+        """What each build writes: record, card, and merged indexes."""
+        merged = [path.name for path in self.folder.glob(f"*{INDEX_SUFFIX}") if not shard_number(path.stem)]
+        return [name for name in (STORE_FILE, CARD_FILE, *sorted(merged)) if (self.folder / name).is_file()]
+
+    def _digest(self, name: str) -> str:
+        return xxhash.xxh3_64_hexdigest((self.folder / name).read_bytes())
 
     def close(self) -> None:
         """Wait for what is being uploaded; what waits is left to the next build."""
         self._pool.shutdown(cancel_futures=True)
-        for tar in self.folder.glob(f"*-*{TAR_SUFFIX}"):
-            index = tar.with_suffix(INDEX_SUFFIX)
-            if tar.name in self.mirror.files and (index.name in self.mirror.files or not index.is_file()):
-                tar.unlink(missing_ok=True)  # a copy; without its index up there, the next build sends it again
+        self.mirror.drop_copies()
 
 
 @contextmanager

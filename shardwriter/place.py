@@ -14,7 +14,8 @@ from shardwriter.mirror import MIRROR_FILE, open_mirror
 
 CACHE_GB = 100.0
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_NO_STORES = ("http", "https", "file", "local")
+_NO_STORES = ("http", "https", "file", "local", "memory")
+_LIKE_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*):/")
 
 
 class Cache(NamedTuple):
@@ -51,7 +52,7 @@ def store_folder(word: Path | str, cache: Cache) -> Path:
     """
     if isinstance(word, str) and is_remote(word):
         return open_mirror(word, cache.folder, cache.limit).folder
-    path = Path(word)
+    path = _local(word)
     if (path / MIRROR_FILE).is_file():
         raise StoreError(f"{path}: is a copy of a store behind a URL, which {MIRROR_FILE} in it names; give that")
     return path
@@ -63,4 +64,15 @@ def local_folder(word: Path | str) -> Path:
         raise StoreError(
             f"{word}: this works on a folder of this machine; copy the store there, or copy it up afterwards"
         )
-    return Path(word)
+    return _local(word)
+
+
+def _local(word: Path | str) -> Path:
+    """A folder. Raises StoreError where a URL was meant, or all would be built in a folder named `s3:`."""
+    path, like = Path(word), _LIKE_URL.match(str(word))
+    if like and not path.exists():
+        raise StoreError(
+            f"{like[1]}:/...: is no URL of a store; expected one such as s3://bucket/prefix, in small letters, or the "
+            "path of a folder"
+        )
+    return path

@@ -25,6 +25,8 @@ ATTEMPTS = 5
 LONGEST_WAIT_SECONDS = 20.0
 FETCHED_AS_TARS = ("http", "https")
 EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+CONTAINERS = ("abfs", "abfss", "az")
+"""Azure's container@account is no credential."""
 _LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Faults of the folder that is written to here, and not of the network."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
@@ -48,6 +50,10 @@ class Torn(OSError):
     """What arrived is not what is there."""
 
 
+class Damaged(Torn):
+    """The same arrived twice, and is not what is expected: it is what lies there."""
+
+
 @dataclass(frozen=True)
 class RemoteStore:
     """The objects directly below a URL. Safe to send to other processes: each connects anew.
@@ -65,7 +71,7 @@ class RemoteStore:
         protocol, path = found.groups() if found else ("", "")
         if "::" in url or protocol not in fsspec.available_protocols() or not path.strip("/"):
             raise StoreError(f"{url}: is no URL of a store; expected one such as s3://bucket/prefix")
-        if "@" in path.partition("/")[0] or "?" in path:
+        if ("@" in path.partition("/")[0] and protocol not in CONTAINERS) or "?" in path:
             raise StoreError(
                 f"{protocol}://...: has credentials or options in it, which would end in logs; give them by the "
                 "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_ENDPOINT_URL, ...)"
@@ -84,7 +90,8 @@ class RemoteStore:
         def ask() -> dict[str, RemoteFile]:
             system, root = self._connect()
             try:
-                found = system.ls(root, detail=True, refresh=True)
+                system.invalidate_cache()
+                found = system.ls(root, detail=True)
             except FileNotFoundError:
                 return {}
             return {
@@ -109,14 +116,18 @@ class RemoteStore:
             StoreError: It cannot be had, or is not what is expected, after retries; names the object.
         """
 
+        arrived: set[str] = set()
+
         def download() -> None:
             system, root = self._connect()
             system.get_file(f"{root}/{name}", str(path))
             found = path.stat().st_size
             if size is not None and found != size:
                 raise Torn(f"{found:,} bytes arrived, expected {size:,}")
-            if digest is not None and (arrived := _digest(path)) != digest:
-                raise Torn(f"its digest is {arrived}, its index says {digest}")
+            if digest is not None and (read := _digest(path)) != digest:
+                kind = Damaged if read in arrived else Torn
+                arrived.add(read)
+                raise kind(f"its digest is {read}, its index says {digest}")
 
         self._retried("read", name, download)
 
@@ -129,10 +140,20 @@ class RemoteStore:
 
         return self._retried("read", name, fetch)
 
-    def put(self, path: Path, name: str) -> RemoteFile:
-        """Upload a file. Raises StoreError where that fails after retries."""
+    def put(self, path: Path, name: str, before: Callable[[], None] = lambda: None) -> RemoteFile:
+        """Upload a file.
+
+        Args:
+            path: Of the file.
+            name: Of the object.
+            before: Is called before each attempt; what it raises ends them.
+
+        Raises:
+            StoreError: That fails after retries.
+        """
 
         def upload() -> RemoteFile:
+            before()
             system, root = self._connect()
             system.put_file(str(path), f"{root}/{name}")
             size, found = path.stat().st_size, _described(system.info(f"{root}/{name}"))
@@ -151,10 +172,11 @@ class RemoteStore:
 
         self._retried("written", name, send)
 
-    def delete(self, name: str) -> None:
-        """Delete an object, if it is there. Raises StoreError where that fails after retries."""
+    def delete(self, name: str, before: Callable[[], None] = lambda: None) -> None:
+        """Delete an object, if it is there; `before` as `put` takes it. Raises StoreError where that fails."""
 
         def remove() -> None:
+            before()
             system, root = self._connect()
             try:
                 system.rm_file(f"{root}/{name}")
@@ -198,8 +220,17 @@ def _explained(url: str, what: str) -> Iterator[None]:
     except _faults() as error:
         if isinstance(error, OSError) and error.errno in _LOCAL:
             raise
+        if isinstance(error, Damaged):
+            raise StoreError(
+                f"{url}: {error}: it was damaged after it was written. Delete this object and its .index beside it, "
+                "and run build-shards, which writes both again"
+            ) from error
         passing = f" after {ATTEMPTS} attempts" if _may_pass(error) else ""
-        cure = "check the network and the server" if passing else "check the credentials of the environment, and rights"
+        cure = (
+            "check the network and the server"
+            if passing
+            else "check endpoint, credentials and rights, of the environment"
+        )
         raise StoreError(
             f"{url}: cannot be {what}{passing} ({_words(error)}); {cure}, then run the command again to go on"
         ) from error
@@ -215,16 +246,20 @@ def _faults() -> tuple[type[BaseException], ...]:
         ("azure.core.exceptions", "AzureError"),
     )
     loaded = [getattr(sys.modules[module], name) for module, name in names if module in sys.modules]
-    return (OSError, *loaded)
+    return (OSError, ValueError, *loaded)  # botocore raises ValueError of endpoints that are no URLs
 
 
 def _may_pass(error: BaseException) -> bool:
     """Whether to try again: not where something is missing or forbidden."""
-    if isinstance(error, FileNotFoundError | PermissionError):
+    if isinstance(error, FileNotFoundError | PermissionError | Damaged):
         return False
     if isinstance(error, OSError) and error.errno in _LOCAL:
         return False
-    return isinstance(error, _faults()) and type(error).__name__ not in ("NoCredentialsError", "ProfileNotFound")
+    return (
+        isinstance(error, _faults())
+        and not isinstance(error, ValueError)
+        and type(error).__name__ not in ("NoCredentialsError", "ProfileNotFound")
+    )
 
 
 def _words(error: BaseException | None) -> str:
@@ -235,6 +270,8 @@ def _described(info: dict[str, Any]) -> RemoteFile:
     times = [info[name] for name in ("LastModified", "mtime", "created", "updated", "last_modified") if info.get(name)]
     modified = _seconds(times[0]) if times else None
     version = info.get("ETag") or info.get("etag") or info.get("md5Hash") or modified
+    if version is None:  # all that is told of it
+        version = xxhash.xxh3_64_hexdigest(repr(sorted(info.items())).encode())
     return RemoteFile(int(info["size"]), str(version), modified)
 
 

@@ -11,7 +11,7 @@ from configs.errors import StoreError
 from shardwriter.contents import Contents, entries_of
 from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, merged_index_name, plan_number, shard_number
 from shardwriter.index import read_index
-from shardwriter.mirror import drop_copies, tar_sizes
+from shardwriter.mirror import drop_copies, store_name, tar_sizes
 from shardwriter.plan import ShardTask
 from shardwriter.verify_tar import verify_tar
 
@@ -37,10 +37,11 @@ class Verification:
     def lines(self, store: Path) -> list[str]:
         """For people: how much was read, and how to mend what is damaged. Problems are shown with all others."""
         found = f"{len(self.problems)} problems" if self.problems else "all as the indexes say"
+        at = store_name(store)
         lines = [f"Verified {self.samples:,} samples in {self.shards:,} shards: {found}."]
         lines += [f"  {note}" for note in self.notes]
         if self.damaged:
-            files = [f"{store / shard}{suffix}" for shard in self.damaged for suffix in (INDEX_SUFFIX, TAR_SUFFIX)]
+            files = [f"{at}/{shard}{suffix}" for shard in self.damaged for suffix in (INDEX_SUFFIX, TAR_SUFFIX)]
             lines += ["To mend it, delete these and run build-shards again:", *(f"  {file}" for file in files)]
         return lines
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import xxhash
 from builds import build_store, change_mouth, contents
@@ -23,7 +24,8 @@ from loaders.store import open_reader
 from shardwriter import build_cli, inspect_cli
 from shardwriter import claim as claim_module
 from shardwriter.claim import CLAIM_PREFIX, DEAD_AFTER_SECONDS, _is_dead, _this_system, claimed
-from shardwriter.remote import RemoteFile, RemoteStore
+from shardwriter.mirror import drop_copy
+from shardwriter.remote import RemoteFile, RemoteStore, _described
 
 NOTHING_KEPT = ("--set", "shardwriter.keep_replaced_days=0")
 
@@ -372,7 +374,8 @@ def test_claims_of_the_dead_do_not_count() -> None:
     here = f"{CLAIM_PREFIX}{_this_system()}"
     namesake = f"{CLAIM_PREFIX}{socket.gethostname()}"
     assert _is_dead(f"{here}.{dead}.abc", RemoteFile(1, "", 10_000.0), own)
-    assert not _is_dead(f"{here}.1.abc", RemoteFile(1, "", 0.0), own)
+    assert not _is_dead(f"{here}.1.abc", RemoteFile(1, "", 10_000.0 - DEAD_AFTER_SECONDS), own)
+    assert _is_dead(f"{here}.1.abc", RemoteFile(1, "", 0.0), own)  # the number of another process by now
     assert not _is_dead(f"{namesake}.{dead}.abc", RemoteFile(1, "", 10_000.0), own)
     assert not _is_dead(f"{CLAIM_PREFIX}far.1.abc", RemoteFile(1, "", 10_000.0 - DEAD_AFTER_SECONDS), own)
     assert _is_dead(f"{CLAIM_PREFIX}far.1.abc", RemoteFile(1, "", 9_999.0 - DEAD_AFTER_SECONDS), own)
@@ -425,16 +428,32 @@ def test_of_builds_that_start_at_once_at_most_one_goes_on(server: S3Server) -> N
     [
         ("s3://key:secret@bucket/lrs2", "has credentials"),
         ("s3://", "is no URL of a store"),
+        ("S3://bucket/lrs2", "S3:/...: is no URL of a store"),
+        ("s3:/bucket/lrs2", "s3:/...: is no URL of a store"),
+        ("s4://bucket/lrs2", "s4:/...: is no URL of a store"),
+        ("file:///lrs2", "or the path of a folder"),
+        ("http://host/lrs2", "is no URL of a store"),
+        ("memory://lrs2", "is no URL of a store"),
+        ("s3://bucket/a{1}", "is no URL of a store"),
+        ("simplecache::s3://key:secret@bucket/lrs2", "is no URL of a store"),
         ("gs://bucket/lrs2", "pip install gcsfs"),
     ],
 )
 def test_urls_that_cannot_be_are_refused_without_showing_secrets(
-    word: str, said: str, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+    word: str,
+    said: str,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
     outcome = run_main(build_cli.main, ["--conf_dir", corpus.config_file, "--shards", word], capsys)
     assert outcome.code == 2
     assert said in outcome.err
     assert "secret" not in outcome.err
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_a_bucket_that_is_not_there_is_named(corpus: Corpus, server: S3Server, capsys: Any) -> None:
@@ -461,8 +480,81 @@ def test_digests_are_those_of_the_bytes_in_the_bucket(build: Any, server: S3Serv
     server.write(name, bytes(content))
     shown = inspect("--verify")
     assert shown.code == 1
-    assert f"{URL}/train-000000.tar: cannot be read after 5 attempts" in shown.out
+    assert f"{URL}/train-000000.tar: its digest is" in shown.out
+    assert "Delete this object and its .index beside it, and run build-shards" in shown.out
+    assert f"  {URL}/train-000000.index" in shown.out
     assert xxhash.xxh3_64_hexdigest(bytes(content)) in shown.out
+
+
+def test_a_reader_goes_on_with_what_it_opened_although_another_one_fetched_something_else_of_that_name(
+    build: Any, server: S3Server
+) -> None:
+    build()
+    reader = open_reader(URL, "train")
+    expected = [reader.read(row).tobytes() for row in range(5)]
+    for name in server.names(PREFIX):
+        server.delete(f"{PREFIX}/{name}")
+    build("--set", "videonet.videonet_config.seed=1")
+    other = open_reader(URL, "train")
+    assert other.keys == reader.keys
+    assert all(other.read(row).tobytes() != expected[row] for row in range(5))
+    reader.files._open.clear()  # as workers of the next epoch begin
+    assert [reader.read(row).tobytes() for row in range(5)] == expected
+
+
+def test_each_attempt_to_write_asks_whether_it_still_may(server: S3Server, tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def ask() -> None:
+        asked.append(1)
+        if len(asked) > 1:
+            raise StoreError("the claim is lost")
+
+    (tmp_path / "file").write_bytes(b"record")
+    server.fail("PUT", "store.json", "close", times=20)
+    with pytest.raises(StoreError, match="the claim is lost"):
+        RemoteStore.at(URL).put(tmp_path / "file", "store.json", ask)
+    assert len(asked) == 2 and server.names(PREFIX) == []
+
+
+def test_a_claim_that_was_too_old_once_does_not_count_again(server: S3Server) -> None:
+    with claimed(RemoteStore.at(URL)) as claim:
+        claim._written -= claim_module.LOST_AFTER_SECONDS + 1  # the machine slept
+        claim.write()
+        with pytest.raises(StoreError, match="could not be written for 9 minutes"):
+            claim.check()
+
+
+def test_a_copy_that_a_power_cut_left_short_is_fetched_anew(
+    build: Any, inspect: Any, server: S3Server, tmp_path: Path
+) -> None:
+    build()
+    assert inspect().code == 0
+    for name in ("store.json", "train.index"):
+        (path,) = (tmp_path / "cache" / "iianet-shards").glob(f"*[0-9a-f]/{name}")
+        path.write_bytes(path.read_bytes()[:50])
+    assert inspect("--verify").code == 0
+
+
+def test_large_files_of_others_are_not_copied(build: Any, inspect: Any, server: S3Server, tmp_path: Path) -> None:
+    build()
+    server.write(f"{PREFIX}/faiss.index", b"x" * 1000)
+    assert inspect().code == 0
+    assert not list((tmp_path / "cache").rglob("faiss.index"))
+
+
+def test_an_endpoint_that_is_no_url_is_told_of(server: S3Server, monkeypatch: pytest.MonkeyPatch, build: Any) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    outcome = build()
+    assert outcome.code == 2
+    assert "Invalid endpoint: localhost:9000" in outcome.err and "check endpoint" in outcome.err
+
+
+def test_what_a_listing_tells_of_an_object_changes_with_it() -> None:
+    told = [_described({"name": "a", "size": 3, "changed": when}) for when in (1, 2)]
+    assert told[0].version != told[1].version
+    assert _described({"name": "a", "size": 3, "ETag": "x"}).version == "x"
 
 
 def test_few_of_the_copies_that_made_room_stay_open(
@@ -480,5 +572,6 @@ def test_few_of_the_copies_that_made_room_stay_open(
     again = open_reader(URL, "train")
     for row in range(5):
         assert again.read(row).tobytes() == expected[row]
-        again.files.paths[int(again.shard_of[row])].unlink()
+        shard = int(again.shard_of[row])
+        assert drop_copy(again.files.paths[shard], again.files.digests[shard])
     assert list(again.files._open) == [int(again.shard_of[row]) for row in (3, 4)]

@@ -137,14 +137,14 @@ def test_what_a_bucket_lacks_is_encoded(
 def test_an_object_that_goes_away_while_training_is_named(
     corpus: Corpus, server: S3Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = Catalog.open
+    opened = Catalog.open_to_read
 
     def open_then_lose(*words: object) -> Catalog:
         catalog = opened(*words)  # type: ignore[arg-type]
         server.delete(f"{PREFIX}/train-000001.tar")
         return catalog
 
-    monkeypatch.setattr(Catalog, "open", open_then_lose)
+    monkeypatch.setattr(Catalog, "open_to_read", open_then_lose)
     assert run(corpus, "--shards", URL, *QUICK)[0] == 2
     assert f"{URL}/train-000001.tar: is gone" in capsys.readouterr().err
 
