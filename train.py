@@ -13,9 +13,10 @@ import pytorch_lightning as pl
 import torch
 
 from configs.command_line import add_config_flags, config_overrides, run_command
-from configs.errors import ConfigError
-from configs.interruption import TERMINATED, terminable
+from configs.errors import ConfigError, FeatureStoreError, TrainingError
+from configs.interruption import terminable
 from configs.schema import Config, dump_config, load_config
+from configs.wording import counted
 from iianet.comparison_report import save_comparison
 from iianet.encoder_source import EncoderSource
 from iianet.epoch_length import limited, refuse_unfit_interval
@@ -30,7 +31,7 @@ from iianet.resume import (
     resolve_checkpoint,
 )
 from iianet.step_record import StepRecorder
-from iianet.termination import Terminated
+from iianet.termination import Terminated, own_interruption
 from iianet.trainer import make_measuring_trainer, make_trainer, quieten_lightning
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="train.py",
         description="Train IIANet. The default encodes raw mouths in every step; --shards, or `shards:` with "
         "`use_precomputed_embeddings: true` in the config, trains from a store. Flags may be written with - or _.",
@@ -137,6 +139,7 @@ def _run(argv: list[str]) -> int:
     if resume is not None:
         refuse_other_network(resume, module.model)
         refuse_other_order(resume, module.order)
+        logger.info("goes on from %s", resume)
     if trainer.is_global_zero:
         _begin_folder(arguments, config, folder, resume)
     return fit(trainer, module, data, folder, resume)
@@ -197,6 +200,8 @@ def _open_stores(config: Config, source: EncoderSource) -> list[Catalog]:
     """The stores to train from; none is raw mode."""
     data = config.datamodule.data_config
     if not data.use_precomputed_embeddings:
+        if data.build_missing:
+            raise ConfigError("--build_missing: adds to a store, and none is trained from; give --shards STORE")
         return []
     if not data.shards:
         raise ConfigError(
@@ -258,16 +263,21 @@ def fit(
     """Run the Trainer and save the results; returns the exit code."""
     batch_size = module.config.datamodule.data_config.batch_size
     logger.info(
-        "training on %s, %d rank(s), %d examples per step",
+        "training on %s, %s, %d examples per step",
         "gpu" if trainer.strategy.root_device.type == "cuda" else "cpu",
-        trainer.world_size,
+        counted(trainer.world_size, "rank"),
         batch_size * trainer.world_size * trainer.accumulate_grad_batches,
     )
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        with own_interruption():
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     except Terminated as stop:
         logger.warning("%s", stop)
-        return TERMINATED
+        return 128 + stop.number
+    except FeatureStoreError as error:
+        if trainer.global_step:
+            error.exit_code = TrainingError.exit_code
+        raise
     if trainer.is_global_zero:
         save_results(folder, module.model, trainer.checkpoint_callback, module.history)
         logger.info("%s; results: %s", module.times.run, folder)

@@ -1,5 +1,6 @@
 """last.ckpt: where `--resume last` goes on, exactly as if the run had never stopped."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from iianet.termination import Terminated, Termination
 
 
 class LastCheckpoint(pl.callbacks.Checkpoint):
-    """Saves last.ckpt after each validation and epoch, every so many steps, and on SIGTERM, which ends the run.
+    """Saves last.ckpt after each validation and epoch, every so many steps, and where SIGTERM or Ctrl-C ends the run.
 
     What follows from a step must not be lost. So nothing is saved while gradients are accumulated; a step on which
     validation follows is saved when that has begun, as SeparationModule has noted by then; and one that ends an epoch
@@ -69,4 +70,6 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
     def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         if self.termination.is_asked(trainer):
             trainer.save_checkpoint(self.path)
-            raise Terminated(f"stopped by SIGTERM at step {trainer.global_step}; go on with --resume last")
+            number = self.termination.number
+            name = signal.Signals(number).name
+            raise Terminated(f"stopped by {name} at step {trainer.global_step}; go on with --resume last", number)

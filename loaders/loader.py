@@ -1,6 +1,5 @@
 """The loader that a Trainer iterates: knows its length, its epoch, and where it stands."""
 
-import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from iianet.batch import Batch
 from loaders.dataset import ExampleDataset
+from loaders.workers import iterate, leave_termination_to_the_trainer
 
 
 class BatchLoader(DataLoader[Batch]):
@@ -25,7 +25,7 @@ class BatchLoader(DataLoader[Batch]):
     """
 
     def __init__(self, dataset: ExampleDataset, *, advance_epoch: bool, num_workers: int, **options: Any) -> None:
-        start = _leave_termination_to_the_trainer if num_workers else None
+        start = leave_termination_to_the_trainer if num_workers else None
         super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=start, **options)
         self.batches = dataset
         self.advance_epoch = advance_epoch
@@ -44,7 +44,7 @@ class BatchLoader(DataLoader[Batch]):
             self._end_epoch()  # one that was left early
         self._resuming = False
         self.batches.seek(self.epoch, self.batch)
-        for batch in super().__iter__():
+        for batch in iterate(super().__iter__):
             self.waited = time.monotonic() - self.asked
             self.batch += 1
             if self.batch >= self.epoch_batches:
@@ -68,11 +68,3 @@ class BatchLoader(DataLoader[Batch]):
         if self.batch > 0:
             self.epoch += self.advance_epoch
             self.batch = 0
-
-
-def _leave_termination_to_the_trainer(_: int) -> None:
-    """Ignore SIGTERM in a worker: schedulers send it to every process, and the last step still needs its batch.
-
-    Workers end with their parent all the same.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

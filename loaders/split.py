@@ -15,6 +15,7 @@ from loaders.order import Indices
 from loaders.stored import StoredEmbeddings, open_stored, stored_views
 from shardwriter.catalog import Catalog
 from shardwriter.manifest import Manifest
+from shardwriter.mirror import store_name
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def _report_missing(
     will_build: bool,
 ) -> None:
     """Say once what is not stored, or refuse it."""
-    names = " and ".join(str(store) for store in stored.centre.stores)
+    names = " and ".join(store_name(store) for store in stored.centre.stores)
     views = f" with {stored.views} views" if stored.views else ""
     missing = used[stored.missing()[used]]
     if not len(missing):

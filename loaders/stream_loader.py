@@ -1,7 +1,6 @@
 """The loader of a stream: knows its epoch, and its length only where it was told."""
 
 import logging
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader
 from configs.errors import StoreError
 from iianet.batch import Batch
 from loaders.stream_dataset import StreamDataset
+from loaders.workers import iterate, leave_termination_to_the_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class StreamLoader(DataLoader[Batch]):
         num_workers: int,
         **options: Any,
     ) -> None:
-        start = _leave_termination_to_the_trainer if num_workers else None
+        start = leave_termination_to_the_trainer if num_workers else None
         super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=start, **options)
         self.split = split
         self.stream = dataset
@@ -61,7 +61,7 @@ class StreamLoader(DataLoader[Batch]):
         self.asked = time.monotonic()
         self.stream.set_epoch(self.epoch())
         examples = 0
-        for number, batch in enumerate(super().__iter__(), start=1):
+        for number, batch in enumerate(iterate(super().__iter__), start=1):
             self.waited = time.monotonic() - self.asked
             examples += batch.num_examples
             if number == self.batches:  # nobody asks again then
@@ -85,8 +85,3 @@ class StreamLoader(DataLoader[Batch]):
                 "%s: %d examples are shorter than the segment of %g s and left out", self.split, left_out, seconds
             )
         self._told = left_out
-
-
-def _leave_termination_to_the_trainer(_: int) -> None:
-    """See `loaders.loader`."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

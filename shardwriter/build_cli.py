@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="build-shards",
         description="Encode each utterance's mouth video once and write the embeddings into tar shards. Run again, it "
         "continues: missing, new and changed utterances are encoded. Exit codes: 0 all stored; 3 finished, but some "
@@ -307,9 +308,9 @@ def _log_file(store: Path, ending: str = "") -> Iterator[Path]:
     ours.setLevel(logging.DEBUG)  # the file keeps every utterance, the terminal what matters
     try:
         yield path
-    except BaseException as error:
+    except BaseException:
         logger.debug("stopped", exc_info=True)
-        sys.stderr.write(f"stopped by {type(error).__name__}; log: {path}\n")
+        sys.stderr.write(f"log: {path}\n")
         raise
     finally:
         root.removeHandler(handler)

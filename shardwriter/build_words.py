@@ -46,7 +46,7 @@ def show_stopped(build: Build) -> None:
     report, left = build.report, build.unpublished()
     print(
         f"\nStopped. Published: {counted(report.shards, 'shard')}, {report.stored_bytes / 1e6:.1f} MB, "
-        f"{report.seconds:.1f} s. Left: {counted(len(left), 'shard')} of "
+        f"{report.seconds:.1f} s. Left: {counted(len(left), 'shard')} with "
         f"{counted(sum(len(task.rows) for task in left), 'utterance')}; what was encoded of these is lost. Every "
         f"published shard is whole, and the same command goes on.\nstore: {store_name(build.store)}"
     )

@@ -109,6 +109,8 @@ def read_store_record(store: Path) -> StoreRecord:
     try:
         return StoreRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
+        if not store.exists():
+            raise StoreError(f"{store}: not a store, there is no such folder; make one with build-shards") from error
         cure = f"inspect-shards {store} --reindex makes one of its tars" if any(store.glob(f"*{TAR_SUFFIX}")) else ""
         raise StoreError(
             f"{store_name(store)}: not a store, there is no {STORE_FILE} in it; {cure or 'make one with build-shards'}"

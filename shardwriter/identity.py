@@ -73,10 +73,11 @@ def refuse_other_identity(store: Path, recorded: Identity, asked: Identity) -> N
         if ours != theirs:
             differences.append(f"{name}: {ours} here, {theirs} there")
     if differences:
+        here, there = _shown(asked), _shown(recorded)
         raise StoreError(
             f"{store_name(store)}: was made with another identity ({'; '.join(differences)}). Use the config and flags "
-            f"that it was made with, another --shards folder, or --overwrite to build it anew.\n"
-            f"  here:  {_shown(asked)}\n  there: {_shown(recorded)}"
+            "that it was made with, another --shards folder, or --overwrite to build it anew."
+            + (f"\n  here:  {here}\n  there: {there}" if here != there else "")
         )
 
 

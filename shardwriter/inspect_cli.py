@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="inspect-shards",
         description="Show what a store holds, look at a sample, compare it with the corpus, verify every byte. Exit "
         "codes: 0 fine, 1 problems found, 2 not a store or could not start. Flags may be written with - or _.",

@@ -162,7 +162,7 @@ def _connected(address: str | None) -> Iterator[Any]:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise ConfigError(
-            "--executor ray: Ray is not installed; pip install '.[ray]' in the project's folder"
+            "--executor ray: Ray is not installed; pip install -e '.[ray]' in the project's folder"
         ) from error
     if ray.is_initialized():
         yield ray

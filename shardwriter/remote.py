@@ -80,7 +80,7 @@ class RemoteStore:
             fsspec.get_filesystem_class(protocol)
         except ImportError as error:
             package = EXTRAS.get(protocol, f"fsspec's package for {protocol}")
-            cure = "pip install '.[s3]' in the project's folder" if package == "s3fs" else f"pip install {package}"
+            cure = "pip install -e '.[s3]' in the project's folder" if package == "s3fs" else f"pip install {package}"
             raise StoreError(f"{url}: {package} is not installed; {cure}") from error
         return cls(url.rstrip("/"))
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from configs.errors import StoreError
+from configs.wording import counted
 from shardwriter.contents import Contents, entries_of
 from shardwriter.format import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, merged_index_name, plan_number, shard_number
 from shardwriter.index import read_index
@@ -36,7 +37,7 @@ class Verification:
 
     def lines(self, store: Path) -> list[str]:
         """For people: how much was read, and how to mend what is damaged. Problems are shown with all others."""
-        found = f"{len(self.problems)} problems" if self.problems else "all as the indexes say"
+        found = counted(len(self.problems), "problem") if self.problems else "all as the indexes say"
         at = store_name(store)
         lines = [f"Verified {self.samples:,} samples in {self.shards:,} shards: {found}."]
         lines += [f"  {note}" for note in self.notes]

@@ -279,7 +279,7 @@ def test_a_signal_ends_with_a_summary_and_the_next_run_goes_on(
         patch.setattr(tasks, "start_pack", start_or_signal)
         stopped = run("--utterances_per_shard", 3)
     assert stopped.code == code
-    assert re.search(r"^Stopped\. Published: 1 shard, .* Left: 3 shards of 5 utterances;", stopped.out, re.MULTILINE)
+    assert re.search(r"^Stopped\. Published: 1 shard, .* Left: 3 shards with 5 utterances;", stopped.out, re.MULTILINE)
     assert signal.getsignal(signal.SIGTERM) == before
     assert [path.name for path in store.glob("*.tar")] == ["train-000000.tar"]
     assert not list(store.glob(".tmp*"))

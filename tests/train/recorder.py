@@ -24,7 +24,8 @@ from iianet.lightning_module import SeparationModule
 class Stop(NamedTuple):
     """Where a run is stopped: before the training or validation step of this number, counted from 1 over all epochs.
 
-    By SIGTERM to rank 0, by SIGKILL to all ranks, or by Crash, which leaves what SIGKILL leaves and spares the process.
+    By SIGTERM or SIGINT to rank 0, by SIGKILL to all ranks, or by Crash, which leaves what SIGKILL leaves and spares
+    the process.
     """
 
     stage: str
@@ -72,7 +73,7 @@ def _stop(by: str, rank: int) -> None:
     if by == "SIGKILL":
         os.killpg(0, signal.SIGKILL)
     elif rank == 0:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.Signals[by])
 
 
 def steps(record: Path, rank: int = 0) -> list[dict[str, Any]]:

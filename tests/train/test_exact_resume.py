@@ -27,6 +27,7 @@ LIMITED = "training.limit_train_batches=3"
 ACCUMULATED = "training.accumulate_grad_batches=2"
 STOPS = {
     "in the middle of an epoch": ((), Stop("train", 8, "SIGTERM")),
+    "by Ctrl-C in the middle of an epoch": ((), Stop("train", 8, "SIGINT")),
     "in the first epoch's last step": ((), Stop("train", 5, "SIGTERM")),
     "in the run's last step": ((), Stop("train", 15, "SIGTERM")),
     "in validation": ((), Stop("validation", 1, "SIGTERM")),
@@ -134,10 +135,10 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(
 ) -> None:
     whole, words = uninterrupted(*settings), ("--set", *SETTINGS, *settings)
     code = start(corpus, store, *words, record="stopped", stop=stop)
-    assert code == (143 if stop.by == "SIGTERM" else -signal.SIGKILL)
+    assert code == {"SIGTERM": 143, "SIGINT": 130}.get(stop.by, -signal.SIGKILL)
     assert start(corpus, store, *words, "--resume", "last", record="resumed") == 0
     batches = EVERY * (2 if ACCUMULATED in settings else 1)
-    lost = 0 if stop.by == "SIGTERM" else batches
+    lost = batches if stop.by == "Crash" else 0
     assert_it_never_stopped(whole, steps(Path("stopped")), steps(Path("resumed")), lost)
 
 

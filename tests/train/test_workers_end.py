@@ -1,0 +1,28 @@
+"""A run that ends by an error ends for good: its loader workers do not keep it."""
+
+from pathlib import Path
+
+import pytest
+from corpus import make_corpus
+from runs import build_store, run_recorded
+
+WORKERS = ("--set", "datamodule.data_config.num_workers=2", "training.epochs=3")
+
+
+@pytest.mark.parametrize("mode", ["store", "raw"])
+def test_an_error_within_training_ends_the_process(here: Path, mode: str) -> None:
+    corpus = make_corpus(here / "corpus", {"train": 6, "val": 3, "test": 2}, frames=5)
+    words: tuple[object, ...] = WORKERS
+    if mode == "store":
+        store = build_store(corpus, "store")
+        for tar in store.glob("train-*.tar"):
+            content = bytearray(tar.read_bytes())
+            content[-2000] ^= 1
+            tar.write_bytes(bytes(content))
+        words = ("--shards", store, *WORKERS)
+    else:
+        for name in corpus.names["train"]:
+            corpus.mouth(name).write_bytes(b"no npz")
+    ended = run_recorded(corpus, *words, record=Path("record"), timeout=90)
+    assert ended.returncode in (1, 2), ended.stderr[-2000:]
+    assert ("its digest is" if mode == "store" else "error: ") in ended.stderr
