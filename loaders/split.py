@@ -146,6 +146,7 @@ def _report_missing(
     if options.on_missing == "error":
         raise StoreError(f"{fact}; --on_missing is error. Add them: {command}")
     fate = "they are encoded again in every step" if options.on_missing == "encode" else "they are skipped"
+    fate += ", or left out where that fails again" if failed and options.on_missing == "encode" else ""
     logger.warning("%s; %s. To add them: %s", fact, fate, command)
 
 

@@ -1,5 +1,6 @@
 """build-shards --check: what a build would stumble over, before it starts."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -189,6 +190,8 @@ def _disk(config: Config, store: Path, options: BuildOptions, work: Mapping[str,
     if mirror_at(store):
         return f"{needed / 1e9:.2f} GB will go to {store_name(store)}, through a few shards at a time in {store}"
     folder = next(parent for parent in (store.absolute(), *store.absolute().parents) if parent.exists())
+    if not os.access(folder, os.W_OK):
+        raise FeatureStoreError(f"{folder}: cannot be written; choose another --shards folder, or mend its rights")
     free = shutil.disk_usage(folder).free
     found = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}"
     if free <= needed:

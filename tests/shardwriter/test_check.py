@@ -1,5 +1,6 @@
 """build-shards --check and --dry_run: they say what a build would do, and change nothing."""
 
+import os
 import re
 from pathlib import Path
 
@@ -136,3 +137,10 @@ def test_check_opens_wavs(run: Run, corpus: Corpus, damage: str) -> None:
 def test_check_takes_an_empty_split_as_the_build_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = make_corpus(tmp_path, {"train": 2, "val": 0, "test": 0})
     assert run_main(main, ["--conf_dir", corpus.config_file, "--shards", tmp_path / "s", "--check"], capsys).code == 0
+
+
+def test_check_of_a_folder_that_may_not_be_written_exits_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+    outcome = run("--check")
+    assert outcome.code == 2 and rows_of(outcome)["disk"] == "what to do"
+    assert "cannot be written; choose another --shards folder" in outcome.out
