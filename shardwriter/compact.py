@@ -92,6 +92,7 @@ class Compaction:
             generations = Generations.open(self.store, self.keep_replaced_days)
             generations.clean()
             self.outlet.dropped()
+            plan = self._begun(generations)
             report = self._survey(generations)
             if report is None:
                 active = generations.active
@@ -99,7 +100,6 @@ class Compaction:
                     finish(self.store, active, {})  # what was to be deleted took them away
                 self.outlet.rest()
                 return None
-            plan = self._begun(generations)
             if plan is None:
                 self._refuse_full_disk(report.stored_bytes[1])
                 plan = generations.compact(self._manifests(), self.utterances_per_shard)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from builds import Run, build_store, change_mouth, contents, samples, stored
+from builds import Run, build_store, change_mouth, contents, interrupt_build, samples, stored
 from commands import run_main
 from corpus import Corpus, make_corpus
 
@@ -273,6 +273,19 @@ def test_shards_of_another_size_begin_it_anew(grown: Corpus, store: Path, caplog
     Compaction(store=store, utterances_per_shard=100).run()
     assert "plan-003.parquet was begun with shards of another size, so it is dropped" in caplog.text
     assert len(list(store.glob("*.tar"))) == 3
+    assert everything(store) == before
+
+
+def test_one_that_is_begun_anew_waits_for_what_was_added_meanwhile(grown: Corpus, store: Path) -> None:
+    begin_and_die(store)
+    for name in ("tr_003", "tr_004"):
+        change_mouth(grown.mouth(name))
+    interrupt_build(grown, store, "shardwriter.utterances_per_shard=1", "shardwriter.batch_size=1", packs=1)
+    with pytest.raises(StoreError, match=r"planned shards? not built yet"):
+        Compaction(store=store, utterances_per_shard=100).run()
+    build_store(grown, store)
+    before = everything(store)
+    Compaction(store=store, utterances_per_shard=100).run()
     assert everything(store) == before
 
 
