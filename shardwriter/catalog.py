@@ -115,6 +115,11 @@ def read_store_record(store: Path) -> StoreRecord:
         raise StoreError(
             f"{store_name(store)}: not a store, there is no {STORE_FILE} in it; {cure or 'make one with build-shards'}"
         ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StoreError(
+            f"{path}: is damaged ({error}); put it back, or delete it and make it anew with inspect-shards "
+            f"{store_name(store)} --reindex"
+        ) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: not a store of this format ({error}); it was made by another version") from error
 

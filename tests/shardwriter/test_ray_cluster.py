@@ -141,7 +141,7 @@ def test_ranks_do_not_start_ray(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("quick")
 def test_a_missing_ray_is_named_with_the_cure(corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"Ray is not installed; pip install '\.\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"Ray is not installed; pip install -e '\.\[ray\]'"):
         build_store(corpus, store, executor=RayCluster(), splits=("train",))
 
 

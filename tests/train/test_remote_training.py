@@ -16,6 +16,10 @@ PLACE = "datamodule.data_config"
 QUICK = (*EPOCHS, "--set", f"{PLACE}.num_workers=0")
 
 
+WITHIN = (1, 2)
+"""Exit codes of a shard that is found wrong while steps are made: 2 where it is before the first one."""
+
+
 @pytest.fixture(scope="module")
 def folder(corpus: Corpus) -> Path:
     """A store of shards of one utterance each."""
@@ -90,7 +94,7 @@ def test_faults_that_last_end_training_with_the_name_of_the_object(
 ) -> None:
     server.fail("GET", "train-000002.tar", fault, times=10_000)
     code, _ = run(corpus, "--shards", URL, *EPOCHS, "--set", f"{PLACE}.num_workers={workers}")
-    assert code == 2
+    assert code in WITHIN
     said = capsys.readouterr().err
     assert f"error: {URL}/train-000002.tar: cannot be read after 5 attempts" in said
     assert "testing-secret" not in said
@@ -119,7 +123,7 @@ def test_a_damaged_copy_ends_training_and_is_fetched_anew_by_the_next(
     for path in tars(here):
         if "train-000004" in path.name:
             path.write_bytes(bytes(path.stat().st_size))
-    assert run(corpus, "--shards", URL, *QUICK)[0] == 2
+    assert run(corpus, "--shards", URL, *QUICK)[0] in WITHIN
     assert "This copy is deleted" in capsys.readouterr().err
     assert run(corpus, "--shards", URL, *QUICK)[0] == 0
     assert losses() == expected
@@ -145,7 +149,7 @@ def test_an_object_that_goes_away_while_training_is_named(
         return catalog
 
     monkeypatch.setattr(Catalog, "open_to_read", open_then_lose)
-    assert run(corpus, "--shards", URL, *QUICK)[0] == 2
+    assert run(corpus, "--shards", URL, *QUICK)[0] in WITHIN
     assert f"{URL}/train-000001.tar: is gone" in capsys.readouterr().err
 
 
