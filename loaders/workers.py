@@ -3,6 +3,7 @@
 import atexit
 import multiprocessing
 import multiprocessing.util  # before our own exit is registered, so that ours comes first
+import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
+_parent: int | None = None
 _started: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
 
 
@@ -22,6 +24,8 @@ def leave_termination_to_the_trainer(_: int) -> None:
 
 def iterate(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     """Make an iterator that may start workers, and end those when this process does, whatever it ends by."""
+    global _parent
+    _parent = os.getpid()
     before = set(multiprocessing.active_children())
     iterator = make()
     _started.update(child for child in multiprocessing.active_children() if child not in before)
@@ -31,6 +35,7 @@ def iterate(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
 @atexit.register
 def _end() -> None:
     """multiprocessing would send its children SIGTERM, and wait for them for good."""
-    for process in list(_started):
-        if process.is_alive():
-            process.kill()
+    if os.getpid() == _parent:  # a fork of it has inherited the list, and not the children
+        for process in list(_started):
+            if process.is_alive():
+                process.kill()

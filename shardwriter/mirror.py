@@ -121,6 +121,10 @@ class Mirror:
         so that a training that runs does not read what another one has fetched."""
         return self.folder / f"{name.removesuffix(TAR_SUFFIX)}.{digest}{TAR_SUFFIX}"
 
+    def is_unsent(self, path: Path) -> bool:
+        """Whether a tar was written here by a build, and its shard is not behind the URL yet."""
+        return path.is_file() and path.with_suffix(INDEX_SUFFIX).name not in self.files
+
     def drop_copies(self) -> None:
         """Delete all copies of tars."""
         for path in self.folder.glob(f"*{TAR_SUFFIX}"):
@@ -277,7 +281,7 @@ def open_tar_file(path: Path, size: int, digest: str) -> tuple[int, bool]:
         StoreError: It cannot be fetched.
     """
     mirror = mirror_at(path.parent)
-    if mirror is None or path.is_file():  # there it was written here, and is to be uploaded
+    if mirror is None or mirror.is_unsent(path):
         return os.open(path, os.O_RDONLY), False
     for _ in range(OPENINGS):
         fresh = mirror.fetch(path.name, size, digest)
@@ -306,7 +310,7 @@ def names_behind(store: Path) -> list[str]:
 def has_copy(path: Path, digest: str) -> bool:
     """Whether a mirror has a tar here; it may have made room for others. True of a folder that is none."""
     mirror = mirror_at(path.parent)
-    return mirror is None or path.is_file() or mirror.copy_of(path.name, digest).is_file()
+    return mirror is None or mirror.is_unsent(path) or mirror.copy_of(path.name, digest).is_file()
 
 
 def drop_copy(path: Path, digest: str) -> bool:

@@ -65,7 +65,7 @@ def test_two_machines_train_as_one(corpus: Corpus, store: Path, here: Path) -> N
     ]
     said = [machine.communicate(timeout=200)[1] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], said[0][-3000:] + said[1][-3000:]
-    assert "2 rank(s), 2 examples per step" in said[0]
+    assert "2 ranks, 2 examples per step" in said[0]
     assert last()["global_step"] == 5
 
 
