@@ -1,12 +1,15 @@
 """Fixtures of all tests."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors gain nothing from more, and tests start many
 
 import pytest
 from builds import quick_encoder
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts behind itself, with "&"
 
 
 @pytest.fixture(scope="module")
