@@ -5,6 +5,7 @@ BIN := .venv/bin
 TEST_PROCESSES ?= 8
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses $(TEST_PROCESSES) --dist loadfile
 INSTALLED := .venv/.installed
+RAY := .venv/.ray-installed
 
 .PHONY: install demo test test-all check format lock bench-peers clean
 
@@ -17,13 +18,17 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+$(RAY): $(INSTALLED) requirements-ray.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-ray.lock
+	@touch $@
+
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
-test-all: $(INSTALLED)
+test-all: $(RAY)
 	$(PYTEST)
 
 check: $(INSTALLED)
@@ -44,6 +49,11 @@ lock:
 	  build/lock/bin/python -m pip freeze --all | grep -v -E '^(#|-e|pip==|iianet-shards)' \
 	    | sed 's/+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)'; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
+	build/lock/bin/python -m pip install --disable-pip-version-check --quiet ".[ray]"
+	{ sed -n '/^#/p' requirements-ray.lock; \
+	  build/lock/bin/python -m pip freeze --all | grep -v -E '^(#|-e|pip==|iianet-shards|nvidia|cuda|triton)' \
+	    | sed 's/+cpu$$//' | grep -v -x -F -f requirements.lock; } > build/requirements-ray.lock
+	mv build/requirements-ray.lock requirements-ray.lock
 
 # The environment of benchmarks/loading.py: the project, and the peers that it is compared with.
 bench-peers: build/peers-venv/.installed

@@ -1,6 +1,6 @@
 """A Ray cluster: the same store as one process makes, though a node is lost.
 
-Needs the extra `ray`: .venv/bin/python -m pip install -e '.[ray]', then pytest tests/shardwriter/test_ray_cluster.py
+Needs the extra `ray`, which `make test-all` installs.
 """
 
 import importlib.util
