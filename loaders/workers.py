@@ -36,6 +36,7 @@ def iterate(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
 def _end() -> None:
     """multiprocessing would send its children SIGTERM, and wait for them for good."""
     if os.getpid() == _parent:  # a fork of it has inherited the list, and not the children
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise, of the first one that we kill
         for process in list(_started):
             if process.is_alive():
                 process.kill()

@@ -1,10 +1,12 @@
 """A run that ends by an error ends for good: its loader workers do not keep it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from corpus import make_corpus
-from runs import build_store, run_recorded
+from runs import ROOT, build_store, run_recorded
 
 WORKERS = ("--set", "datamodule.data_config.num_workers=2", "training.epochs=3")
 
@@ -26,3 +28,26 @@ def test_an_error_within_training_ends_the_process(here: Path, mode: str) -> Non
     ended = run_recorded(corpus, *words, record=Path("record"), timeout=90)
     assert ended.returncode in (1, 2), ended.stderr[-2000:]
     assert ("its digest is" if mode == "store" else "error: ") in ended.stderr
+
+
+SLOWLY = """
+import os, signal, time
+from torch.utils.data import DataLoader
+from loaders.workers import iterate, leave_termination_to_the_trainer
+
+kill = os.kill
+os.kill = lambda *words: (kill(*words), time.sleep(0.2))  # so that each is dead before the next one is killed
+loader = DataLoader(range(100), num_workers=3, worker_init_fn=leave_termination_to_the_trainer, persistent_workers=True)
+batches = iterate(lambda: iter(loader))
+next(batches)
+raise ValueError("what ends it")
+"""
+
+
+def test_the_death_of_one_worker_does_not_spare_the_others() -> None:
+    """torch raises in the main process when a worker is killed."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SLOWLY], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.rstrip().endswith("ValueError: what ends it"), ended.stderr[-2000:]
