@@ -269,8 +269,10 @@ def fit(
         batch_size * trainer.world_size * trainer.accumulate_grad_batches,
     )
     try:
-        with own_interruption():
+        with own_interruption(), terminable():
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except SystemExit as stop:  # what Lightning makes of a signal before the first step, and of a second Ctrl-C
+        raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
     except Terminated as stop:
         logger.warning("%s", stop)
         return 128 + stop.number
@@ -294,7 +296,7 @@ def _own_overrides(arguments: argparse.Namespace) -> list[str]:
     if arguments.shards is not None or arguments.use_precomputed_embeddings:
         overrides.append(f"{prefix}.use_precomputed_embeddings=true")
     if arguments.no_shards:
-        overrides.append(f"{prefix}.use_precomputed_embeddings=false")
+        overrides += [f"{prefix}.use_precomputed_embeddings=false", f"{prefix}.build_missing=false"]
     overrides += [f"{prefix}.{name}=true" for name in ("build_missing", "trust_imported") if getattr(arguments, name)]
     if arguments.on_missing is not None:
         overrides.append(f"{prefix}.on_missing={arguments.on_missing}")

@@ -47,6 +47,18 @@ def test_what_is_missing_is_built_once_before_the_first_epoch(
     assert stored(growing) == counts
 
 
+def test_no_shards_overrules_a_config_that_builds(corpus: Corpus, here: Path) -> None:
+    named = (
+        "--set",
+        f"{PREFIX}.shards=new",
+        f"{PREFIX}.use_precomputed_embeddings=true",
+        f"{PREFIX}.build_missing=true",
+    )
+    assert run(corpus, "--no_shards", *named)[0] == 0
+    assert not (here / "new").exists()
+    assert run(corpus, "--no_shards", "--build_missing")[0] == 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_ranks_build_what_is_missing_together(corpus: Corpus, here: Path) -> None:

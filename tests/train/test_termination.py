@@ -12,6 +12,7 @@ from recorder import Stop, recorded, steps
 from runs import RESULTS, last, run
 
 import train
+from iianet.lightning_module import SeparationModule
 
 
 @pytest.mark.parametrize("stage", ["train", "validation"])
@@ -46,3 +47,26 @@ def test_sigterm_to_all_processes_of_a_run_saves_too(corpus: Corpus, store: Path
     assert process.wait(60) == 143, message[-2000:]
     assert "--resume last" in message
     assert (RESULTS / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_first_step_ends_at_once_with_its_own_code(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(SeparationModule, "on_fit_start", lambda _: signal.raise_signal(number))
+    assert run(corpus, "--shards", store)[0] == code
+    assert not (RESULTS / "last.ckpt").exists()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_second_interruption_ends_at_once(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt_twice(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(SeparationModule, "training_step", interrupt_twice)
+    assert run(corpus, "--shards", store)[0] == 130
+    assert not (RESULTS / "last.ckpt").exists()
