@@ -20,7 +20,7 @@ from shardwriter.format import (
     shard_number,
 )
 from shardwriter.manifest import Manifest
-from shardwriter.mirror import mirror_at, names_behind
+from shardwriter.mirror import mirror_at, names_behind, store_name
 from shardwriter.plan import Plan, make_plan, read_plan, write_plan
 from shardwriter.reading import kept_from_readers
 from shardwriter.work import Work
@@ -92,7 +92,16 @@ class Generations:
         return found
 
     def clean(self) -> None:
-        """Delete what dead builds left; only the holder of the build lock may.
+        """Delete what dead builds left, and what was replaced and is due; only the holder of the build lock may.
+
+        Raises:
+            StoreError: See `drop_orphans`.
+        """
+        self.drop_orphans()
+        self.drop_retired()
+
+    def drop_orphans(self) -> None:
+        """Delete what dead builds left.
 
         Raises:
             StoreError: There are complete shards and no store.json: it was lost, for a build writes it before them.
@@ -102,7 +111,6 @@ class Generations:
                 self._refuse_complete(plan)
         while self.orphans:
             self.drop(self.orphans.pop())
-        self.drop_retired()
 
     def _refuse_complete(self, plan: Plan) -> None:
         complete = [shard for shard in plan.shards if (self.store / f"{shard}{INDEX_SUFFIX}").is_file()]
@@ -112,6 +120,11 @@ class Generations:
                 f"build would delete. Put {STORE_FILE} back, make it anew with inspect-shards {self.store} --reindex, "
                 "or delete the folder"
             )
+
+    @property
+    def uncounted(self) -> list[Plan]:
+        """Plans that do not count yet, or any more, and are there for a reason."""
+        return [*(plan for plan in (self.replacement, self.compaction) if plan), *self.retired]
 
     @property
     def identity(self) -> Identity | None:
@@ -126,9 +139,7 @@ class Generations:
 
     def next_shard(self, split: str) -> int:
         """An unused shard number: above every planned one and every file."""
-        begun = [plan for plan in (self.replacement, self.compaction) if plan]
-        plans = [*self.active, *begun, *self.retired]
-        names = {shard for plan in plans for shard in plan.shards}
+        names = {shard for plan in (*self.active, *self.uncounted) for shard in plan.shards}
         names.update(path.stem for path in self.store.glob(f"{split}-*"))
         names.update(PurePath(name).stem for name in names_behind(self.store))  # of others, too
         numbers = [parsed[1] for name in names if (parsed := shard_number(name)) and parsed[0] == split]
@@ -208,7 +219,7 @@ class Generations:
         if len(self.retired) != len(self.record.retired):  # also where an earlier deletion was interrupted at its end
             self._count(self.record.identity, self.record.data_root)
         if self.retired:
-            logger.info("%s: %s", self.store, self.words_of_retired())
+            logger.info("%s: %s", store_name(self.store), self.words_of_retired())
 
     def words_of_retired(self) -> str:
         """Why what was replaced is there, and how it goes."""

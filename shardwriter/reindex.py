@@ -99,7 +99,8 @@ def _is_whole(store: Path, tars: list[Path]) -> bool:
     except StoreError:
         return False
     indexed = {record.shard for held in contents.splits.values() for record in held.shards}
-    return not contents.problems and {tar.stem for tar in tars} <= indexed
+    begun_or_replaced = {shard for plan in contents.generations.uncounted for shard in plan.shards}
+    return not contents.problems and {tar.stem for tar in tars} <= indexed | begun_or_replaced
 
 
 def _finish(store: Path) -> None:

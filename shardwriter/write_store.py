@@ -84,7 +84,7 @@ def write_store(
         raise StoreError(f"{store}: dtype {dtype!r}; expected one of {', '.join(STORED_DTYPES)}")
     with build_lock(store):
         generations = Generations.open(store)
-        generations.clean()
+        generations.drop_orphans()  # what was replaced stays: how long is the config's to say
         _check_free(store, split, generations.active)
         number, plans = generations.next_plan(), [plan.name for plan in generations.active]
         stream = iter(samples)

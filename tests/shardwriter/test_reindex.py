@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from builds import contents, stored
 from foreign_tars import embedding, npy, own_members, traps, write_tar
 from inspection import STORED, Place, run, run_json
 
 from configs.errors import StoreError
+from configs.schema import load_config
 from loaders.sharded_embeddings import ShardedEmbeddings
 from shardwriter import write_store
+from shardwriter.build import BuildOptions, build
 from shardwriter.catalog import Catalog
 from shardwriter.identity import is_imported
 from shardwriter.reindex import reindex
@@ -107,6 +110,18 @@ def test_a_whole_store_is_left_alone(place: Place, capsys: pytest.CaptureFixture
     assert run(place.store, "--reindex") == 2
     assert "nothing to do" in capsys.readouterr().err
     assert contents(place.store) == before
+
+
+def test_what_was_replaced_and_stays_for_its_readers_does_not_count_again(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = BuildOptions(splits=("train", "val"), device=torch.device("cpu"), overwrite=True)
+    build(load_config(place.config, ["shardwriter.keep_replaced_days=7"]), place.store, options)
+    plans = Catalog.open(place.store).record.plans
+    assert len(list(place.store.glob("plan-*"))) > len(plans)
+    assert run(place.store, "--reindex") == 2
+    assert "there is nothing to do" in capsys.readouterr().err
+    assert Catalog.open(place.store).record.plans == plans
 
 
 def test_tars_of_two_identities_are_refused(tmp_path: Path) -> None:
