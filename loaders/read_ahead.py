@@ -14,7 +14,7 @@ import xxhash
 
 from configs.errors import StoreError
 from loaders.order import Indices
-from shardwriter.mirror import drop_copy, mirror_at, open_tar_file
+from shardwriter.mirror import drop_copy, file_name, mirror_at, open_tar_file
 
 CHUNK_BYTES = 4 << 20
 """Read at a time: what reading ahead holds in memory; the rest stays in the page cache, which gives way."""
@@ -80,7 +80,8 @@ class ReadAhead:
                 os.close(descriptor)
         except OSError as error:
             raise StoreError(
-                f"{self.paths[shard]}: cannot be read ({error.strerror}); it was there when the store was opened"
+                f"{file_name(self.paths[shard])}: cannot be read ({error.strerror}); it was there when the store was "
+                "opened"
             ) from error
 
     def _check(self, shard: int, descriptor: int) -> None:
@@ -91,10 +92,10 @@ class ReadAhead:
         if (found := digest.hexdigest()) != self.digests[shard]:
             cure = "Delete it and run build-shards, which writes it again."
             if drop_copy(self.paths[shard], self.digests[shard]):
-                cure = "This copy is deleted; go on with --resume last, and it is fetched anew."
+                cure = "The copy in the cache is deleted; go on with --resume last, and it is fetched anew."
             raise StoreError(
-                f"{self.paths[shard]}: its digest is {found}, and its index says {self.digests[shard]}: it was damaged "
-                f"after it was written. {cure}"
+                f"{file_name(self.paths[shard])}: its digest is {found}, and its index says {self.digests[shard]}: it "
+                f"was damaged after it was written. {cure}"
             )
         self.checked[shard] = True
 

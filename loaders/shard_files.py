@@ -16,12 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.errors import StoreError
-from shardwriter.mirror import has_copy, mirror_at, open_tar_file
+from shardwriter.mirror import OPEN_DELETED, file_name, has_copy, mirror_at, open_tar_file
 
 OPEN_SHARDS = 128
 """Files kept open at a time by all views of a split, well below the usual limit of 1024 for a process."""
-OPEN_DELETED = 16
-"""Of a cache, those used last stay open although they were deleted to make room: they take disk until closed."""
 
 
 class ShardFiles:
@@ -54,8 +52,8 @@ class ShardFiles:
             self._open.move_to_end(shard)
         if (size := opened[0].size()) != self.sizes[shard]:
             raise StoreError(
-                f"{self.paths[shard]}: has {size:,} bytes now, and had {self.sizes[shard]:,} when the store was "
-                "opened. Run inspect-shards --verify, then build-shards."
+                f"{file_name(self.paths[shard])}: has {size:,} bytes now, and had {self.sizes[shard]:,} when the store "
+                "was opened. Run inspect-shards --verify, then build-shards."
             )
         return opened[1]
 
@@ -69,7 +67,7 @@ class ShardFiles:
                 os.close(descriptor)  # the map has its own
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
             raise StoreError(
-                f"{self.paths[shard]}: cannot be opened ({error}); it was there when the store was opened"
+                f"{file_name(self.paths[shard])}: cannot be opened ({error}); it was there when the store was opened"
             ) from error
         self._open[shard] = mapped, np.frombuffer(mapped, dtype=np.uint8)
         if len(self._open) > self.most_open:

@@ -21,6 +21,7 @@ from shardwriter.import_embeddings import refuse_views
 from shardwriter.kernel_choice import MEASURED_FROM, kept_kernels, quickest_kernels
 from shardwriter.lock import build_lock
 from shardwriter.manifest import Manifest, load_manifests
+from shardwriter.mirror import store_name
 from shardwriter.overwriting import refuse_partial_overwrite, warn_of_dropped_views
 from shardwriter.plan import Plan, ShardTask
 from shardwriter.recipe import Recipe
@@ -125,7 +126,11 @@ class Build:
         self.options.outlet.dropped()
         waiting = self.generations.compaction
         if waiting is not None:
-            logger.info("%s: a --compact was begun (%s) and waits; give --compact to go on", self.store, waiting.name)
+            logger.info(
+                "%s: a --compact was begun (%s) and waits; give --compact to go on",
+                store_name(self.store),
+                waiting.name,
+            )
 
     def publish_next(self) -> tuple[Sequence[Plan], dict[str, Work]]:
         """Publish a plan, if anything is new. Returns the plans to run now, and what is left of them."""
@@ -166,13 +171,15 @@ class Build:
         """Whether an --overwrite is asked for, or one with this identity was begun."""
         waiting = self.generations.replacement
         if waiting and self._is_begun():
-            logger.info("%s: continues the --overwrite that was begun (%s)", self.store, waiting.name)
+            logger.info("%s: continues the --overwrite that was begun (%s)", store_name(self.store), waiting.name)
             return True
         if self.options.overwrite and self.generations.record is not None:
             return True
         if waiting:
             logger.warning(
-                "%s: an --overwrite with another identity was begun and waits (%s)", self.store, waiting.name
+                "%s: an --overwrite with another identity was begun and waits (%s)",
+                store_name(self.store),
+                waiting.name,
             )
         return False
 
@@ -184,9 +191,10 @@ class Build:
             return
         if not holds_anything(self.store, plan):
             generations.abandon()
+            self.options.outlet.dropped()
             raise StoreError(
-                f"{self.store}: --overwrite could store none of {len(plan.table)} utterances, so the old store stays. "
-                f"Mend data_root ({self.data_root}) or the npz; the log names each."
+                f"{store_name(self.store)}: --overwrite could store none of {len(plan.table)} utterances, so the old "
+                f"store stays. Mend data_root ({self.data_root}) or the npz; the log names each."
             )
         generations.switch(self.data_root)
 
@@ -247,9 +255,9 @@ class Build:
         planned = {key for plan in self.generations.active for key in plan.table["key"].to_pylist()}
         if planned and not any(item.key in planned for part in self.manifests.values() for item in part.utterances):
             raise StoreError(
-                f"{self.store}: its paths start at {record.data_root}, those of this corpus at {root}, and it holds "
-                "none of this corpus' utterances. Give --data_root, so that both start at one folder, or another "
-                "--shards folder."
+                f"{store_name(self.store)}: its paths start at {record.data_root}, those of this corpus at {root}, and "
+                "it holds none of this corpus' utterances. Give --data_root, so that both start at one folder, or "
+                "another --shards folder."
             )
 
     def encode(self, plans: Sequence[Plan], work: Mapping[str, Work]) -> None:

@@ -40,7 +40,7 @@ NOT_WITH_COMPACT = (
     *("overwrite", "limit", "verify_sources", "retry_failed", "import_embeddings", "check"),
     *("dtype", "views", "audio", "encoder_precision", "num_processes", "batch_size", "num_workers"),
 )
-"""What says how to encode: --compact copies what there is."""
+"""What says how to encode: --compact copies what there is. --device alone is let be, for most commands bear it."""
 TWO_STORES = "Old and new shards lie beside each other until it is done."
 NOTHING_TO_COMPACT = "Nothing to do: no embedding is superseded, and all shards are full."
 
@@ -162,7 +162,8 @@ def _refuse_other_flags(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in NOT_WITH_COMPACT}
     others = [name for name, value in given.items() if value is not None and value is not False]
     others += [f"data_split {arguments.data_split}"] if arguments.data_split != "all" else []
-    others += [name for name in ("compact", "dry_run") if arguments.abandon and getattr(arguments, name)]
+    ignored = ("compact", "dry_run", "utterances_per_shard") if arguments.abandon else ()
+    others += [name for name in ignored if getattr(arguments, name)]
     if others or arguments.executor != "local" or Rank.from_environment():
         what = f"--{others[0]}" if others else "ranks, or --executor ray"
         does = "--abandon: deletes what was begun" if arguments.abandon else "--compact: copies a whole store as it is"

@@ -28,7 +28,7 @@ from shardwriter.format import (
 )
 from shardwriter.index import ShardRecord, read_index
 from shardwriter.manifest import Manifest, arrange
-from shardwriter.mirror import store_name, tar_sizes
+from shardwriter.mirror import file_name, mirror_at, store_name, tar_sizes
 from shardwriter.plan import Plan, planned_rows, read_plan
 from shardwriter.reading import Hold, hold_for_reading
 
@@ -116,12 +116,12 @@ def read_store_record(store: Path) -> StoreRecord:
             f"{store_name(store)}: not a store, there is no {STORE_FILE} in it; {cure or 'make one with build-shards'}"
         ) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StoreError(
-            f"{path}: is damaged ({error}); put it back, or delete it and make it anew with inspect-shards "
-            f"{store_name(store)} --reindex"
-        ) from error
+        anew = "" if mirror_at(store) else f", or delete it and make it anew with inspect-shards {store} --reindex"
+        raise StoreError(f"{file_name(path)}: is damaged ({error}); put back what was there{anew}") from error
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path}: not a store of this format ({error}); it was made by another version") from error
+        raise StoreError(
+            f"{file_name(path)}: not a store of this format ({error}); it was made by another version"
+        ) from error
 
 
 def is_store(store: Path) -> bool:
@@ -149,8 +149,14 @@ class Catalog:
         while True:
             record = read_store_record(store)
             hold = hold_for_reading(store / record.plans[0]) if record.plans else None
+            try:
+                opened = cls._of(store, record, columns, hold)
+            except StoreError:
+                if read_store_record(store).plans == record.plans:
+                    raise
+                continue
             if read_store_record(store).plans == record.plans:  # else what we hold may be deleted by now
-                return cls._of(store, record, columns, hold)
+                return opened
 
     @classmethod
     def open(cls, store: Path, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> "Catalog":
@@ -239,7 +245,7 @@ def _is_of_plan(store: Path, record: ShardRecord, plan_of: Mapping[str, str]) ->
     logger.warning(
         "%s: was written after %s, and %s lists it: its %d utterances count as missing. Run build-shards to write it "
         "again.",
-        store / f"{record.shard}{INDEX_SUFFIX}",
+        file_name(store / f"{record.shard}{INDEX_SUFFIX}"),
         record.plan,
         plan_of[record.shard],
         record.rows,
@@ -257,7 +263,7 @@ def _tar_is_whole(store: Path, record: ShardRecord, behind: Mapping[str, int]) -
     found = "is gone" if size is None else f"has {size:,} bytes"
     logger.warning(
         "%s %s, its index says %s bytes: its %d utterances count as missing. Run build-shards to write it again.",
-        path,
+        file_name(path),
         found,
         f"{record.tar_size:,}",
         record.rows,

@@ -28,7 +28,8 @@ REFRESH_SECONDS = 60.0
 DEAD_AFTER_SECONDS = 600.0
 """A build that has not written its claim for so long is dead; one of this machine is asked for by its number."""
 LOST_AFTER_SECONDS = 540.0
-"""It must have stopped writing before that."""
+"""It must have stopped writing before that. It is asked before each attempt, and one that was begun goes on: a machine
+that sleeps while it uploads a tar may end it later, and what others wrote meanwhile is then found to be damaged."""
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while a machine sleeps
 
 
@@ -93,7 +94,10 @@ def claimed(remote: RemoteStore) -> Iterator[Claim]:
             ended.set()
             keeper.join()
     finally:
-        remote.delete(name)
+        try:
+            remote.delete(name)
+        except StoreError as error:  # and what ended the build is told, not this
+            logger.warning("%s; until then the next build is refused for %.0f minutes", error, DEAD_AFTER_SECONDS / 60)
 
 
 def _refuse_others(remote: RemoteStore, name: str) -> None:

@@ -108,7 +108,6 @@ class Compaction:
             self._copy(generations, plan)
             generations.switch_to_copies()
             finish(self.store, generations.active, {})
-            self.outlet.plans()
             self.outlet.rest()
             report.kept = generations.words_of_retired() if generations.retired else ""
             report.shards, report.stored_bytes = _differences(report, self.store, plan)
@@ -149,7 +148,9 @@ class Compaction:
         if all(count == self._shards_of(rows[split]) for split, count in shards.items()):
             logger.info("%s: goes on with %s", store_name(self.store), begun.name)
             return begun
-        logger.warning("%s: %s was begun with shards of another size, so it is dropped", self.store, begun.name)
+        logger.warning(
+            "%s: %s was begun with shards of another size, so it is dropped", store_name(self.store), begun.name
+        )
         generations.abandon()
         self.outlet.dropped()
         return None
@@ -160,8 +161,8 @@ class Compaction:
         free = shutil.disk_usage(self.store).free
         if free < needed:
             raise StoreError(
-                f"{self.store}: the new shards take about {readable_bytes(needed)} beside the old ones, and "
-                f"{readable_bytes(free)} are free; make room, then compact"
+                f"{store_name(self.store)}: the new shards take about {readable_bytes(needed)} beside the old ones, "
+                f"and {readable_bytes(free)} are free; make room, then compact"
             )
 
     def _refuse_unready(self, generations: Generations) -> None:

@@ -85,7 +85,7 @@ class Contents:
         splits: The splits whose indexes could be read.
         generations: Its plans, also those that do not count yet, or any more.
         unreadable: Why other splits could not be read.
-        damaged: Shards that have an index and yet do not count, for their tar is gone or cut.
+        damaged: Shards that have an index and yet do not count: their tar is gone or cut, or they are of another plan.
     """
 
     catalog: Catalog
@@ -120,7 +120,7 @@ class Contents:
     def problems(self) -> list[str]:
         """What does not count because it cannot be read, and the cure."""
         cure = "so its utterances count as missing; run build-shards to write it again"
-        gone = "is gone or has another size than its index says"
+        gone = "is gone, or does not fit its index or its plan"
         return [*self.unreadable, *(f"{shard}{TAR_SUFFIX}: {gone}, {cure}" for shard in self.damaged)]
 
     @property

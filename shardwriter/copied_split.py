@@ -12,10 +12,9 @@ from shardwriter.digest import digest_of
 from shardwriter.format import TAR_SUFFIX
 from shardwriter.index import ShardRecord
 from shardwriter.members import open_tar, read_member
-from shardwriter.mirror import has_copy
+from shardwriter.mirror import OPEN_DELETED, file_name, has_copy, mirror_at
 from shardwriter.writer import ShardWriter
 
-OPEN_DELETED = 16
 OPEN_TARS = 64
 """Tars kept open at a time; entries in hash order come from all of them by turns."""
 
@@ -33,6 +32,7 @@ class CopiedSplit:
         self.store = store
         self.split = split
         self.held = held
+        self._digests = {record.shard: record.tar_digest for record in held.shards}
         self._open: OrderedDict[str, tuple[ExitStack, IO[bytes]]] = OrderedDict()
         self._checked: set[str] = set()
 
@@ -66,9 +66,10 @@ class CopiedSplit:
 
     def _close_deleted(self) -> None:
         """Close copies that made room for others, for they take disk as long as they are open; not those used last."""
-        digests = {record.shard: record.tar_digest for record in self.held.shards}
+        if mirror_at(self.store) is None:
+            return
         for shard in list(self._open)[:-OPEN_DELETED]:
-            if not has_copy(self.store / f"{shard}{TAR_SUFFIX}", digests[shard]):
+            if not has_copy(self.store / f"{shard}{TAR_SUFFIX}", self._digests[shard]):
                 self._open.pop(shard)[0].close()
 
     def _check(self, record: ShardRecord) -> None:
@@ -78,9 +79,9 @@ class CopiedSplit:
         digest, size = digest_of(self._open[record.shard][1])
         if (digest, size) != (record.tar_digest, record.tar_size):
             raise StoreError(
-                f"{self.store / record.shard}{TAR_SUFFIX}: has {size:,} bytes and the digest {digest}, its index says "
-                f"{record.tar_size:,} and {record.tar_digest}: it is damaged, and nothing was copied from it. Delete "
-                "it and run build-shards, which writes it again, then compact"
+                f"{file_name(self.store / f'{record.shard}{TAR_SUFFIX}')}: has {size:,} bytes and the digest {digest}, "
+                f"its index says {record.tar_size:,} and {record.tar_digest}: it is damaged, and nothing was copied "
+                "from it. Delete it and run build-shards, which writes it again, then compact"
             )
         self._checked.add(record.shard)
 

@@ -30,6 +30,8 @@ REFRESHES = 5
 
 COPIES = 16
 """Indexes that are copied at a time: they are small, and each is a journey."""
+OPEN_DELETED = 16
+"""Copies that were deleted to make room take disk as long as they are open: so many of those used last are kept."""
 OPENINGS = 10
 """Times that a copy is fetched which others delete at once, since the cache is small."""
 
@@ -332,6 +334,12 @@ def store_name(store: Path) -> str:
     """What a user calls a store: its URL, or its folder."""
     mirror = mirror_at(store)
     return mirror.remote.url if mirror else str(store)
+
+
+def file_name(path: Path) -> str:
+    """What a user calls a file of a store: its URL, or its path."""
+    mirror = mirror_at(path.parent)
+    return f"{mirror.remote.url}/{path.name}" if mirror else str(path)
 
 
 def _is_metadata(name: str) -> bool:

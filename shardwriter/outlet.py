@@ -1,6 +1,5 @@
 """Where a build's plans and shards go once they are whole: nowhere else, or up to the store behind a mirror."""
 
-import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Protocol
 import xxhash
 
 from configs.errors import StoreError
+from shardwriter.catalog import read_store_record
 from shardwriter.format import (
     CARD_FILE,
     INDEX_SUFFIX,
@@ -149,7 +149,12 @@ class Upload:
         """See `Outlet`."""
         while len(self._running) >= WAITING or (self._running and self._running[0].done()):
             self._running.popleft().result()
-        self._running.append(self._pool.submit(self._send, shard))
+        parsed = shard_number(shard)
+        assert parsed is not None, shard
+        (record,) = read_index(self.folder / f"{shard}{INDEX_SUFFIX}", ["key"])[1]
+        if record.plan in self._counting:  # the merged index would say what this shard was before
+            self._delete(merged_index_name(parsed[0]))
+        self._running.append(self._pool.submit(self._send, record))
 
     def rest(self) -> None:
         """See `Outlet`."""
@@ -167,13 +172,8 @@ class Upload:
                 self.shard(index.stem)
         self.wait()
 
-    def _send(self, shard: str) -> None:
-        parsed = shard_number(shard)
-        assert parsed is not None, shard
-        index, tar = self.folder / f"{shard}{INDEX_SUFFIX}", self.folder / f"{shard}{TAR_SUFFIX}"
-        (record,) = read_index(index, ["key"])[1]
-        if record.plan in self._counting:  # these would say what this shard was before
-            self._delete(merged_index_name(parsed[0]))
+    def _send(self, record: ShardRecord) -> None:
+        index, tar = self.folder / f"{record.shard}{INDEX_SUFFIX}", self.folder / f"{record.shard}{TAR_SUFFIX}"
         self._delete(index.name)
         if record.tar_size:
             self._put(tar)
@@ -184,8 +184,7 @@ class Upload:
 
     def _read_counting(self) -> list[str]:
         """The plans that count up there, since the record here is the same."""
-        plans: list[str] = json.loads((self.folder / STORE_FILE).read_bytes())["plans"]
-        return plans
+        return list(read_store_record(self.folder).plans)
 
     def _delete_uncounted(self) -> None:
         """Delete what belongs to plans that were deleted here, and nothing else that lies there; the plans last, so

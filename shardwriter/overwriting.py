@@ -8,6 +8,7 @@ from shardwriter.build_options import BuildOptions
 from shardwriter.catalog import splits_of
 from shardwriter.format import parse_view_split
 from shardwriter.generation import Generations
+from shardwriter.mirror import store_name
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +20,8 @@ def refuse_partial_overwrite(store: Path, generations: Generations, options: Bui
     if left_out or options.limit is not None:
         asked = f"--limit {options.limit}" if options.limit is not None else f"without {', '.join(sorted(left_out))}"
         raise ConfigError(
-            f"{store}: --overwrite replaces the whole store, so that it keeps one identity, but was asked {asked}. "
-            "Give --data_split all and no --limit, or another --shards folder."
+            f"{store_name(store)}: --overwrite replaces the whole store, so that it keeps one identity, but was asked "
+            f"{asked}. Give --data_split all and no --limit, or another --shards folder."
         )
 
 
@@ -30,7 +31,7 @@ def warn_of_dropped_views(store: Path, held: int, asked: int) -> None:
         logger.warning(
             "%s: has %d augmented views of each training utterance, and --overwrite makes %d, as asked; --views %d "
             "would keep them all",
-            store,
+            store_name(store),
             held,
             asked,
             held,

@@ -222,8 +222,8 @@ def _explained(url: str, what: str) -> Iterator[None]:
             raise
         if isinstance(error, Damaged):
             raise StoreError(
-                f"{url}: {error}: it was damaged after it was written. Delete this object and its .index beside it, "
-                "and run build-shards, which writes both again"
+                f"{url}: {error}: it was written anew since the store was opened, or is damaged. Start again; if that "
+                "says the same, delete this object and its .index beside it, and run build-shards, which writes both"
             ) from error
         passing = f" after {ATTEMPTS} attempts" if _may_pass(error) else ""
         cure = (

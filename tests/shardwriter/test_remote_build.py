@@ -472,6 +472,46 @@ def test_what_needs_a_folder_says_so(corpus: Corpus, server: S3Server, monkeypat
     assert "need a folder that all of them share" in outcome.err
 
 
+def test_an_overwrite_that_can_store_nothing_leaves_the_old_store_and_nothing_else(
+    build: Any, inspect: Any, server: S3Server, corpus: Corpus
+) -> None:
+    build()
+    before = objects(server)
+    mouths = {path: path.read_bytes() for names in corpus.names.values() for path in map(corpus.mouth, names)}
+    for path in mouths:
+        path.write_bytes(b"no npz")
+    refused = build("--overwrite")
+    assert refused.code == 2
+    assert f"{URL}: --overwrite could store none of 9 utterances" in refused.err
+    assert objects(server) == before
+    for path, content in mouths.items():
+        path.write_bytes(content)
+    assert build().code == 0
+    assert build("--overwrite").code == 0
+    assert inspect("--verify", "--against", corpus.config_file).code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"{ no json", "is damaged"), (b"[]", "not a store of this format"), (b"{}", "not a store of this format")],
+)
+def test_a_record_that_cannot_be_read_is_named(build: Any, server: S3Server, content: bytes, said: str) -> None:
+    build()
+    server.write(f"{PREFIX}/store.json", content)
+    for flag in ("--compact", "--abandon", "--overwrite"):
+        refused = build(flag)
+        assert refused.code == 2
+        assert f"error: {URL}/store.json: {said}" in refused.err
+        assert "--reindex" not in refused.err  # which works on folders alone
+
+
+def test_a_claim_that_cannot_be_taken_back_does_not_hide_how_the_build_ended(build: Any, server: S3Server) -> None:
+    server.rules.append(Rule(lambda verb, path: verb == "DELETE" and CLAIM_PREFIX in path, "500", 100))
+    outcome = build()
+    assert outcome.code == 0
+    assert f"{CLAIM_PREFIX}" in outcome.err and "the next build is refused for 10 minutes" in outcome.err
+
+
 def test_digests_are_those_of_the_bytes_in_the_bucket(build: Any, server: S3Server, inspect: Any) -> None:
     build()
     name = f"{PREFIX}/train-000000.tar"
@@ -481,7 +521,7 @@ def test_digests_are_those_of_the_bytes_in_the_bucket(build: Any, server: S3Serv
     shown = inspect("--verify")
     assert shown.code == 1
     assert f"{URL}/train-000000.tar: its digest is" in shown.out
-    assert "Delete this object and its .index beside it, and run build-shards" in shown.out
+    assert "delete this object and its .index beside it, and run build-shards" in shown.out
     assert f"  {URL}/train-000000.index" in shown.out
     assert xxhash.xxh3_64_hexdigest(bytes(content)) in shown.out
 
