@@ -124,7 +124,7 @@ def test_a_damaged_copy_ends_training_and_is_fetched_anew_by_the_next(
         if "train-000004" in path.name:
             path.write_bytes(bytes(path.stat().st_size))
     assert run(corpus, "--shards", URL, *QUICK)[0] in WITHIN
-    assert "This copy is deleted" in capsys.readouterr().err
+    assert "The copy in the cache is deleted" in capsys.readouterr().err
     assert run(corpus, "--shards", URL, *QUICK)[0] == 0
     assert losses() == expected
 
