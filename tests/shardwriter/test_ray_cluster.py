@@ -24,6 +24,12 @@ SMALL = "shardwriter.utterances_per_shard=1"
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is not installed")
 
 
+@pytest.fixture(autouse=True)
+def as_nice_as_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own niceness of 15 leaves its processes nothing where others are at work."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+
+
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """A head that runs nothing but the driver, and two nodes of one processor."""
