@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import AudioError, ConfigError, MouthError, StoreError
-from iianet.mouth_npz import DAMAGE, MOUTH_KEY
+from iianet.mouth_npz import MOUTH_KEY
+from iianet.npz import DAMAGE
 from shardwriter.embedded_audio import read_audio
 from shardwriter.embedding_npz import embedding_path, read_embedding_npz
 from shardwriter.encode import Encoded, source_state
