@@ -22,6 +22,7 @@ from configs.errors import StoreError
 from iianet.encoder_source import EncoderSource
 from loaders.sharded_embeddings import ShardedEmbeddings
 from loaders.store import StoreReader
+from shardwriter import compact as compact_module
 from shardwriter import inspect_cli
 from shardwriter.catalog import Catalog, read_store_record, write_store_record
 from shardwriter.compact import Compaction
@@ -143,6 +144,29 @@ def test_one_that_ends_while_it_deletes_leaves_the_rest_to_the_next(
         "val.index",
         "test.index",
     }
+
+
+def test_one_that_dies_once_its_copies_count_leaves_indexes_and_card_to_the_next(
+    grown: Corpus, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was replaced stays, so nothing takes the older merged indexes away."""
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    shutil.copytree(store, tmp_path / "other")
+    dying, living = (
+        Compaction(store=folder, utterances_per_shard=PER_SHARD, keep_replaced_days=1)
+        for folder in (store, tmp_path / "other")
+    )
+    living.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(compact_module, "finish", die)
+        with pytest.raises(KeyboardInterrupt):
+            dying.run()
+    assert dying.run() is None
+    for name in ("train.index", "val.index", "test.index", "README.md"):
+        assert (store / name).read_bytes() == (living.store / name).read_bytes()
 
 
 def test_a_build_between_is_not_lost(
