@@ -12,36 +12,36 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from configs.command_line import add_config_flags, config_overrides, run_command
-from configs.errors import ConfigError, FeatureStoreError, TrainingError
-from configs.interruption import terminable
-from configs.schema import Config, dump_config, load_config
-from configs.wording import counted
-from iianet.comparison_report import save_comparison
-from iianet.encoder_source import EncoderSource
-from iianet.epoch_length import limited, refuse_unfit_interval
-from iianet.lazy_encoder import LazyEncoder
-from iianet.lightning_module import SeparationModule
-from iianet.mode_comparison import refuse_unfit_comparison, run_ways
-from iianet.results import save_results
-from iianet.resume import (
+from iianet.command_line import add_config_flags, config_overrides, run_command
+from iianet.config.schema import Config, dump_config, load_config
+from iianet.encoder.lazy_encoder import LazyEncoder
+from iianet.encoder.source import EncoderSource
+from iianet.errors import ConfigError, FeatureStoreError, TrainingError
+from iianet.interruption import terminable
+from iianet.training.comparison_report import save_comparison
+from iianet.training.epoch_length import limited, refuse_unfit_interval
+from iianet.training.lightning_module import SeparationModule
+from iianet.training.mode_comparison import refuse_unfit_comparison, run_ways
+from iianet.training.results import save_results
+from iianet.training.resume import (
     keep_earlier_run,
     refuse_other_network,
     refuse_other_order,
     resolve_checkpoint,
 )
-from iianet.step_record import StepRecorder
-from iianet.termination import Terminated, own_interruption
-from iianet.trainer import make_measuring_trainer, make_trainer, quieten_lightning
+from iianet.training.step_record import StepRecorder
+from iianet.training.termination import Terminated, own_interruption
+from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning
+from iianet.wording import counted
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
 from loaders.matching import kernels_of, refuse_other_encoder
 from loaders.stream_data import StreamData
 from loaders.stream_words import stream_words
-from shardwriter.build import BuildOptions, begin
-from shardwriter.catalog import Catalog, is_store
-from shardwriter.place import Cache, is_remote, store_folder
-from shardwriter.plan import SHARD_COLUMNS
+from shardwriter.build.build import BuildOptions, begin
+from shardwriter.format.plan import SHARD_COLUMNS
+from shardwriter.storage.locate import Cache, is_remote, store_folder
+from shardwriter.store.catalog import Catalog, is_store
 
 logger = logging.getLogger(__name__)
 

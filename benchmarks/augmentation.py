@@ -16,8 +16,8 @@ from machine import machine
 from tabulate import tabulate
 from tqdm import tqdm
 
-from configs.schema import load_config
-from shardwriter.build import BuildOptions, build
+from iianet.config.schema import load_config
+from shardwriter.build.build import BuildOptions, build
 
 ROOT = Path(__file__).parent.parent
 TOY = ROOT / "configs" / "toy.yml"

@@ -26,19 +26,19 @@ from machine import machine
 from tabulate import tabulate
 from tqdm import tqdm
 
-from configs.schema import Config, load_config
-from iianet.clip_encoder import ClipEncoder
-from iianet.encoder_source import EncoderSource
-from iianet.kernels import PRECISIONS
-from iianet.mouth import CROP_SIZE, FPS, FRAME_SIZE, MEAN, STD, center_crop
-from iianet.video_encoder import VideoEncoder
-from shardwriter.encode import ClipReader, read_ahead
-from shardwriter.generation import Generations
-from shardwriter.identity import identity_of
-from shardwriter.kernel_choice import quickest_kernels
-from shardwriter.manifest import load_manifests
-from shardwriter.tasks import Encoding, run_tasks
-from shardwriter.work import Work
+from iianet.config.schema import Config, load_config
+from iianet.encoder.clip_encoder import ClipEncoder
+from iianet.encoder.kernels import PRECISIONS
+from iianet.encoder.mouth import CROP_SIZE, FPS, FRAME_SIZE, MEAN, STD, center_crop
+from iianet.encoder.source import EncoderSource
+from iianet.encoder.video_encoder import VideoEncoder
+from shardwriter.build.work import Work
+from shardwriter.corpus.manifest import load_manifests
+from shardwriter.encode.clips import ClipReader, read_ahead
+from shardwriter.encode.kernel_choice import quickest_kernels
+from shardwriter.encode.tasks import Encoding, run_tasks
+from shardwriter.store.generation import Generations
+from shardwriter.store.identity import identity_of
 
 FRAMES = 50
 

@@ -24,10 +24,10 @@ from spread import spread
 from tabulate import tabulate
 from tqdm import tqdm
 
-from iianet.encoder_source import EncoderSource
-from iianet.mouth import center_crop
-from iianet.mouth_npz import read_mouth_npz
-from shardwriter.quantize import as_stored
+from iianet.encoder.mouth import center_crop
+from iianet.encoder.source import EncoderSource
+from shardwriter.corpus.mouth_npz import read_mouth_npz
+from shardwriter.format.quantize import as_stored
 
 DTYPES = ("float32", "float16", "int8")
 LEVELS = (1, 3, 9)

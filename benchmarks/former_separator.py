@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iianet.attention import SelectAttention
-from iianet.layers import ChannelScale, resize
-from iianet.separator import TopDown
+from iianet.separator.attention import SelectAttention
+from iianet.separator.blocks import TopDown
+from iianet.separator.layers import ChannelScale, resize
 
 
 @contextmanager

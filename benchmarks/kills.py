@@ -22,8 +22,8 @@ from building import make_corpus
 from machine import machine
 from tqdm import tqdm
 
-from configs.schema import Config, load_config
-from shardwriter.build import BuildOptions, build
+from iianet.config.schema import Config, load_config
+from shardwriter.build.build import BuildOptions, build
 
 FRAMES = 4
 PER_SHARD = 2

@@ -29,8 +29,8 @@ from tqdm import tqdm
 from loaders import ShardedEmbeddings
 from loaders.store import StoreReader
 from shardwriter import write_store
-from shardwriter.catalog import Catalog
-from shardwriter.plan import SHARD_COLUMNS
+from shardwriter.format.plan import SHARD_COLUMNS
+from shardwriter.store.catalog import Catalog
 
 SHAPE = (4, 2)
 SECONDS, MEGABYTES = 2.0, 300.0

@@ -14,17 +14,17 @@ import torch
 from machine import machine
 from tabulate import tabulate
 
-from configs.schema import Config, load_config
 from iianet.checkpoint import load_published, read_checkpoint
-from iianet.encoder_source import EncoderSource
-from iianet.lazy_encoder import LazyEncoder
+from iianet.config.schema import Config, load_config
+from iianet.encoder.lazy_encoder import LazyEncoder
+from iianet.encoder.source import EncoderSource
 from iianet.losses import PermutationInvariantLoss
-from iianet.model import IIANet
+from iianet.separator.model import IIANet
 from loaders.datamodule import SeparationData
 from loaders.store import StoreReader, open_reader
-from shardwriter.build import BuildOptions, build
-from shardwriter.catalog import Catalog
-from shardwriter.format import STORED_DTYPES
+from shardwriter.build.build import BuildOptions, build
+from shardwriter.format.names import STORED_DTYPES
+from shardwriter.store.catalog import Catalog
 
 ROOT = Path(__file__).parent.parent
 HEADERS = ("stored as", "bytes / utterance", "max error / max", "rms error / rms", "val SI-SNR (dB)", "change (dB)")

@@ -22,13 +22,13 @@ from spread import spread
 from tabulate import tabulate
 from tqdm import tqdm
 
-from configs.schema import Config, load_config
-from shardwriter.build import BuildOptions, prepare
-from shardwriter.executor import Executor, OwnProcess
-from shardwriter.plan import ShardTask
-from shardwriter.processes import Processes
-from shardwriter.recipe import Recipe
-from shardwriter.tasks import Encoding, Progress
+from iianet.config.schema import Config, load_config
+from shardwriter.build.build import BuildOptions, prepare
+from shardwriter.encode.job import Recipe
+from shardwriter.encode.tasks import Encoding, Progress
+from shardwriter.execute.executor import Executor, OwnProcess
+from shardwriter.execute.processes import Processes
+from shardwriter.format.plan import ShardTask
 
 CPU = torch.device("cpu")
 

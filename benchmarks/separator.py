@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from configs.schema import load_config
-from iianet.model import IIANet
-from iianet.mouth import FPS
+from iianet.config.schema import load_config
+from iianet.encoder.mouth import FPS
+from iianet.separator.model import IIANet
 
 BIG = 1 << 20
 """Elements from which on an operator is counted as one on fine columns."""

@@ -23,7 +23,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from configs.errors import ConfigError
+from iianet.errors import ConfigError
 
 SAMPLE_RATE = 16_000
 SAMPLES_PER_FRAME = 640

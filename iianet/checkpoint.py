@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
-from configs.errors import WeightsError
-from iianet.model import IIANet
-from iianet.video_encoder import VideoEncoder
+from iianet.encoder.video_encoder import VideoEncoder
+from iianet.errors import WeightsError
+from iianet.separator.model import IIANet
 
 ENCODER_PARTS: Mapping[str, str] = {
     "front_end": "frontend3D",

@@ -11,7 +11,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from configs.errors import ConfigError
+from iianet.errors import ConfigError
 
 EPS = 1e-8
 """Keeps silence from dividing by zero; as in the reference, so that published figures can be met."""

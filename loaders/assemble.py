@@ -7,16 +7,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from configs.errors import AudioError, MouthError
 from iianet.batch import Batch, Dropped
-from iianet.mouth import CENTER_CROP, CROP_SIZE, SAMPLES_PER_FRAME, random_crop, view_crop
-from iianet.video_encoder import EMBEDDING_DIM
+from iianet.encoder.mouth import CENTER_CROP, CROP_SIZE, SAMPLES_PER_FRAME, random_crop, view_crop
+from iianet.encoder.video_encoder import EMBEDDING_DIM
+from iianet.errors import AudioError, MouthError
 from loaders.audio import Samples
 from loaders.mixing import Mixer
 from loaders.order import Order
 from loaders.raw import MouthSegment, RawMouths
 from loaders.stored import StoredEmbeddings
-from shardwriter.manifest import Manifest
+from shardwriter.corpus.manifest import Manifest
 
 OnMissing = Literal["encode", "skip", "error"]
 

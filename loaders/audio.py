@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from configs.errors import AudioError
-from shardwriter.manifest import Manifest
+from iianet.errors import AudioError
+from shardwriter.corpus.manifest import Manifest
 
 Samples = npt.NDArray[np.float32]
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from configs.schema import Config
+from iianet.config.schema import Config
 from loaders.datamodule import SeparationData
-from shardwriter.build import BuildOptions, prepare
-from shardwriter.catalog import Catalog
-from shardwriter.plan import SHARD_COLUMNS
-from shardwriter.shared_build import build_together
+from shardwriter.build.build import BuildOptions, prepare
+from shardwriter.execute.shared_build import build_together
+from shardwriter.format.plan import SHARD_COLUMNS
+from shardwriter.store.catalog import Catalog
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from configs.errors import ConfigError, ManifestError
-from configs.schema import Config
-from iianet.mouth import FPS
+from iianet.config.schema import Config
+from iianet.encoder.mouth import FPS
+from iianet.errors import ConfigError, ManifestError
 from loaders.assemble import Assembler
 from loaders.audio import Audio, WavFiles
 from loaders.dataset import ExampleDataset
@@ -23,8 +23,8 @@ from loaders.order import Order
 from loaders.raw import RawMouths
 from loaders.read_ahead import ReadAhead
 from loaders.split import Split, open_split
-from shardwriter.catalog import Catalog
-from shardwriter.manifest import manifest_folders
+from shardwriter.corpus.manifest import manifest_folders
+from shardwriter.store.catalog import Catalog
 
 logger = logging.getLogger(__name__)
 

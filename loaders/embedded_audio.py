@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.errors import StoreError
+from iianet.errors import StoreError
 from loaders.audio import Segment, WavFiles
 from loaders.order import Indices
 from loaders.store import StoreReader
 from loaders.stored import StoredEmbeddings
-from shardwriter.embedded_audio import decode_pcm
-from shardwriter.format import NPY_HEADER_BYTES
-from shardwriter.manifest import Manifest
+from shardwriter.corpus.manifest import Manifest
+from shardwriter.format.audio import decode_pcm
+from shardwriter.format.names import NPY_HEADER_BYTES
 
 _DTYPES = {dtype.encode(): np.dtype(dtype) for dtype in ("<i2", "<i4", "<f4")}
 _DTYPE_AT = slice(21, 24)

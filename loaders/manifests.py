@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.errors import ManifestError
-from configs.schema import Config
-from shardwriter.catalog import Catalog
-from shardwriter.manifest import Manifest, arrange, has_manifest, load_manifests, manifest_folders
+from iianet.config.schema import Config
+from iianet.errors import ManifestError
+from shardwriter.corpus.manifest import Manifest, arrange, has_manifest, load_manifests, manifest_folders
+from shardwriter.store.catalog import Catalog
 
 logger = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import torch
 
-from configs.errors import StoreError
-from iianet.encoder_source import EncoderSource
-from iianet.kernels import Kernels, default_kernels
-from iianet.mouth import FPS
-from iianet.video_encoder import EMBEDDING_DIM
-from shardwriter.catalog import Catalog
-from shardwriter.identity import (
+from iianet.encoder.kernels import Kernels, default_kernels
+from iianet.encoder.mouth import FPS
+from iianet.encoder.source import EncoderSource
+from iianet.encoder.video_encoder import EMBEDDING_DIM
+from iianet.errors import StoreError
+from shardwriter.store.catalog import Catalog
+from shardwriter.store.identity import (
     identity_of,
     is_imported,
     recorded_kernels,

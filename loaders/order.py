@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from configs.errors import ConfigError, ManifestError
+from iianet.errors import ConfigError, ManifestError
 
 Indices = npt.NDArray[np.int64]
 

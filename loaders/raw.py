@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from iianet.mouth import Crop
-from iianet.mouth_npz import read_mouth_npz
-from iianet.video_encoder import CONTEXT_FRAMES
+from iianet.encoder.mouth import Crop
+from iianet.encoder.video_encoder import CONTEXT_FRAMES
+from shardwriter.corpus.mouth_npz import read_mouth_npz
 
 
 class MouthSegment(NamedTuple):

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 import xxhash
 
-from configs.errors import StoreError
+from iianet.errors import StoreError
 from loaders.order import Indices
-from shardwriter.mirror import drop_copy, file_name, mirror_at, open_tar_file
+from shardwriter.storage.mirror import drop_copy, file_name, mirror_at, open_tar_file
 
 CHUNK_BYTES = 4 << 20
 """Read at a time: what reading ahead holds in memory; the rest stays in the page cache, which gives way."""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from configs.errors import StoreError
-from shardwriter.mirror import OPEN_DELETED, file_name, has_copy, mirror_at, open_tar_file
+from iianet.errors import StoreError
+from shardwriter.storage.mirror import OPEN_DELETED, file_name, has_copy, mirror_at, open_tar_file
 
 OPEN_SHARDS = 128
 """Files kept open at a time by all views of a split, well below the usual limit of 1024 for a process."""

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from configs.errors import StoreError
+from iianet.errors import StoreError
 from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead, Share
 from loaders.store import StoreReader, open_reader

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.data_section import DataConfig
-from configs.errors import ManifestError, StoreError
-from iianet.mouth import SAMPLES_PER_FRAME
+from iianet.config.data_section import DataConfig
+from iianet.encoder.mouth import SAMPLES_PER_FRAME
+from iianet.errors import ManifestError, StoreError
 from loaders.order import Indices
 from loaders.stored import StoredEmbeddings, open_stored, stored_views
-from shardwriter.catalog import Catalog
-from shardwriter.manifest import Manifest
-from shardwriter.mirror import store_name
+from shardwriter.corpus.manifest import Manifest
+from shardwriter.storage.mirror import store_name
+from shardwriter.store.catalog import Catalog
 
 logger = logging.getLogger(__name__)
 

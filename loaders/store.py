@@ -9,15 +9,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from configs.errors import StoreError
+from iianet.errors import StoreError
 from loaders.order import Indices
 from loaders.shard_files import ShardFiles
-from shardwriter.catalog import Catalog, SplitCatalog
-from shardwriter.format import NPY_HEADER_BYTES, TAR_SUFFIX, VIEW_MARK, Identity, parse_view_split
-from shardwriter.index import ShardRecord
-from shardwriter.place import Cache, store_folder
-from shardwriter.plan import SHARD_COLUMNS
-from shardwriter.quantize import dequantize
+from shardwriter.format.index import ShardRecord
+from shardwriter.format.names import NPY_HEADER_BYTES, TAR_SUFFIX, VIEW_MARK, Identity, parse_view_split
+from shardwriter.format.plan import SHARD_COLUMNS
+from shardwriter.format.quantize import dequantize
+from shardwriter.storage.locate import Cache, store_folder
+from shardwriter.store.catalog import Catalog, SplitCatalog
 
 READ_COLUMNS = ("key", "frames", "embedding_offset", "embedding_length", "scale_offset", "audio_offset", "error")
 """Of the index; what only builds look at would double the memory of a large store."""

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from loaders.order import Indices
 from loaders.shard_files import OPEN_SHARDS
 from loaders.store import StoreReader
-from shardwriter.catalog import Catalog
-from shardwriter.format import parse_view_split, view_split
-from shardwriter.manifest import Manifest
+from shardwriter.corpus.manifest import Manifest
+from shardwriter.format.names import parse_view_split, view_split
+from shardwriter.store.catalog import Catalog
 
 
 class StoredEmbeddings:

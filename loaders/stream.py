@@ -16,11 +16,11 @@ import webdataset
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.utils import pytorch_worker_info
 
-from configs.errors import StoreError
+from iianet.errors import StoreError
 from loaders.sharded_embeddings import EmbeddingBatch
 from loaders.stream_sample import read_embedding
-from shardwriter.shard_urls import expand
-from shardwriter.tar_samples import is_decoded, read_samples
+from shardwriter.inspect.tar_samples import is_decoded, read_samples
+from shardwriter.storage.tar_urls import expand
 
 logger = logging.getLogger(__name__)
 

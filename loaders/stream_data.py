@@ -11,20 +11,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from configs.errors import AudioError, ConfigError, StoreError
-from configs.schema import Config
-from iianet.epoch_length import limited, refuse_unfit_interval
-from iianet.mouth import FPS
-from iianet.video_encoder import EMBEDDING_DIM
+from iianet.config.schema import Config
+from iianet.encoder.mouth import FPS
+from iianet.encoder.video_encoder import EMBEDDING_DIM
+from iianet.errors import AudioError, ConfigError, StoreError
+from iianet.training.epoch_length import limited, refuse_unfit_interval
 from loaders.stream import refuse_fewer_shards
 from loaders.stream_dataset import TrainingStream, ValidationStream
 from loaders.stream_loader import StreamLoader
 from loaders.stream_rows import RowMaker
 from loaders.stream_sample import read_embedding, read_examples
 from loaders.stream_words import TRAIN, VAL, split_shards
-from shardwriter.catalog import is_store, read_store_record
-from shardwriter.shard_urls import is_fetched, open_shard
-from shardwriter.tar_samples import is_decoded, read_samples
+from shardwriter.inspect.tar_samples import is_decoded, read_samples
+from shardwriter.storage.tar_urls import is_fetched, open_shard
+from shardwriter.store.catalog import is_store, read_store_record
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ from itertools import chain, count, islice
 import torch
 from torch.utils.data import IterableDataset
 
-from configs.errors import StoreError
 from iianet.batch import Batch, Dropped
-from iianet.mouth import SAMPLES_PER_FRAME
+from iianet.encoder.mouth import SAMPLES_PER_FRAME
+from iianet.errors import StoreError
 from loaders.stream import Part, buffered, generator, part_here, permuted
 from loaders.stream_rows import Asked, Item, Made, RowMaker, eligible_examples, with_interferers
 from loaders.stream_sample import StreamExample
-from shardwriter.tar_samples import is_decoded, read_samples
+from shardwriter.inspect.tar_samples import is_decoded, read_samples
 
 SHUFFLE_BUFFER = 1000
 """Examples that a worker shuffles."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from configs.errors import StoreError
 from iianet.batch import Batch
+from iianet.errors import StoreError
 from loaders.stream_dataset import StreamDataset
 from loaders.workers import iterate, leave_termination_to_the_trainer
 

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from configs.errors import AudioError, ManifestError, MouthError, StoreError
 from iianet.batch import Batch, Dropped, fit_frames
-from iianet.mouth import SAMPLES_PER_FRAME
-from iianet.video_encoder import EMBEDDING_DIM
+from iianet.encoder.mouth import SAMPLES_PER_FRAME
+from iianet.encoder.video_encoder import EMBEDDING_DIM
+from iianet.errors import AudioError, ManifestError, MouthError, StoreError
 from loaders.assemble import Row, collate
 from loaders.audio import Segment
 from loaders.mixing import Mixer
 from loaders.stream_sample import StreamExample, read_embedding, read_examples
-from shardwriter.tar_samples import RawSample
+from shardwriter.inspect.tar_samples import RawSample
 
 Item = StreamExample | Dropped
 """An example of a stream, or a sample that cannot be one."""

@@ -17,15 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from configs.errors import AudioError, StoreError
+from iianet.errors import AudioError, StoreError
 from loaders.audio import Samples, Segment, read_segment
-from shardwriter.embedded_audio import decode_pcm
-from shardwriter.format import AUDIO_MEMBER, METADATA_MEMBER, SCALE_MEMBER
-from shardwriter.located import embedding_member
-from shardwriter.npy import read_npy
-from shardwriter.quantize import dequantize
-from shardwriter.recorded import audio_entries, parse_metadata
-from shardwriter.tar_samples import RawSample, member_names
+from shardwriter.format.audio import decode_pcm
+from shardwriter.format.names import AUDIO_MEMBER, METADATA_MEMBER, SCALE_MEMBER
+from shardwriter.format.npy import read_npy
+from shardwriter.format.quantize import dequantize
+from shardwriter.inspect.located import embedding_member
+from shardwriter.inspect.tar_samples import RawSample, member_names
+from shardwriter.store.recorded import audio_entries, parse_metadata
 
 CURE = "See what they hold with inspect-shards; --reindex --into DIR makes a store of those that can be."
 AUDIO_SUFFIXES = ("wav", "flac")

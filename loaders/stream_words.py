@@ -6,10 +6,10 @@ are none, validation shards are named as the others, with `val` instead of `trai
 
 from collections.abc import Sequence
 
-from configs.data_section import DataConfig
-from configs.errors import ConfigError, StoreError
+from iianet.config.data_section import DataConfig
+from iianet.errors import ConfigError, StoreError
 from loaders.stream import expand_all
-from shardwriter.shard_urls import is_tars
+from shardwriter.storage.tar_urls import is_tars
 
 TRAIN, VAL = "train", "val"
 

@@ -12,27 +12,27 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from configs.command_line import add_config_flags, config_overrides, run_command
-from configs.errors import ConfigError, FeatureStoreError, StoreError
-from configs.interruption import terminable
-from configs.schema import Config, load_config
-from iianet.kernels import PRECISIONS
-from shardwriter.abandon import abandon
-from shardwriter.build import prepare
-from shardwriter.build_options import BuildOptions
-from shardwriter.build_words import show, show_stopped, totals
-from shardwriter.building_place import place_to_build
-from shardwriter.check import check
-from shardwriter.compact import Compaction
-from shardwriter.devices import choose_device, choose_devices
-from shardwriter.executor import Executor, OwnProcess
-from shardwriter.format import LOG_FOLDER, SPLITS, STORED_DTYPES
-from shardwriter.mirror import store_name
-from shardwriter.place import Cache, is_remote, store_folder
-from shardwriter.processes import Processes
-from shardwriter.rank import Rank
-from shardwriter.rank_build import build_as_rank
-from shardwriter.ray_cluster import RayCluster
+from iianet.command_line import add_config_flags, config_overrides, run_command
+from iianet.config.schema import Config, load_config
+from iianet.encoder.kernels import PRECISIONS
+from iianet.errors import ConfigError, FeatureStoreError, StoreError
+from iianet.interruption import terminable
+from shardwriter.build.abandon import abandon
+from shardwriter.build.build import prepare
+from shardwriter.build.check import check
+from shardwriter.build.compact import Compaction
+from shardwriter.build.options import BuildOptions
+from shardwriter.build.words import show, show_stopped, totals
+from shardwriter.execute.devices import choose_device, choose_devices
+from shardwriter.execute.executor import Executor, OwnProcess
+from shardwriter.execute.processes import Processes
+from shardwriter.execute.rank import Rank
+from shardwriter.execute.rank_build import build_as_rank
+from shardwriter.execute.ray_cluster import RayCluster
+from shardwriter.format.names import LOG_FOLDER, SPLITS, STORED_DTYPES
+from shardwriter.storage.building_place import place_to_build
+from shardwriter.storage.locate import Cache, is_remote, store_folder
+from shardwriter.storage.mirror import store_name
 
 ALL_STORED = 0
 SOME_FAILED = 3

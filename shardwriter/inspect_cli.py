@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from configs.command_line import add_override_flags, config_overrides, run_command
-from configs.errors import ConfigError, StoreError
-from configs.schema import Config, load_config
-from iianet.encoder_source import EncoderSource
-from shardwriter.compare import compare, corpus_manifests
-from shardwriter.contents import Contents, spread
-from shardwriter.devices import choose_device
-from shardwriter.export_embeddings import export_embeddings
-from shardwriter.findings import Findings, as_json
-from shardwriter.foreign import foreign_lines, read_foreign
-from shardwriter.format import parse_view_split
-from shardwriter.place import Cache, store_folder
-from shardwriter.plot import draw
-from shardwriter.portrait import portrait
-from shardwriter.recheck import recheck
-from shardwriter.reindex import reindex
-from shardwriter.sample import Sample, find_samples, read_sample
-from shardwriter.shard_urls import expand, is_tars
-from shardwriter.summary import build_command
-from shardwriter.verify import verify
+from iianet.command_line import add_override_flags, config_overrides, run_command
+from iianet.config.schema import Config, load_config
+from iianet.encoder.source import EncoderSource
+from iianet.errors import ConfigError, StoreError
+from shardwriter.execute.devices import choose_device
+from shardwriter.format.names import parse_view_split
+from shardwriter.inspect.compare import compare, corpus_manifests
+from shardwriter.inspect.contents import Contents, spread
+from shardwriter.inspect.export_embeddings import export_embeddings
+from shardwriter.inspect.findings import Findings, as_json
+from shardwriter.inspect.foreign import foreign_lines, read_foreign
+from shardwriter.inspect.plot import draw
+from shardwriter.inspect.portrait import portrait
+from shardwriter.inspect.recheck import recheck
+from shardwriter.inspect.reindex import reindex
+from shardwriter.inspect.sample import Sample, find_samples, read_sample
+from shardwriter.inspect.summary import build_command
+from shardwriter.inspect.verify import verify
+from shardwriter.storage.locate import Cache, store_folder
+from shardwriter.storage.tar_urls import expand, is_tars
 
 FINE = 0
 PROBLEMS = 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors gain nothing from more, and tests start many
 
 import pytest
-from builds import quick_encoder
+from helpers.builds import quick_encoder
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts behind itself, with "&"
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from configs.schema import Config, load_config
 from contenders.contender import Contender, Loaded
+from iianet.config.schema import Config, load_config
 from loaders.datamodule import SeparationData
-from shardwriter.build import build
-from shardwriter.build_options import BuildOptions
-from shardwriter.catalog import Catalog
+from shardwriter.build.build import build
+from shardwriter.build.options import BuildOptions
+from shardwriter.store.catalog import Catalog
 
 BATCH_SIZE = 8
 NUM_SAMPLES = FRAMES * 640

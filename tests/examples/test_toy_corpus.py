@@ -16,8 +16,8 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from configs.errors import ConfigError
 from examples.toy_corpus import main, make_corpus, plan_mixtures, plan_utterances
+from iianet.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 SPLITS = ("tr", "cv", "tt")

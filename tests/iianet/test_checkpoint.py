@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference_golden import SMALL_CONFIG, published_shapes, published_weights, uniform
+from helpers.reference_golden import SMALL_CONFIG, published_shapes, published_weights, uniform
 from torch import Tensor
 
-from configs.errors import WeightsError
 from iianet.checkpoint import export_published, load_published, read_checkpoint, save_best_model
-from iianet.model import IIANet
-from iianet.video_encoder import VideoEncoder
+from iianet.encoder.video_encoder import VideoEncoder
+from iianet.errors import WeightsError
+from iianet.separator.model import IIANet
 
 
 def separator() -> tuple[IIANet, dict[str, Tensor]]:

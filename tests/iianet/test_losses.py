@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from reference_golden import load_golden, relative_difference, uniform
+from helpers.reference_golden import load_golden, relative_difference, uniform
 from torch import Tensor
 
-from configs.errors import ConfigError
+from iianet.errors import ConfigError
 from iianet.losses import PAIRWISE_LOSSES, PermutationInvariantLoss, pairwise_neg_sisdr, permutation_invariant
 
 KINDS = ["snr", "sisdr", "sdsdr"]

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from corpus import Corpus, make_corpus
-from reading import batches, completed, data
+from helpers.corpus import Corpus, make_corpus
+from helpers.reading import batches, completed, data
 
-from configs.errors import ManifestError, StoreError
-from iianet.encoder_source import EncoderSource
-from iianet.mouth import center_crop
-from iianet.video_encoder import VideoEncoder
+from iianet.encoder.mouth import center_crop
+from iianet.encoder.source import EncoderSource
+from iianet.encoder.video_encoder import VideoEncoder
+from iianet.errors import ManifestError, StoreError
 from loaders.datamodule import SeparationData
-from shardwriter.build import BuildOptions, build
-from shardwriter.catalog import Catalog
+from shardwriter.build.build import BuildOptions, build
+from shardwriter.store.catalog import Catalog
 
 CPU = torch.device("cpu")
 

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from builds import build_store, quick_encoder
-from corpus import Corpus, make_corpus
-from reading import data
+from helpers.builds import build_store, quick_encoder
+from helpers.corpus import Corpus, make_corpus
+from helpers.reading import data
 
-from configs.errors import ManifestError
 from iianet.batch import Batch
+from iianet.errors import ManifestError
 from loaders.datamodule import SeparationData
 from loaders.loader import BatchLoader
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.errors import StoreError
-from iianet.encoder_source import EncoderSource
+from iianet.encoder.source import EncoderSource
+from iianet.errors import StoreError
 from loaders.matching import refuse_other_encoder
 from shardwriter import write_store
-from shardwriter.catalog import Catalog
-from shardwriter.identity import imported_identity
-from shardwriter.recorded import UNKNOWN_ENCODER
+from shardwriter.store.catalog import Catalog
+from shardwriter.store.identity import imported_identity
+from shardwriter.store.recorded import UNKNOWN_ENCODER
 
 RANDOM = EncoderSource(pretrain=None, seed=0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from configs.errors import ConfigError, ManifestError
+from iianet.errors import ConfigError, ManifestError
 from loaders.order import Order
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.errors import StoreError
+from iianet.errors import StoreError
 from loaders import PrefetchedEmbeddings, ShardedEmbeddings
 from shardwriter import write_store
 

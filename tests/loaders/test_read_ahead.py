@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from configs.errors import StoreError
+from iianet.errors import StoreError
 from loaders.read_ahead import ReadAhead, Share
 
 SHARD = np.arange(12).repeat(2)

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from builds import build_store
-from corpus import Corpus, make_corpus
-from reading import batches, completed, data
+from helpers.builds import build_store
+from helpers.corpus import Corpus, make_corpus
+from helpers.reading import batches, completed, data
 
 from iianet.batch import fit_frames
-from iianet.encoder_source import EncoderSource
-from iianet.mouth import center_crop
-from iianet.mouth_npz import read_mouth_npz
+from iianet.encoder.mouth import center_crop
+from iianet.encoder.source import EncoderSource
+from shardwriter.corpus.mouth_npz import read_mouth_npz
 
 RANDOM = ("datamodule.data_config.segment_start=random", "datamodule.data_config.segment=0.12")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from configs.errors import StoreError
+from iianet.errors import StoreError
 from loaders import EmbeddingBatch, ShardedEmbeddings
 from shardwriter import write_store
 

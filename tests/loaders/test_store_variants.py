@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builds import build_store, quick_encoder
-from corpus import Corpus, make_corpus
-from reading import batches, completed, data
+from helpers.builds import build_store, quick_encoder
+from helpers.corpus import Corpus, make_corpus
+from helpers.reading import batches, completed, data
 
-from configs.errors import StoreError
 from iianet.batch import Batch
+from iianet.errors import StoreError
 from loaders.store import open_reader
-from shardwriter.format import view_split
+from shardwriter.format.names import view_split
 
 RANDOM = ("datamodule.data_config.segment_start=random", "datamodule.data_config.segment=0.12")
 

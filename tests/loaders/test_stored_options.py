@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from builds import build_store, change_mouth, interrupt_build
-from corpus import FOLDERS, SAMPLE_RATE, Corpus, make_corpus
-from reading import batches, data
+from helpers.builds import build_store, change_mouth, interrupt_build
+from helpers.corpus import FOLDERS, SAMPLE_RATE, Corpus, make_corpus
+from helpers.reading import batches, data
 
-from configs.errors import ManifestError, StoreError
 from iianet.batch import Batch
+from iianet.errors import ManifestError, StoreError
 
 pytestmark = pytest.mark.usefixtures("quick")
 

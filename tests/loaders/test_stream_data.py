@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from builds import build_store, stored
-from corpus import Corpus, make_corpus
-from streaming import SEGMENT, keys, stream
+from helpers.builds import build_store, stored
+from helpers.corpus import Corpus, make_corpus
+from helpers.streaming import SEGMENT, keys, stream
 
-from configs.errors import ConfigError, FeatureStoreError, StoreError
+from iianet.errors import ConfigError, FeatureStoreError, StoreError
 from loaders.stream_words import validation_word
 
 

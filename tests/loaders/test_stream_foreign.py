@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpus import Corpus, make_corpus
-from foreign_tars import npy, traps
-from serving import served
-from streaming import SEGMENT, foreign, keys, stream, write_shard
+from helpers.corpus import Corpus, make_corpus
+from helpers.foreign_tars import npy, traps
+from helpers.serving import served
+from helpers.streaming import SEGMENT, foreign, keys, stream, write_shard
 
-from configs.errors import ManifestError, StoreError
+from iianet.errors import ManifestError, StoreError
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from foreign_tars import embedding, npy, own_members, traps, write_tar
-from serving import served
+from helpers.foreign_tars import embedding, npy, own_members, traps, write_tar
+from helpers.serving import served
 from torch.utils.data import DataLoader
 
-from configs.errors import StoreError
+from iianet.errors import StoreError
 from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
 from loaders.stream import StreamedEmbeddings
 from shardwriter import write_store

@@ -4,20 +4,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from builds import Run, build_store
-from commands import Outcome, run_main
-from corpus import Corpus, make_corpus
+from helpers.builds import Run, build_store
+from helpers.commands import Outcome, run_main
+from helpers.corpus import Corpus, make_corpus
 
 from shardwriter.build_cli import main
 
 if TYPE_CHECKING:
-    from inspection import Place
+    from helpers.inspection import Place
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> "Place":
     """A store beside its corpus, to be looked at."""
-    from inspection import make_place  # here, so that tests that look at nothing do not load what draws
+    from helpers.inspection import make_place  # here, so that tests that look at nothing do not load what draws
 
     return make_place(tmp_path_factory.mktemp("made"))
 
@@ -31,7 +31,7 @@ def place(made: "Place", tmp_path: Path) -> "Place":
 @pytest.fixture(scope="session")
 def full(tmp_path_factory: pytest.TempPathFactory) -> "Place":
     """The same corpus in a store with all that stores may hold: int8, its audio, and two views of each utterance."""
-    from inspection import make_place
+    from helpers.inspection import make_place
 
     return make_place(tmp_path_factory.mktemp("full"), dtype="int8", audio="embed", views=2)
 

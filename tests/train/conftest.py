@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from corpus import Corpus, make_corpus
-from runs import build_store
+from helpers.corpus import Corpus, make_corpus
+from helpers.runs import build_store
 
 
 @pytest.fixture(scope="session")

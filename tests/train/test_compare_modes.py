@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
-from corpus import Corpus
-from runs import run
+from helpers.corpus import Corpus
+from helpers.runs import run
 
 from iianet.batch import Batch
-from iianet.lightning_module import SeparationModule
-from iianet.step_record import WARM_UP, StepRecord
+from iianet.training.lightning_module import SeparationModule
+from iianet.training.step_record import WARM_UP, StepRecord
 from loaders.dataset import ExampleDataset
 
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpus import Corpus, make_corpus
-from runs import EPOCHS, build_store, last, losses, run
+from helpers.corpus import Corpus, make_corpus
+from helpers.runs import EPOCHS, build_store, last, losses, run
 
-from configs.schema import load_config
 from iianet.checkpoint import export_published
-from iianet.clip_encoder import ClipEncoder
-from iianet.encoder_source import EncoderSource
-from iianet.kernels import Kernels
-from shardwriter.catalog import Catalog
+from iianet.config.schema import load_config
+from iianet.encoder.clip_encoder import ClipEncoder
+from iianet.encoder.kernels import Kernels
+from iianet.encoder.source import EncoderSource
+from shardwriter.store.catalog import Catalog
 
 
 def test_raw_mode_is_the_default_and_equals_a_store(corpus: Corpus, store: Path, here: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from corpus import Corpus
-from recorder import Crash, Stop, recorded, steps
-from runs import last, run, run_recorded
+from helpers.corpus import Corpus
+from helpers.recorder import Crash, Stop, recorded, steps
+from helpers.runs import last, run, run_recorded
 
 EVERY = 2
 """Optimizer steps from one checkpoint to the next."""

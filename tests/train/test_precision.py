@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from corpus import Corpus
-from recorder import Stop, recorded, steps
-from runs import EPOCHS, last, run, run_recorded
+from helpers.corpus import Corpus
+from helpers.recorder import Stop, recorded, steps
+from helpers.runs import EPOCHS, last, run, run_recorded
 from test_exact_resume import SETTINGS, Ended, assert_it_never_stopped
 
-from iianet.encoder_source import EncoderSource
-from iianet.lazy_encoder import LazyEncoder
-from iianet.lightning_module import SeparationModule
-from iianet.model import IIANet
+from iianet.encoder.lazy_encoder import LazyEncoder
+from iianet.encoder.source import EncoderSource
+from iianet.separator.model import IIANet
+from iianet.training.lightning_module import SeparationModule
 
 COMPILE_SECONDS = 400
 SMALL = ("audionet.audionet_config.num_blocks=1", "audionet.audionet_config.upsampling_depth=2")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpus import Corpus
-from runs import build_store, run
+from helpers.corpus import Corpus
+from helpers.runs import build_store, run
 
-from iianet.encoder_source import EncoderSource
+from iianet.encoder.source import EncoderSource
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from corpus import Corpus
-from remote import PREFIX, URL, bucket
-from runs import EPOCHS, build_store, losses, run, run_recorded
-from s3 import BUCKET, Fault, S3Server
+from helpers.corpus import Corpus
+from helpers.remote import PREFIX, URL, bucket
+from helpers.runs import EPOCHS, build_store, losses, run, run_recorded
+from helpers.s3 import BUCKET, Fault, S3Server
 
 from loaders.sharded_embeddings import ShardedEmbeddings
-from shardwriter.catalog import Catalog
+from shardwriter.store.catalog import Catalog
 
 PLACE = "datamodule.data_config"
 QUICK = (*EPOCHS, "--set", f"{PLACE}.num_workers=0")

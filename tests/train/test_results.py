@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpus import Corpus, make_corpus
-from runs import EPOCHS, last, losses, run
+from helpers.corpus import Corpus, make_corpus
+from helpers.runs import EPOCHS, last, losses, run
 
-from configs.schema import load_config
 from iianet.checkpoint import export_published, load_published, read_checkpoint
-from iianet.model import IIANet
+from iianet.config.schema import load_config
+from iianet.separator.model import IIANet
 
 
 def test_a_run_leaves_its_results(corpus: Corpus, store: Path, here: Path) -> None:

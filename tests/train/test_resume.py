@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from corpus import Corpus, make_corpus
-from runs import EPOCHS, RESULTS, build_store, last, run
+from helpers.corpus import Corpus, make_corpus
+from helpers.runs import EPOCHS, RESULTS, build_store, last, run
 
 
 def test_a_resumed_run_goes_on_where_it_stopped(corpus: Corpus, store: Path, here: Path) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpus import Corpus, make_corpus
-from runs import build_store, losses, run, run_recorded
+from helpers.corpus import Corpus, make_corpus
+from helpers.runs import build_store, losses, run, run_recorded
 
-from iianet.encoder_source import EncoderSource
-from shardwriter.build import BuildOptions, build
-from shardwriter.catalog import Catalog
+from iianet.encoder.source import EncoderSource
+from shardwriter.build.build import BuildOptions, build
+from shardwriter.store.catalog import Catalog
 
 CPU = torch.device("cpu")
 PREFIX = "datamodule.data_config"

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from corpus import Corpus
-from recorder import Crash, Stop, recorded, steps
-from runs import last, losses, run, run_recorded
+from helpers.corpus import Corpus
+from helpers.recorder import Crash, Stop, recorded, steps
+from helpers.runs import last, losses, run, run_recorded
 
 BATCHES = "datamodule.data_config.stream_batches"
 FROZEN = "optimizer.lr=0.0"

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from corpus import Corpus
-from recorder import Stop, recorded, steps
-from runs import RESULTS, last, run
+from helpers.corpus import Corpus
+from helpers.recorder import Stop, recorded, steps
+from helpers.runs import RESULTS, last, run
 
 import train
-from iianet.lightning_module import SeparationModule
+from iianet.training.lightning_module import SeparationModule
 
 
 @pytest.mark.parametrize("stage", ["train", "validation"])

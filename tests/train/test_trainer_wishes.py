@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from corpus import Corpus
-from recorder import recorded, steps
-from runs import EPOCHS, last, run
+from helpers.corpus import Corpus
+from helpers.recorder import recorded, steps
+from helpers.runs import EPOCHS, last, run
 
-from iianet.lightning_module import SeparationModule
+from iianet.training.lightning_module import SeparationModule
 
 
 @pytest.mark.parametrize("limit", ["3", "0.6"])

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from corpus import Corpus, make_corpus
+from helpers.corpus import Corpus, make_corpus
+from helpers.recorder import steps
+from helpers.runs import last, losses, run, run_recorded
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from recorder import steps
-from runs import last, losses, run, run_recorded
 
 import train
 

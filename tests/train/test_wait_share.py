@@ -5,11 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from corpus import Corpus
-from runs import EPOCHS, RESULTS, run
+from helpers.corpus import Corpus
+from helpers.runs import EPOCHS, RESULTS, run
 
 from iianet.batch import Batch
-from iianet.lightning_module import SeparationModule
+from iianet.training.lightning_module import SeparationModule
 from loaders.dataset import ExampleDataset
 
 
@@ -27,7 +27,7 @@ def test_each_epoch_and_the_end_tell_the_share_of_waiting(
     now = 0.0
     clock = SimpleNamespace(monotonic=lambda: now)
     monkeypatch.setattr("loaders.loader.time", clock)
-    monkeypatch.setattr("iianet.lightning_module.time", clock)
+    monkeypatch.setattr("iianet.training.lightning_module.time", clock)
 
     def takes(seconds: float, owner: type, name: str) -> None:
         method = getattr(owner, name)

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from corpus import make_corpus
-from runs import ROOT, build_store, run_recorded
+from helpers.corpus import make_corpus
+from helpers.runs import ROOT, build_store, run_recorded
 
 WORKERS = ("--set", "datamodule.data_config.num_workers=2", "training.epochs=3")
 

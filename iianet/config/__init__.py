@@ -1,0 +1,1 @@
+"""The schema of the YAML files, and how they are read."""

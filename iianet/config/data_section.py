@@ -1,0 +1,129 @@
+"""The datamodule section: where the corpus lies, what an example is, and how examples are read."""
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from iianet.config.fields import Count, Name, NotNegative, Real, Section, Whole, only
+
+FRAMES_PER_SECOND = 25
+"""Mouth frames a second."""
+ONE_TARGET = "each mixture has one target speaker, and the reference never ran with another number; set n_src: 1"
+ONE_RATE = (
+    "mouths have 25 frames a second and a frame spans 640 samples, which is so at 16 kHz alone; "
+    "resample the wavs and set sample_rate: 16000"
+)
+DYNAMIC_NAMES = {"AVSpeechDyanmicDataModule", "AVSpeechDynamicDataModule"}
+"""Names that stand for dynamic mixing: as the published configs spell it, and as it was meant."""
+
+
+class EmbeddingAugmentation(Section):
+    """Light augmentation of embeddings while training; all of it is off by default."""
+
+    time_mask: Whole = 0
+    """Longest run of frames that is set to zero."""
+    channel_dropout: Annotated[NotNegative, Field(lt=1)] = 0.0
+    """Share of the channels that are set to zero."""
+    noise: NotNegative = 0.0
+    """Standard deviation of added noise, as a share of the embedding's own."""
+
+
+class DataConfig(Section):
+    """The corpus and how it is read. From `shards` on the keys are ours."""
+
+    train_dir: Name
+    """Folder of the training split's mix.json, s1.json and s2.json."""
+    valid_dir: Name
+    """Folder of the validation split's mix.json, s1.json and s2.json."""
+    test_dir: Name
+    """Folder of the test split's mix.json, s1.json and s2.json."""
+    n_src: Annotated[Count, only(1, ONE_TARGET)] = 1
+    sample_rate: Annotated[Count, only(16000, ONE_RATE)] = 16000
+    segment: Annotated[Real, Field(gt=0)] = 2.0
+    """Length of a training example, seconds: a whole number of mouth frames."""
+    normalize_audio: bool = False
+    batch_size: Count = 3
+    """Examples in a batch of one rank."""
+    num_workers: Whole = 4
+    """Loader workers of one rank; 0 loads in the training process."""
+    pin_memory: bool = True
+    persistent_workers: bool = False
+    use_precomputed_embeddings: bool = False
+    """Read embeddings from a store, as in the configs of an earlier tool; `shards` says from which."""
+    shards: Name | list[Name] | None = None
+    """Folder of the store, which `build-shards` writes, or its URL; or several made alike; null reads raw mouths."""
+    cache_dir: Name | None = None
+    """Where stores behind a URL are copied to; null is iianet-shards in $XDG_CACHE_HOME, or in ~/.cache."""
+    cache_gb: Annotated[Real, Field(gt=0)] = 100.0
+    """Gigabytes of shards of each such store that are kept there."""
+    data_root: Name | None = None
+    """Folder below which the paths of the manifests lie; null takes their common ancestor."""
+    key_from: Literal["stem", "path"] = "stem"
+    """What an utterance's key is made of: its npz file's stem, or its path below `data_root`."""
+    train_mixing: Literal["dynamic", "static"] | None = None
+    """Mix training sources anew each epoch, or take the manifest's mixtures; null goes by `data_name`."""
+    augment_mouth: bool = True
+    """Crop and flip training mouths at random where they are read raw, as the reference does."""
+    on_missing: Literal["encode", "skip", "error"] = "encode"
+    """What to do with an utterance that the store lacks: encode it while training, leave it out, or stop."""
+    build_missing: bool = False
+    """Add what the store lacks before the first epoch, on the devices of all ranks."""
+    trust_imported: bool = False
+    """Take embeddings that were imported, and whose encoder nobody knows, as made by this config's."""
+    segment_start: Literal[0, "random"] = 0
+    """Where in a training example its segment begins: at 0, as in the reference, or at a random mouth frame."""
+    views: Whole | None = None
+    """Augmented views that training draws from, beside the centre crop; null takes as many as the store has."""
+    embedding_augmentation: EmbeddingAugmentation = EmbeddingAugmentation()
+    """Light augmentation of embeddings while training."""
+    block_size: Count = 1000
+    """Utterances read together: one shard's worth."""
+    window_blocks: Count = 16
+    """Blocks whose examples are shuffled together; a batch comes from most of them."""
+    order_lanes: Count = 1
+    """Parts of the training set that are shuffled apart, so that each node reads its own: a multiple of the nodes."""
+    stream_batches: Count | None = None
+    """Batches of an epoch and rank, where `shards` names tars instead of a store; null is one pass, on one rank."""
+    read_ahead_windows: Whole = 1
+    """Windows whose shards are read before they are needed, and checked once a run; 0 does neither."""
+
+    @field_validator("segment", mode="before")
+    @classmethod
+    def _has_length(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError(
+                "found null, which is for full-length items, and those come with evaluation; "
+                "give the length of training examples in seconds, such as segment: 2.0"
+            )
+        return value
+
+    @field_validator("segment")
+    @classmethod
+    def _whole_frames(cls, value: float) -> float:
+        frames = value * FRAMES_PER_SECOND
+        if math.isclose(frames, round(frames), rel_tol=1e-9):
+            return value
+        below = max(math.floor(frames), 1)
+        near = " or ".join(f"{count / FRAMES_PER_SECOND:g}" for count in (below, below + 1))
+        raise ValueError(
+            f"found {value}, which is {frames:.10g} mouth frames at {FRAMES_PER_SECOND} a second, "
+            f"expected a whole number of them; set segment to {near}"
+        )
+
+
+class DatamoduleSection(Section):
+    """The corpus, and by its name how the training set is mixed."""
+
+    data_name: Literal["AVSpeechDyanmicDataModule", "AVSpeechDynamicDataModule", "AVSpeechDataModule"] = (
+        "AVSpeechDyanmicDataModule"
+    )
+    data_config: DataConfig
+    """Where the corpus lies: at least train_dir, valid_dir and test_dir."""
+
+    @property
+    def dynamic_mixing(self) -> bool:
+        """Whether training sources are mixed anew in each epoch."""
+        if self.data_config.train_mixing is None:
+            return self.data_name in DYNAMIC_NAMES
+        return self.data_config.train_mixing == "dynamic"

@@ -1,0 +1,62 @@
+"""What the sections are built of: their strict base class, the numbers they hold, and values that are fixed for now."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from iianet.wording import show
+
+EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
+"""Numbers such as `1e-3` and `1.5e3`: YAML 1.1 wants a point and a signed exponent, and else reads text."""
+
+
+class Section(BaseModel):
+    """A mapping of a config file: frozen, with no other keys, and with no conversion of types."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def read_exponents(value: Any) -> Any:
+    """Turn text that is a number with an exponent into that number; lists item by item, all else as it is."""
+    if isinstance(value, list):
+        return [read_exponents(item) for item in value]
+    if isinstance(value, str) and EXPONENT.fullmatch(value):
+        return float(value)
+    return value
+
+
+def only(supported: int, reason: str) -> AfterValidator:
+    """Refuse every value but the one supported, saying why and what to do."""
+
+    def check(value: int) -> int:
+        if value != supported:
+            raise ValueError(f"found {value}, expected {supported}: {reason}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _count_or_share(value: Any) -> Any:
+    number = read_exponents(value)
+    if isinstance(number, int) and not isinstance(number, bool) and number > 0:
+        return number
+    if isinstance(number, float) and 0 < number <= 1:
+        return number
+    raise ValueError(f"found {show(value)}, expected a count of batches such as 100, or a share from above 0 to 1.0")
+
+
+Count = Annotated[int, Field(gt=0)]
+"""An integer above zero."""
+Whole = Annotated[int, Field(ge=0)]
+"""An integer from zero on."""
+Real = Annotated[float, BeforeValidator(read_exponents)]
+"""A finite number; integers and exponents without a point are welcome."""
+NotNegative = Annotated[Real, Field(ge=0)]
+"""A finite number from zero on."""
+Batches = Annotated[int | float, BeforeValidator(_count_or_share)]
+"""A count of batches, or a share of all: 1 is one of them, 1.0 is all."""
+Name = Annotated[str, Field(min_length=1)]
+"""Text that is not empty."""

@@ -1,0 +1,107 @@
+"""The configuration: every section with its types and defaults, and `load_config`, the one way in.
+
+A config file holds values; what it leaves out has the published value or, for keys of our own, the default given in
+the sections' docstrings. Nothing is converted silently and nothing unknown is passed over.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from iianet.config.data_section import DatamoduleSection
+from iianet.config.document import Document, read_document
+from iianet.config.fields import Section
+from iianet.config.key_paths import Place, dotted
+from iianet.config.optim_sections import OptimizerSection, SchedulerSection
+from iianet.config.overrides import Override, apply_override, parse_override
+from iianet.config.problems import problems
+from iianet.config.sections import (
+    AudionetSection,
+    ExpSection,
+    LossSection,
+    ShardwriterSection,
+    TrainingSection,
+    VideonetSection,
+)
+from iianet.errors import ConfigError
+
+__all__ = ["Config", "dump_config", "load_config"]
+
+ARGPARSE_GROUPS = ("positional arguments", "optional arguments", "options")
+"""Groups that the reference's train.py saves with a config, named by Python's version; they say nothing new."""
+
+
+def _published_scheduler() -> SchedulerSection:
+    return SchedulerSection(sche_config={"patience": 10, "factor": 0.5})
+
+
+class Config(Section):
+    """A whole configuration, as a config file or the conf.yml that a run of the reference saved holds it."""
+
+    audionet: AudionetSection = AudionetSection()
+    videonet: VideonetSection = VideonetSection()
+    loss: LossSection = LossSection()
+    training: TrainingSection = TrainingSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    scheduler: SchedulerSection = Field(default_factory=_published_scheduler)
+    """Left out, it is the published one; given, it has what it says and torch's defaults."""
+    datamodule: DatamoduleSection
+    """A section whose data_config gives at least train_dir, valid_dir and test_dir."""
+    shardwriter: ShardwriterSection = ShardwriterSection()
+    exp: ExpSection
+    """A section which gives exp_name."""
+    main_args: dict[Any, Any] = Field(default_factory=dict)
+    """Command line of the run that saved this config; kept, and without effect."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_argparse_groups(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        groups = {name for name in ARGPARSE_GROUPS if isinstance(values.get(name), dict)}
+        return {name: value for name, value in values.items() if name not in groups}
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a config file.
+
+    Args:
+        path: The YAML file. Relative paths inside it stay relative to the working directory.
+        overrides: Values set over the file's, `dotted.path=value` each, such as `training.gpus=[0]`; the last wins.
+
+    Raises:
+        ConfigError: The file is missing or is no YAML mapping, an override is malformed, or keys or values are wrong.
+            Each problem is a line of the message.
+    """
+    path = Path(path)
+    document = read_document(path)
+    settings = [parse_override(text, Config) for text in overrides]
+    values = document.values
+    for setting in settings:
+        values = apply_override(values, setting, Config)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [
+            f"{path}: {dotted(place) or 'top level'}: {problem}{_origin(place, document, settings)}"
+            for details in error.errors()
+            for place, problem in problems(details, Config)
+        ]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _origin(place: Place, document: Document, settings: Sequence[Override]) -> str:
+    """Where a wrong value came from: an override, else a line of the file."""
+    for setting in reversed(settings):
+        if place[: len(setting.path)] == setting.path:
+            return f" (override {setting.text})"
+    line = document.line(place)
+    return "" if line is None else f" (line {line})"
+
+
+def dump_config(config: Config) -> str:
+    """YAML text of a whole configuration, defaults included; `load_config` reads an equal one back from it."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,180 @@
+"""The sections on networks, losses, the training run, the store's build and the experiment.
+
+Keys, spellings and defaults are those of the reference's configs (JusperLee/IIANet) unless a class says otherwise.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from iianet.config.fields import Batches, Count, Name, NotNegative, Real, Section, Whole, only
+from iianet.wording import show
+
+SdrType = Literal["pairwise_neg_snr", "pairwise_neg_sisdr", "pairwise_neg_sdsdr"]
+
+
+class AudionetConfig(Section):
+    """Sizes of the separator."""
+
+    out_channels: Count = 128
+    in_channels: Count = 512
+    vpre_channels: Annotated[Count, only(512, "the lip encoder gives 512 channels; set vpre_channels: 512")] = 512
+    vin_channels: Count = 64
+    vout_channels: Count = 64
+    num_blocks: Count = 16
+    upsampling_depth: Count = 5
+    enc_kernel_size: Count = 1
+    """Kernel of the audio encoder, milliseconds."""
+    num_sources: Annotated[Count, only(1, "each mixture has one target speaker; set num_sources: 1")] = 1
+
+
+class AudionetSection(Section):
+    """The separator."""
+
+    audionet_name: Literal["IIANet"] = "IIANet"
+    audionet_config: AudionetConfig = AudionetConfig()
+
+
+class VideonetConfig(Section):
+    """Weights of the frozen lip encoder. `seed` and `precision` are ours."""
+
+    pretrain: Name | None = None
+    """File with the published weights; null draws random ones, which serve for trying things out only."""
+    relu_type: Literal["prelu"] = "prelu"
+    seed: Whole = 0
+    """Seed of the random weights that a null `pretrain` stands for."""
+    precision: Literal["float32", "bf16"] | None = None
+    """Arithmetic of the lip encoder; null is that of the store, or float32 where there is none."""
+
+
+class VideonetSection(Section):
+    """The lip encoder."""
+
+    videonet_name: Literal["ResNetVideoModel"] = "ResNetVideoModel"
+    videonet_config: VideonetConfig = VideonetConfig()
+
+
+class LossOptions(Section):
+    """How the permutation-invariant loss pairs estimates with sources."""
+
+    pit_from: Literal["pw_mtx"] = "pw_mtx"
+    threshold_byloss: bool = False
+    perm_reduce: None = None
+
+
+class TrainLoss(Section):
+    """The loss that is minimised."""
+
+    loss_func: Literal["PITLossWrapper"] = "PITLossWrapper"
+    sdr_type: SdrType = "pairwise_neg_snr"
+    config: LossOptions = LossOptions()
+
+
+class ValLoss(TrainLoss):
+    """The loss that validation reports, and that scheduler, early stopping and checkpoints follow."""
+
+    sdr_type: SdrType = "pairwise_neg_sisdr"
+
+
+class LossSection(Section):
+    """Both losses."""
+
+    train: TrainLoss = TrainLoss()
+    val: ValLoss = ValLoss()
+
+
+class EarlyStop(Section):
+    """When to give up."""
+
+    monitor: Literal["val_loss/dataloader_idx_0"] = "val_loss/dataloader_idx_0"
+    """The one figure that is logged for it, under the published name."""
+    mode: Literal["min", "max"] = "min"
+    patience: Whole = 20
+    verbose: bool = True
+
+
+class TrainingSection(Section):
+    """The training run. From `gradient_clip_val` on the keys are ours, with the values that the reference fixes."""
+
+    system: Literal["AudioVisualLightningModule"] = "AudioVisualLightningModule"
+    gpus: list[Whole] | Whole | None = None
+    """Devices wished for: their numbers, how many, or null for no wish."""
+    parallel: Literal["ddp"] = "ddp"
+    epochs: Count = 500
+    early_stop: EarlyStop | None = EarlyStop()
+    gradient_clip_val: NotNegative = 5.0
+    """Largest gradient norm of a step; longer gradients are scaled down to it, and 0 leaves them all."""
+    save_top_k: Annotated[int, Field(ge=-1)] = 5
+    """Best checkpoints kept; -1 keeps every epoch's."""
+    seed: Whole = 0
+    """Seed of the initial weights and of the order of the examples."""
+    loggers: list[Literal["tensorboard", "csv", "wandb"]] = Field(default=["tensorboard", "csv"])
+    """Where metrics go; an empty list logs nowhere."""
+    log_every_n_steps: Count = 50
+    """Training steps from one logged loss to the next."""
+    num_nodes: Count = 1
+    """Machines that train together, each with the devices of `gpus`; start train.py on each of them, under Slurm or
+    torchrun, which tell it its rank."""
+    accumulate_grad_batches: Count = 1
+    """Batches whose gradients make one optimizer step; an epoch's last step may have fewer."""
+    limit_train_batches: Batches | None = None
+    """Leave an epoch after so many batches, or this share of them; null takes all."""
+    limit_val_batches: Batches | None = None
+    """Validate on so many batches, or this share of them; null takes all."""
+    val_check_interval: Batches | None = None
+    """Validate each so many batches, or after each such share of an epoch; null validates once at its end. Every
+    validation counts for early stopping and for the best checkpoints. The scheduler is stepped once an epoch, by its
+    last validation, which is that of the loss curves too."""
+    checkpoint_every_n_steps: Count | None = None
+    """Save last.ckpt each so many optimizer steps too, so that a run which is killed loses no more; null saves it after
+    validation only. SIGTERM saves it in any case."""
+
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic of the separator's steps, in Lightning's names. Mixed keeps weights and optimizer in float32; the lip
+    encoder's arithmetic is the store's in any case. 16-mixed needs a GPU."""
+    compile: bool = False
+    """Compile the separator with torch.compile: the first steps take minutes. Checkpoints are the same either way."""
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _devices(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, list) else [value]
+        if value is None or all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            return value
+        raise ValueError(f"found {show(value)}, expected a list of device numbers such as [0, 1], a count, or null")
+
+
+class ShardwriterSection(Section):
+    """How `build-shards` makes a store. All of this section is ours."""
+
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    """Type in which embeddings are stored; float16 takes half the bytes, int8 a quarter."""
+    audio: Literal["path", "embed"] = "path"
+    """Whether samples say where their wavs lie, or hold them; changed wavs are noticed in neither case."""
+    views: Whole = 0
+    """Augmented views of each training utterance, stored beside its centre crop."""
+    utterances_per_shard: Count = 1000
+    """Utterances in a shard; the last one of a plan may have fewer."""
+    batch_size: Count = 32
+    """Clips encoded together."""
+    num_workers: Count = 2
+    """Threads that read mouth npz files ahead of the encoder."""
+    keep_replaced_days: Annotated[Real, Field(ge=0, le=36_500)] | None = None
+    """How long shards stay that --overwrite or --compact replaced, for trainings that began with them.
+
+    null: 7 days behind a URL, where nobody can tell who reads; in a folder as long as they are read.
+    """
+
+
+class ExpSection(Section):
+    """The experiment."""
+
+    exp_name: Name
+    """Name of the experiment, which its output folder bears."""
+
+    @field_validator("exp_name")
+    @classmethod
+    def _one_folder(cls, value: str) -> str:
+        if value in {".", ".."} or any(separator in value for separator in "/\\"):
+            raise ValueError(f"found {show(value)}, expected the name of one folder, without / or \\")
+        return value

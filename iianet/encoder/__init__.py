@@ -1,0 +1,1 @@
+"""The frozen lip encoder: mouths in, embeddings out."""

@@ -1,0 +1,1 @@
+"""IIANet, layer by layer."""

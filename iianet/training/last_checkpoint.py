@@ -1,0 +1,75 @@
+"""last.ckpt: where `--resume last` goes on, exactly as if the run had never stopped."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from iianet.training.loop_state import epoch_is_over, validation_follows
+from iianet.training.termination import Terminated, Termination
+
+
+class LastCheckpoint(pl.callbacks.Checkpoint):
+    """Saves last.ckpt after each validation and epoch, every so many steps, and where SIGTERM or Ctrl-C ends the run.
+
+    What follows from a step must not be lost. So nothing is saved while gradients are accumulated; a step on which
+    validation follows is saved when that has begun, as SeparationModule has noted by then; and one that ends an epoch
+    is saved when the epoch has ended. On SIGTERM within validation nothing of it is kept: the resumed run validates
+    again from the start.
+
+    The run ends by an exception, since a Trainer that is merely asked to stop validates first, which may take longer
+    than the machine is left to it. As a Checkpoint callback it comes after all others, and saves what they came to.
+
+    Args:
+        path: Of the checkpoint.
+        every_n_steps: Optimizer steps from one save to the next within an epoch; None leaves them out.
+    """
+
+    def __init__(self, path: Path, every_n_steps: int | None) -> None:
+        self.path = path
+        self.every_n_steps = every_n_steps
+        self.termination = Termination()
+        self._step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Listen, from the step on that a resumed run goes on from."""
+        self.termination.listen()
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        """Save the step where it is due. Raises Terminated."""
+        stepped = trainer.global_step > self._step  # else its gradients wait for those of the next batches
+        self._step = trainer.global_step
+        if stepped and not validation_follows(trainer) and not epoch_is_over(trainer):
+            self._save_step(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Save the last step, where no validation has done so. Raises Terminated."""
+        if not validation_follows(trainer):
+            self._stop_if_asked(trainer)
+            trainer.save_checkpoint(self.path)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Save the step before, where it is due. Raises Terminated."""
+        self._save_step(trainer)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        """Stop all ranks where one was asked to. Raises Terminated."""
+        self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Save what validation came to."""
+        trainer.save_checkpoint(self.path)
+
+    def _save_step(self, trainer: pl.Trainer) -> None:
+        self._stop_if_asked(trainer)
+        if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
+            trainer.save_checkpoint(self.path)
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        if self.termination.is_asked(trainer):
+            trainer.save_checkpoint(self.path)
+            number = self.termination.number
+            name = signal.Signals(number).name
+            raise Terminated(f"stopped by {name} at step {trainer.global_step}; go on with --resume last", number)

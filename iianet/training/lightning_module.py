@@ -1,0 +1,247 @@
+"""Training of the separator as a LightningModule: steps, metrics, optimizer and scheduler."""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from iianet.batch import Batch
+from iianet.config.schema import Config
+from iianet.encoder.lazy_encoder import LazyEncoder
+from iianet.errors import MouthError, TrainingError
+from iianet.losses import PermutationInvariantLoss
+from iianet.separator.model import IIANet
+from iianet.training.embedding_augmentation import augment_embedding
+from iianet.training.loop_state import is_last_validation, validate_again
+from iianet.training.step_times import Spent, StepTimes
+from iianet.training.weighted_mean import WeightedMean
+
+logger = logging.getLogger(__name__)
+
+MONITORED = "val_loss/dataloader_idx_0"
+"""Name under which the published configs monitor the validation loss."""
+
+NAMED_DROPPED = 5
+"""Utterances named in the warning of an epoch that left rows out."""
+
+
+class SeparationModule(pl.LightningModule):
+    """Separator, losses and optimizer of a config.
+
+    Attributes:
+        model: The separator, the only registered network.
+        encoder: Encodes what the batches bring as mouths.
+        history: Per epoch, at its last validation: epoch, train_loss, val_loss, lr. Saved with checkpoints.
+        order: What decides which examples come when, by name. Saved with checkpoints, for resume.refuse_other_order.
+        dropped: Rows left out in this epoch, by utterance key.
+        times: Where the time of steps goes.
+    """
+
+    def __init__(self, config: Config, encoder: LazyEncoder) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        audio = config.audionet.audionet_config
+        self.model = IIANet(**audio.model_dump(), sample_rate=config.datamodule.data_config.sample_rate)
+        if config.training.compile:
+            self.model.separator.compile_blocks()
+        self.losses = {
+            "train": _loss(config, "train"),
+            "val": _loss(config, "val"),
+        }
+        self.train_mean = WeightedMean()
+        self.val_mean = WeightedMean()
+        self.history: list[dict[str, float]] = []
+        self.order: dict[str, Any] = {}
+        self.dropped: dict[str, int] = {}
+        self.scheduler: LRScheduler | None = None
+        self._scheduler_state: dict[str, Any] | None = None
+        self._train_sums: Tensor | None = None
+        self._validation_is_due = False
+        self._named: set[str] = set()
+        self.times = StepTimes()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Estimates of a batch, `(batch, 1, num_samples)`; in training with augmented embeddings, where asked for."""
+        with torch.autocast(self.device.type, enabled=False):  # as the store was built, whatever training.precision
+            embedding = self.encoder.complete(batch)
+        if self.training:
+            embedding = augment_embedding(embedding, self.config.datamodule.data_config.embedding_augmentation)
+        estimate: Tensor = self.model(batch.mixture, embedding)
+        return estimate
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean loss of the batch's rows."""
+        self._count_dropped(batch)
+        self._seed_dropout(batch_idx)
+        loss = self._loss(batch, "train", self.train_mean)
+        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """Gather the loss of the batch's rows."""
+        self._count_dropped(batch)
+        self._loss(batch, "val", self.val_mean)
+
+    def on_train_batch_end(self, _: Any, batch: Batch, __: int) -> None:
+        """Show how many examples pass per second, over all ranks."""
+        loader = self._loader
+        seconds = time.monotonic() - loader.asked
+        step = Spent(seconds=seconds, waited=loader.waited, bytes_read=batch.bytes_read)
+        self.times.add(step, batch.num_examples * self.trainer.world_size)
+        self.log("examples/s", self.times.per_second, prog_bar=True, logger=True, batch_size=1)
+
+    def on_validation_start(self) -> None:
+        """From here on a checkpoint says that this validation is still to come."""
+        self._validation_is_due = True
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over all examples of all ranks, and in an epoch's last validation step the scheduler.
+
+        The scheduler is stepped here rather than by the Trainer, which skips ReduceLROnPlateau in an epoch that was
+        resumed in its middle; and before the checkpoint is written, which then holds it. It is stepped once an epoch
+        however often that validates, since the published patience counts epochs.
+        """
+        val_loss = self.val_mean.compute()
+        self.val_mean.reset()
+        self._refuse_not_finite("validation", val_loss)
+        self._validation_is_due = False
+        self.log(MONITORED, val_loss, add_dataloader_idx=False)
+        self.log("val_si_snr" if self._val_is_sisdr else "val_quality", -val_loss, prog_bar=True)
+        self.log("lr", self._lr)
+        if is_last_validation(self.trainer):
+            self._record(float(val_loss))
+            self._step_scheduler(float(val_loss))
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's mean; an epoch that is resumed in its middle does not come here."""
+        self.train_mean.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean training loss, and say what was left out."""
+        train_loss = self.train_mean.compute()
+        self.log("train_loss_epoch", train_loss)
+        self._log_times()
+        if self.dropped:
+            rows, keys = sum(self.dropped.values()), ", ".join(sorted(self.dropped)[:NAMED_DROPPED])
+            logger.warning("epoch %d: %d rows were left out (%s)", self.current_epoch, rows, keys)
+        self.dropped.clear()
+
+    def configure_optimizers(self) -> Optimizer:
+        """The config's optimizer; its scheduler is ours to step."""
+        section = self.config.optimizer
+        optimizer: Optimizer = section.optimizer_class(self.model.parameters(), **section.arguments)
+        schedule = self.config.scheduler
+        if schedule.scheduler_class is not None:
+            self.scheduler = schedule.scheduler_class(optimizer, **schedule.sche_config)
+        return optimizer
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the Trainer does not know of."""
+        checkpoint["history"] = self.history
+        checkpoint["order"] = self.order
+        checkpoint["validation_is_due"] = self._validation_is_due
+        checkpoint["train_mean"] = self.trainer.strategy.reduce(self.train_mean.sums.clone(), reduce_op="sum")
+        checkpoint["separation_scheduler"] = self.scheduler.state_dict() if self.scheduler else None
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take it back."""
+        self.history = list(checkpoint["history"])
+        self._validation_is_due = checkpoint["validation_is_due"]
+        self._train_sums = checkpoint["train_mean"]
+        self._scheduler_state = checkpoint["separation_scheduler"]
+
+    def on_fit_start(self) -> None:
+        """The scheduler and the ranks exist by now, so what was saved can be given to them."""
+        if self._train_sums is not None and self.global_rank == 0:  # of all ranks together
+            self.train_mean.sums = self._train_sums.to(self.device)
+        if self._scheduler_state is not None and self.scheduler is not None:
+            self.scheduler.load_state_dict(self._scheduler_state)
+
+    def on_train_start(self) -> None:
+        """Let the loader know where epochs end, and validation come first where the checkpoint had it before it."""
+        self._loader.epoch_batches = self.trainer.num_training_batches
+        if self._validation_is_due:
+            validate_again(self.trainer)
+
+    def _loss(self, batch: Batch, stage: str, mean: WeightedMean) -> Tensor:
+        loss = self.losses[stage]
+        losses = loss(self(batch), batch.target.unsqueeze(1))  # (batch,)
+        weights = loss.weights(losses.detach(), batch.weight)
+        mean.update(losses.detach(), weights)
+        return (losses * weights).sum() / weights.sum().clamp(min=1)
+
+    def _seed_dropout(self, batch_idx: int) -> None:
+        """Let dropout depend on where a run is, not on how it got there: a resumed run draws what it would have."""
+        place = [self.config.training.seed, self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
+    def _count_dropped(self, batch: Batch) -> None:
+        """Note rows that were left out, or with --on_missing error stop, on all ranks at once."""
+        if self.config.datamodule.data_config.on_missing == "error":
+            decide = self.trainer.strategy.reduce_boolean_decision
+            if decide(bool(batch.dropped), all=False):
+                key, reason = batch.dropped[0] if batch.dropped else ("a row of another rank", "see its message")
+                raise MouthError(f"{key}: cannot be had, and --on_missing is error: {reason}")
+        for key, reason in batch.dropped:
+            if key not in self._named:
+                logger.warning("%s: its rows are left out: %s", key, reason)
+                self._named.add(key)
+            self.dropped[key] = self.dropped.get(key, 0) + 1
+
+    def _refuse_not_finite(self, stage: str, loss: Tensor) -> None:
+        """Raise TrainingError where a mean over all ranks is NaN: of no example, or of a run that diverged."""
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"epoch {self.current_epoch}: the {stage} loss is {float(loss)}. Either none of its examples could be "
+                "had (what was left out is listed above: mend the corpus or data_root), or training diverged (lower "
+                "optimizer.lr, go on from an earlier checkpoint with --resume)."
+            )
+
+    def _record(self, val_loss: float) -> None:
+        train_mean = self.train_mean.compute()
+        self._refuse_not_finite("training", train_mean)
+        train_loss = float(train_mean)
+        self.history.append(
+            {"epoch": self.current_epoch, "train_loss": train_loss, "val_loss": val_loss, "lr": self._lr}
+        )
+
+    def _log_times(self) -> None:
+        """Of the epoch: rank 0's own share of waiting, and what all ranks have read."""
+        epoch = self.times.epoch
+        read = self.trainer.strategy.reduce(torch.tensor(epoch.bytes_read, device=self.device), reduce_op="sum")
+        epoch = replace(epoch, bytes_read=int(read))
+        self.times.end_epoch(epoch)
+        self.log("wait_share", epoch.wait_share)
+        self.log("gigabytes_read", epoch.bytes_read / 1e9)
+
+    def _step_scheduler(self, val_loss: float) -> None:
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(val_loss)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
+    @property
+    def _loader(self) -> Any:
+        return self.trainer.train_dataloader
+
+    @property
+    def _val_is_sisdr(self) -> bool:
+        return self.losses["val"].sdr_type == "pairwise_neg_sisdr"
+
+    @property
+    def _lr(self) -> float:
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _loss(config: Config, stage: str) -> PermutationInvariantLoss:
+    section = config.loss.train if stage == "train" else config.loss.val
+    return PermutationInvariantLoss(sdr_type=section.sdr_type, threshold_byloss=section.config.threshold_byloss)

@@ -1,0 +1,142 @@
+"""The Trainer of a run: devices, callbacks and loggers as the training section wishes them."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from iianet.config.schema import Config
+from iianet.config.sections import TrainingSection
+from iianet.devices import choose_devices
+from iianet.errors import ConfigError
+from iianet.training.atomic_checkpoint import AtomicCheckpointIO
+from iianet.training.early_stopping import EarlyStopping
+from iianet.training.last_checkpoint import LastCheckpoint
+from iianet.training.lightning_module import MONITORED
+from iianet.training.resume import LAST_CHECKPOINT
+from iianet.training.step_record import StepRecorder
+
+
+def quieten_lightning() -> None:
+    """Leave out what is no news: advertisements, and warnings of what is meant to be so."""
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
+    for message in (
+        ".*IterableDataset. has .__len__. defined.*",  # it is exact for any number of workers
+        ".*exists and is not empty.*",  # conf.yml lies there
+        ".*smaller than the logging interval.*",  # epochs are logged too
+        ".*was called before the ``update`` method.*",  # a mean's sums may come from a checkpoint
+        ".*It is recommended to use .self.log.*sync_dist=True.*",  # what is logged is of all ranks already
+        ".*but have no logger configured.*",  # where steps are measured
+        ".*LeafSpec.*",  # Lightning's own use of torch
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def make_trainer(config: Config, folder: Path, first: Sequence[pl.Callback] = ()) -> pl.Trainer:
+    """The Trainer of a run, with its callbacks behind those of the caller's own."""
+    training = config.training
+    return pl.Trainer(
+        **_arithmetic(training),
+        max_epochs=training.epochs,
+        callbacks=[*first, *_callbacks(training, folder)],
+        plugins=[AtomicCheckpointIO()],
+        logger=_loggers(config, folder),
+        log_every_n_steps=training.log_every_n_steps,
+        default_root_dir=folder,
+        limit_val_batches=_all_or(training.limit_val_batches),
+        val_check_interval=_all_or(training.val_check_interval),
+    )
+
+
+def make_measuring_trainer(config: Config, recorder: StepRecorder) -> pl.Trainer:
+    """A Trainer of the same steps that never validates, writes nothing, and ends when the recorder says so."""
+    return pl.Trainer(
+        **_arithmetic(config.training),
+        max_epochs=-1,
+        callbacks=[recorder],
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+    )
+
+
+def _arithmetic(training: TrainingSection) -> dict[str, Any]:
+    """What steps compute, and where."""
+    accelerator, devices = choose_devices(training.gpus)
+    _refuse_half_on_cpu(training, accelerator)
+    ranks = training.num_nodes * (devices if isinstance(devices, int) else len(devices))
+    return {
+        "accelerator": accelerator,
+        "devices": devices,
+        "num_nodes": training.num_nodes,
+        "strategy": "auto" if ranks == 1 else "ddp",
+        "precision": training.precision,
+        "gradient_clip_val": training.gradient_clip_val,
+        "accumulate_grad_batches": training.accumulate_grad_batches,
+        "use_distributed_sampler": False,  # the loaders know their rank
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "limit_train_batches": _all_or(training.limit_train_batches),
+    }
+
+
+def _refuse_half_on_cpu(training: TrainingSection, accelerator: str) -> None:
+    """Raise ConfigError for 16-mixed without a GPU; Lightning would take another precision in its place."""
+    if training.precision == "16-mixed" and accelerator == "cpu":
+        raise ConfigError(
+            "training.precision is 16-mixed and training runs on the CPU, which has no such arithmetic; give "
+            "--precision bf16-mixed or 32-true, or name existing GPUs in training.gpus"
+        )
+
+
+def _all_or(limit: float | None) -> float:
+    return 1.0 if limit is None else limit
+
+
+def _callbacks(training: TrainingSection, folder: Path) -> list[pl.Callback]:
+    best = pl.callbacks.ModelCheckpoint(
+        folder,
+        filename="{epoch}" if training.val_check_interval is None else "{epoch}-{step}",
+        monitor=MONITORED,
+        mode="min",
+        save_top_k=training.save_top_k,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
+    callbacks = [best, LastCheckpoint(folder / LAST_CHECKPOINT, training.checkpoint_every_n_steps), _Bar(leave=True)]
+    if training.early_stop is not None:
+        callbacks.append(EarlyStopping(**training.early_stop.model_dump(), check_on_train_epoch_end=False))
+    return callbacks
+
+
+class _Bar(pl.callbacks.TQDMProgressBar):
+    """Loss, validation figure and examples/s beside the bar, without Lightning's version number."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """What to show."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
+
+
+def _loggers(config: Config, folder: Path) -> list[Logger]:
+    """Those that training.loggers names; W&B where it is installed."""
+    name, wished = config.exp.exp_name, config.training.loggers
+    loggers: list[Logger] = []
+    if "tensorboard" in wished:
+        loggers.append(TensorBoardLogger("Experiments/tensorboard_logs", name=name))
+    if "csv" in wished:
+        loggers.append(CSVLogger(folder, name="csv"))
+    if "wandb" in wished:
+        if find_spec("wandb") is None:
+            raise ConfigError(
+                'training.loggers names wandb, which is not installed: pip install ".[wandb]" in the project\'s folder'
+            )
+        loggers.append(WandbLogger(name=name, save_dir=folder))
+    return loggers

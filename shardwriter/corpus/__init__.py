@@ -1,0 +1,1 @@
+"""What is to be encoded: the corpus' lists, mouths and wavs."""

@@ -1,0 +1,91 @@
+"""Parsed manifests of large corpora, kept in the user's cache folder: their JSON takes long and much memory to read.
+
+The folder is $XDG_CACHE_HOME/iianet-shards, by default ~/.cache/iianet-shards. It may be deleted at any time.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from shardwriter.corpus.manifest_data import Manifest
+from shardwriter.corpus.tables import Examples, Utterances
+from shardwriter.format.digest import digest_of
+from shardwriter.format.files import atomic_file
+
+logger = logging.getLogger(__name__)
+
+SMALLEST = 16 << 20
+"""Bytes of lists below which they are read each time."""
+_VERSION = 2
+_ROOT = b"data_root"
+
+
+def cached_manifests(
+    files: Sequence[Path], facts: Mapping[str, object], splits: Sequence[str], parse: Callable[[], dict[str, Manifest]]
+) -> dict[str, Manifest]:
+    """What `parse` returns, or returned when the files and facts were the same.
+
+    Args:
+        files: That are parsed; what is in them tells whether they have changed, for times can be set.
+        facts: What else the manifests follow from; values that JSON can hold.
+        splits: Keys of what `parse` returns.
+        parse: Reads the files.
+    """
+    if sum(path.stat().st_size for path in files) < SMALLEST:
+        return parse()
+    identity = json.dumps([_VERSION, [_digest(path) for path in files], facts], sort_keys=True)
+    stem = cache_folder() / f"manifest-{xxhash.xxh3_64_hexdigest(identity.encode())}"
+    try:
+        return {split: _read(stem, split) for split in splits}
+    except FileNotFoundError:
+        pass
+    except (OSError, pa.ArrowException, KeyError) as error:
+        logger.warning("%s: the parsed manifest cannot be used (%s); the lists are read anew", stem, error)
+    manifests = parse()
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for manifest in manifests.values():
+            _write(stem, manifest)
+    except OSError as error:
+        logger.info("%s: the parsed manifest is not kept (%s); the lists are read anew each time", stem, error)
+    return manifests
+
+
+def cache_folder() -> Path:
+    """Where parsed manifests are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iianet-shards"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return digest_of(stream)[0]
+
+
+def _path(stem: Path, split: str, what: str) -> Path:
+    return stem.with_name(f"{stem.name}-{split}-{what}.parquet")
+
+
+def _read(stem: Path, split: str) -> Manifest:
+    utterances, examples = (
+        pq.read_table(_path(stem, split, what), page_checksum_verification=True) for what in ("utterances", "examples")
+    )
+    root = Path(utterances.schema.metadata[_ROOT].decode())
+    return Manifest(
+        split=split,
+        data_root=root,
+        utterances=Utterances(utterances.replace_schema_metadata(None)),
+        examples=Examples(examples),
+    )
+
+
+def _write(stem: Path, manifest: Manifest) -> None:
+    described = manifest.utterances.table.replace_schema_metadata({_ROOT: str(manifest.data_root).encode()})
+    for what, table in (("examples", manifest.examples.table), ("utterances", described)):
+        with atomic_file(_path(stem, manifest.split, what)) as stream:
+            pq.write_table(table, stream, compression="zstd", write_page_checksum=True)

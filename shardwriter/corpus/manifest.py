@@ -1,0 +1,196 @@
+"""The corpus manifest: mix.json, s1.json and s2.json of a split -> utterances and examples.
+
+An utterance is one mouth npz. An example is a mixture and one of its two sources, so an utterance usually serves
+several. Only this file parses the names of a corpus.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from iianet.config.schema import Config
+from iianet.errors import ManifestError
+from shardwriter.corpus.cache import cached_manifests
+from shardwriter.corpus.lists import Lists, has_manifest, list_files, read_lists
+from shardwriter.corpus.manifest_data import Manifest, arrange
+from shardwriter.corpus.tables import (
+    EXAMPLE_SCHEMA,
+    UTTERANCE_SCHEMA,
+    Example,
+    Utterance,
+)
+from shardwriter.format.names import SPLITS, escape_key
+
+__all__ = ["Example", "Manifest", "Utterance", "arrange", "has_manifest", "load_manifests", "manifest_folders"]
+
+logger = logging.getLogger(__name__)
+
+KeyFrom = Literal["stem", "path"]
+
+
+def load_manifests(
+    config: Config, splits: Sequence[str] = SPLITS, recorded_root: str | None = None
+) -> dict[str, Manifest]:
+    """Read the manifests of some splits.
+
+    Args:
+        config: Names the folders, data_root and key_from.
+        splits: Which to return. All that exist are read, since their paths together decide the default data_root.
+        recorded_root: A store's data_root, which wins over the default one.
+
+    Raises:
+        ManifestError: One is missing or contradicts itself, or two npz of a split have one key.
+    """
+    folders = {
+        split: folder for split, folder in manifest_folders(config).items() if split in splits or has_manifest(folder)
+    }
+    data = config.datamodule.data_config
+    if data.key_from == "path" and data.data_root is None:
+        raise ManifestError(
+            "datamodule.data_config.key_from: path makes keys from the paths below data_root, which is not set; "
+            "give datamodule.data_config.data_root or --data_root"
+        )
+
+    def parse() -> dict[str, Manifest]:
+        lists = {split: read_lists(folder) for split, folder in folders.items()}
+        root = data_root(config, recorded_root, lists)
+        return {split: _parse(split, folders[split], lists[split], root, data.key_from) for split in splits}
+
+    facts = {
+        "splits": {split: str(folder) for split, folder in folders.items()},
+        "asked": list(splits),
+        "data_root": data.data_root,
+        "recorded_root": recorded_root,
+        "key_from": data.key_from,
+        "working directory": str(Path.cwd()),
+    }
+    files = [path for folder in folders.values() for path in list_files(folder)]
+    manifests = cached_manifests(files, facts, splits, parse) if all(map(Path.is_file, files)) else parse()
+    _warn_of_other_names(manifests, folders)
+    _warn_of_leaks(manifests)
+    return manifests
+
+
+def manifest_folders(config: Config) -> dict[str, Path]:
+    """Folder of each split's three lists, relative to the working directory as in the reference."""
+    data = config.datamodule.data_config
+    return {"train": Path(data.train_dir), "val": Path(data.valid_dir), "test": Path(data.test_dir)}
+
+
+def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Lists]) -> Path:
+    """Where relative paths start, and what the store's paths are relative to.
+
+    As configured. Else, for relative lists, as the store recorded, or the working directory, as in the reference. Else,
+    for absolute lists, as recorded where they lie below it (they do not when the corpus has moved), or their common
+    ancestor.
+    """
+    configured = config.datamodule.data_config.data_root
+    if configured is not None:
+        return Path(os.path.abspath(configured))
+    folders = {
+        os.path.normpath(os.path.dirname(path))
+        for split in lists.values()
+        for rows in split.values()
+        for row in rows
+        for path in row[:-1]
+    }
+    if not folders or not all(os.path.isabs(folder) for folder in folders):
+        return Path(recorded_root) if recorded_root else Path.cwd()
+    common = Path(os.path.commonpath(folders))
+    return Path(recorded_root) if recorded_root and common.is_relative_to(recorded_root) else common
+
+
+def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom) -> Manifest:
+    relative = _Relative(root)
+    utterances: dict[str, list[str]] = {name: [] for name in UTTERANCE_SCHEMA.names}
+    examples: dict[str, list[Any]] = {name: [] for name in EXAMPLE_SCHEMA.names}
+    row_of: dict[str, int] = {}
+    for index, (mix, *sources) in enumerate(zip(lists["mix"], lists["s1"], lists["s2"], strict=True)):
+        for speaker, (wav, mouth, num_samples) in enumerate(sources, start=1):
+            if num_samples != mix[1]:
+                raise ManifestError(
+                    f"{folder}: entry {index}: {mix[0]} has {mix[1]} samples and its source {wav} has {num_samples}; "
+                    "entry i of mix.json, s1.json and s2.json must be one mixture. Make the lists again."
+                )
+            path = relative(mouth)
+            key, name = _key_and_name(path, key_from)
+            row = row_of.setdefault(key, len(row_of))
+            if row == len(utterances["key"]):
+                _append(utterances, key, name, path)
+            elif utterances["mouth"][row] != path:
+                raise ManifestError(
+                    f"{folder}: {root / utterances['mouth'][row]} and {root / path} have one key, {key!r}. "
+                    "Set datamodule.data_config.key_from: path (and data_root), so that keys are paths."
+                )
+            _append(examples, row, relative(mix[0]), relative(wav), speaker, num_samples)
+    return arrange(
+        split,
+        root,
+        pa.table(utterances, schema=UTTERANCE_SCHEMA),
+        pa.table(examples, schema=EXAMPLE_SCHEMA),
+    )
+
+
+def _append(columns: Mapping[str, list[Any]], *values: object) -> None:
+    for column, value in zip(columns.values(), values, strict=True):
+        column.append(value)
+
+
+def _key_and_name(mouth: str, key_from: KeyFrom) -> tuple[str, str]:
+    if key_from == "path" and mouth.startswith("../"):
+        raise ManifestError(f"{mouth}: lies outside data_root, so key_from: path has no name for it; mend data_root")
+    name = mouth.removesuffix(".npz") if key_from == "path" else os.path.splitext(os.path.basename(mouth))[0]
+    return escape_key(name), name
+
+
+class _Relative:
+    """Paths relative to a root, posix; the folders repeat, so each is worked out once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folders: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        folder, name = os.path.split(path)
+        if folder not in self.folders:
+            absolute = os.path.join(self.root, folder)  # an absolute folder stays as it is
+            self.folders[folder] = Path(os.path.relpath(absolute, self.root)).as_posix()
+        known = self.folders[folder]
+        return name if known == "." else f"{known}/{name}"
+
+
+def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str, Path]) -> None:
+    for split, manifest in manifests.items():
+        mixtures, sources = (
+            pc.replace_substring_regex(manifest.examples.column(name), pattern="^.*/", replacement="")
+            for name in ("mixture", "source")
+        )
+        renamed = pc.sum(pc.not_equal(mixtures, sources)).as_py()
+        if renamed:
+            logger.warning(
+                "%s: %d sources are named otherwise than their mixture. That is fine if entry i of mix.json, s1.json "
+                "and s2.json is one mixture; if the lists were sorted apart, it is not.",
+                folders[split],
+                renamed,
+            )
+
+
+def _warn_of_leaks(manifests: Mapping[str, Manifest]) -> None:
+    for (one, first), (other, second) in combinations(manifests.items(), 2):
+        keys = first.utterances.column("key")
+        leaks = keys.filter(pc.is_in(keys, value_set=second.utterances.column("key")))
+        if len(leaks):
+            logger.warning(
+                "%d utterances are in more than one split (%s is in %s and %s): what is learnt from one leaks into the "
+                "other.",
+                len(leaks),
+                leaks[0],
+                one,
+                other,
+            )

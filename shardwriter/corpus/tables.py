@@ -1,0 +1,149 @@
+"""Utterances and examples of a split, column by column: a million of them take tens of megabytes, not a gigabyte."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from shardwriter.format.names import hash_position
+
+_CHUNK = 8192
+"""Rows that are turned into records at a time where all are walked through."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Utterance:
+    """One mouth npz. `mouth` is relative to data_root."""
+
+    key: str
+    name: str
+    mouth: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One source of one mixture. Paths of wavs are relative to data_root."""
+
+    utterance: int
+    mixture: str
+    source: str
+    speaker: int
+    num_samples: int
+
+
+_HASHED = 1 << 16
+"""Keys that are Python objects at a time."""
+
+Record = TypeVar("Record", Utterance, Example)
+
+UTTERANCE_SCHEMA = pa.schema([("key", pa.string()), ("name", pa.string()), ("mouth", pa.string())])
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        ("utterance", pa.int64()),
+        ("mixture", pa.string()),
+        ("source", pa.string()),
+        ("speaker", pa.int8()),
+        ("num_samples", pa.int64()),
+    ]
+)
+
+
+class Records(Sequence[Record], Generic[Record]):
+    """Rows of a table, each made into a record when it is asked for."""
+
+    schema: pa.Schema
+
+    def __init__(self, table: pa.Table) -> None:
+        assert table.schema.equals(self.schema), table.schema
+        self.table = table.combine_chunks()
+
+    @classmethod
+    @abstractmethod
+    def record(cls, row: dict[str, Any]) -> Record:
+        """A row as a record."""
+
+    def column(self, name: str) -> pa.Array:
+        """One column whole, `(len(self),)`."""
+        chunks = self.table[name].chunks
+        return chunks[0] if chunks else pa.array([], type=self.schema.field(name).type)
+
+    def numbers(self, name: str) -> npt.NDArray[np.int64]:
+        """One column of numbers whole, `(len(self),)`."""
+        return np.asarray(self.column(name), dtype=np.int64)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Records) and self.table.equals(other.table)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        if isinstance(index, slice):
+            return type(self)(self.table.take(pa.array(range(*index.indices(len(self))), type=pa.int64())))
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        row = int(index) % len(self)
+        return self.record({name: self.column(name)[row].as_py() for name in self.schema.names})
+
+    def __iter__(self) -> Iterator[Record]:
+        for start in range(0, len(self), _CHUNK):
+            yield from map(self.record, self.table.slice(start, _CHUNK).to_pylist())
+
+
+class Utterances(Records[Utterance]):
+    """Utterances, as rows of `UTTERANCE_SCHEMA`."""
+
+    schema = UTTERANCE_SCHEMA
+
+    @classmethod
+    def record(cls, row: dict[str, Any]) -> Utterance:
+        """A row as an Utterance."""
+        return Utterance(**row)
+
+
+class Examples(Records[Example]):
+    """Examples, as rows of `EXAMPLE_SCHEMA`."""
+
+    schema = EXAMPLE_SCHEMA
+
+    @classmethod
+    def record(cls, row: dict[str, Any]) -> Example:
+        """A row as an Example."""
+        return Example(**row)
+
+
+def hash_order(keys: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Rows of some keys in hash order, `(keys,)`."""
+    positions = np.empty(len(keys), dtype=np.uint64)
+    for start in range(0, len(keys), _HASHED):
+        some = keys.slice(start, _HASHED).to_pylist()
+        positions[start : start + len(some)] = np.fromiter(map(hash_position, some), dtype=np.uint64, count=len(some))
+    order = np.argsort(positions, kind="stable")
+    if len(positions) and (np.diff(positions[order]) == 0).any():  # then the key itself decides
+        names = keys.to_pylist()
+        order = np.array(sorted(range(len(names)), key=lambda row: (positions[row], names[row])))
+    return order.astype(np.int64)
+
+
+def last_of_each(keys: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Row of each key's last occurrence, ascending."""
+    if not len(keys):
+        return np.empty(0, dtype=np.int64)
+    whole = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+    encoded = whole.dictionary_encode()
+    last = np.empty(len(encoded.dictionary), dtype=np.int64)
+    codes = encoded.indices.to_numpy()
+    last[codes] = np.arange(len(codes))  # NumPy keeps the last value that is assigned to an element
+    return np.sort(last)

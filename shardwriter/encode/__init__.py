@@ -1,0 +1,1 @@
+"""From a shard task to a shard."""

@@ -1,0 +1,1 @@
+"""Who runs the shard tasks: this process, several, ranks, or a Ray cluster."""

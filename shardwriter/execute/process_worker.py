@@ -1,0 +1,73 @@
+"""One process of a build: claims tasks from its parent, runs them, and tells it of each utterance and shard."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from iianet.errors import FeatureStoreError
+from shardwriter.encode.job import Recipe
+from shardwriter.encode.tasks import run_tasks
+from shardwriter.format.plan import ShardTask
+
+CLAIM, WAIT, STOPPED = "claim", "wait", "stopped"
+"""What a worker says beside what it tells of its tasks: it would take one more task, it has none and waits for one,
+it cannot go on."""
+
+
+def work(recipe: Recipe, device: torch.device, num_threads: int, parent: "Connection[Any, Any]") -> None:
+    """Run tasks until the parent has no more."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(num_threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        encoding = recipe.load(device)
+        while (first := _ask(parent, WAIT)) is not None:
+            tasks = chain([first], _claimed(parent))
+            run_tasks(recipe.store, recipe.data_root, tasks, encoding, _Teller(parent))
+    except FeatureStoreError as error:
+        with suppress(OSError):  # the parent was killed, and we are about to end
+            parent.send((STOPPED, error))
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would write to a store that it does not hold."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _ask(parent: "Connection[Any, Any]", how: str) -> ShardTask | None:
+    parent.send((how,))
+    task: ShardTask | None = parent.recv()
+    return task
+
+
+def _claimed(parent: "Connection[Any, Any]") -> Iterator[ShardTask]:
+    """Tasks while there are any, each claimed when reading comes to it."""
+    while (task := _ask(parent, CLAIM)) is not None:
+        yield task
+
+
+class _Teller:
+    """Progress that is told in the parent."""
+
+    def __init__(self, parent: "Connection[Any, Any]") -> None:
+        self._parent = parent
+
+    def encoded(self, split: str, key: str) -> None:
+        self._parent.send(("encoded", split, key))
+
+    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
+        self._parent.send(("failed", split, key, mouth, reason))
+
+    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
+        self._parent.send(("published", shard, stored_bytes, audio_bytes))

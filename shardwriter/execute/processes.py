@@ -1,0 +1,191 @@
+"""Run the tasks of a build in several processes of this machine, one for each device."""
+
+import logging
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import torch
+
+from iianet.errors import StoreError
+from shardwriter.encode.job import Recipe
+from shardwriter.encode.tasks import Encoding, Progress
+from shardwriter.execute.process_worker import CLAIM, STOPPED, WAIT, work
+from shardwriter.format.files import drop_temporary_files
+from shardwriter.format.plan import ShardTask
+
+logger = logging.getLogger(__name__)
+
+_CONTEXT = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Runs tasks in a process for each device; a device that is named twice has two.
+
+    Each takes a task when it comes to it, so that a fast device takes more. A process that the system ends leaves its
+    tasks to the others.
+    """
+
+    devices: Sequence[torch.device]
+
+    def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:  # noqa: ARG002 (each process has its own encoding)
+        """See `Executor`."""
+        crew = _Crew(recipe, iter(tasks), progress)
+        try:
+            crew.hire(self.devices)
+            while crew.workers:
+                crew.hear()
+        finally:
+            crew.dismiss()
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process, the tasks that it has claimed but not published, and what it told of the first of them."""
+
+    device: torch.device
+    process: SpawnProcess
+    connection: "Connection[Any, Any]"
+    claimed: dict[str, ShardTask] = field(default_factory=dict)
+    told: set[tuple[str, str]] = field(default_factory=set)
+    waits: bool = False
+
+
+class _Crew:
+    """The processes of a run."""
+
+    def __init__(self, recipe: Recipe, more: Iterator[ShardTask], progress: Progress) -> None:
+        self.recipe = recipe
+        self.left: deque[ShardTask] = deque()
+        self.more = more
+        self.progress = progress
+        self.workers: list[_Worker] = []
+        self.told: set[tuple[str, str]] = set()
+
+    def hire(self, devices: Sequence[torch.device]) -> None:
+        """Start a process for each device, as long as there are tasks."""
+        num_threads = max(1, torch.get_num_threads() // len(devices))
+        for device in devices:
+            task = next(self.more, None)
+            if task is None:
+                return
+            self.left.append(task)
+            ours, theirs = _CONTEXT.Pipe()
+            process = _CONTEXT.Process(target=work, args=(self.recipe, device, num_threads, theirs), daemon=True)
+            with _signals_for_the_parent():
+                process.start()
+                self.workers.append(_Worker(device, process, ours))  # in here: a signal that waits comes right behind
+            theirs.close()  # so that the end of the process is the end of the connection
+
+    def hear(self) -> None:
+        """Wait for what a worker has to say, and answer."""
+        ready = wait([worker.connection for worker in self.workers])
+        for worker in [worker for worker in self.workers if worker.connection in ready]:
+            try:
+                message = worker.connection.recv()
+            except (EOFError, ConnectionResetError):
+                self._bury(worker)
+            else:
+                self._take(worker, *message)
+        waiting = [worker for worker in self.workers if worker.waits]
+        for worker in waiting:
+            task = self._next()
+            if task is not None or not any(worker.claimed for worker in self.workers):
+                worker.waits = False
+                self._give(worker, task)
+
+    def dismiss(self) -> None:
+        """End all processes, and delete what they were writing."""
+        for worker in self.workers:
+            worker.process.kill()
+        for worker in self.workers:
+            worker.process.join()
+            self._clean(worker)
+
+    def _take(self, worker: _Worker, what: str, *facts: Any) -> None:
+        if what == CLAIM:
+            self._give(worker, self._next())
+        elif what == WAIT:
+            worker.waits = True
+        elif what == STOPPED:
+            raise facts[0]
+        elif what == "published":
+            shard = facts[0]
+            del worker.claimed[shard]
+            worker.told.clear()
+            self.progress.published(*facts)
+        else:
+            told = (facts[0], facts[1])
+            worker.told.add(told)
+            if told in self.told:  # by one that was ended before its shard was complete
+                self.told.discard(told)
+            else:
+                (self.progress.encoded if what == "encoded" else self.progress.failed)(*facts)
+
+    def _next(self) -> ShardTask | None:
+        return self.left.popleft() if self.left else next(self.more, None)
+
+    def _is_more(self) -> bool:
+        task = self._next()
+        if task is not None:
+            self.left.appendleft(task)
+        return task is not None
+
+    def _give(self, worker: _Worker, task: ShardTask | None) -> None:
+        if task is not None:
+            worker.claimed[task.shard] = task
+            task = task.alone()
+        try:
+            worker.connection.send(task)
+        except BrokenPipeError:
+            return  # it has ended, and is heard of next
+
+    def _bury(self, worker: _Worker) -> None:
+        """Take note of a process that has ended. Raises StoreError where it should not have."""
+        self.workers.remove(worker)
+        worker.process.join()
+        self._clean(worker)
+        code = worker.process.exitcode
+        if code == 0:
+            return
+        if not worker.claimed and not self.workers and not self._is_more():
+            return  # it had done all there was
+        ended = f"the process on {worker.device} was ended by signal {-(code or 0)}"
+        if code is None or code > 0:
+            raise StoreError(
+                f"{self.recipe.store}: the process on {worker.device} failed with exit code {code}; what it said is "
+                "above. Every published shard is whole: mend it (out of memory: a smaller --batch_size or "
+                "--num_processes) and run the command again to go on."
+            )
+        if not self.workers:
+            raise StoreError(
+                f"{self.recipe.store}: {ended}, and no other is left. Signal 9 often means that memory ran out: give "
+                "fewer --num_processes or a smaller --batch_size. Every published shard is whole; run the command "
+                "again to go on."
+            )
+        logger.warning("%s; the other %d take over its %d shards", ended, len(self.workers), len(worker.claimed))
+        self.left.extend(worker.claimed.values())
+        self.told |= worker.told
+
+    def _clean(self, worker: _Worker) -> None:
+        assert worker.process.pid is not None
+        drop_temporary_files(self.recipe.store, worker.process.pid)
+
+
+@contextmanager
+def _signals_for_the_parent() -> Iterator[None]:
+    """Processes that are started here never see what stops a build, as Ctrl-C does that a terminal sends to all of its
+    processes: their parent does, and ends them. Blocked signals are inherited; ours wait until they are let in again.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

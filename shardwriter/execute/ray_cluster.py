@@ -1,0 +1,187 @@
+"""Run the tasks of a build on a Ray cluster.
+
+Ray places the actors, starts those of a lost node elsewhere, and gives them their tasks again. Here is only who gets
+which task next.
+"""
+
+import importlib
+import logging
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from iianet.errors import ConfigError, StoreError
+from shardwriter.encode.job import Recipe
+from shardwriter.encode.tasks import Encoding, Progress
+from shardwriter.execute.ray_actor import RayActor
+from shardwriter.format.plan import ShardTask
+from shardwriter.storage.lock import drop_leftovers
+
+logger = logging.getLogger(__name__)
+
+AHEAD = 2
+"""Tasks that an actor is given, so that it need not wait for the next one."""
+RESTARTS = 10
+"""How often an actor is started again whose node or process is gone; one that dies of its task must end. Retries of
+tasks are not counted: an attempt to reach a node that is gone, but not known to be, is one."""
+
+PATIENCE_SECONDS = 60.0
+"""After so long without news, a build that has no actor at all says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayCluster:
+    """Runs tasks in actors of a Ray cluster.
+
+    Attributes:
+        address: Of the cluster; `auto` is the one on this machine, None that or else one started here.
+        device: cuda or cpu; None is cuda where the cluster has GPUs.
+        num_actors: How many; None is as many as the cluster has GPUs, or processors.
+    """
+
+    address: str | None = None
+    device: str | None = None
+    num_actors: int | None = None
+
+    def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:  # noqa: ARG002 (each actor has its own encoding)
+        """See `Executor`."""
+        recipe = recipe.absolute()  # actors do not share our working directory
+        left = iter(tasks)
+        first = next(left, None)
+        if first is None:
+            return
+        with _connected(self.address) as ray:
+            device, room = self._room(ray)
+            crew = _Crew(ray, recipe, device, progress)
+            try:
+                crew.run(first, left, self.num_actors or room)
+            finally:
+                crew.dismiss()
+                drop_leftovers(recipe.store)
+
+    def _room(self, ray: Any) -> tuple[str, int]:
+        """Type of device, and how many actors there is room for."""
+        found = ray.cluster_resources()
+        device = self.device or ("cuda" if found.get("GPU") else "cpu")
+        room = int(found.get("GPU" if device == "cuda" else "CPU", 0))
+        if room < 1:
+            raise ConfigError(
+                f"--device {device}: the Ray cluster has none ({_shown(found)}); add nodes that have, or give "
+                f"--device {'cpu' if device == 'cuda' else 'cuda'}"
+            )
+        return device, room
+
+
+class _Crew:
+    """The actors of a run, and what they are doing."""
+
+    def __init__(self, ray: Any, recipe: Recipe, device: str, progress: Progress) -> None:
+        self.ray = ray
+        self.recipe = recipe
+        self.device = device
+        self.progress = progress
+        self.actors: dict[int, Any] = {}
+        self.busy: dict[Any, tuple[int, str | None]] = {}
+
+    def run(self, first: ShardTask, more: Iterable[ShardTask], count: int) -> None:
+        """Run tasks in at most `count` actors."""
+        left = _Left(first, iter(more))
+        for number in range(count):
+            self._hire(number)
+        while self.busy and not (left.is_empty and self._only_wait()):
+            ready, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=PATIENCE_SECONDS)
+            if not ready:
+                if self._only_wait():
+                    logger.warning("the Ray cluster has found no place for an actor yet; others may be using it")
+                continue
+            (done,) = ready
+            number, shard = self.busy.pop(done)
+            self._hear(done, shard)
+            held = sum(holder == number for holder, _ in self.busy.values())
+            for task in left.take(AHEAD - held):
+                self._give(number, task)
+                held += 1
+            if not held:  # its place may be what another one, whose node is lost, waits for
+                self.ray.kill(self.actors.pop(number))
+
+    def _only_wait(self) -> bool:
+        """Whether nothing runs, and actors wait for a place: others' jobs may hold it for ever."""
+        return all(shard is None for _, shard in self.busy.values())
+
+    def dismiss(self) -> None:
+        """End all actors."""
+        for actor in self.actors.values():
+            self.ray.kill(actor)
+
+    def _hire(self, number: int) -> None:
+        resources = {"num_gpus": 1, "num_cpus": 1} if self.device == "cuda" else {"num_cpus": 1}
+        kind = self.ray.remote(RayActor).options(max_restarts=RESTARTS, max_task_retries=-1, **resources)
+        self.actors[number] = kind.remote(self.recipe, self.device)
+        self.busy[self.actors[number].ready.remote()] = (number, None)
+
+    def _give(self, number: int, task: ShardTask) -> None:
+        self.busy[self.actors[number].run.remote(task.alone())] = (number, task.shard)
+
+    def _hear(self, done: Any, shard: str | None) -> None:
+        try:
+            outcome = self.ray.get(done)
+        except self.ray.exceptions.RayError as error:
+            what = f"{shard} could not be written" if shard else "an actor could not be started"
+            raise StoreError(
+                f"{self.recipe.store}: {what} on the Ray cluster ({str(error).strip()}). Every published shard is "
+                "whole; mend it (out of memory: a smaller --batch_size) and run the command again to go on."
+            ) from error
+        if outcome is not None:
+            outcome.tell(self.progress)
+
+
+class _Left:
+    """Tasks that nobody has."""
+
+    def __init__(self, first: ShardTask, more: Iterator[ShardTask]) -> None:
+        self._first: list[ShardTask] = [first]
+        self._more = more
+        self.is_empty = False
+
+    def take(self, count: int) -> Iterator[ShardTask]:
+        """At most so many."""
+        for _ in range(count):
+            task = self._first.pop() if self._first else next(self._more, None)
+            if task is None:
+                self.is_empty = True
+                return
+            yield task
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    """Ray, connected to a cluster. Raises ConfigError where either is missing."""
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError as error:
+        raise ConfigError(
+            "--executor ray: Ray is not installed; pip install -e '.[ray]' in the project's folder"
+        ) from error
+    if ray.is_initialized():
+        yield ray
+        return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=True)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"--ray_address {address}: no Ray cluster answers ({error}); start one with ray start --head, or leave "
+            "--ray_address out to use this machine"
+        ) from error
+    if on_sigterm is not None:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own exit in its place
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _shown(resources: Any) -> str:
+    return ", ".join(f"{name} {resources[name]:g}" for name in ("CPU", "GPU") if name in resources) or "it is empty"

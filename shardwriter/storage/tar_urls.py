@@ -1,0 +1,139 @@
+"""Tars by path, brace pattern or URL: which they are, and how they are opened. No command is ever run for one.
+
+webdataset itself runs `pipe:` URLs in a shell, http, https, hf, gs, ais, sftp, ftps and scp URLs through programs such
+as curl and gsutil, reads standard input for "-", and rewrites URLs by the variable GOPEN_REWRITE. So its own opening
+is never used: local files are opened here, http and https are fetched here, and all else is refused.
+"""
+
+import http.client
+import io
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from braceexpand import braceexpand
+
+from iianet.errors import StoreError
+from shardwriter.format.names import TAR_SUFFIX
+from shardwriter.storage.locate import is_remote
+
+FETCHED = ("http:", "https:")
+TIMEOUT_SECONDS = 60
+"""Longest wait for a server's next bytes."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+def is_tars(given: str) -> bool:
+    """Whether a word means tars, by path, pattern or URL, instead of a store's folder."""
+    if Path(given).is_dir() or is_remote(given):
+        return False
+    return Path(given).is_file() or "{" in given or given.endswith(TAR_SUFFIX) or _scheme(given) is not None
+
+
+def expand(given: str) -> list[str]:
+    """The tars of a path, a URL, or a brace pattern of either; local ones are absolute.
+
+    Raises:
+        StoreError: One is missing, or is neither a local file nor a URL of http or https.
+    """
+    try:
+        urls = [given] if Path(given).is_file() else list(braceexpand(given))
+    except ValueError as error:
+        raise StoreError(f"{given}: no pattern ({error}); expected one such as train-{{000000..000003}}.tar") from error
+    return [_checked(url) for url in urls]
+
+
+def is_fetched(url: str) -> bool:
+    """Whether it comes over the network."""
+    return _scheme(url) in FETCHED
+
+
+def refuse_fetched(urls: Sequence[str], why: str) -> None:
+    """Raise StoreError where one of them is no local file."""
+    for url in urls:
+        if is_fetched(url):
+            raise StoreError(f"{url}: is no local file; {why}")
+
+
+def open_shard(url: str) -> IO[bytes]:
+    """Open one of the tars that `expand` gave. Raises StoreError where it cannot be."""
+    checked = _checked(url)
+    if is_fetched(checked):
+        return io.BufferedReader(_Fetched(checked), buffer_size=1 << 20)
+    try:
+        return open(checked, "rb")
+    except OSError as error:
+        raise StoreError(f"{checked}: cannot be opened ({error.strerror})") from error
+
+
+def _scheme(url: str) -> str | None:
+    """`http:` and the like, or `-` for standard input; None of a path."""
+    if url == "-":
+        return url
+    found = _SCHEME.match(url)
+    return found[0].lower() if found else None
+
+
+def _checked(url: str) -> str:
+    scheme = _scheme(url)
+    if scheme in FETCHED:
+        return url
+    if scheme is not None:
+        raise StoreError(
+            f"{url}: {scheme} is refused, since WebDataset would run a command for it or read what is no file; "
+            "expected a path or a URL of http or https. Copy or mount the shards, or give their https address."
+        )
+    if not Path(url).is_file():
+        raise StoreError(f"{url}: no such file")
+    return os.path.abspath(url)
+
+
+class _Fetched(io.RawIOBase):
+    """The body of a URL, read front to back. One that ends early is an error, not the end of the tar."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.url = url
+        try:
+            self._response = _opener().open(url, timeout=TIMEOUT_SECONDS)
+        except urllib.error.HTTPError as error:
+            raise StoreError(f"{url}: cannot be fetched (HTTP {error.code} {error.reason})") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of an address that is none
+            raise StoreError(f"{url}: cannot be fetched ({getattr(error, 'reason', error)})") from error
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            count = int(self._response.readinto(buffer))
+        except http.client.HTTPException as error:
+            raise OSError(f"the connection broke: {error}") from error
+        if count == 0 and len(buffer) and self._response.length:
+            raise OSError(f"the connection was closed {self._response.length:,} bytes before the end")
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._response.close()
+        super().close()
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Of http and https alone: urllib's own would follow a redirection to ftp."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener

@@ -1,0 +1,1 @@
+"""What tests share: made corpora, builds, servers, and runs of the commands."""

@@ -1,0 +1,125 @@
+"""Builds of stores, for tests: with an encoder that costs nothing, and what such a store holds afterwards."""
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import webdataset
+from torch import Tensor
+
+from helpers.commands import Outcome
+from helpers.corpus import Corpus, make_frames, write_mouth
+from iianet.encoder.kernels import Kernels, default_kernels
+from iianet.encoder.mouth import view_crop
+from iianet.encoder.source import EncoderSource
+from loaders.store import open_reader
+from shardwriter.build.build import BuildOptions, build
+from shardwriter.build.report import BuildReport
+from shardwriter.corpus.mouth_npz import read_mouth_npz
+from shardwriter.encode import tasks
+
+CPU = torch.device("cpu")
+
+Run = Callable[..., Outcome]
+"""build-shards of a test's own corpus into its own store, with further flags."""
+
+
+class QuickEncoder:
+    """Stands in for the video encoder: an embedding is the first 512 pixels of each frame, times seed + 1."""
+
+    def __init__(self, seed: int, kernels: Kernels | None = None) -> None:
+        self.seed = seed
+        self.kernels = kernels or default_kernels(CPU)
+        self.fingerprint = f"quick-{seed}"
+
+    def columns(self, frames: Tensor, _lengths: Sequence[int]) -> Tensor:
+        return frames.flatten(1)[:, :512] * (self.seed + 1) / 255
+
+    def encode(self, clips: Sequence[Tensor]) -> list[Tensor]:
+        return [self.columns(clip, [len(clip)]).t() for clip in clips]
+
+    def to(self, _device: torch.device) -> "QuickEncoder":
+        return self
+
+
+def _load(source: EncoderSource, _device: torch.device, kernels: Kernels | None = None) -> QuickEncoder:
+    return QuickEncoder(source.seed, kernels or default_kernels(CPU, source.precision))
+
+
+@contextmanager
+def quick_encoder() -> Iterator[None]:
+    """Let every build inside the block encode with a QuickEncoder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EncoderSource, "load", _load)
+        yield
+
+
+def build_store(corpus: Corpus, store: Path, *overrides: str, **options: Any) -> BuildReport:
+    """Run a build as build-shards does; `options` are those of BuildOptions."""
+    return build(corpus.config(*overrides), store, BuildOptions(device=CPU, **options))
+
+
+def interrupt_build(corpus: Corpus, store: Path, *overrides: str, packs: int, **options: Any) -> None:
+    """Run a build that is stopped when so many packs of clips are encoded."""
+    left = iter(range(packs))
+    start_pack = tasks.start_pack
+
+    def start_or_stop(*arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return start_pack(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "start_pack", start_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            build_store(corpus, store, *overrides, **options)
+
+
+def reasons(report: BuildReport, split: str) -> dict[str, int]:
+    """Why utterances of a split were encoded or not, without the reasons that none has."""
+    return {why: count for why, count in report.planned[split].items() if count}
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """The files that a build publishes once and never writes again: tars, their indexes, and plans."""
+    names = [path for pattern in ("*-*.tar", "*-*.index", "plan-*") for path in store.glob(pattern)]
+    return {path.name: path.read_bytes() for path in sorted(names)}
+
+
+def samples(store: Path, split: str) -> list[dict[str, Any]]:
+    """Every sample of a split's tars, as webdataset reads and decodes it."""
+    shards = [str(path) for path in sorted(store.glob(f"{split}-*.tar"))]
+    return list(webdataset.WebDataset(shards, shardshuffle=False).decode()) if shards else []
+
+
+def stored(store: Path, split: str) -> dict[str, npt.NDArray[Any]]:
+    """Newest embedding of every stored key, as training reads it."""
+    reader = open_reader(store, split)
+    return {key: reader.read(row) for row, key in enumerate(reader.keys.to_pylist())}
+
+
+def quick_embedding(mouth: Path, view: int = 0) -> npt.NDArray[np.float16]:
+    """What the QuickEncoder of seed 0 makes of an npz, or of a view of it, as stores hold it."""
+    frames = torch.from_numpy(view_crop(mouth.stem, view).apply(read_mouth_npz(mouth).frames))
+    embedding: npt.NDArray[np.float16] = QuickEncoder(0).encode([frames])[0].numpy().astype(np.float16)
+    return embedding
+
+
+def change_mouth(path: Path, *, seed: int = 99, mtime: bool = True) -> None:
+    """Put other frames of the same size into an npz, and another time or the same."""
+    before = path.stat()
+    write_mouth(path, make_frames(len(read_mouth_npz(path).frames), seed=seed))
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000 * mtime))
+
+
+def load_npy(content: bytes) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    return array

@@ -1,0 +1,32 @@
+"""Batches as training reads them, for tests."""
+
+from pathlib import Path
+
+import torch
+
+from helpers.corpus import Corpus
+from iianet.batch import Batch
+from iianet.encoder.lazy_encoder import LazyEncoder
+from iianet.encoder.source import EncoderSource
+from loaders.datamodule import SeparationData
+from shardwriter.store.catalog import Catalog
+
+NO_AUGMENTATION = "datamodule.data_config.augment_mouth=false"
+
+
+def data(corpus: Corpus, store: Path | None, *overrides: str, others: tuple[Path, ...] = ()) -> SeparationData:
+    """Raw mode, or a store (and others beside it), without augmentation."""
+    catalogs = [Catalog.open(path) for path in ([store] if store else []) + list(others)]
+    return SeparationData(corpus.config(NO_AUGMENTATION, *overrides), catalogs, "build-shards ...")
+
+
+def batches(source: SeparationData, epochs: int = 2) -> list[Batch]:
+    """Those of some training epochs, then of validation."""
+    loader = source.train_dataloader()
+    return [batch for _ in range(epochs) for batch in loader] + list(source.val_dataloader())
+
+
+def completed(corpus: Corpus, found: list[Batch]) -> list[torch.Tensor]:
+    """Embeddings of each batch, with its mouths encoded."""
+    encoder = LazyEncoder(EncoderSource.from_config(corpus.config()))
+    return [encoder.complete(batch) for batch in found]

@@ -1,0 +1,88 @@
+"""train.py with a record of its steps, and stopped where a test wants it: inside a test, or as a script.
+
+python recorder.py '{"record": "FOLDER", "stop": ["train", 7, "SIGTERM"], "ranks": 1}' --conf_dir ...
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+import train
+from iianet.batch import Batch
+from iianet.training import trainer
+from iianet.training.lightning_module import SeparationModule
+
+
+class Stop(NamedTuple):
+    """Where a run is stopped: before the training or validation step of this number, counted from 1 over all epochs.
+
+    By SIGTERM or SIGINT to rank 0, by SIGKILL to all ranks, or by Crash, which leaves what SIGKILL leaves and spares
+    the process.
+    """
+
+    stage: str
+    step: int
+    by: str
+
+
+class Crash(BaseException):
+    """Nothing of ours catches it."""
+
+
+@contextmanager
+def recorded(record: Path, stop: Stop | None = None, ranks: int = 1) -> Iterator[None]:
+    """Let runs inside the block use so many ranks, and write what their training steps see to record/RANK.jsonl."""
+    record.mkdir(exist_ok=True)
+    training_step, validation_step = SeparationModule.training_step, SeparationModule.validation_step
+    seen = {"train": 0, "validation": 0}
+
+    def count(stage: str, module: SeparationModule) -> None:
+        seen[stage] += 1
+        if stop is not None and stop[:2] == (stage, seen[stage]):
+            _stop(stop.by, module.global_rank)
+
+    def train_and_record(self: SeparationModule, batch: Batch, batch_idx: int) -> torch.Tensor:
+        count("train", self)
+        row = {"epoch": self.current_epoch, "batch": batch_idx, "keys": batch.keys, "lr": self._lr}
+        with (record / f"{self.global_rank}.jsonl").open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        return training_step(self, batch, batch_idx)
+
+    def validate(self: SeparationModule, batch: Batch, batch_idx: int) -> None:
+        count("validation", self)
+        validation_step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SeparationModule, "training_step", train_and_record)
+        patch.setattr(SeparationModule, "validation_step", validate)
+        patch.setattr(trainer, "choose_devices", lambda _: ("cpu", ranks))
+        yield
+
+
+def _stop(by: str, rank: int) -> None:
+    if by == "Crash":
+        raise Crash
+    if by == "SIGKILL":
+        os.killpg(0, signal.SIGKILL)
+    elif rank == 0:
+        os.kill(os.getpid(), signal.Signals[by])
+
+
+def steps(record: Path, rank: int = 0) -> list[dict[str, Any]]:
+    """What the steps of a rank saw."""
+    path = record / f"{rank}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+if __name__ == "__main__":
+    wishes = json.loads(sys.argv[1])
+    with recorded(Path(wishes["record"]), wishes["stop"] and Stop(*wishes["stop"]), wishes["ranks"]):
+        train.main(sys.argv[2:])

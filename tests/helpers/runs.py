@@ -1,0 +1,64 @@
+"""Runs of train.py as a user starts them, and what they leave."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from helpers import recorder
+from helpers.corpus import Corpus
+from helpers.recorder import Stop
+from shardwriter.build.build import BuildOptions, build
+
+RESULTS = Path("Experiments/checkpoint/tiny")
+"""Folder of a run's results, below the working directory."""
+EPOCHS = ("--set", "training.epochs=2")
+ROOT = Path(train.__file__).parent
+
+
+def build_store(corpus: Corpus, name: str, limit: int | None = None, *overrides: str) -> Path:
+    path = corpus.root / name
+    options = BuildOptions(device=torch.device("cpu"), dtype="float32", limit=limit)
+    build(corpus.config(*overrides), path, options)
+    return path
+
+
+def run(corpus: Corpus, *words: object) -> tuple[int, Path]:
+    """Exit code and folder of the results."""
+    with pytest.raises(SystemExit) as stopped:
+        train.main(["--conf_dir", str(corpus.config_file), *(str(word) for word in words)])
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code, RESULTS
+
+
+def run_recorded(
+    corpus: Corpus, *words: object, record: Path, stop: Stop | None = None, ranks: int = 1, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """The same in processes of their own, with the steps of each rank recorded."""
+    wishes = json.dumps({"record": str(record), "stop": stop, "ranks": ranks})
+    command: Sequence[object] = [sys.executable, recorder.__file__, wishes, "--conf_dir", corpus.config_file, *words]
+    return subprocess.run(
+        [str(word) for word in command],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # SIGKILL is sent to its whole process group
+        timeout=timeout,
+    )
+
+
+def last(folder: Path = RESULTS) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(folder / "last.ckpt", weights_only=True)
+    return found
+
+
+def losses(folder: Path = RESULTS) -> list[tuple[float, float]]:
+    return [(row["train_loss"], row["val_loss"]) for row in last(folder)["history"]]

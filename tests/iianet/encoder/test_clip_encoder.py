@@ -1,0 +1,137 @@
+"""Clips are packed without mixing, and every choice of kernels computes what the published network does."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers.reference_golden import published_shapes, published_weights, relative_difference, uniform
+from torch import Tensor, nn
+
+from iianet.checkpoint import load_published
+from iianet.encoder.clip_encoder import ClipEncoder
+from iianet.encoder.kernels import Kernels, candidates, default_kernels
+from iianet.encoder.mouth import normalise
+from iianet.encoder.video_encoder import VideoEncoder
+
+CPU = torch.device("cpu")
+
+
+@functools.cache
+def network() -> VideoEncoder:
+    """The encoder with the weights that the golden embedding was made with."""
+    found = VideoEncoder()
+    load_published(found, published_weights(published_shapes("encoder")))
+    return found
+
+
+@functools.cache
+def encoder(kernels: Kernels = default_kernels(CPU)) -> ClipEncoder:  # noqa: B008 (it is frozen)
+    """The same, ready for use."""
+    return ClipEncoder(network(), kernels)
+
+
+def clip(frames: int, seed: int = 0) -> Tensor:
+    """uint8 crops, `(frames, 88, 88)`."""
+    return ((uniform(seed, (frames, 88, 88)) + 1) * 127.5).to(torch.uint8)
+
+
+def mixed_lengths(count: int) -> list[int]:
+    """1 to 300, each once, shuffled: of them the first `count`."""
+    return [int(length) for length in np.random.default_rng(0).permutation(np.arange(1, 301))[:count]]
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        [1, 2, 300, 1, 3, 65],
+        [64, 63, 4, 128, 5, 17, 41, 50, 49],
+        pytest.param(mixed_lengths(60), marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+    ],
+    ids=["extremes", "around a chunk", "60 of 1 to 300"],
+)
+def test_packed_clips_come_out_as_if_encoded_alone(lengths: list[int]) -> None:
+    clips = [clip(frames, seed) for seed, frames in enumerate(lengths)]
+    packed = encoder().encode(clips)
+    assert [tuple(embedding.shape) for embedding in packed] == [(512, frames) for frames in lengths]
+    for mouths, embedding in zip(clips, packed, strict=True):
+        alone = network()(normalise(mouths)[None, None])[0]
+        assert relative_difference(embedding, alone.numpy()) <= 2e-6
+
+
+@pytest.mark.parametrize("kernels", [default_kernels(CPU), default_kernels(CPU, "bf16"), Kernels(max_frames=16)])
+def test_on_a_cpu_a_clip_becomes_the_same_to_the_bit_in_any_pack(kernels: Kernels) -> None:
+    clips = [clip(frames, seed) for seed, frames in enumerate((33, 1, 5, 1, 2))]
+    packed = encoder(kernels).encode(clips)
+    for count in (1, 2):
+        for start in range(0, len(clips), count):
+            alone = encoder(kernels).encode(clips[start : start + count])
+            assert all(torch.equal(one, other) for one, other in zip(alone, packed[start:], strict=False))
+
+
+@pytest.mark.parametrize(
+    "kernels", [*candidates(CPU), Kernels(max_frames=1), Kernels(max_frames=7, memory_format="channels_last")]
+)
+def test_all_kernels_give_equal_embeddings(kernels: Kernels) -> None:
+    clips = [clip(frames) for frames in (4, 1, 9)]
+    for mouths, embedding in zip(clips, encoder(kernels).encode(clips), strict=True):
+        expected = network()(normalise(mouths)[None, None])[0]
+        assert relative_difference(embedding, expected.numpy()) <= 2e-6
+
+
+def test_bfloat16_embeddings_are_float32_and_near() -> None:
+    mouths = clip(5)
+    (embedding,) = encoder(default_kernels(CPU, "bf16")).encode([mouths])
+    expected = network()(normalise(mouths)[None, None])[0]
+    assert embedding.dtype == torch.float32
+    assert 1e-4 < relative_difference(embedding, expected.numpy()) <= 2e-2
+
+
+def test_making_it_leaves_the_network_as_it_was() -> None:
+    before = {name: value.clone() for name, value in network().state_dict().items()}
+    fast = ClipEncoder(network(), default_kernels(CPU, "bf16"))
+    after = network().state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) and value.dtype == after[name].dtype for name, value in before.items())
+    assert fast.fingerprint == network().fingerprint()
+
+
+def test_it_is_frozen() -> None:
+    fast = ClipEncoder(network(), default_kernels(CPU))
+    nn.Sequential(fast).train()
+    assert not any(module.training for module in fast.modules())
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+    assert not fast.encode([clip(3)])[0].requires_grad
+
+
+def test_no_clips_are_no_embeddings() -> None:
+    assert encoder().encode([]) == []
+
+
+@pytest.mark.parametrize("kernels", [*candidates(CPU, "bf16"), *candidates(torch.device("cuda"))])
+def test_kernels_come_back_from_their_record(kernels: Kernels) -> None:
+    assert Kernels.from_record(kernels.record()) == kernels
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dtype", "float64"),
+        ("memory_format", None),
+        ("batch_norm", "separate"),
+        ("tf32", True),
+        ("max_frames", 0),
+        ("max_frames", "many"),
+    ],
+)
+def test_kernels_of_another_version_are_refused(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{name} .*; expected "):
+        Kernels.from_record({**Kernels().record(), name: value})
+
+
+def test_on_another_type_of_device_only_the_arithmetic_stays() -> None:
+    cuda = torch.device("cuda")
+    chosen = Kernels(dtype="bfloat16", max_frames=5)
+    assert chosen.on(CPU) == chosen
+    assert chosen.on(cuda) == replace(default_kernels(cuda), dtype="bfloat16")

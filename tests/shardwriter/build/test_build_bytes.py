@@ -1,0 +1,111 @@
+"""With the real encoder: what is stored is what it says of each clip alone, and the bytes depend on nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+from helpers.builds import CPU, build_store, contents, stored
+from helpers.corpus import Corpus, make_corpus
+
+from iianet.encoder.clip_encoder import ClipEncoder
+from iianet.encoder.mouth import FPS, center_crop
+from iianet.encoder.source import EncoderSource
+from shardwriter.build.report import BuildReport
+from shardwriter.corpus.mouth_npz import read_mouth_npz
+from shardwriter.encode.tasks import Encoding, run_tasks
+from shardwriter.store.catalog import Catalog
+
+NAMES = {"train": 5, "val": 2}
+
+
+class Unheard:
+    """Progress that nobody watches."""
+
+    def encoded(self, split: str, key: str) -> None: ...
+    def failed(self, split: str, key: str, mouth: str, reason: str) -> None: ...
+    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ClipEncoder:
+    return EncoderSource(None, 0).load(CPU)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_encoder(encoder: ClipEncoder) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EncoderSource, "load", lambda *_: encoder)
+        yield
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("corpus"), NAMES, frames=(2, 1, 3))
+
+
+@pytest.fixture(scope="module")
+def store(corpus: Corpus) -> Path:
+    build(corpus, corpus.root / "store")
+    return corpus.root / "store"
+
+
+def build(corpus: Corpus, store: Path, *overrides: str) -> BuildReport:
+    return build_store(corpus, store, *overrides, splits=tuple(NAMES))
+
+
+def tars(store: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(store).items() if name.endswith(".tar")}
+
+
+def test_stored_embedding_is_the_encoders_own_of_that_clip_alone(
+    corpus: Corpus, store: Path, encoder: ClipEncoder
+) -> None:
+    found = stored(store, "train")
+    assert set(found) == set(corpus.names["train"])
+    for key, embedding in found.items():
+        frames = torch.from_numpy(read_mouth_npz(corpus.mouth(key)).frames)
+        alone = encoder.encode([center_crop(frames)])[0].numpy()
+        assert embedding.dtype == np.float16 and embedding.shape == (512, len(frames))
+        np.testing.assert_allclose(embedding, alone, rtol=2e-3, atol=2e-4 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+@pytest.mark.parametrize("members", [(), ("shardwriter.dtype=int8", "shardwriter.audio=embed", "shardwriter.views=1")])
+def test_bytes_do_not_depend_on_workers(
+    corpus: Corpus, tmp_path: Path, members: tuple[str, ...], num_workers: int
+) -> None:
+    build(corpus, tmp_path / "one", *members)
+    build(corpus, tmp_path / "other", *members, f"shardwriter.num_workers={num_workers}")
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+
+
+def test_bytes_do_not_depend_on_the_order_of_the_shards(
+    corpus: Corpus, store: Path, tmp_path: Path, encoder: ClipEncoder
+) -> None:
+    (plan,) = Catalog.open(store).plans
+    encoding = Encoding(encoder=encoder, device=CPU, dtype="float16", fps=FPS, batch_size=4, num_workers=2)
+    backwards = list(plan.tasks(tuple(NAMES)))[::-1]
+    assert len(backwards) == 3
+    run_tasks(tmp_path, corpus.root, backwards, encoding, Unheard())
+    assert tars(tmp_path) == tars(store)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    run_tasks(alone, corpus.root, backwards[1:2], replace(encoding, num_workers=1), Unheard())
+    assert tars(alone).items() < tars(store).items()
+
+
+def test_lost_shard_is_written_again_with_the_same_bytes(corpus: Corpus, store: Path) -> None:
+    before = contents(store)
+    (store / "train-000000.tar").unlink()
+    (store / "val-000000.index").unlink()
+    assert build(corpus, store).shards == 2
+    assert contents(store) == before
+
+
+def test_index_holds_the_digest_of_the_tar_on_disk(store: Path) -> None:
+    for split in NAMES:
+        for record in Catalog.open(store).split(split).shards:
+            assert record.tar_digest == xxhash.xxh3_64_hexdigest((store / f"{record.shard}.tar").read_bytes())

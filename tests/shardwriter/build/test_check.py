@@ -1,0 +1,146 @@
+"""build-shards --check and --dry_run: they say what a build would do, and change nothing."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from helpers.builds import Run, build_store, interrupt_build
+from helpers.commands import Outcome, run_main
+from helpers.corpus import SAMPLE_RATE, Corpus, make_corpus
+
+from shardwriter.build_cli import main
+from shardwriter.storage.lock import build_lock
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+OTHER = ["--set", "videonet.videonet_config.seed=1"]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return make_corpus(tmp_path / "corpus", {"train": 4, "val": 2, "test": 2})
+
+
+def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_dry_run_says_what_is_new_and_makes_nothing(run: Run, store: Path) -> None:
+    outcome = run("--dry-run")
+    assert outcome.code == 0
+    assert re.search(r"^train +4 +0 +0 +0 +4$", outcome.out, re.MULTILINE)
+    assert "Nothing was written" in outcome.out
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("flag", ["--dry_run", "--check"])
+def test_looking_changes_nothing_in_a_store(run: Run, corpus: Corpus, store: Path, flag: str) -> None:
+    interrupt_build(corpus, store, packs=1)
+    make_corpus(corpus.root, {"train": 6, "val": 2, "test": 2})
+    (store / ".tmp-of-another").touch()
+    before = everything(store)
+    outcome = run(flag)
+    assert outcome.code == 0
+    if flag == "--dry_run":
+        assert re.search(r"^train +2 +0 +0 +1 +6$", outcome.out, re.MULTILINE)
+    assert everything(store) == before
+
+
+@pytest.mark.parametrize("flag", ["--dry_run", "--check"])
+def test_looking_leaves_the_plan_that_a_running_build_is_publishing(
+    run: Run, corpus: Corpus, store: Path, flag: str
+) -> None:
+    run()
+    record = (store / "store.json").read_bytes()
+    make_corpus(corpus.root, {"train": 6, "val": 2, "test": 2})
+    build_store(corpus, store)
+    (store / "store.json").write_bytes(record)
+    before = everything(store)
+    with build_lock(store):
+        run(flag)
+    before[".lock"] = everything(store)[".lock"]
+    assert everything(store) == before
+
+
+def rows_of(outcome: Outcome) -> dict[str, str]:
+    """First column of the table of --check -> second."""
+    found = re.findall(r"^(\w+(?: \w+)?) {2,}(ok|what to do) {2,}", outcome.out, re.MULTILINE)
+    return dict(found)
+
+
+def test_check_of_a_good_corpus_exits_0_with_every_row_ok(run: Run, store: Path) -> None:
+    outcome = run("--check")
+    assert outcome.code == 0
+    samples = [f"{split} {kind}" for split in ("train", "val", "test") for kind in ("npz", "wav")]
+    asked = ["config", "imports", "weights", "device", "manifests", *samples, "store", "disk", "time"]
+    assert set(asked) <= rows_of(outcome).keys() and set(rows_of(outcome).values()) == {"ok"}
+    assert "train 4 utterances, val 2 utterances, test 2 utterances" in outcome.out
+    assert not store.exists()
+
+
+def test_check_of_a_missing_manifest_exits_2_with_what_to_do(run: Run, corpus: Corpus) -> None:
+    corpus.list_file("train", "s1").unlink()
+    outcome = run("--check")
+    assert outcome.code == 2
+    assert rows_of(outcome)["manifests"] == "what to do"
+    assert str(corpus.list_file("train", "s1")) in outcome.out and "train_dir" in outcome.out
+
+
+def test_check_of_missing_weights_exits_2_with_what_to_do(run: Run) -> None:
+    outcome = run("--check", "--set", "videonet.videonet_config.pretrain=none.pth.tar")
+    assert outcome.code == 2
+    assert rows_of(outcome)["weights"] == "what to do" and rows_of(outcome)["manifests"] == "ok"
+
+
+def test_check_of_another_identity_exits_2_with_what_to_do(run: Run) -> None:
+    run()
+    outcome = run("--check", *OTHER)
+    assert outcome.code == 2 and rows_of(outcome)["store"] == "what to do"
+    assert run("--check", *OTHER, "--overwrite").code == 0
+
+
+def test_check_goes_by_the_store_s_own_members_and_views(run: Run) -> None:
+    run("--dtype", "int8", "--audio", "embed", "--views", 1)
+    outcome = run("--check", "--views", 2)
+    assert outcome.code == 0 and rows_of(outcome)["store"] == "ok"
+    assert "for 4 embeddings on cpu" in outcome.out
+    assert not any("view" in row and row != "manifests" for row in rows_of(outcome))
+    assert "audio: path here, embed there" in run("--check", "--audio", "path").out
+
+
+def test_check_counts_some_bad_npz_but_refuses_only_where_all_are(run: Run, corpus: Corpus) -> None:
+    corpus.mouth("tr_000").unlink()
+    outcome = run("--check")
+    assert outcome.code == 0 and "3 of 4 sampled are fine; 1 would be listed as failed" in outcome.out
+    for name in corpus.names["train"][1:]:
+        corpus.mouth(name).unlink()
+    outcome = run("--check")
+    assert outcome.code == 2 and rows_of(outcome)["train npz"] == "what to do"
+
+
+@pytest.mark.parametrize("damage", ["missing", "length"])
+def test_check_opens_wavs(run: Run, corpus: Corpus, damage: str) -> None:
+    wav = corpus.root / corpus.rows("val", "mix")[0][0]
+    if damage == "missing":
+        wav.unlink()
+    else:
+        soundfile.write(wav, np.zeros(100, np.int16), SAMPLE_RATE)
+    outcome = run("--check")
+    assert outcome.code == 2
+    assert rows_of(outcome)["val wav"] == "what to do" and str(wav) in outcome.out
+
+
+def test_check_takes_an_empty_split_as_the_build_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = make_corpus(tmp_path, {"train": 2, "val": 0, "test": 0})
+    assert run_main(main, ["--conf_dir", corpus.config_file, "--shards", tmp_path / "s", "--check"], capsys).code == 0
+
+
+def test_check_of_a_folder_that_may_not_be_written_exits_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+    outcome = run("--check")
+    assert outcome.code == 2 and rows_of(outcome)["disk"] == "what to do"
+    assert "cannot be written; choose another --shards folder" in outcome.out

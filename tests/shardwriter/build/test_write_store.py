@@ -1,0 +1,257 @@
+"""write_store: a store of any embeddings."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.builds import contents, samples, stored
+
+from iianet.errors import StoreError
+from loaders.sharded_embeddings import ShardedEmbeddings
+from shardwriter import write_store
+from shardwriter.build.write_store import Sample
+from shardwriter.format.names import escape_key
+from shardwriter.format.quantize import quantize
+from shardwriter.store.catalog import Catalog, read_store_record, write_store_record
+
+DIM = 4
+
+
+def make_samples(count: int, start: int = 0, dtype: str = "float16") -> Iterator[Sample]:
+    rng = np.random.default_rng(start)
+    for number in range(start, start + count):
+        yield f"clip.{number}", rng.normal(size=(DIM, 2 + number % 3)).astype(dtype), {"number": number}
+
+
+def test_store_reads_back_through_sharded_embeddings(tmp_path: Path) -> None:
+    assert write_store(tmp_path, make_samples(7), utterances_per_shard=3) == 7
+    expected = {escape_key(name): embedding for name, embedding, _ in make_samples(7)}
+    found: dict[str, Any] = {}
+    for batch in ShardedEmbeddings(tmp_path, batch_size=2):
+        for key, embedding, frames in zip(batch.keys, batch.embedding, batch.frames, strict=True):
+            assert key not in found
+            found[key] = embedding[:, :frames].numpy()
+            assert not embedding[:, frames:].any()
+    assert found.keys() == expected.keys()
+    for key, embedding in expected.items():
+        np.testing.assert_array_equal(found[key], embedding)
+
+
+def test_store_reads_back_through_webdataset(tmp_path: Path) -> None:
+    write_store(tmp_path, make_samples(7), utterances_per_shard=3)
+    found = samples(tmp_path, "train")
+    assert len(found) == 7
+    for sample, (name, embedding, metadata) in zip(found, make_samples(7), strict=True):
+        assert (sample["__key__"], sample["json"]) == (escape_key(name), metadata)
+        np.testing.assert_array_equal(sample["embedding.npy"], embedding)
+
+
+@pytest.mark.parametrize("given", ["float16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_embeddings_may_be_stored_in_another_dtype(tmp_path: Path, given: str, dtype: str) -> None:
+    write_store(tmp_path, make_samples(5, dtype=given), dtype=dtype, utterances_per_shard=2)
+    assert Catalog.open(tmp_path).record.identity.dtype == dtype
+    for sample, (_, embedding, _) in zip(samples(tmp_path, "train"), make_samples(5, dtype=given), strict=True):
+        found = sample["embedding.npy"]
+        assert found.dtype == dtype and ("scale.npy" in sample) == (dtype == "int8")
+        if dtype == "int8":
+            np.testing.assert_array_equal(found, quantize(embedding.astype(np.float32))[0])
+        else:
+            np.testing.assert_array_equal(found, embedding.astype(dtype))
+    expected = {escape_key(name): embedding for name, embedding, _ in make_samples(5, dtype=given)}
+    for key, embedding in stored(tmp_path, "train").items():
+        np.testing.assert_allclose(embedding, expected[key], atol=0.02)
+
+
+def test_unknown_dtype_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="dtype 'int4'; expected one of float16, float32, int8"):
+        write_store(tmp_path, make_samples(2), dtype="int4")
+    assert not list(tmp_path.glob("*.tar"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_value_that_another_dtype_cannot_hold_is_named(tmp_path: Path, dtype: str) -> None:
+    with pytest.raises(StoreError, match=f"'big' is not finite in {dtype}"):
+        write_store(tmp_path, [("big", np.full((DIM, 2), 1e5, np.float32), {})], dtype=dtype)
+
+
+def test_plan_says_which_name_each_key_stands_for(tmp_path: Path) -> None:
+    write_store(tmp_path, make_samples(3))
+    (plan,) = Catalog.open(tmp_path).plans
+    assert plan.table["utterance"].to_pylist() == ["clip.0", "clip.1", "clip.2"]
+    assert plan.table["key"].to_pylist() == ["clip%2E0", "clip%2E1", "clip%2E2"]
+
+
+def test_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
+    for folder in ("one", "other"):
+        write_store(tmp_path / folder, make_samples(5), utterances_per_shard=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+    assert len(contents(tmp_path / "one")) == 1 + 2 * 3
+
+
+def test_further_split_joins_the_store(tmp_path: Path) -> None:
+    identity = {"name": "mine", "version": 3}
+    write_store(tmp_path, make_samples(3), identity=identity)
+    before = contents(tmp_path)
+    write_store(tmp_path, make_samples(2, start=10), split="val", identity=identity)
+    assert before.items() < contents(tmp_path).items()
+    catalog = Catalog.open(tmp_path)
+    assert catalog.splits == ("train", "val")
+    assert dict(catalog.record.identity.encoder) == identity
+    assert len(stored(tmp_path, "train")) == 3 and len(stored(tmp_path, "val")) == 2
+    card = (tmp_path / "README.md").read_text()
+    assert "path: train-*.tar" in card and "path: val-*.tar" in card
+
+
+def test_samples_are_streamed(tmp_path: Path) -> None:
+    def watched() -> Iterator[Sample]:
+        for number, sample in enumerate(make_samples(6)):
+            assert len(list(tmp_path.glob("*.tar"))) >= (number - 1) // 2
+            yield sample
+
+    write_store(tmp_path, watched(), utterances_per_shard=2)
+
+
+def replaced(number: int, name: str | None = None, embedding: Any = None) -> Iterator[Sample]:
+    """Four good samples, of which one is another."""
+    for index, sample in enumerate(make_samples(4)):
+        yield (
+            (sample[0] if name is None else name, sample[1] if embedding is None else embedding, {})
+            if index == number
+            else sample
+        )
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "message"),
+    [
+        (3, {"name": "clip.1"}, "'clip.1' comes twice; keys must be unique"),
+        (2, {"embedding": np.zeros((DIM + 1, 3), np.float16)}, r"'clip.2' is \(5, 3\) float16; expected \(4, frames\)"),
+        (2, {"embedding": np.zeros(DIM, np.float16)}, r"'clip.2' is \(4,\) float16"),
+        (2, {"embedding": np.zeros((DIM, 3, 1), np.float16)}, r"'clip.2' is \(4, 3, 1\)"),
+        (2, {"embedding": np.zeros((DIM, 3), np.float32)}, r"'clip.2' is \(4, 3\) float32; expected .* float16"),
+        (2, {"embedding": np.zeros((DIM, 0), np.float16)}, r"'clip.2' is \(4, 0\)"),
+        (0, {"embedding": np.zeros(DIM, np.float16)}, r"'clip.0' is \(4,\)"),
+        (0, {"embedding": np.zeros((DIM, 2), np.float64)}, "'clip.0' is float64; expected float16 or float32"),
+        (0, {"embedding": np.zeros((DIM, 2), np.int8)}, "'clip.0' is int8; expected float16 or float32"),
+        (1, {"embedding": [[0.0]] * DIM}, r"'clip.1' is a list; expected a NumPy array"),
+        (1, {"embedding": np.full((DIM, 2), np.nan, np.float16)}, "'clip.1' is not finite"),
+        (1, {"embedding": np.full((DIM, 2), np.inf, np.float16)}, "'clip.1' is not finite"),
+    ],
+)
+def test_bad_sample_is_named_and_its_split_does_not_count(
+    tmp_path: Path, number: int, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StoreError, match=message):
+        write_store(tmp_path, replaced(number, **change), utterances_per_shard=2)
+    assert not list(tmp_path.glob("plan-*")) and not list(tmp_path.glob(".tmp-*"))
+    assert write_store(tmp_path, make_samples(4), utterances_per_shard=2) == 4
+    assert len(stored(tmp_path, "train")) == 4
+
+
+def test_no_samples_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no samples for split 'train'"):
+        write_store(tmp_path, [])
+
+
+def test_unknown_split_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="split 'dev'; expected one of train, val, test"):
+        write_store(tmp_path, make_samples(2), split="dev")
+
+
+def test_split_that_is_there_is_never_written_again(tmp_path: Path) -> None:
+    write_store(tmp_path, make_samples(2))
+    before = contents(tmp_path)
+    with pytest.raises(StoreError, match="holds split 'train' already"):
+        write_store(tmp_path, make_samples(3))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [("dtype", {}), ("fps", {"fps": 30}), ("encoder", {"identity": {"name": "another"}})],
+)
+def test_split_of_another_identity_is_refused(tmp_path: Path, kind: str, change: dict[str, Any]) -> None:
+    write_store(tmp_path, make_samples(2), identity={"name": "one"})
+    others = make_samples(2, dtype="float32" if kind == "dtype" else "float16")
+    with pytest.raises(StoreError, match="a store has one identity"):
+        write_store(tmp_path, others, split="val", **{"identity": {"name": "one"}, **change})
+    assert Catalog.open(tmp_path).splits == ("train",)
+
+
+def stop_after(count: int) -> Iterator[Sample]:
+    yield from make_samples(count)
+    raise KeyboardInterrupt
+
+
+def test_interrupted_split_is_written_anew(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_store(tmp_path, stop_after(5), utterances_per_shard=2)
+    assert not list(tmp_path.glob(".tmp-*"))
+    write_store(tmp_path, make_samples(6, start=100), utterances_per_shard=2)
+    assert [sample["__key__"] for sample in samples(tmp_path, "train")] == [f"clip%2E{n}" for n in range(100, 106)]
+
+
+def test_interrupted_split_leaves_no_shard_to_a_shorter_one(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_store(tmp_path, stop_after(5), utterances_per_shard=2)
+    write_store(tmp_path, make_samples(2, start=100), utterances_per_shard=2)
+    assert [sample["__key__"] for sample in samples(tmp_path, "train")] == ["clip%2E100", "clip%2E101"]
+
+
+def test_shards_whose_record_was_never_published_are_kept(tmp_path: Path) -> None:
+    write_store(tmp_path, make_samples(3))
+    (tmp_path / "store.json").unlink()  # as if it had died just before publishing it
+    with pytest.raises(StoreError, match="--reindex"):
+        write_store(tmp_path, make_samples(3))
+    assert len(samples(tmp_path, "train")) == 3
+
+
+def test_tars_of_others_are_never_deleted(tmp_path: Path) -> None:
+    (tmp_path / "train-000001.tar").write_bytes(b"another's")
+    with pytest.raises(StoreError, match=r"train-000001.tar: is there already, and no index of ours"):
+        write_store(tmp_path, make_samples(3))
+    assert (tmp_path / "train-000001.tar").read_bytes() == b"another's"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [({"snr": float("nan")}, "not JSON"), ({"x": b""}, "not JSON"), ({"frames": 999}, "says frames 999")],
+)
+def test_metadata_that_verify_would_refuse_is_refused(tmp_path: Path, metadata: dict[str, object], said: str) -> None:
+    embedding = np.zeros((4, 3), dtype=np.float16)
+    with pytest.raises(StoreError, match=f"'ann': its metadata.*{said}|'ann': its metadata {said}"):
+        write_store(tmp_path, [("ann", embedding, metadata)])
+
+
+def test_identity_may_hold_tuples(tmp_path: Path) -> None:
+    identity = {"crop": (88, 88)}
+    write_store(tmp_path, make_samples(2), identity=identity)
+    write_store(tmp_path, make_samples(2), split="val", identity=identity)
+
+
+def test_empty_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError):
+        write_store(tmp_path, replaced(1, name=""))
+
+
+def test_shards_of_no_utterances_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError):
+        write_store(tmp_path, make_samples(2), utterances_per_shard=0)
+
+
+def test_first_sample_that_is_no_array_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"'clip\.0' is a list"):
+        write_store(tmp_path, replaced(0, embedding=[[0.0]]))
+
+
+def test_a_split_that_is_added_changes_nothing_else_of_the_record(tmp_path: Path) -> None:
+    write_store(tmp_path, make_samples(3))
+    before = replace(read_store_record(tmp_path), data_root="/corpus")
+    write_store_record(tmp_path, before)
+    write_store(tmp_path, make_samples(3), split="val")
+    after = read_store_record(tmp_path)
+    assert after == replace(before, plans=("plan-000.parquet", "plan-001.parquet"))

@@ -1,0 +1,268 @@
+"""The corpus manifest: which utterances and examples there are, in which order, and what is wrong with a bad one."""
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.corpus import Corpus, make_corpus, make_frames, write_mouth
+
+from iianet.errors import ManifestError
+from shardwriter.corpus.manifest import Manifest, load_manifests
+from shardwriter.format.names import hash_position
+
+Rows = list[list[Any]]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return make_corpus(tmp_path / "corpus")
+
+
+def load(corpus: Corpus, split: str = "train", *overrides: str) -> Manifest:
+    return load_manifests(corpus.config(*overrides))[split]
+
+
+def edit(corpus: Corpus, split: str, kind: str, change: Callable[[Rows], Any]) -> Path:
+    """Change one list, in place or by what `change` returns."""
+    path = corpus.list_file(split, kind)
+    rows = json.loads(path.read_text())
+    changed = change(rows)
+    path.write_text(json.dumps(rows if changed is None else changed))
+    return path
+
+
+def edit_all(corpus: Corpus, split: str, change: Callable[[Rows], Any]) -> None:
+    for kind in ("mix", "s1", "s2"):
+        edit(corpus, split, kind, change)
+
+
+def test_utterance_is_one_mouth_and_serves_all_its_examples(corpus: Corpus) -> None:
+    manifest = load(corpus)
+    assert {utterance.key for utterance in manifest.utterances} == set(corpus.names["train"])
+    assert len(manifest.examples) == 2 * len(corpus.rows("train", "mix"))
+    served = np.bincount(manifest.utterance_of_example())
+    assert sorted(served.tolist()) == [1, 1, 2, 2, 2, 2]
+
+
+def test_examples_say_what_the_lists_say(corpus: Corpus) -> None:
+    manifest = load(corpus)
+    found = {(manifest.utterances[example.utterance].mouth, *vars(example).values()) for example in manifest.examples}
+    lists = [corpus.rows("train", kind) for kind in ("mix", "s1", "s2")]
+    asked = {
+        (mouth, corpus_index(manifest, mouth), mix[0], wav, speaker, num_samples)
+        for mix, *sources in zip(*lists, strict=True)
+        for speaker, (wav, mouth, num_samples) in enumerate(sources, start=1)
+    }
+    assert found == asked
+
+
+def corpus_index(manifest: Manifest, mouth: str) -> int:
+    return [utterance.mouth for utterance in manifest.utterances].index(mouth)
+
+
+def test_utterances_lie_in_hash_order_whatever_the_order_of_the_lists(corpus: Corpus) -> None:
+    before = load(corpus)
+    keys = [utterance.key for utterance in before.utterances]
+    assert keys == sorted(keys, key=hash_position) != sorted(keys)
+    assert before.utterance_of_example().tolist() == sorted(before.utterance_of_example())
+    edit_all(corpus, "train", lambda rows: rows[::-1])
+    after = load(corpus)
+    assert after.utterances == before.utterances
+    assert set(after.examples) == set(before.examples)
+
+
+def test_digest_does_not_depend_on_folders(tmp_path: Path) -> None:
+    here, there = make_corpus(tmp_path / "a"), make_corpus(tmp_path / "b/c/d", absolute=True)
+    assert load(here).digest() == load(there).digest()
+
+
+@pytest.mark.parametrize("change", ["num_samples", "speaker", "mixture", "mouth", "fewer"])
+def test_digest_tells_which_examples_there_are(corpus: Corpus, change: str) -> None:
+    before = load(corpus).digest()
+    if change == "num_samples":
+        for kind in ("mix", "s1", "s2"):
+            edit(corpus, "train", kind, lambda rows: rows[0].__setitem__(-1, 1000))
+    elif change == "speaker":
+        one, other = corpus.rows("train", "s1"), corpus.rows("train", "s2")
+        edit(corpus, "train", "s1", lambda _: other)
+        edit(corpus, "train", "s2", lambda _: one)
+    elif change == "mixture":
+        edit(corpus, "train", "mix", lambda rows: rows[0].__setitem__(0, "audio/tr/mix/other.wav"))
+    elif change == "mouth":
+        edit(corpus, "train", "s1", lambda rows: rows[0].__setitem__(1, "mouths/other.npz"))
+    else:
+        edit_all(corpus, "train", lambda rows: rows[1:])
+    assert load(corpus).digest() != before
+
+
+def test_absolute_and_relative_paths_give_the_same_manifest(tmp_path: Path) -> None:
+    relative = make_corpus(tmp_path / "relative")
+    absolute = make_corpus(tmp_path / "absolute", absolute=True)
+    assert Path(absolute.rows("train", "mix")[0][0]).is_absolute()
+    assert not Path(relative.rows("train", "mix")[0][0]).is_absolute()
+    for split in ("train", "val", "test"):
+        one, other = load(relative, split), load(absolute, split)
+        assert (one.utterances, one.examples) == (other.utterances, other.examples)
+        assert (one.data_root, other.data_root) == (relative.root, absolute.root)
+        assert all((other.data_root / utterance.mouth).is_file() for utterance in other.utterances)
+
+
+def test_data_root_is_the_configs_else_the_stores_else_the_common_ancestor(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "one/two", absolute=True)
+    config = corpus.config()
+    assert load_manifests(config)["train"].data_root == corpus.root
+    recorded = load_manifests(config, recorded_root=str(tmp_path))["train"]
+    assert recorded.data_root == tmp_path
+    assert recorded.utterances[0].mouth.startswith("one/two/mouths/")
+    config = corpus.config(f"datamodule.data_config.data_root={tmp_path / 'one'}")
+    assert load_manifests(config, recorded_root=str(tmp_path))["train"].data_root == tmp_path / "one"
+
+
+def test_data_root_does_not_depend_on_the_splits_asked_for(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "one", absolute=True)
+    edit(corpus, "train", "mix", lambda rows: rows[0].__setitem__(0, str(tmp_path / "other/mix.wav")))
+    assert load_manifests(corpus.config(), ["val"])["val"].data_root == tmp_path
+    assert load_manifests(corpus.config())["val"].data_root == tmp_path
+
+
+def test_relative_paths_start_at_the_working_directory_by_default(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(corpus.root)
+    assert load(corpus, "train", "datamodule.data_config.data_root=null").data_root == corpus.root
+
+
+def test_path_out_of_data_root_is_kept(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", absolute=True)
+    manifest = load(corpus, "train", f"datamodule.data_config.data_root={tmp_path / 'elsewhere'}")
+    assert manifest.utterances[0].mouth.startswith("../corpus/mouths/")
+    assert manifest.utterances[0].key in corpus.names["train"]
+
+
+def clash(corpus: Corpus) -> tuple[Path, Path]:
+    """Give two npz in two folders one stem."""
+    paths = [corpus.root / "mouths" / folder / "same.npz" for folder in ("a", "b")]
+    for path in paths:
+        write_mouth(path, make_frames(2))
+    for kind, path in zip(("s1", "s2"), paths, strict=True):
+        name = str(path.relative_to(corpus.root))
+        edit(corpus, "train", kind, lambda rows, name=name: rows[0].__setitem__(1, name))
+    return paths[0], paths[1]
+
+
+def test_two_npz_with_one_key_are_an_error_that_names_both_and_the_cure(corpus: Corpus) -> None:
+    one, other = clash(corpus)
+    with pytest.raises(ManifestError, match=re.escape(f"{one} and {other} have one key, 'same'")) as caught:
+        load(corpus)
+    assert "key_from: path" in str(caught.value)
+
+
+def test_key_from_path_tells_two_npz_of_one_name_apart(corpus: Corpus) -> None:
+    clash(corpus)
+    manifest = load(corpus, "train", "datamodule.data_config.key_from=path")
+    keys = {utterance.key for utterance in manifest.utterances}
+    assert {"mouths%2Fa%2Fsame", "mouths%2Fb%2Fsame"} < keys
+    assert {utterance.name for utterance in manifest.utterances} > {"mouths/a/same", "mouths/b/same"}
+
+
+def test_key_from_path_needs_a_data_root(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, absolute=True)
+    with pytest.raises(ManifestError, match=r"give datamodule\.data_config\.data_root or --data_root"):
+        load(corpus, "train", "datamodule.data_config.key_from=path")
+
+
+def test_key_from_path_refuses_an_npz_out_of_data_root(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", absolute=True)
+    root = f"datamodule.data_config.data_root={tmp_path / 'elsewhere'}"
+    with pytest.raises(ManifestError, match="lies outside data_root"):
+        load(corpus, "train", "datamodule.data_config.key_from=path", root)
+
+
+def test_lists_of_unequal_length_are_an_error_with_the_lengths(corpus: Corpus) -> None:
+    edit(corpus, "train", "s2", lambda rows: rows[:-1])
+    with pytest.raises(ManifestError, match=r"tr: the lists differ in length.*'s1.json': 5, 's2.json': 4"):
+        load(corpus)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "expected"),
+    [
+        ("mix", ["a.wav"], "[wav, num_samples]"),
+        ("mix", ["a.wav", "100"], "[wav, num_samples]"),
+        ("mix", ["a.wav", 100.0], "[wav, num_samples]"),
+        ("mix", ["a.wav", True], "[wav, num_samples]"),
+        ("mix", "a.wav", "[wav, num_samples]"),
+        ("s1", ["a.wav", 100], "[wav, mouth_npz, num_samples]"),
+        ("s2", ["a.wav", None, 100], "[wav, mouth_npz, num_samples]"),
+        ("s2", {"wav": "a.wav"}, "[wav, mouth_npz, num_samples]"),
+    ],
+)
+def test_entry_of_other_types_is_named(corpus: Corpus, kind: str, row: object, expected: str) -> None:
+    path = edit(corpus, "train", kind, lambda rows: rows.__setitem__(3, row))
+    with pytest.raises(ManifestError, match=re.escape(f"{path}: entry 3 is {row!r}; expected {expected}")):
+        load(corpus)
+
+
+@pytest.mark.parametrize("text", ["", "[[1,", "not json", "\udcff"])
+def test_invalid_json_is_named(corpus: Corpus, text: str) -> None:
+    path = corpus.list_file("val", "s1")
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(ManifestError, match=re.escape(f"{path}: not JSON")):
+        load(corpus)
+
+
+def test_json_that_is_no_list_is_named(corpus: Corpus) -> None:
+    path = edit(corpus, "train", "mix", lambda rows: {"rows": rows})
+    with pytest.raises(ManifestError, match=re.escape(f"{path}: holds a dict; expected a list of [wav, num_samples]")):
+        load(corpus)
+
+
+@pytest.mark.parametrize("kind", ["mix", "s1", "s2"])
+def test_missing_list_is_named_with_the_cure(corpus: Corpus, kind: str) -> None:
+    path = corpus.list_file("test", kind)
+    path.unlink()
+    with pytest.raises(ManifestError, match=re.escape(f"{path}: cannot be read")) as caught:
+        load(corpus)
+    assert "test_dir" in str(caught.value)
+
+
+def test_split_that_is_not_asked_for_may_be_missing(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path, {"train": 2})
+    assert list(load_manifests(corpus.config(), ["train"])) == ["train"]
+
+
+def test_sources_longer_than_their_mixture_are_an_error(corpus: Corpus) -> None:
+    edit(corpus, "train", "s2", lambda rows: rows[2].__setitem__(-1, 77))
+    wav = re.escape(corpus.rows("train", "s2")[2][0])
+    with pytest.raises(ManifestError, match=rf"tr: entry 2: .* has 1280 samples and its source {wav} has 77"):
+        load(corpus)
+
+
+def test_utterance_in_two_splits_draws_a_warning(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
+    load(corpus)
+    assert not caplog.records
+    mouth = corpus.rows("train", "s1")[0][1]
+    edit(corpus, "val", "s1", lambda rows: rows[0].__setitem__(1, mouth))
+    load(corpus)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "1 utterances are in more than one split (tr_000 is in train and val)" in record.getMessage()
+
+
+def test_sources_named_otherwise_than_their_mixture_draw_a_warning(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(corpus, "train", "s1", lambda rows: rows[0].__setitem__(0, "audio/tr/s1/other.wav"))
+    load(corpus)
+    (record,) = caplog.records
+    assert "1 sources are named otherwise than their mixture" in record.getMessage()
+
+
+def test_split_without_mixtures_has_no_utterances(tmp_path: Path) -> None:
+    manifest = load(make_corpus(tmp_path, {"train": 2, "val": 0, "test": 0}), "val")
+    assert (list(manifest.utterances), list(manifest.examples)) == ([], [])

@@ -1,0 +1,177 @@
+"""inspect-shards: the table, one sample, JSON, and how it ends."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.inspection import BROKEN, FRAMES, STORED, Place, run, run_json
+
+from iianet.config.schema import load_config
+from shardwriter import write_store
+from shardwriter.corpus.manifest import load_manifests
+from shardwriter.format.names import EMBEDDING_MEMBER
+from shardwriter.store.generation import Generations
+
+SPLIT_KEYS = {"shards", "utterances", "examples", "frames", "bytes", "failed", "missing", "stale"}
+IDENTITY_KEYS = {"encoder", "precision", "preprocessing", "dtype", "dim", "fps", "audio"}
+
+
+def test_the_table_has_a_row_for_each_split(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(made.store) == 0
+    table = capsys.readouterr().out.partition("\n\n")[0]
+    rows = {line.split()[0]: line.split() for line in table.splitlines()}
+    assert rows["train"][1:5] == ["3", "of", "3", "4"]
+    assert rows["train"][-1] == "1"  # failed
+    assert rows["val"][1:5] == ["1", "of", "1", "2"]
+
+
+def test_random_weights_are_shouted(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    run(made.store)
+    assert "RANDOM weights from seed 0" in capsys.readouterr().out
+
+
+def test_failed_utterances_are_listed_with_path_and_reason(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    run(made.store)
+    assert f"train mouths/{BROKEN}.npz: not a complete npz" in capsys.readouterr().out
+
+
+def test_json_has_exactly_the_promised_keys(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    code, document = run_json(capsys, made.store)
+    assert code == 0
+    assert set(document) == {"store", "splits", "problems"}
+    assert set(document["store"]) == {"path", "data_root", "plans", *IDENTITY_KEYS}
+    assert list(document["splits"]) == ["train", "val"]
+    for counts in document["splits"].values():
+        assert set(counts) == SPLIT_KEYS
+
+
+def test_json_counts_what_was_built(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    document = run_json(capsys, made.store)[1]
+    train = document["splits"]["train"]
+    tars = sum(path.stat().st_size for path in made.store.glob("train-*.tar"))
+    frames = sum(FRAMES["train"].values()) - FRAMES["train"][BROKEN]
+    assert train == {
+        "shards": 3, "utterances": STORED["train"], "examples": 8, "frames": frames, "bytes": tars, "failed": 1,
+        "missing": None, "stale": None,
+    }  # fmt: skip
+    assert document["store"]["data_root"] == str(made.root)
+    assert document["store"]["plans"] == ["plan-000.parquet"]
+
+
+def test_an_unfinished_store_says_how_to_go_on(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.store / "train-000001.index").unlink()
+    assert run(place.store) == 0
+    out = capsys.readouterr().out
+    assert "train: 1 of 3 planned shards are not complete" in out
+    assert f"build-shards --conf_dir CONFIG --shards {place.store}" in out
+
+
+def test_a_begun_overwrite_is_told_of(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    generations = Generations.open(place.store)
+    assert generations.identity is not None
+    manifests = load_manifests(load_config(place.config), ["train"])
+    generations.replace(manifests, generations.identity, utterances_per_shard=2)
+    assert run(place.store) == 0
+    assert "plan-001.parquet: an --overwrite was begun and has 0 of 3 shards" in capsys.readouterr().out
+
+
+def test_a_lost_tar_is_a_problem(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.store / "val-000000.tar").unlink()
+    code, document = run_json(capsys, place.store)
+    assert code == 1
+    assert document["problems"][0].startswith("val-000000.tar: is gone")
+    assert document["splits"]["val"]["utterances"] == 0
+
+
+def test_an_unreadable_index_leaves_the_other_splits_to_be_seen(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place.store / "val.index").unlink()
+    (place.store / "val-000000.index").write_bytes(b"junk")
+    code, document = run_json(capsys, place.store)
+    assert code == 1
+    assert list(document["splits"]) == ["train"]
+    assert "val-000000.index: not an index" in document["problems"][0]
+
+
+@pytest.mark.parametrize("given", ["cat%2Etwo", "cat.two"])
+def test_a_sample_is_found_by_key_and_by_name(made: Place, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, document = run_json(capsys, made.store, "--key", given)
+    [sample] = document["samples"]
+    assert code == 0
+    assert (sample["key"], sample["utterance"], sample["split"]) == ("cat%2Etwo", "cat.two", "train")
+    assert (sample["shape"], sample["dtype"], sample["frames"], sample["seconds"]) == ([512, 5], "float16", 5, 0.2)
+    assert sample["min"] <= sample["mean"] <= sample["max"]
+    assert sample["metadata"]["mouth"] == "mouths/cat.two.npz"
+    place = sample["members"][EMBEDDING_MEMBER]
+    content = (made.store / f"{sample['shard']}.tar").read_bytes()[place["offset"] :][: place["size"]]
+    assert content.startswith(b"\x93NUMPY")
+
+
+def test_a_sample_is_shown_to_people(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(made.store, "--key", "ann") == 0
+    out = capsys.readouterr().out
+    assert "(512, 4)" in out
+    assert '"mouth": "mouths/ann.npz"' in out
+
+
+def test_a_failed_sample_shows_its_reason(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(made.store, "--key", BROKEN) == 1
+    assert "is not stored: not a complete npz" in capsys.readouterr().out
+
+
+def test_an_unknown_key_names_the_nearest(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(made.store, "--key", "bobb") == 1
+    assert "the nearest are bob" in capsys.readouterr().out
+
+
+def test_a_planned_key_that_is_not_stored_yet_is_told_from_an_unknown_one(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place.store / "val-000000.index").unlink()
+    assert run(place.store, "--key", "fay") == 1
+    assert "is planned for val but not stored yet" in capsys.readouterr().out
+
+
+def test_a_store_of_somebodys_own_embeddings_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    embedding = np.zeros((8, 3), dtype=np.float32)
+    write_store(tmp_path / "own", [("a.b", embedding, {"speaker": 7})], identity={"name": "mine", "layer": 3})
+    assert run(tmp_path / "own", "--verify") == 0
+    assert "mine, layer 3" in capsys.readouterr().out
+    code, document = run_json(capsys, tmp_path / "own", "--key", "a.b")
+    assert code == 0
+    assert document["samples"][0]["metadata"] == {"speaker": 7}
+    assert document["splits"]["train"]["examples"] == 0
+
+
+def test_no_store_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "not a store" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--recheck", "2"], "--recheck: needs --against"),
+        (["--recheck", "0", "--against", "conf.yml"], "expected a whole number above 0"),
+        (["--set", "exp.exp_name=x"], "--set: needs --against"),
+        (["--plot", "picture.txt"], "--plot picture.txt: expected a file name"),
+        (["--against", "nowhere.yml"], "nowhere.yml"),
+    ],
+)
+def test_useless_flags_are_exit_code_2(
+    made: Place, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(made.store, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_json_to_programs_is_all_of_stdout_even_with_warnings(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.store / "val-000000.tar").unlink()
+    run(place.store, "--verify", "--json")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["problems"]
+    assert "WARNING" in captured.err

@@ -1,0 +1,116 @@
+"""inspect-shards --against and --recheck: the store beside its corpus."""
+
+import json
+import os
+
+import pytest
+from helpers.inspection import BROKEN, STORED, Place, damage, run, run_json, write_mouth
+
+from shardwriter.inspect.contents import Contents
+
+
+def forget(place: Place, split: str, name: str) -> None:
+    """Take an utterance out of the corpus."""
+    for kind in ("mix", "s1", "s2"):
+        path = place.root / "json" / split / f"{kind}.json"
+        rows = [row for row in json.loads(path.read_text(encoding="utf-8")) if name not in row[0]]
+        path.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def test_a_corpus_that_is_stored_whole_is_fine(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    forget(place, "train", BROKEN)
+    code, document = run_json(capsys, place.store, "--against", place.config)
+    assert code == 0
+    for split in STORED:
+        assert document["splits"][split]["missing"] == document["splits"][split]["stale"] == 0
+        assert document["splits"][split]["missing_keys"] == document["splits"][split]["stale_keys"] == []
+
+
+def test_a_failed_utterance_is_missing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(place.store, "--against", place.config) == 1
+    out = capsys.readouterr().out
+    assert f"{BROKEN}  mouths/{BROKEN}.npz: failed: not a complete npz" in out
+    assert f"build-shards --conf_dir {place.config} --shards {place.store}" in out
+
+
+def test_an_utterance_that_the_store_lacks_is_missing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.store / "val-000000.index").unlink()
+    code, document = run_json(capsys, place.store, "--against", place.config)
+    assert code == 1
+    assert document["splits"]["val"]["missing"] == 2
+    assert sorted(document["splits"]["val"]["missing_keys"]) == ["fay", "gus"]
+
+
+def test_an_npz_written_anew_is_stale(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mouth(place, "fay", frames=3, seed=99)
+    code, document = run_json(capsys, place.store, "--against", place.config)
+    assert code == 1
+    assert document["splits"]["val"]["stale_keys"] == ["fay"]
+    assert document["splits"]["val"]["stale"] == 1
+    assert "val: 1 stored utterances are stale, for their npz has changed" in document["problems"]
+
+
+def test_an_npz_with_another_time_and_the_same_bytes_is_not_stale(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.utime(place.mouth("fay"))
+    document = run_json(capsys, place.store, "--against", place.config)[1]
+    assert document["splits"]["val"]["stale"] == 0
+
+
+def test_a_split_that_only_the_corpus_has_is_all_missing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.root / "json" / "val").rename(place.root / "json" / "none")  # the val manifest is now the test manifest
+    document = run_json(capsys, place.store, "--against", place.config)[1]
+    assert document["splits"]["test"] == {
+        "shards": 0, "utterances": 0, "examples": 0, "frames": 0, "bytes": 0, "failed": 0,
+        "missing": 2, "stale": 0, "missing_keys": document["splits"]["test"]["missing_keys"], "stale_keys": [],
+    }  # fmt: skip
+    assert document["splits"]["val"]["missing"] is None  # the store alone has it
+    assert document["splits"]["val"]["missing_keys"] is None
+
+
+def test_the_command_that_mends_it_repeats_the_flags(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--against", place.config, "--data-root", place.root, "--set", "exp.exp_name=a b"]
+    run(place.store, *words)
+    expected = f"--data_root {place.root} --set 'exp.exp_name=a b' --shards {place.store}"
+    assert expected in capsys.readouterr().out
+
+
+def test_a_corpus_without_any_manifest_is_exit_code_2(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.root / "json").rename(place.root / "elsewhere")
+    assert run(place.store, "--against", place.config) == 2
+    assert "mix.json" in capsys.readouterr().err
+
+
+def test_stored_utterances_come_out_the_same_when_encoded_again(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget(place, "train", BROKEN)
+    code, document = run_json(capsys, place.store, "--against", place.config, "--recheck", 3)
+    assert code == 0
+    assert len(document["recheck"]) == 3
+    for item in document["recheck"]:
+        assert 0 < item["difference"] < 1e-3
+        assert item["problem"] is None
+
+
+def test_a_changed_value_is_found_by_encoding_again(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    contents = Contents.open(place.store)
+    entry = contents.entry("val", "gus")
+    assert entry.embedding_offset is not None
+    damage(place, entry.shard, entry.embedding_offset + 128, b"\x00\x54")  # 64.0, finite and far off
+    code, document = run_json(capsys, place.store, "--against", place.config, "--recheck", 9)
+    assert code == 1
+    assert {item["key"] for item in document["recheck"] if item["problem"]} == {"gus"}
+
+
+def test_an_npz_that_changed_cannot_be_rechecked(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    write_mouth(place, "fay", frames=3, seed=99)
+    assert run(place.store, "--against", place.config, "--recheck", 9) == 1
+    assert "val fay: mouths/fay.npz has changed since it was encoded" in capsys.readouterr().out
+
+
+def test_other_weights_are_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--against", place.config, "--recheck", 1, "--set", "videonet.videonet_config.seed=1"]
+    assert run(place.store, *words) == 2
+    assert "was made with another identity (encoder fingerprint" in capsys.readouterr().err

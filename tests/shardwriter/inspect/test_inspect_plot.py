@@ -1,0 +1,76 @@
+"""inspect-shards --plot: a picture comes out, whatever is missing for it."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.inspection import BROKEN, Place, run
+
+from shardwriter import write_store
+from shardwriter.inspect.contents import Contents
+from shardwriter.inspect.portrait import portrait
+from shardwriter.inspect.sample import find_samples
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", content[16:24])
+    return width, height
+
+
+def test_three_utterances_are_drawn_beside_the_table(
+    made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "store.png"
+    assert run(made.store, "--plot", picture) == 0
+    out = capsys.readouterr().out
+    assert "train" in out
+    assert f"picture: {picture}" in out
+    width, height = png_size(picture)
+    assert width > 2 * height > 1000
+
+
+def test_one_utterance_is_drawn_narrower(made: Place, tmp_path: Path) -> None:
+    assert run(made.store, "--plot", tmp_path / "all.png") == 0
+    assert run(made.store, "--plot", tmp_path / "one.png", "--key", "ann") == 0
+    assert 2 * png_size(tmp_path / "one.png")[0] < png_size(tmp_path / "all.png")[0]
+
+
+def test_a_failed_utterance_is_not_drawn(made: Place, tmp_path: Path) -> None:
+    assert run(made.store, "--plot", tmp_path / "p.png", "--key", BROKEN) == 1
+    assert not (tmp_path / "p.png").exists()
+
+
+def test_parts_on_another_machine_are_told_of(made: Place, tmp_path: Path) -> None:
+    assert run(made.store, "--plot", tmp_path / "p.png", "--data_root", tmp_path) == 0
+    assert png_size(tmp_path / "p.png")[0] > 1000
+    [sample] = find_samples(Contents.open(made.store), "ann")
+    drawn = portrait(sample, 25, tmp_path)
+    assert drawn.mouth == "mouths/ann.npz\nis not on this machine"
+    assert isinstance(drawn.voice, str) and drawn.voice.endswith("is not on this machine")
+
+
+def test_a_portrait_has_the_mouth_and_the_first_source(made: Place) -> None:
+    contents = Contents.open(made.store)
+    [sample] = find_samples(contents, "ann")
+    drawn = portrait(sample, 25, contents.data_root)
+    assert isinstance(drawn.mouth, np.ndarray) and drawn.mouth.shape == (4, 96, 96)
+    assert not isinstance(drawn.voice, str) and drawn.voice[1] == 16000
+    assert drawn.seconds == pytest.approx(max(4 / 25, len(drawn.voice[0]) / 16000))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 40])
+def test_embeddings_of_any_length_and_origin_are_drawn(tmp_path: Path, frames: int) -> None:
+    embedding = np.random.default_rng(0).normal(size=(5, frames)).astype(np.float32)
+    write_store(tmp_path / "own", [("x" * 70, embedding, {"audio": "unlike ours"})])
+    assert run(tmp_path / "own", "--plot", tmp_path / "p.png") == 0
+    assert png_size(tmp_path / "p.png")[0] > 500
+
+
+def test_a_picture_that_cannot_be_written_is_exit_code_2(
+    made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(made.store, "--plot", tmp_path / "nowhere" / "p.png") == 2
+    assert "cannot be written" in capsys.readouterr().err
