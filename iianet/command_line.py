@@ -4,8 +4,10 @@ import argparse
 import json
 import logging
 import os
+import site
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -73,6 +75,18 @@ def run_command(command: Callable[[list[str]], int], argv: Sequence[str] | None 
         was_terminated = isinstance(interruption, Terminated)
         sys.stderr.write("terminated\n" if was_terminated else "interrupted\n")
         return TERMINATED if was_terminated else INTERRUPTED
+
+
+def own_environment() -> dict[str, str]:
+    """Environment in which `python -m` imports this very code, whatever lies in the working directory.
+
+    A clone's folder is put into PYTHONPATH. The folder of installed packages is not, since it would then come before
+    the standard library.
+    """
+    home = str(Path(__file__).absolute().parents[1])
+    given = os.environ.get("PYTHONPATH", "")
+    paths = [given] if home in site.getsitepackages() else [home, given]
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _own_words(error: FeatureStoreError) -> str:

@@ -4,13 +4,13 @@ import logging
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from iianet.command_line import own_environment
 from iianet.config.schema import Config, dump_config
 from iianet.errors import ConfigError, TrainingError
 from iianet.training.step_record import StepRecord
@@ -130,12 +130,12 @@ def ways(config: Config) -> list[Way]:
     ]
 
 
-def run_ways(config: Config, script: Path, steps: int) -> list[Figures]:
+def run_ways(config: Config, command: Sequence[str], steps: int) -> list[Figures]:
     """Train in each way for so many steps, each time in a process of its own, and forget what was learnt.
 
     Args:
         config: Of training from the store.
-        script: train.py.
+        command: What starts the training command; its flags are added.
         steps: Measured in each round.
 
     Raises:
@@ -150,16 +150,16 @@ def run_ways(config: Config, script: Path, steps: int) -> list[Figures]:
         for number in range(ROUNDS):
             for way in asked if number % 2 == 0 else reversed(asked):
                 logger.info("round %d of %d: %s, %s", number + 1, ROUNDS, way.mode, way.setting)
-                records[way].append(_run_way(way, script, config_file, steps))
+                records[way].append(_run_way(way, command, config_file, steps))
     return [Figures.of(way, records[way]) for way in asked]
 
 
-def _run_way(way: Way, script: Path, config_file: Path, steps: int) -> StepRecord:
+def _run_way(way: Way, command: Sequence[str], config_file: Path, steps: int) -> StepRecord:
     path = config_file.with_name("steps.json")
     path.unlink(missing_ok=True)
     own = ["--record_steps", str(steps), "--record_file", str(path)]
-    command = [sys.executable, str(script), "--conf_dir", str(config_file), *way.flags, *own]
-    code = subprocess.run(command, check=False).returncode
+    words = [*command, "--conf_dir", str(config_file), *way.flags, *own]
+    code = subprocess.run(words, env=own_environment(), check=False).returncode
     if code or not path.is_file():
         ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise TrainingError(

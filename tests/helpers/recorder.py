@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-import train
 from iianet.batch import Batch
 from iianet.training import trainer
 from iianet.training.lightning_module import SeparationModule
+from iianet_cli import train_cli
 
 
 class Stop(NamedTuple):
@@ -85,4 +85,4 @@ def steps(record: Path, rank: int = 0) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     wishes = json.loads(sys.argv[1])
     with recorded(Path(wishes["record"]), wishes["stop"] and Stop(*wishes["stop"]), wishes["ranks"]):
-        train.main(sys.argv[2:])
+        train_cli.main(sys.argv[2:])

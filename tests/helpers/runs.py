@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-import train
 from helpers import recorder
 from helpers.corpus import Corpus
 from helpers.recorder import Stop
+from iianet_cli import train_cli
 from shardwriter.build.build import BuildOptions, build
 
 RESULTS = Path("Experiments/checkpoint/tiny")
 """Folder of a run's results, below the working directory."""
 EPOCHS = ("--set", "training.epochs=2")
-ROOT = Path(train.__file__).parent
+ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "train.py"
 
 
 def build_store(corpus: Corpus, name: str, limit: int | None = None, *overrides: str) -> Path:
@@ -33,7 +34,7 @@ def build_store(corpus: Corpus, name: str, limit: int | None = None, *overrides:
 def run(corpus: Corpus, *words: object) -> tuple[int, Path]:
     """Exit code and folder of the results."""
     with pytest.raises(SystemExit) as stopped:
-        train.main(["--conf_dir", str(corpus.config_file), *(str(word) for word in words)])
+        train_cli.main(["--conf_dir", str(corpus.config_file), *(str(word) for word in words)])
     assert isinstance(stopped.value.code, int)
     return stopped.value.code, RESULTS
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.corpus import Corpus
 from helpers.recorder import Stop, recorded, steps
-from helpers.runs import RESULTS, last, run
+from helpers.runs import RESULTS, TRAIN, last, run
 
-import train
 from iianet.training.lightning_module import SeparationModule
 
 
@@ -30,7 +29,7 @@ def test_sigterm_saves_and_ends_with_its_own_code(
 
 def test_sigterm_to_all_processes_of_a_run_saves_too(corpus: Corpus, store: Path, here: Path) -> None:
     """As Slurm sends it: loader workers get it as well."""
-    command = [sys.executable, train.__file__, "--conf_dir", corpus.config_file, "--shards", store]
+    command = [sys.executable, TRAIN, "--conf_dir", corpus.config_file, "--shards", store]
     workers = [
         "--set",
         "training.epochs=10000",

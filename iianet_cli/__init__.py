@@ -1,0 +1,1 @@
+"""The commands that use the separator: `train_cli` trains it."""
