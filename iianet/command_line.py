@@ -13,6 +13,12 @@ from tqdm import tqdm
 
 from iianet.errors import FeatureStoreError
 from iianet.interruption import INTERRUPTED, TERMINATED, Terminated
+from iianet.version import __version__
+
+
+def add_version_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --version, which prints the command's name and the project's version."""
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:

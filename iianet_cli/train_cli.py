@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from iianet.command_line import add_config_flags, config_overrides, run_command
+from iianet.command_line import add_config_flags, add_version_flag, config_overrides, run_command
 from iianet.config.schema import Config, dump_config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.encoder.source import EncoderSource
@@ -62,6 +62,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         description="Train IIANet. The default encodes raw mouths in every step; --shards, or `shards:` with "
         "`use_precomputed_embeddings: true` in the config, trains from a store. Flags may be written with - or _.",
     )
+    add_version_flag(parser)
     add_config_flags(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument(

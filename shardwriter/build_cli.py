@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from iianet.command_line import add_config_flags, config_overrides, run_command
+from iianet.command_line import add_config_flags, add_version_flag, config_overrides, run_command
 from iianet.config.schema import Config, load_config
 from iianet.encoder.kernels import PRECISIONS
 from iianet.errors import ConfigError, FeatureStoreError, StoreError
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "failed or an --overwrite still lacks splits; 2 could not start or go on; 130 and 143 stopped by SIGINT and "
         "SIGTERM, with every published shard whole. Flags may be written with - or _.",
     )
+    add_version_flag(parser)
     add_config_flags(parser)
     parser.add_argument("--data_split", choices=[*SPLITS, "all"], default="all", help="split to build (default: all)")
     parser.add_argument(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from iianet.command_line import add_override_flags, config_overrides, run_command
+from iianet.command_line import add_override_flags, add_version_flag, config_overrides, run_command
 from iianet.config.schema import Config, load_config
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError, StoreError
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Show what a store holds, look at a sample, compare it with the corpus, verify every byte. Exit "
         "codes: 0 fine, 1 problems found, 2 not a store or could not start. Flags may be written with - or _.",
     )
+    add_version_flag(parser)
     parser.add_argument(
         "store",
         metavar="STORE",
