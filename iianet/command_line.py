@@ -23,7 +23,13 @@ def add_version_flag(parser: argparse.ArgumentParser) -> None:
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add --conf_dir, --data_root and --set."""
-    parser.add_argument("--conf_dir", required=True, metavar="FILE", help="YAML config, as IIANet's train.py takes")
+    parser.add_argument(
+        "--conf_dir",
+        required=True,
+        metavar="FILE",
+        help="YAML config, as IIANet's train.py takes; LRS2-IIANet.yml, LRS3-IIANet.yml and Vox2-IIANet.yml come with "
+        "the project and are found from any folder",
+    )
     add_override_flags(parser)
 
 

@@ -18,6 +18,7 @@ from iianet.config.key_paths import Place, dotted
 from iianet.config.optim_sections import OptimizerSection, SchedulerSection
 from iianet.config.overrides import Override, apply_override, parse_override
 from iianet.config.problems import problems
+from iianet.config.published import find_config
 from iianet.config.sections import (
     AudionetSection,
     ExpSection,
@@ -69,14 +70,15 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a config file.
 
     Args:
-        path: The YAML file. Relative paths inside it stay relative to the working directory.
+        path: The YAML file, or the name of a published config. Relative paths inside it stay relative to the working
+            directory.
         overrides: Values set over the file's, `dotted.path=value` each, such as `training.gpus=[0]`; the last wins.
 
     Raises:
         ConfigError: The file is missing or is no YAML mapping, an override is malformed, or keys or values are wrong.
             Each problem is a line of the message.
     """
-    path = Path(path)
+    path = find_config(Path(path))
     document = read_document(path)
     settings = [parse_override(text, Config) for text in overrides]
     values = document.values
