@@ -8,7 +8,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 
-def choose_devices(wished: Sequence[int] | int | None) -> tuple[str, list[int] | int]:
+def training_devices(wished: Sequence[int] | int | None) -> tuple[str, list[int] | int]:
     """Accelerator and devices for the Trainer.
 
     Args:

@@ -28,8 +28,8 @@ from iianet.training.resume import (
     refuse_other_order,
     resolve_checkpoint,
 )
-from iianet.training.step_record import StepRecorder
-from iianet.training.termination import Terminated, own_interruption
+from iianet.training.step_times import StepRecorder
+from iianet.training.termination import RunStopped, own_interruption
 from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning
 from iianet.wording import counted
 from iianet_cli.stores import build_command, named_stores, open_stores
@@ -217,7 +217,7 @@ def fit(
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     except SystemExit as stop:  # what Lightning makes of a signal before the first step, and of a second Ctrl-C
         raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
-    except Terminated as stop:
+    except RunStopped as stop:
         logger.warning("%s", stop)
         return 128 + stop.number
     except FeatureStoreError as error:

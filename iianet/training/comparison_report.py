@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from iianet.config.schema import Config
 from iianet.training.mode_comparison import ROUNDS, Figures
-from iianet.training.step_record import WARM_UP
+from iianet.training.step_times import WARM_UP
 
 COLOURS = {"raw": "#b9b9b9", "store": "#33567a"}
 BAR = 0.38

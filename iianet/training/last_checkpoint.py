@@ -1,13 +1,19 @@
-"""last.ckpt: where `--resume last` goes on, exactly as if the run had never stopped."""
+"""Checkpoint files that are never half written, and last.ckpt, from which `--resume last` resumes bit-exactly."""
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from iianet.training.loop_state import epoch_is_over, validation_follows
-from iianet.training.termination import Terminated, Termination
+from iianet.training.termination import RunStopped, Termination
+
+PARTIAL_SUFFIX = ".partial"
+"""Of a checkpoint that is being written; what a killed run leaves of one is written over by the next."""
 
 
 class LastCheckpoint(pl.callbacks.Checkpoint):
@@ -38,24 +44,24 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
-        """Save the step where it is due. Raises Terminated."""
+        """Save the step where it is due. Raises RunStopped."""
         stepped = trainer.global_step > self._step  # else its gradients wait for those of the next batches
         self._step = trainer.global_step
         if stepped and not validation_follows(trainer) and not epoch_is_over(trainer):
             self._save_step(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Save the last step, where no validation has done so. Raises Terminated."""
+        """Save the last step, where no validation has done so. Raises RunStopped."""
         if not validation_follows(trainer):
             self._stop_if_asked(trainer)
             trainer.save_checkpoint(self.path)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Save the step before, where it is due. Raises Terminated."""
+        """Save the step before, where it is due. Raises RunStopped."""
         self._save_step(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
-        """Stop all ranks where one was asked to. Raises Terminated."""
+        """Stop all ranks where one was asked to. Raises RunStopped."""
         self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
@@ -72,4 +78,28 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
             trainer.save_checkpoint(self.path)
             number = self.termination.number
             name = signal.Signals(number).name
-            raise Terminated(f"stopped by {name} at step {trainer.global_step}; go on with --resume last", number)
+            raise RunStopped(f"stopped by {name} at step {trainer.global_step}; go on with --resume last", number)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, syncs it and renames it.
+
+    Lightning's own writes into the system's temporary folder and moves from there, which is a plain copy where that is
+    another file system: a run killed within it leaves a broken checkpoint and no older one.
+    """
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any | None = None,  # noqa: ARG002
+    ) -> None:
+        """Replace the file at `path`, a local one."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + PARTIAL_SUFFIX)  # only rank 0 writes
+        with partial.open("wb") as stream:
+            torch.save(checkpoint, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from iianet.command_line import own_environment
 from iianet.config.schema import Config, dump_config
 from iianet.errors import ConfigError, TrainingError
-from iianet.training.step_record import StepRecord
+from iianet.training.step_times import StepRecord
 
 logger = logging.getLogger(__name__)
 

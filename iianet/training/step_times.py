@@ -1,9 +1,23 @@
-"""Where the time of training steps goes: how many examples pass, and how long they wait for data."""
+"""Where the time of training steps goes: sums for the logs of a run, and single steps for --compare_modes."""
 
-from dataclasses import dataclass
+import json
+import os
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from tqdm import tqdm
+
+from iianet.batch import Batch
 
 SMOOTHING = 0.9
 """Of the rate that the progress bar shows."""
+WARM_UP = 5
+"""Steps that are not measured: workers start, kernels are chosen, compiled and loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +77,103 @@ class StepTimes:
         """Count the epoch, as it was over all ranks, and begin the next."""
         self.run += epoch
         self.epoch = Spent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What the measured steps of a run took.
+
+    Attributes:
+        device: Its name.
+        seconds: Of each step, from the end of the one before; with what lies between epochs, and no validation.
+        waited: Seconds of each of these until its batch was there.
+        examples: Of all these steps and ranks.
+        bytes_read: Of stored embeddings, npz and audio; of all these steps and ranks.
+        epoch_steps: Steps of an epoch.
+        peak_bytes: On a GPU the most that torch had allocated, over the whole run and on rank 0; on the CPU the most
+            memory of rank 0's process that was resident, with what it maps of shards, and without loader workers.
+    """
+
+    device: str
+    seconds: tuple[float, ...]
+    waited: tuple[float, ...]
+    examples: int
+    bytes_read: int
+    epoch_steps: int
+    peak_bytes: int
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "StepRecord":
+        """What `save` wrote."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**values, "seconds": tuple(values["seconds"]), "waited": tuple(values["waited"])})
+
+
+class StepRecorder(pl.Callback):
+    """Measures so many steps of batches after the warm-up, then ends the run.
+
+    The device is waited for at the end of each step. Training does so too, where it shows the loss.
+
+    Args:
+        steps: To be measured.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._bar = tqdm(total=WARM_UP + steps, desc="measuring", unit="step", delay=1.0, leave=False)
+        self._ends: list[float] = []
+        self._waited: list[float] = []
+        self._examples = 0
+        self._bytes_read = 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, _: Any, batch: Batch, __: int
+    ) -> None:
+        """Measure the step."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        self._ends.append(time.monotonic())
+        self._waited.append(_loader(trainer).waited)
+        if len(self._ends) > WARM_UP:
+            self._examples += batch.num_examples
+            self._bytes_read += batch.bytes_read
+        self._bar.update()
+        trainer.should_stop = len(self._ends) == WARM_UP + self.steps
+
+    def record(self, trainer: pl.Trainer) -> StepRecord:
+        """What was measured, once the run has ended."""
+        self._bar.close()
+        device = trainer.strategy.root_device
+        pairs = zip(self._ends[WARM_UP - 1 :], self._ends[WARM_UP:], strict=False)
+        return StepRecord(
+            device=_name(device),
+            seconds=tuple(end - start for start, end in pairs),
+            waited=tuple(self._waited[WARM_UP:]),
+            examples=self._examples * trainer.world_size,
+            bytes_read=self._bytes_read * trainer.world_size,
+            epoch_steps=int(trainer.num_training_batches),
+            peak_bytes=_peak_bytes(device),
+        )
+
+
+def _loader(trainer: pl.Trainer) -> Any:
+    return trainer.train_dataloader
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """As `StepRecord.peak_bytes` says. getrusage would not do: it also counts the process that started this one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    assert peak is not None, "/proc/self/status tells no VmHWM"
+    return int(peak[1]) * 1024

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 logger = logging.getLogger(__name__)
 
 
-class Terminated(Exception):
+class RunStopped(Exception):
     """A run was stopped by a signal; its checkpoint is written.
 
     Attributes:

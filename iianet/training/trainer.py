@@ -12,14 +12,14 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from iianet.config.schema import Config
 from iianet.config.sections import TrainingSection
-from iianet.devices import choose_devices
+from iianet.devices import training_devices
 from iianet.errors import ConfigError
-from iianet.training.atomic_checkpoint import AtomicCheckpointIO
-from iianet.training.early_stopping import EarlyStopping
-from iianet.training.last_checkpoint import LastCheckpoint
+from iianet.training.last_checkpoint import AtomicCheckpointIO, LastCheckpoint
 from iianet.training.lightning_module import MONITORED
 from iianet.training.resume import LAST_CHECKPOINT
-from iianet.training.step_record import StepRecorder
+from iianet.training.step_times import StepRecorder
+
+logger = logging.getLogger(__name__)
 
 
 def quieten_lightning() -> None:
@@ -69,7 +69,7 @@ def make_measuring_trainer(config: Config, recorder: StepRecorder) -> pl.Trainer
 
 def _arithmetic(training: TrainingSection) -> dict[str, Any]:
     """What steps compute, and where."""
-    accelerator, devices = choose_devices(training.gpus)
+    accelerator, devices = training_devices(training.gpus)
     _refuse_half_on_cpu(training, accelerator)
     ranks = training.num_nodes * (devices if isinstance(devices, int) else len(devices))
     return {
@@ -114,6 +114,29 @@ def _callbacks(training: TrainingSection, folder: Path) -> list[pl.Callback]:
     if training.early_stop is not None:
         callbacks.append(EarlyStopping(**training.early_stop.model_dump(), check_on_train_epoch_end=False))
     return callbacks
+
+
+class EarlyStopping(pl.callbacks.EarlyStopping):
+    """Lightning's, checked after validation, with a decision that outlives the run that came to it.
+
+    Lightning's checkpoints hold how long nothing improved, but a resumed run first trains on for an epoch; and they
+    hold the patience, which would win over the config's.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take all back but the patience."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Let a run that had stopped stay so, unless it now has more patience."""
+        if self.wait_count >= max(self.patience, 1):
+            logger.warning(
+                "training had stopped early: %s did not improve in %d validations; to go on, raise "
+                "training.early_stop.patience",
+                self.monitor,
+                self.wait_count,
+            )
+            trainer.should_stop = True
 
 
 class _Bar(pl.callbacks.TQDMProgressBar):

@@ -10,7 +10,7 @@ from helpers.corpus import Corpus, make_corpus
 from iianet.errors import ConfigError, TrainingError
 from iianet.training.comparison_report import save_comparison, table
 from iianet.training.mode_comparison import Figures, Way, refuse_unfit_comparison, run_ways, ways
-from iianet.training.step_record import StepRecord
+from iianet.training.step_times import StepRecord
 
 RAW = Way(mode="raw", precision="32-true", compile=False)
 STORE = Way(mode="store", precision="32-true", compile=False)

@@ -6,7 +6,7 @@ from typing import IO, Any
 import pytest
 import torch
 
-from iianet.training.atomic_checkpoint import AtomicCheckpointIO
+from iianet.training.last_checkpoint import AtomicCheckpointIO
 
 
 def test_a_run_that_is_killed_while_it_saves_leaves_the_checkpoint_before(
