@@ -68,14 +68,14 @@ def _underscore(word: str) -> str:
 
 
 def run_command(command: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command with logging to the terminal; a user's error is its message and its exit code."""
+    """Run a command with logging to the terminal; an error that a user can fix ends in its message and exit code."""
     handler = _TerminalHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handler.setLevel(logging.INFO if _is_first_rank() else logging.ERROR)  # what all ranks say is said once
+    handler.setLevel(logging.INFO if _is_first_rank() else logging.ERROR)  # a message of all ranks appears once
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for chatty in ("botocore", "aiobotocore"):  # they tell where they found credentials
+    for chatty in ("botocore", "aiobotocore"):  # they log where they found credentials
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return command(underscored(sys.argv[1:] if argv is None else argv))
@@ -102,7 +102,7 @@ def own_environment() -> dict[str, str]:
 
 
 def _own_words(error: FeatureStoreError) -> str:
-    """The message; of an error that came out of a loader worker, without the worker's traceback before it."""
+    """Message of an error, without the traceback that a loader worker puts before it."""
     message = str(error)
     return message.rstrip().rpartition(f"{type(error).__name__}: ")[2] if message.startswith("Caught ") else message
 

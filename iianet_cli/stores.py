@@ -20,7 +20,7 @@ def open_stores(config: Config, source: EncoderSource) -> list[Catalog]:
     """Open the stores to read embeddings from; none means raw mode.
 
     Args:
-        config: With the command line's values.
+        config: Config with the command line's values.
         source: Encoder of the config, which must be that of the stores.
 
     Raises:
@@ -30,7 +30,7 @@ def open_stores(config: Config, source: EncoderSource) -> list[Catalog]:
     data = config.datamodule.data_config
     if not data.use_precomputed_embeddings:
         if data.build_missing:
-            raise ConfigError("--build_missing: adds to a store, and none is trained from; give --shards STORE")
+            raise ConfigError("--build_missing adds to a store, but this run uses none; give --shards STORE")
         return []
     if not data.shards:
         raise ConfigError(

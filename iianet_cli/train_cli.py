@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "train-iianet") -> None:
     """Run the command.
 
     Args:
-        argv: Its words; those of the command line if None.
-        prog: Name that its own help and errors show.
+        argv: Words of the command line; None takes those of this process.
+        prog: Name of the command in its help and errors.
     """
     sys.exit(run_command(partial(_run, prog=prog), argv))
 
@@ -79,31 +79,34 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--on_missing",
         choices=["encode", "skip", "error"],
-        help="what to do with utterances that the store lacks: encode them in the step (default), skip them, or stop",
+        help="what to do with utterances missing from the store: encode them on the fly (default), skip them, or stop",
     )
     parser.add_argument(
-        "--build_missing", action="store_true", help="add what the store lacks to it before the first epoch"
+        "--build_missing", action="store_true", help="add missing utterances to the store before the first epoch"
     )
     parser.add_argument(
         "--trust_imported",
         action="store_true",
-        help="take embeddings of an unknown encoder, imported or made by others, as made with the config's weights",
+        help="use embeddings whose encoder is not recorded (imported, or made by others) as if the config's had made "
+        "them",
     )
     parser.add_argument(
         "--precision",
         choices=["32-true", "bf16-mixed", "16-mixed"],
-        help="arithmetic of the separator (default 32-true); the lip encoder keeps that of the store",
+        help="arithmetic of the separator (default 32-true); the lip encoder uses the store's",
     )
     parser.add_argument("--compile", action="store_true", help="compile the separator with torch.compile")
-    parser.add_argument("--resume", metavar="last|PATH", help="go on from a checkpoint")
+    parser.add_argument(
+        "--resume", metavar="last|PATH", help="resume from this experiment's last.ckpt, or from a checkpoint"
+    )
     parser.add_argument(
         "--compare_modes",
         type=_count,
         metavar="STEPS",
-        help="train nothing, but measure so many steps of raw mode and of the store by turns, and in plain arithmetic "
-        "too where --precision or --compile asks for another; a table, and a chart and a JSON file below Experiments",
+        help="measure STEPS training steps of raw mode and of the store in turns, and keep no model; with --precision "
+        "or --compile, also without them. Prints a table; writes a chart and a JSON file below Experiments",
     )
-    # What --compare_modes starts in processes of their own.
+    # For the processes that --compare_modes starts.
     parser.add_argument("--record_steps", type=_count, help=argparse.SUPPRESS)
     parser.add_argument("--record_file", type=Path, help=argparse.SUPPRESS)
     return parser
@@ -129,7 +132,7 @@ def _run(argv: list[str], prog: str) -> int:
     will_build = bool(catalogs) and config.datamodule.data_config.build_missing
     stored = SeparationData(config, catalogs, build_command(arguments, config), will_build)
     data = StreamData(config, streams) if streams else stored
-    data.prepare_splits()  # what cannot be trained on is said before anything is written
+    data.prepare_splits()  # data that cannot be used is reported before anything is written
     quieten_lightning()
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
     module = SeparationModule(config, LazyEncoder(source, kernels_of(catalogs, source)))
@@ -138,30 +141,30 @@ def _run(argv: list[str], prog: str) -> int:
         return _record_steps(module, data, arguments.record_steps, arguments.record_file)
     first = [BuildMissing(config, Path(named_stores(config)[0]), stored)] if will_build else []
     trainer = make_trainer(config, folder, first)
-    data.trainer = trainer  # which tells it the number of ranks
+    data.trainer = trainer  # it knows the number of ranks
     module.order = data.order_facts() if isinstance(data, StreamData) else _order_facts(config, data)
     resume = resolve_checkpoint(arguments.resume, folder)
     if resume is not None:
         refuse_other_network(resume, module.model)
         refuse_other_order(resume, module.order)
-        logger.info("goes on from %s", resume)
+        logger.info("Resuming from %s", resume)
     if trainer.is_global_zero:
         _begin_folder(arguments, config, folder, resume)
     return fit(trainer, module, data, folder, resume)
 
 
 def _compare_modes(arguments: argparse.Namespace, config: Config, source: EncoderSource) -> int:
-    """Measure raw mode against the store; nothing that training keeps is read or written."""
+    """Measure raw mode against the store, without reading or writing what training keeps."""
     refuse_unfit_comparison(config, arguments.resume, stream_words(config.datamodule.data_config))
-    open_stores(config, source)  # raw mode's minutes come first, and a refusal before them
-    with terminable():  # so that the run that is measured ends too
+    open_stores(config, source)  # an unfit store is refused before the minutes of raw mode
+    with terminable():  # SIGTERM ends the measured run too
         figures = run_ways(config, OWN_COMMAND, arguments.compare_modes)
     print(save_comparison(figures, config, arguments.compare_modes, Path("Experiments", "compare_modes")))
     return 0
 
 
 def _record_steps(module: SeparationModule, data: SeparationData | StreamData, steps: int, file: Path) -> int:
-    """One run of --compare_modes."""
+    """Measure one run for --compare_modes."""
     recorder = StepRecorder(steps)
     trainer = make_measuring_trainer(module.config, recorder)
     data.trainer = trainer
@@ -172,7 +175,7 @@ def _record_steps(module: SeparationModule, data: SeparationData | StreamData, s
 
 
 def _order_facts(config: Config, data: SeparationData) -> dict[str, Any]:
-    """What decides which examples come when; a checkpoint's position means nothing under other facts.
+    """Collect what decides the order of the examples; a checkpoint's position is valid for equal facts only.
 
     Raises:
         ConfigError: The training section's limits and intervals do not fit the number of batches.
@@ -185,7 +188,7 @@ def _order_facts(config: Config, data: SeparationData) -> dict[str, Any]:
 
 
 def _begin_folder(arguments: argparse.Namespace, config: Config, folder: Path, resume: Path | None) -> None:
-    """Make the run's folder, with the config as it is run; what an earlier run left there is kept."""
+    """Make the run's folder and write its conf.yml; the results of an earlier run are moved aside."""
     if resume is None:
         keep_earlier_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +218,7 @@ def fit(
     try:
         with own_interruption(), terminable():
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    except SystemExit as stop:  # what Lightning makes of a signal before the first step, and of a second Ctrl-C
+    except SystemExit as stop:  # Lightning's answer to a signal before the first step, and to a second Ctrl-C
         raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
     except RunStopped as stop:
         logger.warning("%s", stop)
@@ -231,7 +234,7 @@ def fit(
 
 
 def _own_overrides(arguments: argparse.Namespace) -> list[str]:
-    """The command line wins over the config: --shards and --no_shards decide the mode, else the config does."""
+    """Overrides that the command's own flags stand for. --shards and --no_shards win over the config's mode."""
     prefix = "datamodule.data_config"
     overrides = []
     if arguments.shards is not None:

@@ -52,29 +52,30 @@ class DataConfig(Section):
     use_precomputed_embeddings: bool = False
     """Read embeddings from a store, as in the configs of an earlier tool; `shards` says from which."""
     shards: Name | list[Name] | None = None
-    """Folder of the store, which `build-shards` writes, or its URL; or several made alike; null reads raw mouths."""
+    """Folder or URL of the store that `build-shards` wrote; or several, built with the same settings; null reads raw
+    mouths."""
     cache_dir: Name | None = None
     """Where stores behind a URL are copied to; null is iianet-shards in $XDG_CACHE_HOME, or in ~/.cache."""
     cache_gb: Annotated[Real, Field(gt=0)] = 100.0
     """Gigabytes of shards of each such store that are kept there."""
     data_root: Name | None = None
-    """Folder below which the paths of the manifests lie; null takes their common ancestor."""
+    """Folder below which the paths of the manifests lie; null uses their common ancestor."""
     key_from: Literal["stem", "path"] = "stem"
     """What an utterance's key is made of: its npz file's stem, or its path below `data_root`."""
     train_mixing: Literal["dynamic", "static"] | None = None
-    """Mix training sources anew each epoch, or take the manifest's mixtures; null goes by `data_name`."""
+    """Mix training sources anew each epoch, or use the manifest's mixtures; null follows `data_name`."""
     augment_mouth: bool = True
     """Crop and flip training mouths at random where they are read raw, as the reference does."""
     on_missing: Literal["encode", "skip", "error"] = "encode"
-    """What to do with an utterance that the store lacks: encode it while training, leave it out, or stop."""
+    """What to do with an utterance missing from the store: encode it on the fly, skip it, or stop."""
     build_missing: bool = False
-    """Add what the store lacks before the first epoch, on the devices of all ranks."""
+    """Add missing utterances to the store before the first epoch, on the devices of all ranks."""
     trust_imported: bool = False
-    """Take embeddings that were imported, and whose encoder nobody knows, as made by this config's."""
+    """Use imported embeddings, whose encoder is not recorded, as if this config's had made them."""
     segment_start: Literal[0, "random"] = 0
     """Where in a training example its segment begins: at 0, as in the reference, or at a random mouth frame."""
     views: Whole | None = None
-    """Augmented views that training draws from, beside the centre crop; null takes as many as the store has."""
+    """Augmented views that training draws from, beside the centre crop; null uses all that the store has."""
     embedding_augmentation: EmbeddingAugmentation = EmbeddingAugmentation()
     """Light augmentation of embeddings while training."""
     block_size: Count = 1000

@@ -1,7 +1,6 @@
-"""A config file as it stands: its values, and the lines on which its keys are.
+"""A config file as it is: its values, and the lines of its keys.
 
-Stricter than PyYAML in one way, a key that stands twice in a mapping is an error; and simpler in one, text that looks
-like a date stays text.
+Unlike in PyYAML, a key that appears twice in a mapping is an error, and text that looks like a date stays text.
 """
 
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ class StrictLoader(yaml.SafeLoader):
                 continue  # construction refuses it
             name = (key.tag, key.value)
             if name in seen:
-                problem = f"{key.value} stands twice, first on line {seen[name]}; keep one"
+                problem = f"{key.value} appears twice, first on line {seen[name]}; keep one"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen[name] = key.start_mark.line + 1
         return node
@@ -82,7 +81,7 @@ def parse(text: str, where: str) -> tuple[Any, Node | None]:
         The value and its node; both None where the text is empty.
 
     Raises:
-        ConfigError: The syntax is wrong, or a key stands twice in a mapping.
+        ConfigError: The syntax is wrong, or a key appears twice in a mapping.
     """
     try:
         loader = StrictLoader(text)
@@ -134,7 +133,7 @@ def _beside(path: Path) -> str:
 
 
 def _published() -> str:
-    return ", ".join(published_configs()) or "no published config, for this installation lacks them"
+    return ", ".join(published_configs()) or "no published config: they are missing from this installation"
 
 
 def _in_folder(path: Path) -> str:

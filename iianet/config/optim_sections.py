@@ -170,6 +170,6 @@ def _is_number(value: Any) -> bool:
 
 
 def _raise_if_any(problems: dict[str, str]) -> None:
-    """Hand problems with single arguments to whoever words pydantic's errors (`configs.problems`)."""
+    """Hand problems with single arguments to whoever words pydantic's errors (`iianet.config.problems`)."""
     if problems:
         raise PydanticCustomError("arguments", "wrong arguments", {"problems": problems})

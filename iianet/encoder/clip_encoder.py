@@ -13,8 +13,8 @@ from iianet.encoder.mouth import CROP_SIZE, normalise
 from iianet.encoder.video_encoder import CONTEXT_FRAMES, VideoEncoder
 
 FEWEST = 2
-"""Frames encoded at a time at the least: a single one has kernels of its own, which round elsewhere, so that what a
-clip becomes would depend on its pack."""
+"""Fewest frames encoded at a time: a single frame has kernels of its own, which round differently, so that an embedding
+would depend on its pack."""
 
 
 @contextmanager
@@ -29,11 +29,11 @@ def exact_kernels(device: torch.device) -> Iterator[None]:
 
 
 class ClipEncoder(nn.Module):
-    """A lip encoder ready for use; like that frozen.
+    """A lip encoder ready for use; frozen, as the published one.
 
     Args:
-        encoder: With its weights. It is copied, and stays as it is.
-        kernels: How to compute.
+        encoder: Encoder with its weights. It is copied, and not changed.
+        kernels: Arithmetic and layout to use.
 
     Attributes:
         fingerprint: Digest of the encoder's weights, whatever the kernels.

@@ -1,8 +1,8 @@
 """How the lip encoder computes: arithmetic, layout, and how many frames at a time.
 
 BatchNorm is folded into the convolutions, and TF32 is off. All settings give the same embeddings up to rounding: in
-float32 to 1e-6 of the largest value, in bfloat16 to 1e-2. They are recorded in a store's identity, so that whatever is
-encoded for it later rounds as it did.
+float32 to 1e-6 of the largest value, in bfloat16 to 1e-2. They are recorded in a store's identity, so that later
+additions round the same way.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,7 +14,7 @@ import torch
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 PRECISIONS = {"float32": "float32", "bf16": "bfloat16"}
-"""What users write, and the arithmetic that it names."""
+"""Precision as users write it -> dtype of the arithmetic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,9 @@ class Kernels:
     """Settings of the lip encoder.
 
     Attributes:
-        device: Type of device that they were chosen for: cpu or cuda.
-        dtype: Of weights and features: float32 or bfloat16. Embeddings are float32 in any case.
-        memory_format: Of features: contiguous (channel by channel) or channels_last.
+        device: Type of device that these settings were chosen for: cpu or cuda.
+        dtype: Type of weights and features: float32 or bfloat16. Embeddings are always float32.
+        memory_format: Layout of features: contiguous (channel by channel) or channels_last.
         max_frames: Frames encoded at a time, which bounds the features' memory, about 2 MB a frame; the pack's own
             pixels, 62 KB a frame, are there as a whole.
     """
@@ -35,7 +35,7 @@ class Kernels:
     max_frames: int = 64
 
     def record(self) -> dict[str, Any]:
-        """As a store's identity holds them."""
+        """Settings as a store's identity holds them."""
         return {
             "device": self.device,
             "dtype": self.dtype,
@@ -46,15 +46,15 @@ class Kernels:
         }
 
     def on(self, device: torch.device) -> "Kernels":
-        """These, or where they were chosen for another type of device, its default ones of the same arithmetic."""
+        """Settings for a device: these, or its default ones of the same arithmetic if these are for another type."""
         return self if device.type == self.device else replace(_defaults(device), dtype=self.dtype)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Kernels":
-        """Those that a store's identity holds.
+        """Settings that a store's identity holds.
 
         Raises:
-            ValueError: They are not of this version.
+            ValueError: This version has no such settings.
         """
         allowed: dict[str, Collection[object]] = {
             "dtype": DTYPES,
@@ -87,12 +87,12 @@ def _defaults(device: torch.device) -> Kernels:
 
 
 def default_kernels(device: torch.device, precision: str | None = None) -> Kernels:
-    """What is quick on most devices of a type; `precision` is float32 (the default) or bf16."""
+    """Settings that are fast on most devices of a type; `precision` is float32 (the default) or bf16."""
     return replace(_defaults(device), dtype=PRECISIONS[precision or "float32"])
 
 
 def candidates(device: torch.device, precision: str | None = None) -> list[Kernels]:
-    """What may be quicker on this one: the default first."""
+    """Settings that may be faster on this device, the default first."""
     default = default_kernels(device, precision)
     found = [
         replace(default, memory_format=memory_format, max_frames=max_frames)

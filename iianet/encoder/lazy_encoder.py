@@ -13,9 +13,9 @@ class LazyEncoder:
     """Encodes the mouths of batches. Deliberately no nn.Module: a checkpoint must not depend on whether it was loaded.
 
     Attributes:
-        source: Where the weights come from.
-        kernels: Of the store that training reads; None is the default ones of the device.
-        encoder: None until the first mouth.
+        source: Source of the weights.
+        kernels: Settings of the store that training reads; None uses the device's default ones.
+        encoder: The encoder; None until the first mouth arrives.
     """
 
     def __init__(self, source: EncoderSource, kernels: Kernels | None = None) -> None:

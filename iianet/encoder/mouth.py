@@ -23,7 +23,7 @@ SAMPLES_PER_FRAME = 640
 
 
 FLIP_PROBABILITY = 0.5
-"""Of an augmented clip, as in the reference."""
+"""Probability that an augmented clip is mirrored, as in the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,11 @@ from iianet.errors import WeightsError
 logger = logging.getLogger(__name__)
 
 ENCODER_NAME = "ResNetVideoModel"
+WEIGHTS = (
+    "lrw_resnet18_mstcn_adamw_s3.pth.tar, the model resnet18_mstcn(adamw_s3) in the Model Zoo of the GitHub repository "
+    "mpc001/Lipreading_using_Temporal_Convolutional_Networks (for non-commercial use)"
+)
+"""The published weights file, and where it is found."""
 
 PREPROCESSING: Mapping[str, Any] = {
     "frame_size": FRAME_SIZE,
@@ -37,8 +42,8 @@ class EncoderSource:
 
     Attributes:
         pretrain: File with published weights; None for random ones.
-        seed: Of the random ones.
-        precision: Of the encoder's arithmetic, float32 or bf16; None is the store's, or float32.
+        seed: Seed of the random weights.
+        precision: Arithmetic of the encoder, float32 or bf16; None uses the store's, or float32.
     """
 
     pretrain: Path | None
@@ -47,7 +52,7 @@ class EncoderSource:
 
     @classmethod
     def from_config(cls, config: Config) -> "EncoderSource":
-        """As the config's videonet section says.
+        """Take weights and precision from the config's videonet section.
 
         Raises:
             WeightsError: The weights file does not exist.
@@ -57,9 +62,8 @@ class EncoderSource:
         source = cls(pretrain, videonet.seed, videonet.precision)
         if source.pretrain is not None and not source.pretrain.is_file():
             raise WeightsError(
-                f"{source.pretrain}: no such weights file (videonet.videonet_config.pretrain). Download the lip "
-                "reading weights that IIANet's README links to, or give --set videonet.videonet_config.pretrain=PATH; "
-                "null means random weights, for trials only."
+                f"{source.pretrain}: no such weights file (videonet.videonet_config.pretrain). Download {WEIGHTS}, "
+                "or give --set videonet.videonet_config.pretrain=PATH; null means random weights, for trials only."
             )
         return source
 
@@ -73,7 +77,7 @@ class EncoderSource:
 
     def load(self, device: torch.device, kernels: Kernels | None = None) -> ClipEncoder:
         """The encoder, on its device, with the default kernels for it or others."""
-        with torch.random.fork_rng(devices=[]):  # loading it in the middle of training must not move other draws
+        with torch.random.fork_rng(devices=[]):  # loading it during training must not change other random numbers
             encoder = ClipEncoder(self.network(), kernels or default_kernels(device, self.precision))
         return encoder.to(device)
 
@@ -92,7 +96,7 @@ class EncoderSource:
         return encoder
 
     def facts(self, fingerprint: str) -> dict[str, Any]:
-        """What a store's identity says of the encoder."""
+        """Facts about the encoder for a store's identity."""
         origin = (
             {"pretrain": None, "seed": self.seed}
             if self.pretrain is None
@@ -101,7 +105,7 @@ class EncoderSource:
         return {"name": ENCODER_NAME, "fingerprint": fingerprint, **origin}
 
     def made(self, recorded: Mapping[str, Any]) -> bool:
-        """Whether a store's encoder plainly is this one: same file, or same seed. No weights are loaded for it."""
+        """Whether a store's encoder is this one: same file, or same seed. No weights are loaded for this check."""
         if self.pretrain is None:
             return recorded.get("pretrain", "") is None and recorded.get("seed") == self.seed
         return recorded.get("pretrain_digest") == self.digest

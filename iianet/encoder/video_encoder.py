@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
 
 class VideoEncoder(nn.Module):
     """Frozen ResNet-18 lip encoder, as published. Weights are random until some are loaded
-    (`iianet.checkpoint.load_published`). `iianet.clip_encoder` makes it fast."""
+    (`iianet.checkpoint.load_published`). `iianet.encoder.clip_encoder` makes it fast."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,23 +13,23 @@ from iianet.training.loop_state import epoch_is_over, validation_follows
 from iianet.training.termination import RunStopped, Termination
 
 PARTIAL_SUFFIX = ".partial"
-"""Of a checkpoint that is being written; what a killed run leaves of one is written over by the next."""
+"""Suffix of a checkpoint that is being written; the next one overwrites what a killed run left."""
 
 
 class LastCheckpoint(pl.callbacks.Checkpoint):
     """Saves last.ckpt after each validation and epoch, every so many steps, and where SIGTERM or Ctrl-C ends the run.
 
     What follows from a step must not be lost. So nothing is saved while gradients are accumulated; a step on which
-    validation follows is saved when that has begun, as SeparationModule has noted by then; and one that ends an epoch
+    validation follows is saved once that has started, as SeparationModule has noted by then; and one that ends an epoch
     is saved when the epoch has ended. On SIGTERM within validation nothing of it is kept: the resumed run validates
     again from the start.
 
-    The run ends by an exception, since a Trainer that is merely asked to stop validates first, which may take longer
-    than the machine is left to it. As a Checkpoint callback it comes after all others, and saves what they came to.
+    The run ends by an exception, since a Trainer that is only asked to stop validates first, which may take longer than
+    the machine is still available. As a Checkpoint callback it runs after all others, and saves their results.
 
     Args:
-        path: Of the checkpoint.
-        every_n_steps: Optimizer steps from one save to the next within an epoch; None leaves them out.
+        path: Path of the checkpoint.
+        every_n_steps: Optimizer steps from one save to the next within an epoch; None saves none there.
     """
 
     def __init__(self, path: Path, every_n_steps: int | None) -> None:
@@ -39,13 +39,13 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Listen, from the step on that a resumed run goes on from."""
+        """Listen for signals, and note the step that the run starts from."""
         self.termination.listen()
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         """Save the step where it is due. Raises RunStopped."""
-        stepped = trainer.global_step > self._step  # else its gradients wait for those of the next batches
+        stepped = trainer.global_step > self._step  # otherwise gradients are being accumulated
         self._step = trainer.global_step
         if stepped and not validation_follows(trainer) and not epoch_is_over(trainer):
             self._save_step(trainer)
@@ -65,7 +65,7 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
         self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Save what validation came to."""
+        """Save the state with the results of validation."""
         trainer.save_checkpoint(self.path)
 
     def _save_step(self, trainer: pl.Trainer) -> None:
@@ -78,7 +78,7 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
             trainer.save_checkpoint(self.path)
             number = self.termination.number
             name = signal.Signals(number).name
-            raise RunStopped(f"stopped by {name} at step {trainer.global_step}; go on with --resume last", number)
+            raise RunStopped(f"stopped by {name} at step {trainer.global_step}; resume with --resume last", number)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -15,19 +15,19 @@ from tqdm import tqdm
 from iianet.batch import Batch
 
 SMOOTHING = 0.9
-"""Of the rate that the progress bar shows."""
+"""Share of the rate before in the rate that the progress bar shows."""
 WARM_UP = 5
 """Steps that are not measured: workers start, kernels are chosen, compiled and loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What steps took.
+    """Time and bytes that steps took.
 
     Attributes:
-        seconds: From asking for a batch to the end of its step. Validation is not among it.
+        seconds: Seconds from asking for a batch to the end of its step, without validation.
         waited: Seconds of these until the batch was there.
-        bytes_read: Of stored embeddings, npz and audio.
+        bytes_read: Bytes read of stored embeddings, npz and audio.
     """
 
     seconds: float = 0.0
@@ -58,8 +58,8 @@ class StepTimes:
 
     Attributes:
         per_second: Examples per second over the last steps, waiting for data included.
-        epoch: What the steps of this epoch took.
-        run: What the epochs before it took, as end_epoch was told.
+        epoch: Time and bytes of this epoch's steps, on this process.
+        run: Time and bytes of the epochs before it, over all ranks.
     """
 
     def __init__(self) -> None:
@@ -74,24 +74,24 @@ class StepTimes:
         self.epoch += step
 
     def end_epoch(self, epoch: Spent) -> None:
-        """Count the epoch, as it was over all ranks, and begin the next."""
+        """Add an epoch's figures of all ranks, and start the next epoch."""
         self.run += epoch
         self.epoch = Spent()
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """What the measured steps of a run took.
+    """Time, bytes and memory of the measured steps of a run.
 
     Attributes:
-        device: Its name.
-        seconds: Of each step, from the end of the one before; with what lies between epochs, and no validation.
-        waited: Seconds of each of these until its batch was there.
-        examples: Of all these steps and ranks.
-        bytes_read: Of stored embeddings, npz and audio; of all these steps and ranks.
+        device: Name of the device.
+        seconds: Seconds of each step, from the end of the one before; with the time between epochs, without validation.
+        waited: Seconds of each step until its batch was there.
+        examples: Examples of all these steps and ranks.
+        bytes_read: Bytes read of stored embeddings, npz and audio, of all these steps and ranks.
         epoch_steps: Steps of an epoch.
-        peak_bytes: On a GPU the most that torch had allocated, over the whole run and on rank 0; on the CPU the most
-            memory of rank 0's process that was resident, with what it maps of shards, and without loader workers.
+        peak_bytes: Peak memory of rank 0 over the whole run: on a GPU what torch allocated; on the CPU the resident
+            memory of its process, with mapped shards, and without loader workers.
     """
 
     device: str
@@ -108,18 +108,18 @@ class StepRecord:
 
     @classmethod
     def load(cls, path: Path) -> "StepRecord":
-        """What `save` wrote."""
+        """Read what `save` wrote."""
         values = json.loads(path.read_text(encoding="utf-8"))
         return cls(**{**values, "seconds": tuple(values["seconds"]), "waited": tuple(values["waited"])})
 
 
 class StepRecorder(pl.Callback):
-    """Measures so many steps of batches after the warm-up, then ends the run.
+    """Measures some steps after the warm-up, then ends the run.
 
-    The device is waited for at the end of each step. Training does so too, where it shows the loss.
+    Each step waits for the device at its end, as training does where it shows the loss.
 
     Args:
-        steps: To be measured.
+        steps: Steps to measure.
     """
 
     def __init__(self, steps: int) -> None:
@@ -145,7 +145,7 @@ class StepRecorder(pl.Callback):
         trainer.should_stop = len(self._ends) == WARM_UP + self.steps
 
     def record(self, trainer: pl.Trainer) -> StepRecord:
-        """What was measured, once the run has ended."""
+        """Measurements of the run, once it has ended."""
         self._bar.close()
         device = trainer.strategy.root_device
         pairs = zip(self._ends[WARM_UP - 1 :], self._ends[WARM_UP:], strict=False)
@@ -171,7 +171,7 @@ def _name(device: torch.device) -> str:
 
 
 def _peak_bytes(device: torch.device) -> int:
-    """As `StepRecord.peak_bytes` says. getrusage would not do: it also counts the process that started this one."""
+    """Peak memory, as in `StepRecord.peak_bytes`; getrusage would also count the process that started this one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)

@@ -114,7 +114,7 @@ def test_on_missing_error_stops_at_an_npz_that_cannot_be_read(here: Path, capsys
     corpus = make_corpus(here / "corpus", frames=5)
     corpus.mouth("tr_001").write_bytes(b"broken")
     assert run(corpus)[0] == 0
-    assert "tr_001: its rows are left out" in capsys.readouterr().err
+    assert "tr_001: skipped" in capsys.readouterr().err
     code, _ = run(corpus, "--on_missing", "error")
     assert code == 2
     assert "tr_001" in capsys.readouterr().err.splitlines()[-1]

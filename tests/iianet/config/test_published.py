@@ -66,5 +66,5 @@ def test_an_installation_without_them_says_so(here: Path, monkeypatch: pytest.Mo
     (here / "lib" / "configs").mkdir(parents=True)
     (here / "lib" / "configs" / NAMES[0]).write_text(OWN)
     monkeypatch.setattr(published, "__file__", str(here / "lib" / "iianet" / "config" / "published.py"))
-    with pytest.raises(ConfigError, match="no published config, for this installation lacks them"):
+    with pytest.raises(ConfigError, match="no published config: they are missing from this installation"):
         read_document(find_config(Path(NAMES[0])))
