@@ -10,25 +10,17 @@ from typing import Any
 
 import torch
 
-from iianet.checkpoint import load_published, read_checkpoint
 from iianet.config.schema import Config
-from iianet.encoder.clip_encoder import ClipEncoder
+from iianet.encoder.clip_encoder import ClipEncoder, load_network
 from iianet.encoder.kernels import Kernels, default_kernels
-from iianet.encoder.mouth import CROP_SIZE, FRAME_SIZE, MEAN, STD
+from iianet.encoder.protocol import Encoder
 from iianet.encoder.video_encoder import VideoEncoder
 from iianet.errors import WeightsError
 
 logger = logging.getLogger(__name__)
 
-ENCODER_NAME = "ResNetVideoModel"
-
-PREPROCESSING: Mapping[str, Any] = {
-    "frame_size": FRAME_SIZE,
-    "crop": "center",
-    "crop_size": CROP_SIZE,
-    "mean": MEAN,
-    "std": STD,
-}
+ENCODER_NAME = ClipEncoder.name
+PREPROCESSING: Mapping[str, Any] = ClipEncoder.preprocessing
 
 
 @dataclass(frozen=True)
@@ -71,25 +63,25 @@ class EncoderSource:
         with self.pretrain.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    def load(self, device: torch.device, kernels: Kernels | None = None) -> ClipEncoder:
+    def load(self, device: torch.device, kernels: Kernels | None = None) -> Encoder:
         """The encoder, on its device, with the default kernels for it or others."""
+        self._warn_of_random_weights()
         with torch.random.fork_rng(devices=[]):  # loading it in the middle of training must not move other draws
-            encoder = ClipEncoder(self.network(), kernels or default_kernels(device, self.precision))
+            encoder = ClipEncoder.load(self.pretrain, self.seed, kernels or default_kernels(device, self.precision))
         return encoder.to(device)
 
     def network(self) -> VideoEncoder:
         """The encoder as published, on the CPU."""
-        encoder = VideoEncoder()
+        self._warn_of_random_weights()
+        return load_network(self.pretrain, self.seed)
+
+    def _warn_of_random_weights(self) -> None:
         if self.pretrain is None:
             logger.warning(
                 "videonet.videonet_config.pretrain is null: the lip encoder has RANDOM weights from seed %d. Good "
                 "for trying things out; for real training give the published weights.",
                 self.seed,
             )
-            encoder.init_weights(self.seed)
-        else:
-            load_published(encoder, read_checkpoint(self.pretrain), source=self.pretrain)
-        return encoder
 
     def facts(self, fingerprint: str) -> dict[str, Any]:
         """What a store's identity says of the encoder."""
