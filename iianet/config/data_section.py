@@ -7,8 +7,6 @@ from pydantic import Field, field_validator
 
 from iianet.config.fields import Count, Name, NotNegative, Real, Section, Whole, only
 
-FRAMES_PER_SECOND = 25
-"""Mouth frames a second."""
 ONE_TARGET = "each mixture has one target speaker, and the reference never ran with another number; set n_src: 1"
 ONE_RATE = (
     "mouths have 25 frames a second and a frame spans 640 samples, which is so at 16 kHz alone; "
@@ -98,19 +96,6 @@ class DataConfig(Section):
             )
         return value
 
-    @field_validator("segment")
-    @classmethod
-    def _whole_frames(cls, value: float) -> float:
-        frames = value * FRAMES_PER_SECOND
-        if math.isclose(frames, round(frames), rel_tol=1e-9):
-            return value
-        below = max(math.floor(frames), 1)
-        near = " or ".join(f"{count / FRAMES_PER_SECOND:g}" for count in (below, below + 1))
-        raise ValueError(
-            f"found {value}, which is {frames:.10g} mouth frames at {FRAMES_PER_SECOND} a second, "
-            f"expected a whole number of them; set segment to {near}"
-        )
-
 
 class DatamoduleSection(Section):
     """The corpus, and by its name how the training set is mixed."""
@@ -127,3 +112,21 @@ class DatamoduleSection(Section):
         if self.data_config.train_mixing is None:
             return self.data_name in DYNAMIC_NAMES
         return self.data_config.train_mixing == "dynamic"
+
+
+def segment_problem(segment: float, fps: int) -> str | None:
+    """What is wrong with a segment that is no whole number of mouth frames; None where it is one.
+
+    Args:
+        segment: Length of an example, seconds.
+        fps: Mouth frames per second.
+    """
+    frames = segment * fps
+    if math.isclose(frames, round(frames), rel_tol=1e-9):
+        return None
+    below = max(math.floor(frames), 1)
+    near = " or ".join(f"{count / fps:g}" for count in (below, below + 1))
+    return (
+        f"found {segment}, which is {frames:.10g} mouth frames at {fps} a second, expected a whole number of them; set "
+        f"segment to {near}"
+    )

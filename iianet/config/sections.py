@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from iianet.config.fields import Batches, Count, Name, NotNegative, Real, Section, Whole, only
+from iianet.encoder.registry import encoder_problem
 from iianet.wording import show
 
 SdrType = Literal["pairwise_neg_snr", "pairwise_neg_sisdr", "pairwise_neg_sdsdr"]
@@ -18,7 +19,8 @@ class AudionetConfig(Section):
 
     out_channels: Count = 128
     in_channels: Count = 512
-    vpre_channels: Annotated[Count, only(512, "the lip encoder gives 512 channels; set vpre_channels: 512")] = 512
+    vpre_channels: Count = 512
+    """Rows of an embedding: as many as the encoder of the videonet section gives."""
     vin_channels: Count = 64
     vout_channels: Count = 64
     num_blocks: Count = 16
@@ -36,7 +38,7 @@ class AudionetSection(Section):
 
 
 class VideonetConfig(Section):
-    """Weights of the frozen lip encoder. `seed` and `precision` are ours."""
+    """Weights of the frozen encoder. `seed` and `precision` are ours."""
 
     pretrain: Name | None = None
     """File with the published weights; null draws random ones, which serve for trying things out only."""
@@ -44,14 +46,23 @@ class VideonetConfig(Section):
     seed: Whole = 0
     """Seed of the random weights that a null `pretrain` stands for."""
     precision: Literal["float32", "bf16"] | None = None
-    """Arithmetic of the lip encoder; null is that of the store, or float32 where there is none."""
+    """Arithmetic of the encoder; null is that of the store, or float32 where there is none."""
 
 
 class VideonetSection(Section):
-    """The lip encoder."""
+    """The encoder of mouths. The published one is the lip encoder ResNetVideoModel."""
 
-    videonet_name: Literal["ResNetVideoModel"] = "ResNetVideoModel"
+    videonet_name: str = "ResNetVideoModel"
+    """Name of an encoder in `iianet.encoder.registry`."""
     videonet_config: VideonetConfig = VideonetConfig()
+
+    @field_validator("videonet_name")
+    @classmethod
+    def _known_name(cls, value: str) -> str:
+        problem = encoder_problem(value)
+        if problem is not None:
+            raise ValueError(problem)
+        return value
 
 
 class LossOptions(Section):
