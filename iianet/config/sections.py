@@ -38,7 +38,11 @@ class AudionetSection(Section):
 
 
 class VideonetConfig(Section):
-    """Weights of the frozen encoder. `seed` and `precision` are ours."""
+    """Weights of the frozen encoder, and how it computes. From `seed` on the keys are ours.
+
+    `memory_format` and `max_frames` change speed and memory, and the last bits of embeddings. They are for new stores
+    and for raw mode: a store records its settings, and what is encoded for it later is encoded with them.
+    """
 
     pretrain: Name | None = None
     """File with the published weights; null draws random ones, which serve for trying things out only."""
@@ -47,6 +51,11 @@ class VideonetConfig(Section):
     """Seed of the random weights that a null `pretrain` stands for."""
     precision: Literal["float32", "bf16"] | None = None
     """Arithmetic of the encoder; null is that of the store, or float32 where there is none."""
+    memory_format: Literal["contiguous", "channels_last"] | None = None
+    """Layout of the encoder's features; null is the default of the device, channels_last on CPUs and on CUDA."""
+    max_frames: Count | None = None
+    """Frames that the encoder takes at a time, which bounds its memory, about 2 MB a frame; null is the default of the
+    device, 32 on CPUs and 1024 on CUDA."""
 
 
 class VideonetSection(Section):

@@ -92,6 +92,7 @@ _DEFAULTS = (
     Kernels(device="cpu", memory_format="channels_last", max_frames=32),
     Kernels(device="cuda", memory_format="channels_last", max_frames=1024),
 )
+"""Default settings of each type of device; those of a type that is not here are the defaults of Kernels."""
 
 
 def _defaults(device: torch.device) -> Kernels:
@@ -99,11 +100,15 @@ def _defaults(device: torch.device) -> Kernels:
 
 
 def default_kernels(device: torch.device, precision: str | None = None) -> Kernels:
-    """What is quick on most devices of a type; `precision` is float32 (the default) or bf16."""
+    """What is quick on most devices of a type; `precision` is float32 (the default) or bf16.
+
+    They are constants: settings measured on the spot would let the bytes of a store depend on the load of a machine.
+    """
     return replace(_defaults(device), dtype=PRECISIONS[precision or "float32"])
 
 
 def candidates(device: torch.device, precision: str | None = None) -> list[Kernels]:
+    # removed with shardwriter/encode/kernel_choice.py
     """What may be quicker on this one: the default first."""
     default = default_kernels(device, precision)
     found = [

@@ -13,8 +13,8 @@ class LazyEncoder:
     """Encodes the mouths of batches. Deliberately no nn.Module: a checkpoint must not depend on whether it was loaded.
 
     Attributes:
-        source: Where the weights come from.
-        kernels: Of the store that training reads; None is the default ones of the device.
+        source: Source of the encoder and its weights.
+        kernels: Settings of the store that training reads; None are those of the source.
         encoder: None until the first mouth.
     """
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,16 @@ class EncoderSource:
         seed: Seed of the random weights.
         precision: Arithmetic of the encoder, float32 or bf16; None is the store's, or float32 without a store.
         name: Name of the encoder in the registry.
+        memory_format: Layout of features, contiguous or channels_last; None is the default of the device.
+        max_frames: Frames encoded at a time; None is the default of the device.
     """
 
     pretrain: Path | None
     seed: int
     precision: str | None = None
     name: str = field(default=ClipEncoder.name, kw_only=True)
+    memory_format: str | None = field(default=None, kw_only=True)
+    max_frames: int | None = field(default=None, kw_only=True)
 
     @classmethod
     def from_config(cls, config: Config) -> "EncoderSource":
@@ -54,7 +58,14 @@ class EncoderSource:
         encoder = encoder_class(config.videonet.videonet_name)  # a started process may lack it
         videonet = config.videonet.videonet_config
         pretrain = Path(videonet.pretrain) if videonet.pretrain is not None else None
-        source = cls(pretrain, videonet.seed, videonet.precision, name=encoder.name)
+        source = cls(
+            pretrain,
+            videonet.seed,
+            videonet.precision,
+            name=encoder.name,
+            memory_format=videonet.memory_format,
+            max_frames=videonet.max_frames,
+        )
         if source.pretrain is not None and not source.pretrain.is_file():
             raise WeightsError(
                 f"{source.pretrain}: no such weights file (videonet.videonet_config.pretrain). Download "
@@ -96,14 +107,23 @@ class EncoderSource:
         with self.pretrain.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
+    def kernels(self, device: torch.device) -> Kernels:
+        """Settings where no store gives its own: those of the config, else the default of the device."""
+        default = default_kernels(device, self.precision)
+        return replace(
+            default,
+            memory_format=self.memory_format or default.memory_format,
+            max_frames=self.max_frames or default.max_frames,
+        )
+
     def load(self, device: torch.device, kernels: Kernels | None = None) -> Encoder:
-        """The encoder on a device, with given kernels or the device's default ones.
+        """The encoder on a device, with given kernels, or with those of `kernels`.
 
         Raises:
             WeightsError: The weights file is missing, damaged, or holds the weights of something else.
         """
         self._warn_of_random_weights()
-        kernels = kernels or default_kernels(device, self.precision)
+        kernels = kernels or self.kernels(device)
         with torch.random.fork_rng(devices=[]):  # loading it in the middle of training must not move other draws
             encoder = encoder_class(self.name).load(self.pretrain, self.seed, kernels)
         return encoder.to(device)

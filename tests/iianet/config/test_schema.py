@@ -194,6 +194,11 @@ def test_missing_keys_and_sections_say_what_belongs_there(tmp_path: Path) -> Non
         ("videonet.videonet_name=VGG", "videonet.videonet_name: found 'VGG' (str), expected ResNetVideoModel"),
         ("videonet.videonet_name=ResnetVidoeModel", "expected ResNetVideoModel; did you mean ResNetVideoModel?"),
         ("videonet.videonet_name=3", "videonet.videonet_name: found 3 (int), expected text; quote it"),
+        (
+            "videonet.videonet_config.memory_format=channel_last",
+            "found 'channel_last' (str), expected contiguous or channels_last or null; did you mean channels_last?",
+        ),
+        ("videonet.videonet_config.max_frames=0", "found 0 (int), expected a number above 0"),
         ("loss.val.sdr_type=sisdr", "expected pairwise_neg_snr, pairwise_neg_sisdr or pairwise_neg_sdsdr"),
         ("loss.val.config.perm_reduce=mean", "found 'mean' (str), expected null"),
         ("exp.exp_name=3", "exp.exp_name: found 3 (int), expected text; quote it"),

@@ -10,6 +10,7 @@ import torch
 from helpers.tiny_encoder import TinyEncoder
 
 from iianet.config.schema import Config, load_config
+from iianet.encoder.kernels import Kernels, default_kernels
 from iianet.encoder.registry import ENCODERS, encoder_class
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError, WeightsError
@@ -56,6 +57,23 @@ def test_segment_counts_the_frames_of_the_encoder(tiny: None, tmp_path: Path, mo
     monkeypatch.setattr(TinyEncoder, "fps", 50)
     config = load(tmp_path, *TINY, segment)
     assert EncoderSource.from_config(config).samples_per_frame == 320
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_kernels_are_the_device_s_default_until_the_config_says_otherwise(tmp_path: Path, device: str) -> None:
+    place = torch.device(device)
+    assert EncoderSource.from_config(load(tmp_path)).kernels(place) == default_kernels(place)
+    keys = ("precision=bf16", "memory_format=contiguous", "max_frames=9")
+    chosen = EncoderSource.from_config(load(tmp_path, *(f"videonet.videonet_config.{key}" for key in keys)))
+    assert chosen.kernels(place) == Kernels(device=device, dtype="bfloat16", memory_format="contiguous", max_frames=9)
+    one = EncoderSource.from_config(load(tmp_path, "videonet.videonet_config.max_frames=9"))
+    assert one.kernels(place) == replace(default_kernels(place), max_frames=9)
+
+
+def test_loaded_encoder_has_the_kernels_of_its_source_or_those_that_are_given(tiny: None) -> None:
+    source = EncoderSource(None, 0, name="TinyEncoder", max_frames=9)
+    assert source.load(CPU).kernels == source.kernels(CPU) != default_kernels(CPU)
+    assert source.load(CPU, Kernels(max_frames=5)).kernels == Kernels(max_frames=5)
 
 
 def test_missing_weights_say_where_the_encoder_s_own_are_published(tmp_path: Path) -> None:
