@@ -27,7 +27,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from loaders import ShardedEmbeddings
-from loaders.store import StoreReader
+from loaders.reader import StoreReader
 from shardwriter import write_store
 from shardwriter.format.plan import SHARD_COLUMNS
 from shardwriter.store.catalog import Catalog

@@ -21,7 +21,7 @@ from iianet.encoder.source import EncoderSource
 from iianet.losses import PermutationInvariantLoss
 from iianet.separator.model import IIANet
 from loaders.datamodule import SeparationData
-from loaders.store import StoreReader, open_reader
+from loaders.reader import StoreReader, open_reader
 from shardwriter.build.build import BuildOptions, build
 from shardwriter.format.names import STORED_DTYPES
 from shardwriter.store.catalog import Catalog

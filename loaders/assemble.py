@@ -13,9 +13,9 @@ from iianet.encoder.video_encoder import EMBEDDING_DIM
 from iianet.errors import AudioError, MouthError
 from loaders.audio import Samples
 from loaders.mixing import Mixer
+from loaders.mouths import MouthSegment, RawMouths
 from loaders.order import Order
-from loaders.raw import MouthSegment, RawMouths
-from loaders.stored import StoredEmbeddings
+from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
 
 OnMissing = Literal["encode", "skip", "error"]

@@ -13,16 +13,14 @@ from iianet.config.schema import Config
 from iianet.encoder.mouth import FPS
 from iianet.errors import ConfigError, ManifestError
 from loaders.assemble import Assembler
-from loaders.audio import Audio, WavFiles
+from loaders.audio import Audio, EmbeddedAudio, WavFiles
 from loaders.dataset import ExampleDataset
-from loaders.embedded_audio import EmbeddedAudio
 from loaders.loader import BatchLoader
-from loaders.manifests import recorded_manifests, split_manifests
 from loaders.mixing import Mixer
+from loaders.mouths import RawMouths
 from loaders.order import Order
-from loaders.raw import RawMouths
 from loaders.read_ahead import ReadAhead
-from loaders.split import Split, open_split
+from loaders.split import Split, open_split, recorded_manifests, split_manifests
 from shardwriter.corpus.manifest import manifest_folders
 from shardwriter.store.catalog import Catalog
 

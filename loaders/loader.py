@@ -1,14 +1,24 @@
-"""The loader that a Trainer iterates: knows its length, its epoch, and where it stands."""
+"""The loader that a Trainer iterates, with its length and position; its workers ignore SIGTERM and Ctrl-C."""
 
+import atexit
+import multiprocessing
+import multiprocessing.util  # before our own exit is registered, so that ours comes first
+import os
+import signal
 import time
-from collections.abc import Iterator
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
 from iianet.batch import Batch
 from loaders.dataset import ExampleDataset
-from loaders.workers import iterate, leave_termination_to_the_trainer
+
+Item = TypeVar("Item")
+
+_parent: int | None = None
+_started: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
 
 
 class BatchLoader(DataLoader[Batch]):
@@ -68,3 +78,30 @@ class BatchLoader(DataLoader[Batch]):
         if self.batch > 0:
             self.epoch += self.advance_epoch
             self.batch = 0
+
+
+def leave_termination_to_the_trainer(_: int) -> None:
+    """Ignore SIGTERM and SIGINT in a worker: schedulers and terminals send them to every process, and the last step
+    still needs its batch."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def iterate(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
+    """Make an iterator that may start workers, and end those when this process does, whatever it ends by."""
+    global _parent
+    _parent = os.getpid()
+    before = set(multiprocessing.active_children())
+    iterator = make()
+    _started.update(child for child in multiprocessing.active_children() if child not in before)
+    return iterator
+
+
+@atexit.register
+def _end() -> None:
+    """multiprocessing would send its children SIGTERM, and wait for them for good."""
+    if os.getpid() == _parent:  # a fork of it has inherited the list, and not the children
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise, of the first one that we kill
+        for process in list(_started):
+            if process.is_alive():
+                process.kill()

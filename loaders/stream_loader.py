@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from iianet.batch import Batch
 from iianet.errors import StoreError
+from loaders.loader import iterate, leave_termination_to_the_trainer
 from loaders.stream_dataset import StreamDataset
-from loaders.workers import iterate, leave_termination_to_the_trainer
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from helpers.corpus import Corpus, make_frames, write_mouth
 from iianet.encoder.kernels import Kernels, default_kernels
 from iianet.encoder.mouth import view_crop
 from iianet.encoder.source import EncoderSource
-from loaders.store import open_reader
+from loaders.reader import open_reader
 from shardwriter.build.build import BuildOptions, build
 from shardwriter.build.report import BuildReport
 from shardwriter.corpus.mouth_npz import read_mouth_npz

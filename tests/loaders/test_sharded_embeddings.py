@@ -142,7 +142,7 @@ def test_a_damaged_shard_is_found_before_its_epoch_is_over(tmp_path: Path) -> No
 
 
 def test_many_shards_need_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loaders.shard_files.OPEN_SHARDS", 2)
+    monkeypatch.setattr("loaders.reader.OPEN_SHARDS", 2)
     write_store(tmp_path, samples(12), utterances_per_shard=1)
     dataset = ShardedEmbeddings(tmp_path, batch_size=5)
     assert sum(map(len, dataset)) == 12

@@ -13,7 +13,7 @@ from helpers.reading import batches, completed, data
 
 from iianet.batch import Batch
 from iianet.errors import StoreError
-from loaders.store import open_reader
+from loaders.reader import open_reader
 from shardwriter.format.names import view_split
 
 RANDOM = ("datamodule.data_config.segment_start=random", "datamodule.data_config.segment=0.12")

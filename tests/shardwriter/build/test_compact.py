@@ -20,8 +20,8 @@ from helpers.corpus import Corpus, make_corpus
 
 from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
+from loaders.reader import StoreReader
 from loaders.sharded_embeddings import ShardedEmbeddings
-from loaders.store import StoreReader
 from shardwriter import inspect_cli
 from shardwriter.build import compact as compact_module
 from shardwriter.build.compact import Compaction

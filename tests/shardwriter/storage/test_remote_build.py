@@ -19,8 +19,8 @@ from helpers.remote import PREFIX, URL, bucket
 from helpers.s3 import BUCKET, Rule, S3Server
 
 from iianet.errors import StoreError
-from loaders import shard_files
-from loaders.store import open_reader
+from loaders import reader as reader_module
+from loaders.reader import open_reader
 from shardwriter import build_cli, inspect_cli
 from shardwriter.storage import lease as claim_module
 from shardwriter.storage.lease import CLAIM_PREFIX, DEAD_AFTER_SECONDS, _is_dead, _this_system, claimed
@@ -601,7 +601,7 @@ def test_few_of_the_copies_that_made_room_stay_open(
     build: Any, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build("--utterances_per_shard", 1)
-    monkeypatch.setattr(shard_files, "OPEN_DELETED", 2)
+    monkeypatch.setattr(reader_module, "OPEN_DELETED", 2)
     reader = open_reader(URL, "train")
     expected = [reader.read(row).tobytes() for row in range(5)]
     for row in range(5):

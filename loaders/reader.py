@@ -1,5 +1,8 @@
-"""Read embeddings out of a store, or out of several that were made alike."""
+"""Read embeddings out of a store, or out of several built with the same settings: rows by the index, bytes by map."""
 
+import mmap
+import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +14,19 @@ import pyarrow.compute as pc
 
 from iianet.errors import StoreError
 from loaders.order import Indices
-from loaders.shard_files import ShardFiles
 from shardwriter.format.index import ShardRecord
 from shardwriter.format.names import NPY_HEADER_BYTES, TAR_SUFFIX, VIEW_MARK, Identity, parse_view_split
 from shardwriter.format.plan import SHARD_COLUMNS
 from shardwriter.format.quantize import dequantize
 from shardwriter.storage.locate import Cache, store_folder
+from shardwriter.storage.mirror import OPEN_DELETED, file_name, has_copy, mirror_at, open_tar_file
 from shardwriter.store.catalog import Catalog, SplitCatalog
 
 READ_COLUMNS = ("key", "frames", "embedding_offset", "embedding_length", "scale_offset", "audio_offset", "error")
 """Of the index; what only builds look at would double the memory of a large store."""
 SCALE_DTYPE = np.dtype(np.float32)
+OPEN_SHARDS = 128
+"""Files kept open at a time by all views of a split, well below the usual limit of 1024 for a process."""
 
 
 class StoreReader:
@@ -217,3 +222,67 @@ def _shard_of(held: Sequence[SplitCatalog]) -> Indices:
     return np.concatenate(
         [part.shard_of_entry[part.stored_rows] + first for part, first in zip(held, before[:-1], strict=True)]
     ).astype(np.int64)
+
+
+class ShardFiles:
+    """Bytes of shards, out of memory maps. Safe to send to worker processes: each opens the files anew.
+
+    A copy out of a map takes two thirds of the time of a preadv (see benchmarks/), but a map of a file that was cut
+    kills the process instead of raising an error; so the size of the file is asked for before each use. The bytes are
+    valid as long as the file is: copy them at once.
+
+    Attributes:
+        paths: Of the tars.
+        sizes: Bytes of each, as its index says.
+        digests: xxh3_64 of each, likewise; what lies behind a URL is checked against it when it arrives.
+        most_open: Files kept open at a time.
+    """
+
+    def __init__(self, paths: Sequence[Path], sizes: Sequence[int], digests: Sequence[str]) -> None:
+        self.paths = paths
+        self.sizes = sizes
+        self.digests = digests
+        self.most_open = OPEN_SHARDS
+        self._open: OrderedDict[int, tuple[mmap.mmap, npt.NDArray[np.uint8]]] = OrderedDict()
+
+    def content(self, shard: int) -> npt.NDArray[np.uint8]:
+        """A shard's bytes, `(size,)`, read-only, without a copy.
+
+        Raises:
+            StoreError: The shard is gone, or has another size than its index says.
+        """
+        opened = self._open.get(shard)
+        if opened is None:
+            opened = self._map(shard)
+        else:
+            self._open.move_to_end(shard)
+        if (size := opened[0].size()) != self.sizes[shard]:
+            raise StoreError(
+                f"{file_name(self.paths[shard])}: has {size:,} bytes now, and had {self.sizes[shard]:,} when the store "
+                "was opened. Run inspect-shards --verify, then build-shards."
+            )
+        return opened[1]
+
+    def _map(self, shard: int) -> tuple[mmap.mmap, npt.NDArray[np.uint8]]:
+        """Map a shard; the one unused for longest is closed where there are many."""
+        try:
+            descriptor, _ = open_tar_file(self.paths[shard], self.sizes[shard], self.digests[shard])
+            try:
+                mapped = mmap.mmap(descriptor, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+            finally:
+                os.close(descriptor)  # the map has its own
+        except (OSError, ValueError) as error:  # an empty file cannot be mapped
+            raise StoreError(
+                f"{file_name(self.paths[shard])}: cannot be opened ({error}); it was there when the store was opened"
+            ) from error
+        self._open[shard] = mapped, np.frombuffer(mapped, dtype=np.uint8)
+        if len(self._open) > self.most_open:
+            self._open.popitem(last=False)  # unmapped when the last view of it is gone
+        if mirror_at(self.paths[shard].parent):
+            for other in list(self._open)[:-OPEN_DELETED]:
+                if not has_copy(self.paths[other], self.digests[other]):
+                    del self._open[other]
+        return self._open[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_open": OrderedDict()}
