@@ -36,8 +36,7 @@ from iianet.wording import counted
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
 from loaders.matching import kernels_of, refuse_other_encoder
-from loaders.stream_data import StreamData
-from loaders.stream_words import stream_words
+from loaders.streams import StreamData, stream_words
 from shardwriter.build.build import BuildOptions, begin
 from shardwriter.format.plan import SHARD_COLUMNS
 from shardwriter.storage.locate import Cache, is_remote, store_folder

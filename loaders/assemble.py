@@ -34,14 +34,17 @@ class _Where(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a Batch; `mouth` where its embedding is not stored, else `stored`: utterance, view and first frame."""
+    """A row of a Batch.
+
+    Its embedding is encoded from `mouth`, or read at `stored` (utterance, view and first frame), or comes beside it.
+    """
 
     key: str
     mixture: Samples
     target: Samples
-    mouth: MouthSegment | None
-    stored: tuple[int, int, int]
     bytes_read: int
+    mouth: MouthSegment | None = None
+    stored: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class Assembler:
 
     manifest: Manifest
     order: Order
-    mixer: Mixer
+    mixer: Mixer[int]
     mouths: RawMouths
     stored: StoredEmbeddings | None
     num_samples: int
@@ -96,19 +99,20 @@ class Assembler:
         order = self.order.epoch(where.epoch)
         held = self.stored is not None and self.stored.has(where.utterance, where.view)
         mouth = None if held else self._mouth(where)
+        interferer = int(order.interferer[where.position])
         mixed = self.mixer.read(
             where.example,
             where.start * SAMPLES_PER_FRAME,
-            int(order.interferer[where.position]),
+            interferer if interferer >= 0 else None,
             int(order.interferer_start[where.position]) * SAMPLES_PER_FRAME,
         )
         return Row(
             key=where.key,
             mixture=mixed.mixture,
             target=mixed.target,
-            mouth=mouth,
-            stored=(where.utterance, where.view, where.start),
             bytes_read=mixed.bytes_read + (mouth.bytes_read if mouth else 0),
+            mouth=mouth,
+            stored=None if mouth else (where.utterance, where.view, where.start),
         )
 
     def _mouth(self, where: _Where) -> MouthSegment:
@@ -126,11 +130,11 @@ class Assembler:
         embedding = np.empty((max(len(rows), 1), EMBEDDING_DIM, self.frames), dtype=dtype)
         bytes_read = 0
         for index, out in enumerate(embedding):
-            if index >= len(rows) or rows[index].mouth is not None:
+            place = rows[index].stored if index < len(rows) else None
+            if place is None or self.stored is None:
                 out.fill(0)
                 continue
-            assert self.stored is not None
-            utterance, view, start = rows[index].stored
+            utterance, view, start = place
             bytes_read += self.stored.read_into(utterance, view, out, start)
         return embedding, bytes_read
 

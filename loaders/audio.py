@@ -1,8 +1,9 @@
 """Segments of audio: of wavs read by their paths, or out of the shards (`build-shards --audio embed`)."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,10 @@ from shardwriter.format.audio import decode_pcm
 from shardwriter.format.names import NPY_HEADER_BYTES
 
 Samples = npt.NDArray[np.float32]
+Recording = Path | bytes | npt.NDArray[Any]
+"""Path of a wav or flac, the bytes of one, or samples as stores hold them."""
+Example = TypeVar("Example", contravariant=True)
+"""What tells an example from others: its number in the manifest, or the sample of a tar that holds it."""
 
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 _DTYPES = {dtype.encode(): np.dtype(dtype) for dtype in ("<i2", "<i4", "<f4")}
@@ -33,14 +38,14 @@ class Segment(NamedTuple):
     bytes_read: int
 
 
-class Audio(Protocol):
-    """The audio of examples; `start` is the first sample of the segment. Raises AudioError where it cannot be had."""
+class Audio(Protocol[Example]):
+    """Reads the audio of examples, a segment from sample `start` on. Raises AudioError where it cannot be read."""
 
-    def source(self, example: int, start: int) -> Segment:
-        """The example's target source."""
+    def source(self, example: Example, start: int) -> Segment:
+        """Read the example's target source."""
 
-    def mixture(self, example: int, start: int) -> Segment:
-        """The example's own mixture."""
+    def mixture(self, example: Example, start: int) -> Segment:
+        """Read the example's own mixture."""
 
 
 class WavFiles:
@@ -71,23 +76,35 @@ class WavFiles:
         return read_segment(self._root / path, start, self.num_samples, self.sample_rate)
 
 
-def read_segment(path: Path, start: int, num_samples: int, sample_rate: int) -> Segment:
-    """Read `num_samples` of a mono wav from `start` on.
+def read_segment(
+    recording: Recording, start: int, num_samples: int, sample_rate: int, name: str | None = None
+) -> Segment:
+    """Read `num_samples` of a mono recording from `start` on.
+
+    Args:
+        recording: What to read from.
+        start: First sample of the segment.
+        num_samples: Length of the segment.
+        sample_rate: Hz; of stored samples it is known.
+        name: What a message calls the recording; by default its path.
 
     Raises:
         AudioError: It is missing, damaged, too short, or has another rate or more channels.
     """
+    if isinstance(recording, np.ndarray):
+        stored = recording[start : start + num_samples]
+        return Segment(decode_pcm(stored), stored.nbytes)
     try:
-        with soundfile.SoundFile(path) as wav:
+        with soundfile.SoundFile(io.BytesIO(recording) if isinstance(recording, bytes) else recording) as wav:
             wav.seek(start)
             samples: Samples = wav.read(num_samples, dtype="float32")
             rate, sample_bytes = wav.samplerate, _SAMPLE_BYTES.get(wav.subtype, 0)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(f"{path}: cannot be read from sample {start} on ({error})") from error
+        raise AudioError(f"{name or recording!s}: cannot be read from sample {start} on ({error})") from error
     if rate != sample_rate or samples.shape != (num_samples,):
         raise AudioError(
-            f"{path}: {samples.shape} samples at {rate} Hz from sample {start} on; expected mono at {sample_rate} Hz "
-            f"and at least {num_samples} samples, as its manifest says"
+            f"{name or recording!s}: {samples.shape} samples at {rate} Hz from sample {start} on; expected mono at "
+            f"{sample_rate} Hz and at least {num_samples} samples"
         )
     return Segment(samples, sample_bytes * num_samples)
 

@@ -27,7 +27,42 @@ from shardwriter.store.catalog import Catalog
 logger = logging.getLogger(__name__)
 
 
-class SeparationData(pl.LightningDataModule):
+class RankedData(pl.LightningDataModule):
+    """Options of a config's data, and the place of this process among the ranks of its Trainer."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.options = config.datamodule.data_config
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return int(self._trainer.global_rank) if self._trainer else 0
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the run."""
+        return int(self._trainer.world_size) if self._trainer else 1
+
+    def loader_options(self, most_workers: int, unit: str) -> dict[str, Any]:
+        """Options of a DataLoader: as many workers as were asked for, but no more than there are cores or shards."""
+        workers = min(self.options.num_workers, most_workers)
+        if workers < self.options.num_workers:
+            asked = self.options.num_workers
+            logger.info("num_workers is %d; there are %d %s, so %d are started", asked, most_workers, unit, workers)
+        return {
+            "num_workers": workers,
+            "pin_memory": self.options.pin_memory and torch.cuda.is_available(),
+            "persistent_workers": self.options.persistent_workers and workers > 0,
+        }
+
+    @property
+    def _trainer(self) -> Any:
+        return self.trainer
+
+
+class SeparationData(RankedData):
     """Loaders of a config's training and validation examples.
 
     Args:
@@ -40,9 +75,7 @@ class SeparationData(pl.LightningDataModule):
     def __init__(
         self, config: Config, catalogs: Sequence[Catalog], build_command: str, will_build: bool = False
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.options = config.datamodule.data_config
+        super().__init__(config)
         self.catalogs = tuple(catalogs)
         self.build_command = build_command
         self.will_build = will_build
@@ -115,13 +148,10 @@ class SeparationData(pl.LightningDataModule):
 
     def _loader(self, split: str) -> BatchLoader:
         order = self.order(split)
-        workers = _existing_cores(self.options.num_workers)
         return BatchLoader(
-            ExampleDataset(self._assembler(split, order), self._rank, self._ranks_here, self._read_ahead(split)),
+            ExampleDataset(self._assembler(split, order), self.rank, self._ranks_here, self._read_ahead(split)),
             advance_epoch=split == "train",
-            num_workers=workers,
-            pin_memory=self.options.pin_memory and torch.cuda.is_available(),
-            persistent_workers=self.options.persistent_workers and workers > 0,
+            **self.loader_options(len(os.sched_getaffinity(0)), "cores"),
         )
 
     def order(self, split: str) -> Order:
@@ -132,7 +162,7 @@ class SeparationData(pl.LightningDataModule):
             eligible=opened.eligible,
             seed=self.config.training.seed,
             batch_size=self.options.batch_size,
-            world_size=self._world_size,
+            world_size=self.world_size,
             shuffle=training,
             dynamic_mixing=training and self.config.datamodule.dynamic_mixing,
             drop_last=training,
@@ -164,7 +194,7 @@ class SeparationData(pl.LightningDataModule):
             augment_mouth=split == "train" and opened.stored is None and self.options.augment_mouth,
         )
 
-    def _audio(self, opened: Split) -> Audio:
+    def _audio(self, opened: Split) -> Audio[int]:
         manifest, stored = opened.manifest, opened.stored
         wavs = WavFiles(manifest, opened.num_samples, self.options.sample_rate)
         if stored is None or stored.centre.identity.audio != "embed":
@@ -191,30 +221,10 @@ class SeparationData(pl.LightningDataModule):
         return lanes
 
     @property
-    def _trainer(self) -> Any:
-        return self.trainer
-
-    @property
-    def _rank(self) -> int:
-        return int(self._trainer.global_rank) if self._trainer else 0
-
-    @property
-    def _world_size(self) -> int:
-        return int(self._trainer.world_size) if self._trainer else 1
-
-    @property
     def _ranks_here(self) -> range:
         """Ranks on this machine."""
         if not self._trainer:
             return range(1)
-        count = self._world_size // int(self._trainer.num_nodes)
-        first = self._rank // count * count
+        count = self.world_size // int(self._trainer.num_nodes)
+        first = self.rank // count * count
         return range(first, first + count)
-
-
-def _existing_cores(workers: int) -> int:
-    """As many loader workers as were wished for, but no more than there are cores to run them."""
-    cores = len(os.sched_getaffinity(0))
-    if workers > cores:
-        logger.info("num_workers is %d; this machine has %d cores, so %d are started", workers, cores, cores)
-    return min(workers, cores)

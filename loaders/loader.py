@@ -1,6 +1,7 @@
 """The loader that a Trainer iterates, with its length and position; its workers ignore SIGTERM and Ctrl-C."""
 
 import atexit
+import math
 import multiprocessing
 import multiprocessing.util  # before our own exit is registered, so that ours comes first
 import os
@@ -10,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from iianet.batch import Batch
 from loaders.dataset import ExampleDataset
@@ -21,46 +22,65 @@ _parent: int | None = None
 _started: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
 
 
-class BatchLoader(DataLoader[Batch]):
-    """A DataLoader of ready batches with a position that is saved with a checkpoint and resumed from.
-
-    Each iteration is the next epoch, where `advance_epoch`; else epoch 0 again, as validation wants.
+class TimedLoader(DataLoader[Batch]):
+    """A DataLoader of ready batches that measures how long each is waited for.
 
     Attributes:
-        epoch: Of the next batch.
-        batch: Number of the next batch in it.
-        epoch_batches: Batches after which whoever iterates leaves an epoch; by default all.
+        epoch_batches: Batches after which whoever iterates leaves an epoch.
         asked: When the latest batch was asked for, time.monotonic().
         waited: Seconds until it was there.
     """
 
-    def __init__(self, dataset: ExampleDataset, *, advance_epoch: bool, num_workers: int, **options: Any) -> None:
+    def __init__(
+        self, dataset: IterableDataset[Batch], *, length: int | None, num_workers: int, **options: Any
+    ) -> None:
         start = leave_termination_to_the_trainer if num_workers else None
         super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=start, **options)
+        self.length = length
+        self.epoch_batches = math.inf if length is None else length
+        self.asked = self.waited = 0.0
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError("the number of batches is not known")
+        return self.length
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self.asked = time.monotonic()
+        for batch in iterate(super().__iter__):
+            self.waited = time.monotonic() - self.asked
+            yield batch
+            self.asked = time.monotonic()
+
+
+class BatchLoader(TimedLoader):
+    """The loader of a split in its order, with a position that is saved with a checkpoint and resumed from.
+
+    Each iteration is the next epoch, where `advance_epoch`; else epoch 0 again, as validation wants.
+
+    Attributes:
+        epoch: Epoch of the next batch.
+        batch: Number of the next batch in its epoch.
+    """
+
+    def __init__(self, dataset: ExampleDataset, *, advance_epoch: bool, num_workers: int, **options: Any) -> None:
+        super().__init__(dataset, length=dataset.order.num_batches, num_workers=num_workers, **options)
         self.batches = dataset
         self.advance_epoch = advance_epoch
         self.epoch = 0
         self.batch = 0
-        self.epoch_batches = len(self)
-        self.asked = self.waited = 0.0
         self._resuming = False
 
-    def __len__(self) -> int:
-        return self.batches.order.num_batches
-
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self.asked = time.monotonic()
         if not self._resuming:
             self._end_epoch()  # one that was left early
         self._resuming = False
         self.batches.seek(self.epoch, self.batch)
-        for batch in iterate(super().__iter__):
-            self.waited = time.monotonic() - self.asked
+        for batch in super().__iter__():
             self.batch += 1
             if self.batch >= self.epoch_batches:
                 self._end_epoch()
             yield batch
-            self.asked = time.monotonic()
 
     def state_dict(self) -> dict[str, int]:
         """Where the next batch lies."""

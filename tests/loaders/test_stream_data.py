@@ -12,7 +12,7 @@ from helpers.corpus import Corpus, make_corpus
 from helpers.streaming import SEGMENT, keys, stream
 
 from iianet.errors import ConfigError, FeatureStoreError, StoreError
-from loaders.stream_words import validation_word
+from shardwriter.storage.tar_urls import validation_word
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +85,13 @@ def test_epochs_are_shuffled_differently_and_again_the_same(corpus: Corpus, stor
     assert orders[0] == orders[2] != orders[1]
 
 
-@pytest.mark.parametrize("audio", ["path", "embed"])
-def test_rows_hold_what_the_store_and_the_wavs_hold(corpus: Corpus, store: Path, audio: str, tmp_path: Path) -> None:
-    if audio == "embed":
+@pytest.mark.parametrize("setting", [None, "shardwriter.audio=embed", "shardwriter.dtype=int8"])
+def test_rows_hold_what_the_store_and_the_wavs_hold(
+    corpus: Corpus, store: Path, setting: str | None, tmp_path: Path
+) -> None:
+    if setting is not None:
         store = tmp_path
-        build_store(corpus, store, "shardwriter.audio=embed")
+        build_store(corpus, store, setting)
     embeddings = stored(store, "train")
     wavs: dict[str, list[tuple[bytes, bytes]]] = {}
     for kind in ("s1", "s2"):
@@ -148,6 +150,8 @@ def test_validation_shards_are_named_by_train_or_by_themselves(corpus: Corpus, s
         validation_word("/data/train/{00..19}.tar")
     one = stream(corpus, [pattern(store), str(store / "val-000000.tar")])
     assert [Path(url).name for url in one.urls["val"]] == ["val-000000.tar"]
+    with pytest.raises(StoreError, match="is named 2 times"):
+        stream(corpus, [pattern(store), str(store / "train-000001.tar")])
     (tmp_path / "train-0.tar").write_bytes((store / "train-000000.tar").read_bytes())
     with pytest.raises(StoreError, match=r"val-0.tar: no such file.*one more --shards"):
         stream(corpus, str(tmp_path / "train-0.tar"))
