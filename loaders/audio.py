@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ import soundfile
 
 from iianet.errors import AudioError, StoreError
 from loaders.order import Indices
-from loaders.reader import StoreReader
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
 from shardwriter.format.audio import decode_pcm
@@ -21,9 +20,10 @@ from shardwriter.format.names import NPY_HEADER_BYTES
 
 Samples = npt.NDArray[np.float32]
 Recording = Path | bytes | npt.NDArray[Any]
-"""Path of a wav or flac, the bytes of one, or samples as stores hold them."""
-Example = TypeVar("Example", contravariant=True)
-"""What tells an example from others: its number in the manifest, or the sample of a tar that holds it."""
+"""Path of a wav or flac, the bytes of one, or samples in the dtype of a store."""
+Kind = Literal["source", "mixture"]
+"""The target source of an example, or its own mixture."""
+Example_contra = TypeVar("Example_contra", contravariant=True)
 
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 _DTYPES = {dtype.encode(): np.dtype(dtype) for dtype in ("<i2", "<i4", "<f4")}
@@ -38,21 +38,18 @@ class Segment(NamedTuple):
     bytes_read: int
 
 
-class Audio(Protocol[Example]):
-    """Reads the audio of examples, a segment from sample `start` on. Raises AudioError where it cannot be read."""
+class Audio(Protocol[Example_contra]):
+    """The audio of examples; an example is its number in the manifest, or what a stream found in a tar."""
 
-    def source(self, example: Example, start: int) -> Segment:
-        """Read the example's target source."""
-
-    def mixture(self, example: Example, start: int) -> Segment:
-        """Read the example's own mixture."""
+    def read(self, kind: Kind, example: Example_contra, start: int) -> Segment:
+        """Read a segment of an example's source or mixture, from sample `start` on. Raises AudioError."""
 
 
 class WavFiles:
     """Reads the wavs that a manifest names.
 
     Args:
-        manifest: Says which wavs an example has.
+        manifest: Examples of the split, with the paths of their wavs.
         num_samples: Length of the segment.
         sample_rate: Hz.
     """
@@ -61,32 +58,18 @@ class WavFiles:
         self.num_samples = num_samples
         self.sample_rate = sample_rate
         self._root = manifest.data_root
-        self._sources = manifest.examples.column("source")
-        self._mixtures = manifest.examples.column("mixture")
+        self._paths = {"source": manifest.examples.column("source"), "mixture": manifest.examples.column("mixture")}
 
-    def source(self, example: int, start: int) -> Segment:
+    def read(self, kind: Kind, example: int, start: int) -> Segment:
         """See `Audio`."""
-        return self._read(self._sources[example].as_py(), start)
-
-    def mixture(self, example: int, start: int) -> Segment:
-        """See `Audio`."""
-        return self._read(self._mixtures[example].as_py(), start)
-
-    def _read(self, path: str, start: int) -> Segment:
-        return read_segment(self._root / path, start, self.num_samples, self.sample_rate)
+        path = self._root / self._paths[kind][example].as_py()
+        return read_segment(path, start, self.num_samples, self.sample_rate)
 
 
 def read_segment(
     recording: Recording, start: int, num_samples: int, sample_rate: int, name: str | None = None
 ) -> Segment:
-    """Read `num_samples` of a mono recording from `start` on.
-
-    Args:
-        recording: What to read from.
-        start: First sample of the segment.
-        num_samples: Length of the segment.
-        sample_rate: Hz; of stored samples it is known.
-        name: What a message calls the recording; by default its path.
+    """Read `num_samples` of a mono recording from `start` on; messages call it `name`, by default its path.
 
     Raises:
         AudioError: It is missing, damaged, too short, or has another rate or more channels.
@@ -110,85 +93,73 @@ def read_segment(
 
 
 class EmbeddedAudio:
-    """Reads audio out of the shards; of what is not stored, by its path. Safe to send to worker processes.
+    """Reads audio out of the shards, and by path where it is not stored. Safe to send to worker processes.
 
     Args:
-        manifest: Of the split.
-        stored: Where its utterances lie.
-        planned: What each store recorded of the split: its utterances and their audio lists.
-        wavs: Reads what is not stored.
+        manifest: Examples of the split.
+        stored: Stored embeddings of the split; their shards hold the audio too.
+        recorded: Utterances of the split and their audio lists, as each store recorded them.
+        wavs: Reads audio that is not stored.
     """
 
     def __init__(
-        self, manifest: Manifest, stored: StoredEmbeddings, planned: Sequence[Manifest], wavs: WavFiles
+        self, manifest: Manifest, stored: StoredEmbeddings, recorded: Sequence[Manifest], wavs: WavFiles
     ) -> None:
         self.wavs = wavs
-        self.reader: StoreReader = stored.centre
-        self._starts = _starts(manifest, planned)
-        utterances = manifest.utterance_of_example()
-        self._rows = np.where(self._starts < 0, -1, stored.rows[0][utterances])
-        self._lengths = manifest.num_samples()
+        self.reader = stored.centre
+        sources = _source_starts(manifest, recorded)
+        self._starts = {"source": sources, "mixture": sources + manifest.num_samples()}
+        self._rows = np.where(sources < 0, -1, stored.rows[0][manifest.utterance_of_example()])
 
-    def source(self, example: int, start: int) -> Segment:
+    def read(self, kind: Kind, example: int, start: int) -> Segment:
         """See `Audio`."""
-        if self._rows[example] < 0:
-            return self.wavs.source(example, start)
-        return self._read(example, int(self._starts[example]) + start)
-
-    def mixture(self, example: int, start: int) -> Segment:
-        """See `Audio`."""
-        if self._rows[example] < 0:
-            return self.wavs.mixture(example, start)
-        return self._read(example, int(self._starts[example]) + int(self._lengths[example]) + start)
-
-    def _read(self, example: int, first: int) -> Segment:
         row = int(self._rows[example])
+        if row < 0:
+            return self.wavs.read(kind, example, start)
         assert self.reader.audio_offsets is not None
         shard, offset = int(self.reader.shard_of[row]), int(self.reader.audio_offsets[row])
-        content = self.reader.files.content(shard)[offset:]
-        header = content[:NPY_HEADER_BYTES].tobytes()
+        npy = self.reader.files.content(shard)[offset:]
+        header = npy[:NPY_HEADER_BYTES].tobytes()
         dtype = _DTYPES.get(header[_DTYPE_AT])
         if dtype is None:
             raise StoreError(
                 f"{self.reader.files.paths[shard]}: the audio of {self.reader.key(row)} is {header[:64]!r}; "
-                "expected an npy of int16, int32 or float32. The store is damaged, build it anew"
+                "expected an npy of int16, int32 or float32. The store is damaged, build it again"
             )
-        size = self.wavs.num_samples * dtype.itemsize
-        samples = content[NPY_HEADER_BYTES + first * dtype.itemsize :][:size].view(dtype)
-        return Segment(decode_pcm(samples), size)
+        first = NPY_HEADER_BYTES + (int(self._starts[kind][example]) + start) * dtype.itemsize
+        stored = npy[first : first + self.wavs.num_samples * dtype.itemsize].view(dtype)
+        return Segment(decode_pcm(stored), stored.nbytes)
 
 
-def _starts(manifest: Manifest, planned: Sequence[Manifest]) -> Indices:
-    """Where each example's source lies in its utterance's audio, samples; -1 where no store holds it.
+def _source_starts(manifest: Manifest, recorded: Sequence[Manifest]) -> Indices:
+    """First sample of each example's source in its utterance's audio.npy; -1 where no store has it.
 
     The order of the examples in a store is that of the lists it was built from, which may have changed since.
     """
-    found = np.full(len(manifest.examples), -1, dtype=np.int64)
-    wanted = _lines(manifest)
-    for part in planned:
-        rows = pc.index_in(wanted, value_set=_lines(part))
+    starts = np.full(len(manifest.examples), -1, dtype=np.int64)
+    identities = _example_identities(manifest)
+    for part in recorded:
+        rows = pc.index_in(identities, value_set=_example_identities(part))
         known = np.asarray(pc.is_valid(rows), dtype=np.bool_)
-        indices = np.asarray(pc.fill_null(rows, 0), dtype=np.int64)
-        found[known] = _offsets(part)[indices[known]]
-    return found
+        starts[known] = _recorded_starts(part)[np.asarray(pc.fill_null(rows, 0), dtype=np.int64)[known]]
+    return starts
 
 
-def _lines(manifest: Manifest) -> pa.Array:
-    """What tells an example from all others."""
+def _example_identities(manifest: Manifest) -> pa.Array:
+    """One line for each example, equal in two manifests where the example is the same."""
     keys = manifest.utterances.column("key").take(manifest.examples.column("utterance"))
-    columns = [manifest.examples.column(name) for name in ("mixture", "source")]
     speaker, length = (manifest.examples.column(name).cast(pa.string()) for name in ("speaker", "num_samples"))
     root = pa.scalar(f"{manifest.data_root.as_posix()}/")
-    paths = [pc.binary_join_element_wise(root, column, "") for column in columns]
+    paths = [pc.binary_join_element_wise(root, manifest.examples.column(name), "") for name in ("mixture", "source")]
     return pc.binary_join_element_wise(keys, *paths, speaker, length, "\t")
 
 
-def _offsets(manifest: Manifest) -> Indices:
-    """Samples before each example in its utterance's audio: each takes its source's and its mixture's."""
+def _recorded_starts(manifest: Manifest) -> Indices:
+    """Samples before each example in its utterance's audio.npy, where a source and its mixture follow each other."""
     if not len(manifest.examples):
         return np.empty(0, dtype=np.int64)
     before = np.concatenate([[0], np.cumsum(2 * manifest.num_samples())[:-1]])
     utterance = manifest.utterance_of_example()
-    first = np.searchsorted(utterance, utterance)  # of the same utterance; examples lie utterance by utterance
-    offsets: Indices = before - before[first]
-    return offsets
+    first = np.searchsorted(utterance, utterance)  # example of the same utterance; they follow each other
+    starts: Indices = before - before[first]
+    return starts

@@ -1,4 +1,4 @@
-"""Build what a store lacks before the first epoch, on the devices of all ranks (train.py --build_missing)."""
+"""Build missing utterances before the first epoch, on the devices of all ranks (train.py --build_missing)."""
 
 import logging
 from pathlib import Path
@@ -15,17 +15,14 @@ from shardwriter.store.catalog import Catalog
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val")
-"""Those that training reads."""
-
 
 class BuildMissing(pl.Callback):
-    """Adds to the store of a run what it lacks, by the plan and tasks of build-shards, and lets the run read it.
+    """Adds missing utterances to the store of a run, by the plan and tasks of build-shards, and lets the run read them.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
         store: Folder of the one store.
-        data: Whose splits are opened again.
+        data: Datamodule whose splits are opened again.
     """
 
     def __init__(self, config: Config, store: Path, data: SeparationData) -> None:
@@ -34,16 +31,12 @@ class BuildMissing(pl.Callback):
         self.data = data
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Build, if anything is missing. Every rank comes here, before the loaders are made.
-
-        Raises:
-            FeatureStoreError: It cannot be built.
-        """
-        if not any(split.missing for split in self.data.splits.values()):
+        """Build, if anything is missing; on every rank, before the loaders are made. Raises FeatureStoreError."""
+        if not any(len(split.missing) for split in self.data.splits.values()):
             return
-        options = BuildOptions(splits=SPLITS, device=trainer.strategy.root_device)
+        options = BuildOptions(splits=tuple(self.data.splits), device=trainer.strategy.root_device)
         build = prepare(self.config, self.store, options)
-        build_together(build, _Ranks(trainer))
+        build_together(build, _TrainerRanks(trainer))
         if trainer.is_global_zero:
             encoded, failed = sum(build.report.encoded.values()), sum(map(len, build.report.failed.values()))
             others = f" on this rank, of {trainer.world_size}" if trainer.world_size > 1 else ""
@@ -51,8 +44,8 @@ class BuildMissing(pl.Callback):
         self.data.reopen([Catalog.open_to_read(self.store, SHARD_COLUMNS)])
 
 
-class _Ranks:
-    """The ranks of a Trainer, as a shared build sees them."""
+class _TrainerRanks:
+    """The ranks of a Trainer, as `shared_build.Ranks`."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self._strategy: Any = trainer.strategy
@@ -60,5 +53,5 @@ class _Ranks:
         self.count = int(trainer.world_size)
 
     def all(self, value: bool) -> bool:
-        """See `shared_build.Ranks`."""
+        """Whether a value is true on every rank."""
         return bool(self._strategy.reduce_boolean_decision(value, all=True))

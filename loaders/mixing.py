@@ -1,4 +1,4 @@
-"""Mixtures and targets: read as they were mixed, or mixed anew."""
+"""Mixtures and targets: read as the corpus mixed them (static), or mixed in each epoch (dynamic)."""
 
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -44,12 +44,12 @@ class Mixer(Generic[Example]):
         Raises:
             AudioError: A recording cannot be read.
         """
-        target, first = self.audio.source(example, start)
+        target, first = self.audio.read("source", example, start)
         if interferer is None:
-            mixture, second = self.audio.mixture(example, start)
+            mixture, second = self.audio.read("mixture", example, start)
         else:
-            other, second = self.audio.source(interferer, interferer_start)
-            mixture = target + other
+            added, second = self.audio.read("source", interferer, interferer_start)
+            mixture = target + added
         if self.normalise:
             mixture, target = normalised(mixture, target)
         return Mixed(mixture, target, first + second)

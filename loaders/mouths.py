@@ -18,7 +18,7 @@ class MouthSegment(NamedTuple):
     Attributes:
         frames: `(at most lead + frames + 2, 88, 88)`, uint8.
         lead: Frames before the segment, 0 to 2.
-        bytes_read: Of the npz.
+        bytes_read: Bytes of the npz.
     """
 
     frames: Tensor
@@ -27,12 +27,12 @@ class MouthSegment(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RawMouths:
+class MouthReader:
     """Reads mouths of a corpus.
 
     Attributes:
         data_root: Folder that paths are relative to.
-        frames: Of the segment.
+        frames: Video frames of the segment.
     """
 
     data_root: Path
@@ -42,12 +42,12 @@ class RawMouths:
         """Read a clip's segment.
 
         Args:
-            mouth: npz, relative to data_root.
+            mouth: Path of the npz, relative to data_root.
             start: First frame of the segment; where the clip is shorter, its last one.
-            crop: What to cut out of each frame.
+            crop: Part of each frame to cut out.
 
         Raises:
-            MouthError: It cannot be used.
+            MouthError: The npz cannot be used.
         """
         npz = read_mouth_npz(self.data_root / mouth)
         first = min(start, len(npz.frames) - 1)

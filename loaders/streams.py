@@ -35,9 +35,9 @@ from iianet.encoder.video_encoder import EMBEDDING_DIM
 from iianet.errors import AudioError, ConfigError, ManifestError, StoreError
 from iianet.training.epoch_length import limited, refuse_unfit_interval
 from loaders.assemble import Row, collate
-from loaders.audio import Recording, Segment, read_segment
+from loaders.audio import Kind, Recording, Segment, read_segment
 from loaders.datamodule import RankedData
-from loaders.loader import TimedLoader
+from loaders.dataset import TimedLoader
 from loaders.mixing import Mixer
 from loaders.read_ahead import Share
 from shardwriter.format.names import AUDIO_MEMBER, METADATA_MEMBER
@@ -67,12 +67,7 @@ class StreamExample(NamedTuple):
 
 
 def read_examples(sample: RawSample, data_root: Path | None) -> list[StreamExample]:
-    """List the examples of a sample.
-
-    Raises:
-        StoreError: It has no audio, or an audio list that cannot be understood or leads out of `data_root`.
-        AudioError: An audio member cannot be read.
-    """
+    """List the examples of a sample. Raises StoreError or AudioError where it has none that can be trained on."""
     key, name = str(sample["__key__"]), sample_name(sample)
     for suffix in ("wav", "flac"):
         source, mixture = sample.get(f"source.{suffix}"), sample.get(f"mixture.{suffix}")
@@ -117,8 +112,7 @@ def _below(data_root: Path | None, path: str, name: str) -> Path:
 def with_interferers(examples: Iterable[StreamExample]) -> Iterator[tuple[StreamExample, StreamExample | None]]:
     """Pair each example with the next one of another utterance, the last ones with the one before them.
 
-    Raises:
-        ManifestError: All are of one utterance.
+    Raises ManifestError where all are of one utterance.
     """
     group: list[StreamExample] = []
     before: StreamExample | None = None
@@ -136,18 +130,15 @@ def with_interferers(examples: Iterable[StreamExample]) -> Iterator[tuple[Stream
 
 
 class StreamAudio(NamedTuple):
-    """Reads the audio of streamed examples, see `loaders.audio.Audio`."""
+    """The audio of streamed examples, see `loaders.audio.Audio`."""
 
     num_samples: int
     sample_rate: int
 
-    def source(self, example: StreamExample, start: int) -> Segment:
+    def read(self, kind: Kind, example: StreamExample, start: int) -> Segment:
         """See `Audio`."""
-        return read_segment(example.source, start, *self, name=sample_name(example.sample))
-
-    def mixture(self, example: StreamExample, start: int) -> Segment:
-        """See `Audio`."""
-        return read_segment(example.mixture, start, *self, name=sample_name(example.sample))
+        recording = example.source if kind == "source" else example.mixture
+        return read_segment(recording, start, *self, name=sample_name(example.sample))
 
 
 class StreamDataset(IterableDataset[Batch]):
@@ -225,10 +216,15 @@ class StreamDataset(IterableDataset[Batch]):
 
     def _rows(self, examples: Iterable[StreamExample], numbers: random.Random) -> Iterator[tuple[Row, Tensor]]:
         """Rows of one pass. Raises StoreError where it has none and would be repeated without end."""
+
+        def start(example: StreamExample | None) -> int:
+            spare = example.num_samples - self.audio.num_samples if example else 0
+            return numbers.randint(0, spare // SAMPLES_PER_FRAME) if self.options.segment_start == "random" else 0
+
         found = False
         pairs = with_interferers(examples) if self.dynamic_mixing else ((example, None) for example in examples)
         for example, interferer in pairs:
-            row = self._row(example, interferer, self._start(example, numbers), self._start(interferer, numbers))
+            row = self._row(example, interferer, start(example), start(interferer))
             if row is not None:
                 yield row
             found = found or row is not None
@@ -238,12 +234,6 @@ class StreamDataset(IterableDataset[Batch]):
                 f"{self.urls[0]}: the shards that a worker of rank {self.rank.number} reads have nothing to train on: "
                 f"{reason}. Fix them, or use fewer num_workers"
             )
-
-    def _start(self, example: StreamExample | None, numbers: random.Random) -> int:
-        """First frame of a segment."""
-        if example is None or self.options.segment_start != "random":
-            return 0
-        return numbers.randint(0, (example.num_samples - self.audio.num_samples) // SAMPLES_PER_FRAME)
 
     def _row(
         self, example: StreamExample, interferer: StreamExample | None = None, start: int = 0, interferer_start: int = 0
@@ -270,13 +260,11 @@ class StreamDataset(IterableDataset[Batch]):
 
 
 class StreamLoader(TimedLoader):
-    """The loader of a stream: its length is known only where `stream_batches` is set, and it has no position."""
+    """The loader of a stream, without a position; `epoch` says which epoch the next iteration is."""
 
     def __init__(self, dataset: StreamDataset, epoch: Callable[[], int], **options: Any) -> None:
         super().__init__(dataset, length=dataset.batches, **options)
-        self.stream = dataset
-        self.epoch = epoch
-        self._logged = 0
+        self.stream, self.epoch, self._logged = dataset, epoch, 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self.stream.set_epoch(self.epoch())
@@ -289,40 +277,26 @@ class StreamLoader(TimedLoader):
         self._log_too_short()
         if not examples and self.stream.rank.of == 1:
             raise StoreError(
-                f"{self.stream.split}: {self.stream.urls[0]} and what follows have no example to train on: "
-                f"{int(self.stream.too_short.sum())} are shorter than the segment; add longer mixtures or shorten "
-                "datamodule.data_config.segment"
+                f"{self.stream.split}: {self.stream.urls[0]} and further tars have nothing to train on: {self._logged} "
+                "examples are shorter than the segment; add longer mixtures or shorten datamodule.data_config.segment"
             )
 
     def _log_too_short(self) -> None:
-        count, segment = int(self.stream.too_short.sum()), self.stream.options.segment
+        count, split, seconds = int(self.stream.too_short.sum()), self.stream.split, self.stream.options.segment
         if count not in (0, self._logged):
-            message = "%s: %d examples are shorter than the segment of %g s and left out"
-            logger.info(message, self.stream.split, count, segment)
+            logger.info("%s: %d examples are shorter than the segment of %g s and left out", split, count, seconds)
         self._logged = count
 
 
 class StreamData(RankedData):
-    """Loaders of the examples in tars that are read front to back.
-
-    Args:
-        config: Configuration of the run.
-        words: Tars by path, brace pattern or URL, as `stream_words` finds them.
-
-    Raises:
-        FeatureStoreError: Tars are missing or refused, or there are none for one of the splits.
-    """
+    """Loaders of the examples in tars, which `words` name by path, brace pattern or URL; see `split_tars`."""
 
     def __init__(self, config: Config, words: Sequence[str]) -> None:
         super().__init__(config)
         self.urls = split_tars(words)
 
     def prepare_splits(self) -> None:
-        """Look at the first samples of both splits, and log what a stream does not promise.
-
-        Raises:
-            FeatureStoreError: A first or last shard cannot be opened, or none of those samples can be trained on.
-        """
+        """Log what a stream does not promise. Raises FeatureStoreError where no first sample can be trained on."""
         for split, urls in self.urls.items():
             open_shard(urls[-1]).close()
             self._refuse_other_layout(split, urls[0])
@@ -333,11 +307,7 @@ class StreamData(RankedData):
         )
 
     def order_facts(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the one before.
-
-        Raises:
-            FeatureStoreError: Ranks, limits or intervals do not fit the shards, or a length that is not known.
-        """
+        """What a resumed run must have in common. Raises FeatureStoreError where training does not fit the shards."""
         self._refuse_unfit_training()
         dynamic = self.config.datamodule.dynamic_mixing
         return {"stream": True, "segment": self.options.segment, "dynamic_mixing": dynamic}
@@ -385,8 +355,9 @@ class StreamData(RankedData):
         if self.options.data_root is not None:
             return Path(os.path.abspath(self.options.data_root))
         url = self.urls[split][0]
-        recorded = None if is_fetched(url) or not is_store(Path(url).parent) else read_store_record(Path(url).parent)
-        return Path(recorded.data_root) if recorded and recorded.data_root else None
+        folder = None if is_fetched(url) else Path(url).parent
+        recorded = read_store_record(folder).data_root if folder and is_store(folder) else None
+        return Path(recorded) if recorded else None
 
     def _refuse_other_layout(self, split: str, url: str) -> None:
         """Raise StoreError where none of the first samples can be trained on."""
@@ -402,11 +373,7 @@ class StreamData(RankedData):
 
 
 def stream_words(options: DataConfig) -> list[str]:
-    """What --shards names that is read as a stream: tars instead of stores.
-
-    Raises:
-        ConfigError: Stores are named beside it, or are to be built.
-    """
+    """The words of --shards that name tars. Raises ConfigError where stores are named too, or are to be built."""
     named = [options.shards] if isinstance(options.shards, str) else options.shards or []
     streams = [word for word in named if is_tars(word)] if options.use_precomputed_embeddings else []
     if streams and (streams != named or options.build_missing):

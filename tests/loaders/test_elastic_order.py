@@ -13,7 +13,7 @@ from helpers.reading import data
 from iianet.batch import Batch
 from iianet.errors import ManifestError
 from loaders.datamodule import SeparationData
-from loaders.loader import BatchLoader
+from loaders.dataset import BatchLoader
 
 STEP = 8
 """Examples of a global batch."""

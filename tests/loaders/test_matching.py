@@ -29,7 +29,7 @@ def imported(tmp_path: Path) -> Catalog:
 
 
 def test_imported_embeddings_are_refused_until_they_are_trusted(imported: Catalog) -> None:
-    with pytest.raises(StoreError, match=r"nothing tells the encoder .*earlier.*random weights of seed 0") as refused:
+    with pytest.raises(StoreError, match=r"is unknown .*earlier.*random weights of seed 0") as refused:
         refuse_other_encoder(imported, RANDOM)
     assert "--trust_imported (datamodule.data_config.trust_imported)" in str(refused.value)
     assert f"inspect-shards {imported.store} --against CONFIG --recheck" in str(refused.value)

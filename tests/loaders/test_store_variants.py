@@ -118,5 +118,5 @@ def test_asking_for_more_views_than_are_stored_is_an_error(corpus: Corpus, tmp_p
 def test_two_stores_with_one_key_are_refused(corpus: Corpus, tmp_path: Path) -> None:
     for name in ("one", "two"):
         build_store(corpus, tmp_path / name)
-    with pytest.raises(StoreError, match=r"train-00000\d.tar and .*train-00000\d.tar both hold 'tr_00\d'"):
+    with pytest.raises(StoreError, match=r"train-00000\d.tar and .*train-00000\d.tar both have 'tr_00\d'"):
         data(corpus, tmp_path / "one", others=(tmp_path / "two",)).prepare_splits()

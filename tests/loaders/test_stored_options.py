@@ -100,7 +100,7 @@ def test_audio_of_an_utterance_stored_again_is_found_by_its_newest_list(
     assert_same(batches(data(corpus, tmp_path / "store")), batches(data(corpus, None)))
 
 
-def test_utterance_whose_audio_could_not_be_stored_is_encoded_and_its_mended_wav_read(
+def test_utterance_whose_audio_could_not_be_stored_is_encoded_and_its_fixed_wav_read(
     corpus: Corpus, tmp_path: Path
 ) -> None:
     wav = corpus.root / corpus.rows("train", "mix")[2][0]
@@ -171,7 +171,7 @@ def test_two_stores_without_a_manifest_may_not_hold_one_key(corpus: Corpus, tmp_
         data(corpus, tmp_path / "one", others=(tmp_path / "other",)).prepare_splits()
 
 
-def test_stores_of_unlike_numbers_of_views_give_what_both_have(corpus: Corpus, tmp_path: Path) -> None:
+def test_stores_with_different_numbers_of_views_give_what_both_have(corpus: Corpus, tmp_path: Path) -> None:
     first, second = halves(corpus, tmp_path, "shardwriter.views=1", "shardwriter.dtype=float32")
     rewrite_lists(corpus, "train", slice(0, 3))
     build_store(corpus, first, "shardwriter.views=2", splits=("train",))
@@ -191,8 +191,10 @@ def test_stores_of_unlike_numbers_of_views_give_what_both_have(corpus: Corpus, t
         ("videonet.videonet_config.seed=1", "encoder fingerprint: quick-0 here, quick-1 there"),
     ],
 )
-def test_stores_that_were_made_unlike_are_refused(corpus: Corpus, tmp_path: Path, setting: str, message: str) -> None:
+def test_stores_built_with_different_settings_are_refused(
+    corpus: Corpus, tmp_path: Path, setting: str, message: str
+) -> None:
     build_store(corpus, tmp_path / "one", splits=SPLITS)
     build_store(corpus, tmp_path / "other", setting, splits=SPLITS)
-    with pytest.raises(StoreError, match=rf"one and .*other were not made alike \({message}\)"):
+    with pytest.raises(StoreError, match=rf"one and .*other were built with different settings \({message}\)"):
         data(corpus, tmp_path / "one", others=(tmp_path / "other",)).prepare_splits()

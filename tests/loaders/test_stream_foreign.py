@@ -66,7 +66,7 @@ def test_nothing_to_train_on_is_an_error(corpus: Corpus, tmp_path: Path) -> None
     for split in ("train", "val"):
         write_shard(tmp_path / f"{split}.tar", foreign(3, SEGMENT - 1))
     data = stream(corpus, str(tmp_path / "train.tar"))
-    with pytest.raises(StoreError, match="3 are shorter"):
+    with pytest.raises(StoreError, match="3 examples are shorter"):
         list(data.train_dataloader())
     endless = stream(corpus, str(tmp_path / "train.tar"), "datamodule.data_config.stream_batches=2")
     with pytest.raises(StoreError, match="nothing to train on"):

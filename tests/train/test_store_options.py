@@ -116,7 +116,7 @@ def test_stores_made_unlike_are_refused_together(
 ) -> None:
     build(corpus.config(), here / "half", BuildOptions(device=CPU, dtype="float16", limit=2))
     assert run(corpus, "--shards", store, "--shards", here / "half")[0] == 2
-    assert "were not made alike (dtype: float32 here, float16 there)" in capsys.readouterr().err
+    assert "were built with different settings (dtype: float32 here, float16 there)" in capsys.readouterr().err
 
 
 def test_imported_embeddings_are_trained_from_only_where_they_are_trusted(
