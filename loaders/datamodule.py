@@ -46,12 +46,10 @@ class RankedData(pl.LightningDataModule):
 
     def loader_options(self, most_workers: int, unit: str) -> dict[str, Any]:
         """Options of a DataLoader, with num_workers as configured, but no more than there are cores or shards."""
-        configured = self.options.num_workers
-        workers = min(configured, most_workers)
-        if workers < configured:
-            logger.info(
-                "num_workers is %d; there are %d %s, so %d are started", configured, most_workers, unit, workers
-            )
+        wanted = self.options.num_workers
+        workers = min(wanted, most_workers)
+        if workers < wanted:
+            logger.info("num_workers is %d; there are %d %s, so %d are started", wanted, most_workers, unit, workers)
         return {
             "num_workers": workers,
             "pin_memory": self.options.pin_memory and torch.cuda.is_available(),

@@ -25,7 +25,7 @@ import soundfile
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
-from webdataset import DataPipeline, SimpleShardList, batched, shuffle, split_by_worker
+from webdataset import DataPipeline, SimpleShardList, batched, shuffle
 
 from iianet.batch import Batch, Dropped, fit_frames
 from iianet.config.data_section import DataConfig
@@ -57,7 +57,7 @@ STREAM_BATCHES = "datamodule.data_config.stream_batches"
 
 
 class StreamExample(NamedTuple):
-    """A source of a mixture, as a sample of a tar holds it."""
+    """A source of a mixture in a sample of a tar: the sample's key and members, and the audio with its length."""
 
     key: str
     sample: RawSample
@@ -101,7 +101,7 @@ def _length(content: bytes, name: str) -> int:
 
 
 def _below(data_root: Path | None, path: str, name: str) -> Path:
-    """Path of a wav: whoever made the tars may not lead out of the folder that the user named."""
+    """Path of a wav: a tar may name none outside the folder that the user named."""
     if data_root is None:
         raise StoreError(f"{name}: its audio is {path}; give --data_root, the folder where such paths start")
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
@@ -164,7 +164,7 @@ class StreamDataset(IterableDataset[Batch]):
         self.frames = round(options.segment * FPS)
         self.too_short = torch.zeros(max(num_workers, 1), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._worker = 0
+        self._worker = Share(number=0, of=1)
         self._dropped: list[Dropped] = []
 
     def set_epoch(self, epoch: int) -> None:
@@ -172,32 +172,32 @@ class StreamDataset(IterableDataset[Batch]):
         self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
-        worker = get_worker_info()
-        self._worker, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        if worker := get_worker_info():
+            self._worker = Share(number=worker.id, of=worker.num_workers)
         self._dropped.clear()
-        self.too_short[self._worker] = 0
-        yield from self._validation() if self.split == VAL else self._training(workers)
+        self.too_short[self._worker.number] = 0
+        yield from self._validation() if self.split == VAL else self._training()
         if self._dropped and self.batches is None:
             yield self._batch([])
 
-    def _training(self, workers: int) -> Iterator[Batch]:
+    def _training(self) -> Iterator[Batch]:
         seed = f"{self.seed} {int(self._epoch)}"
-        numbers = random.Random(f"{seed} {self.rank.number} {self._worker}")
+        numbers = random.Random(f"{seed} {self.rank.number} {self._worker.number}")
         rows = DataPipeline(
             SimpleShardList(self.urls, seed=seed),
-            lambda shards: islice(shards, self.rank.number, None, self.rank.of),
-            split_by_worker,
+            lambda shards: islice(shards, self.rank.number, None, self.rank.of),  # its own would trust os.environ
+            lambda shards: islice(shards, self._worker.number, None, self._worker.of),
             self._examples,
             shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=numbers),
             lambda examples: self._rows(examples, numbers),
         )
-        count = len(range(self._worker, self.batches, workers)) if self.batches else None
+        count = len(range(self._worker.number, self.batches, self._worker.of)) if self.batches else None
         batches = batched(self.options.batch_size, collation_fn=self._batch)
         return islice(batches(rows.repeat() if self.batches else rows), count)
 
     def _validation(self) -> Iterator[Batch]:
         size = self.options.batch_size
-        examples = iter(DataPipeline(SimpleShardList(self.urls), split_by_worker, self._examples))
+        examples = self._examples(islice(SimpleShardList(self.urls), self._worker.number, None, self._worker.of))
         while group := list(islice(examples, size * self.rank.of)):
             made = [self._row(example) for example in group[self.rank.number * size :][:size]]
             yield self._batch([row for row in made if row is not None])
@@ -211,7 +211,7 @@ class StreamDataset(IterableDataset[Batch]):
                 self._dropped.append(Dropped(str(sample["__key__"]), str(error)))
                 continue
             long = [example for example in examples if example.num_samples >= self.audio.num_samples]
-            self.too_short[self._worker] += len(examples) - len(long)
+            self.too_short[self._worker.number] += len(examples) - len(long)
             yield from long
 
     def _rows(self, examples: Iterable[StreamExample], numbers: random.Random) -> Iterator[tuple[Row, Tensor]]:
@@ -238,7 +238,7 @@ class StreamDataset(IterableDataset[Batch]):
     def _row(
         self, example: StreamExample, interferer: StreamExample | None = None, start: int = 0, interferer_start: int = 0
     ) -> tuple[Row, Tensor] | None:
-        """A row and its embedding, `(512, frames)`; None, and a note of why, where it cannot be had."""
+        """A row and its embedding, `(512, frames)`; None, and the reason noted, where it cannot be read."""
         try:
             first, second = start * SAMPLES_PER_FRAME, interferer_start * SAMPLES_PER_FRAME
             mixed = self.mixer.read(example, first, interferer, second)
@@ -348,7 +348,9 @@ class StreamData(RankedData):
         for name, cure in cures.items():
             value = getattr(training, name)
             if isinstance(value, float) or (value is not None and name == "val_check_interval"):
-                raise ConfigError(f"training.{name} is {value}, and the length of a stream is not known; {cure}")
+                raise ConfigError(
+                    f"training.{name} is {value}, and the length of a stream is not known; leave it out, or {cure}"
+                )
 
     def _data_root(self, split: str) -> Path | None:
         """The configured one, else that of the store whose shards these are."""

@@ -103,7 +103,7 @@ def test_the_length_is_the_number_of_batches(store: Path) -> None:
     assert len(dataset) == len(read(dataset)) == 7
 
 
-def test_splits_are_added_and_told_apart(tmp_path: Path) -> None:
+def test_splits_are_added_and_read_separately(tmp_path: Path) -> None:
     write_store(tmp_path, samples(3), split="train")
     write_store(tmp_path, samples(5), split="val")
     assert sum(map(len, read(ShardedEmbeddings(tmp_path, split="train")))) == 3

@@ -41,7 +41,7 @@ def test_audio_members_are_trained_on_over_http(corpus: Corpus, tmp_path: Path, 
         assert batch.mixture.shape == batch.target.shape == (2, SEGMENT)
 
 
-def test_a_missing_shard_is_told_before_training(corpus: Corpus, tmp_path: Path, http: str) -> None:
+def test_a_missing_shard_is_reported_before_training(corpus: Corpus, tmp_path: Path, http: str) -> None:
     for split in ("train", "val"):
         write_shard(tmp_path / f"{split}-0.tar", foreign(3))
     with pytest.raises(StoreError, match=r"-1.tar: cannot be fetched \(HTTP 404"):

@@ -72,7 +72,7 @@ def test_what_a_stream_cannot_do_is_refused(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_stream_cannot_be_gone_on_with_after_a_store(
+def test_a_stream_cannot_resume_the_run_of_a_store(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(corpus, "--shards", store)
