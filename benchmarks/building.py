@@ -9,7 +9,6 @@ noisy.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -20,13 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from machine import machine
+from made_corpus import make_clips
+from made_utterances import FRAMES
 from tabulate import tabulate
 from tqdm import tqdm
 
-from iianet.config.schema import Config, load_config
+from iianet.config.schema import Config
 from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.kernels import PRECISIONS
 from iianet.encoder.mouth import CROP_SIZE, FPS, FRAME_SIZE, MEAN, STD, center_crop
@@ -39,8 +39,6 @@ from shardwriter.encode.kernel_choice import quickest_kernels
 from shardwriter.encode.tasks import Encoding, run_tasks
 from shardwriter.store.generation import Generations
 from shardwriter.store.identity import identity_of
-
-FRAMES = 50
 
 
 class Bench(NamedTuple):
@@ -65,7 +63,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = make_corpus(folder, arguments.clips, arguments.batch_size, arguments.num_workers)
+        config = make_clips(folder, arguments.clips, arguments.batch_size, arguments.num_workers)
         bench = Bench(config, folder, sorted((folder / "mouths").glob("*.npz")), device)
         rates, kernels = measure(bench, arguments.rounds)
         reading = _read(bench)
@@ -73,38 +71,6 @@ def main() -> None:
     print(text)
     if arguments.output:
         arguments.output.write_text(text, encoding="utf-8")
-
-
-def make_corpus(folder: Path, clips: int, batch_size: int, num_workers: int = 4, frames: int = FRAMES) -> Config:
-    """Clips that compress about as real mouths do, in IIANet's layout; one short wav stands for all."""
-    random = np.random.default_rng(0)
-    (folder / "mouths").mkdir()
-    soundfile.write(folder / "silence.wav", np.zeros(frames * 640, dtype=np.float32), 16000)
-    texture = random.normal(128, 30, size=(FRAME_SIZE, FRAME_SIZE))
-    for clip in range(clips):
-        noise = random.normal(0, 8, size=(frames, FRAME_SIZE, FRAME_SIZE))
-        mouth = np.clip(texture + noise, 0, 255).astype(np.uint8)
-        np.savez_compressed(folder / "mouths" / f"clip_{clip:04d}.npz", data=mouth)
-    for split in ("tr", "cv", "tt"):
-        names = [f"clip_{clip:04d}" for clip in range(clips if split == "tr" else 0)]
-        pairs = list(zip(names[::2], names[1::2], strict=True))
-        lists = {
-            "mix": [["silence.wav", frames * 640] for _ in pairs],
-            "s1": [["silence.wav", f"mouths/{first}.npz", frames * 640] for first, _ in pairs],
-            "s2": [["silence.wav", f"mouths/{second}.npz", frames * 640] for _, second in pairs],
-        }
-        (folder / split).mkdir()
-        for name, rows in lists.items():
-            (folder / split / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
-    directories = {"train_dir": "tr", "valid_dir": "cv", "test_dir": "tt"}
-    data = {name: str(folder / value) for name, value in directories.items()} | {"data_root": str(folder)}
-    document = {
-        "datamodule": {"data_config": data},
-        "exp": {"exp_name": "benchmark"},
-        "shardwriter": {"batch_size": batch_size, "num_workers": num_workers, "utterances_per_shard": 1000},
-    }
-    (folder / "config.yml").write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
-    return load_config(folder / "config.yml")
 
 
 def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], list[str]]:

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from building import make_corpus
 from machine import machine
+from made_corpus import make_clips
 from spread import spread
 from tabulate import tabulate
 from tqdm import tqdm
@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.mouths is None:
-            make_corpus(Path(folder), arguments.clips, 1)
+            make_clips(Path(folder), arguments.clips, 1)
         paths = sorted((arguments.mouths or Path(folder) / "mouths").glob("*.npz"))[: arguments.clips]
         embeddings = encode([path for path in paths if not path.stem.endswith("_embedding")])
     ways = [way for dtype in DTYPES for way in ways_of(dtype, embeddings)]

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 import torch
-from building import make_corpus
 from machine import machine
+from made_corpus import make_clips
 from tqdm import tqdm
 
 from iianet.config.schema import Config, load_config
@@ -40,7 +40,7 @@ def main() -> None:
     torch.set_num_threads(1)  # a fork has no team of threads
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_corpus(folder, arguments.utterances, batch_size=PER_SHARD, num_workers=1, frames=FRAMES)
+        make_clips(folder, arguments.utterances, batch_size=PER_SHARD, num_workers=1, frames=FRAMES)
         config = load_config(folder / "config.yml", [f"shardwriter.utterances_per_shard={PER_SHARD}"])
         found = run(config, folder, arguments.kills, random.Random(arguments.seed))
     print(found)

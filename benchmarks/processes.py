@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from building import make_corpus
 from machine import machine
+from made_corpus import make_clips
 from spread import spread
 from tabulate import tabulate
 from tqdm import tqdm
@@ -45,7 +45,7 @@ def main() -> None:
     if arguments.clips < 2 * arguments.processes * arguments.batch_size:
         sys.exit(f"--clips {arguments.clips}: too few, each process should write at least two shards of --batch_size")
     with tempfile.TemporaryDirectory() as folder:
-        make_corpus(Path(folder), arguments.clips, arguments.batch_size)
+        make_clips(Path(folder), arguments.clips, arguments.batch_size)
         shards = f"shardwriter.utterances_per_shard={arguments.batch_size}"
         config = load_config(Path(folder) / "config.yml", [shards])
         executors: dict[int, Executor] = {1: OwnProcess(), arguments.processes: Processes([CPU] * arguments.processes)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.builds import build_store, quick_encoder
-from helpers.corpus import Corpus, make_corpus
+from helpers.corpus import Corpus, copy_corpus, make_corpus
 from helpers.reading import batches, completed, data
 
 from iianet.batch import Batch
@@ -69,16 +69,9 @@ def test_stored_audio_is_that_of_the_wavs_to_the_last_bit(
         *segment,
     )
     by_path = batches(data(corpus, None, *settings))
-    moved = tmp_path / "elsewhere"
-    shutil.copytree(corpus.root, moved)
-    away = Corpus(root=moved, names=corpus.names)
-    shutil.rmtree(moved / "audio")
-    folders = [f"datamodule.data_config.{key}={moved}/json/{name}" for key, name in FOLDERS.items()]
-    gone = data(away, tmp_path / "embed", *settings, f"datamodule.data_config.data_root={moved}", *folders)
-    same_audio(batches(gone), by_path)
-
-
-FOLDERS = {"train_dir": "tr", "valid_dir": "cv", "test_dir": "tt"}
+    away = copy_corpus(corpus, tmp_path / "elsewhere")
+    shutil.rmtree(away.root / "audio")
+    same_audio(batches(data(away, tmp_path / "embed", *settings)), by_path)
 
 
 def test_a_view_that_is_not_stored_is_encoded_from_its_own_crop(corpus: Corpus, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.corpus import Corpus, make_corpus
+from helpers.corpus import Corpus, edit_lists, make_corpus
 from helpers.runs import build_store, losses, run, run_recorded
 
 from iianet.encoder.source import EncoderSource
@@ -102,8 +102,7 @@ def test_two_stores_are_trained_from_as_one(
     expected = losses()
     for name, kept, splits in (("first", slice(0, 2), ("train", "val")), ("second", slice(3, 5), ("train",))):
         part = make_corpus(here / name, {"train": 6, "val": 3, "test": 2}, frames=5)
-        for kind in ("mix", "s1", "s2"):
-            part.list_file("train", kind).write_text(json.dumps(part.rows("train", kind)[kept]))
+        edit_lists(part, "train", lambda rows, kept=kept: rows[kept])
         build(part.config(), here / f"{name}-store", BuildOptions(device=CPU, dtype="float32", splits=splits))
     capsys.readouterr()
     assert run(corpus, "--shards", here / "first-store", "--shards", here / "second-store")[0] == 0

@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.builds import QuickEncoder, build_store, contents, reasons, stored
-from helpers.corpus import Corpus, make_corpus, make_frames, write_mouth
+from helpers.corpus import Corpus, copy_corpus, make_corpus, make_frames, write_mouth
 
 from shardwriter.build.report import BuildReport
 from shardwriter.format.index import read_index
@@ -46,25 +45,24 @@ GOOD = {"tr_007", "tr_008"}
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory, quick: None) -> tuple[Path, BuildReport]:
-    """A corpus with one npz of every kind of damage, its store inside, and how the build went; to read or to copy."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A corpus with one npz of every kind of damage."""
     corpus = make_corpus(tmp_path_factory.mktemp("broken"), {"train": 9})
     for name, (damage, _) in DAMAGES.items():
         damage(corpus.mouth(name))
-    return corpus.root, build_store(corpus, corpus.root / "store", splits=("train",))
+    return corpus
+
+
+@pytest.fixture(scope="module")
+def broken(made: Corpus, quick: None) -> tuple[Path, BuildReport]:
+    """Its folder, with its store inside, and how the build went; to read or to copy."""
+    return made.root, build_store(made, made.root / "store", splits=("train",))
 
 
 @pytest.fixture
-def corpus(broken: tuple[Path, BuildReport], tmp_path: Path) -> Corpus:
+def corpus(made: Corpus, broken: tuple[Path, BuildReport], tmp_path: Path) -> Corpus:
     """A copy of it that may be changed, with the times of its files."""
-    shutil.copytree(broken[0], tmp_path / "copy")
-    return make_corpus_of(tmp_path / "copy", broken[0])
-
-
-def make_corpus_of(root: Path, original: Path) -> Corpus:
-    file = root / "config.yml"
-    file.write_text(file.read_text().replace(str(original), str(root)))
-    return Corpus(root=root, names={"train": [*DAMAGES, *sorted(GOOD)]})
+    return copy_corpus(made, tmp_path / "copy")
 
 
 def again(corpus: Corpus, *overrides: str, **options: bool) -> BuildReport:

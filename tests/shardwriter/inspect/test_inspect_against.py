@@ -1,20 +1,18 @@
 """inspect-shards --against and --recheck: the store beside its corpus."""
 
-import json
 import os
 
 import pytest
-from helpers.inspection import BROKEN, STORED, Place, damage, run, run_json, write_mouth
+from helpers.builds import change_mouth
+from helpers.corpus import edit_lists
+from helpers.inspection import BROKEN, STORED, Place, damage, run, run_json
 
 from shardwriter.inspect.contents import Contents
 
 
 def forget(place: Place, split: str, name: str) -> None:
     """Take an utterance out of the corpus."""
-    for kind in ("mix", "s1", "s2"):
-        path = place.root / "json" / split / f"{kind}.json"
-        rows = [row for row in json.loads(path.read_text(encoding="utf-8")) if name not in row[0]]
-        path.write_text(json.dumps(rows), encoding="utf-8")
+    edit_lists(place.corpus, split, lambda rows: [row for row in rows if name not in row[0]])
 
 
 def test_a_corpus_that_is_stored_whole_is_fine(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +40,7 @@ def test_an_utterance_that_the_store_lacks_is_missing(place: Place, capsys: pyte
 
 
 def test_an_npz_written_anew_is_stale(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    write_mouth(place, "fay", frames=3, seed=99)
+    change_mouth(place.mouth("fay"))
     code, document = run_json(capsys, place.store, "--against", place.config)
     assert code == 1
     assert document["splits"]["val"]["stale_keys"] == ["fay"]
@@ -59,7 +57,8 @@ def test_an_npz_with_another_time_and_the_same_bytes_is_not_stale(
 
 
 def test_a_split_that_only_the_corpus_has_is_all_missing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    (place.root / "json" / "val").rename(place.root / "json" / "none")  # the val manifest is now the test manifest
+    val, test = (place.corpus.list_file(split, "mix").parent for split in ("val", "test"))
+    val.rename(test)  # the val manifest is now the test manifest
     document = run_json(capsys, place.store, "--against", place.config)[1]
     assert document["splits"]["test"] == {
         "shards": 0, "utterances": 0, "examples": 0, "frames": 0, "bytes": 0, "failed": 0,
@@ -105,7 +104,7 @@ def test_a_changed_value_is_found_by_encoding_again(place: Place, capsys: pytest
 
 
 def test_an_npz_that_changed_cannot_be_rechecked(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    write_mouth(place, "fay", frames=3, seed=99)
+    change_mouth(place.mouth("fay"))
     assert run(place.store, "--against", place.config, "--recheck", 9) == 1
     assert "val fay: mouths/fay.npz has changed since it was encoded" in capsys.readouterr().out
 

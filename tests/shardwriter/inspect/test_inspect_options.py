@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers.inspection import BROKEN, FRAMES, STORED, Place, damage, run, run_json, write_mouth
+from helpers.builds import change_mouth
+from helpers.inspection import BROKEN, FRAMES, STORED, Place, damage, run, run_json
 
 from shardwriter import inspect_cli
 from shardwriter.inspect.contents import Contents, Entry
@@ -121,7 +122,7 @@ def test_views_are_compared_with_the_corpus(changed: Place, capsys: pytest.Captu
     assert splits["train_view1"]["missing_keys"] == [f"{BROKEN}@1"]
     for index in changed.store.glob("train_view2*.index"):
         index.unlink()
-    write_mouth(changed, "ann", frames=FRAMES["train"]["ann"], seed=99)
+    change_mouth(changed.mouth("ann"))
     splits = run_json(capsys, changed.store, "--against", changed.config)[1]["splits"]
     assert splits["train"]["stale_keys"] == ["ann"]
     assert splits["train_view1"]["stale_keys"] == ["ann@1"]
