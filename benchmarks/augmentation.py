@@ -17,7 +17,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from iianet.config.schema import load_config
-from shardwriter.build.build import BuildOptions, build
+from shardwriter.build.build import build
+from shardwriter.build.options import BuildOptions
+from shardwriter.storage.folder import Folder
 
 ROOT = Path(__file__).parent.parent
 TOY = ROOT / "configs" / "toy.yml"
@@ -51,7 +53,7 @@ def measure(folder: Path, epochs: int, seeds: int, views: int) -> list[tuple[str
     wishes = [root, *(f"{data}.{key}={folder / 'demo/corpus/json' / name}" for key, name in folders.items())]
     store = folder / "store"
     config = load_config(TOY, [*wishes, f"shardwriter.views={views}"])
-    build(config, store, BuildOptions(splits=("train", "val"), device=torch.device("cpu")))
+    build(config, Folder(store), BuildOptions(splits=("train", "val"), device=torch.device("cpu")))
     narrow = f"{data}.block_size=1"  # so few utterances would be one block, and take one view an epoch
     ways = {
         "raw, random crop and flip": ["--no_shards", "--set", narrow],

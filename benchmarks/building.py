@@ -9,38 +9,37 @@ noisy.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from machine import machine
+from made_corpus import make_clips
+from made_utterances import FRAMES
 from tabulate import tabulate
 from tqdm import tqdm
 
-from iianet.config.schema import Config, load_config
-from iianet.encoder.clip_encoder import ClipEncoder
-from iianet.encoder.kernels import PRECISIONS
-from iianet.encoder.mouth import CROP_SIZE, FPS, FRAME_SIZE, MEAN, STD, center_crop
+from iianet.config.schema import Config
+from iianet.encoder.clip_encoder import ClipEncoder, load_network
+from iianet.encoder.kernels import PRECISIONS, default_kernels
+from iianet.encoder.mouth import CROP_SIZE, FRAME_SIZE, MEAN, STD, center_crop
 from iianet.encoder.source import EncoderSource
 from iianet.encoder.video_encoder import VideoEncoder
-from shardwriter.build.work import Work
 from shardwriter.corpus.manifest import load_manifests
-from shardwriter.encode.clips import ClipReader, read_ahead
-from shardwriter.encode.kernel_choice import quickest_kernels
-from shardwriter.encode.tasks import Encoding, run_tasks
-from shardwriter.store.generation import Generations
+from shardwriter.corpus.planning import plan_table
+from shardwriter.encode.clips import ClipReader
+from shardwriter.encode.encoded import EncodedClips
+from shardwriter.encode.write_shards import write_shards
+from shardwriter.format.plan import make_plan
+from shardwriter.storage.folder import Folder
 from shardwriter.store.identity import identity_of
-
-FRAMES = 50
 
 
 class Bench(NamedTuple):
@@ -65,7 +64,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        config = make_corpus(folder, arguments.clips, arguments.batch_size, arguments.num_workers)
+        config = make_clips(folder, arguments.clips, arguments.batch_size, arguments.num_workers)
         bench = Bench(config, folder, sorted((folder / "mouths").glob("*.npz")), device)
         rates, kernels = measure(bench, arguments.rounds)
         reading = _read(bench)
@@ -75,43 +74,11 @@ def main() -> None:
         arguments.output.write_text(text, encoding="utf-8")
 
 
-def make_corpus(folder: Path, clips: int, batch_size: int, num_workers: int = 4, frames: int = FRAMES) -> Config:
-    """Clips that compress about as real mouths do, in IIANet's layout; one short wav stands for all."""
-    random = np.random.default_rng(0)
-    (folder / "mouths").mkdir()
-    soundfile.write(folder / "silence.wav", np.zeros(frames * 640, dtype=np.float32), 16000)
-    texture = random.normal(128, 30, size=(FRAME_SIZE, FRAME_SIZE))
-    for clip in range(clips):
-        noise = random.normal(0, 8, size=(frames, FRAME_SIZE, FRAME_SIZE))
-        mouth = np.clip(texture + noise, 0, 255).astype(np.uint8)
-        np.savez_compressed(folder / "mouths" / f"clip_{clip:04d}.npz", data=mouth)
-    for split in ("tr", "cv", "tt"):
-        names = [f"clip_{clip:04d}" for clip in range(clips if split == "tr" else 0)]
-        pairs = list(zip(names[::2], names[1::2], strict=True))
-        lists = {
-            "mix": [["silence.wav", frames * 640] for _ in pairs],
-            "s1": [["silence.wav", f"mouths/{first}.npz", frames * 640] for first, _ in pairs],
-            "s2": [["silence.wav", f"mouths/{second}.npz", frames * 640] for _, second in pairs],
-        }
-        (folder / split).mkdir()
-        for name, rows in lists.items():
-            (folder / split / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
-    directories = {"train_dir": "tr", "valid_dir": "cv", "test_dir": "tt"}
-    data = {name: str(folder / value) for name, value in directories.items()} | {"data_root": str(folder)}
-    document = {
-        "datamodule": {"data_config": data},
-        "exp": {"exp_name": "benchmark"},
-        "shardwriter": {"batch_size": batch_size, "num_workers": num_workers, "utterances_per_shard": 1000},
-    }
-    (folder / "config.yml").write_text(json.dumps(document), encoding="utf-8")  # JSON is YAML
-    return load_config(folder / "config.yml")
-
-
 def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], list[str]]:
-    """Clips per second of every way, round by round; and the kernels that were chosen."""
+    """Clips per second of every way, round by round; and the kernels of each precision."""
     source = EncoderSource.from_config(bench.config)
-    network = source.network()
-    chosen = {name: quickest_kernels(replace(source, precision=name), bench.device) for name in PRECISIONS}
+    network = load_network(source.pretrain, source.seed)
+    chosen = {name: default_kernels(bench.device, name) for name in PRECISIONS}
     encoders = {name: ClipEncoder(network, kernels).to(bench.device) for name, kernels in chosen.items()}
     ways: dict[str, Callable[[int], None]] = {}
     for name, encoder in encoders.items():
@@ -146,24 +113,16 @@ def _build(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
     """From the manifest to the last published shard."""
     source = EncoderSource.from_config(bench.config)
     identity = identity_of(source, encoder.fingerprint, encoder.kernels, "float16")
-    encoding = Encoding(
-        encoder=encoder,
-        device=bench.device,
-        dtype="float16",
-        fps=FPS,
-        batch_size=bench.config.shardwriter.batch_size,
-        num_workers=bench.config.shardwriter.num_workers,
-    )
 
     def run(number: int) -> None:
-        store = bench.folder / f"store-{encoder.kernels.dtype}-{number}"
-        store.mkdir()
+        folder = bench.folder / f"store-{encoder.kernels.dtype}-{number}"
+        folder.mkdir()
         manifest = load_manifests(bench.config, ("train",))["train"]
-        generations = Generations.open(store)
-        work = {"train": Work(manifest=manifest, new=range(len(manifest.utterances)))}
-        generations.extend(work, identity, bench.config.shardwriter.utterances_per_shard, manifest.data_root)
-        tasks = list(generations.active[0].tasks(("train",)))
-        run_tasks(store, manifest.data_root, tasks, encoding, _Silent())
+        rows = np.arange(len(manifest.utterances))
+        table = plan_table({"train": (manifest, rows)}, bench.config.shardwriter.utterances_per_shard)
+        plan = make_plan(kind="extend", base=(), identity=identity, manifest_digests={}, table=table)
+        clips = EncodedClips(data_root=manifest.data_root, config=bench.config, identity=identity, encoder=encoder)
+        write_shards(Folder(folder), plan.tasks(), clips.open(bench.device), _Silent())
 
     return run
 
@@ -187,18 +146,18 @@ def _earlier(bench: Bench, network: VideoEncoder) -> Callable[[int], None]:
 def _read(bench: Bench) -> float:
     """Clips per second of reading alone: npz to crops, by as many threads as the build has."""
     rows = [{"key": path.stem, "mouth": f"mouths/{path.name}", "audio": []} for path in bench.mouths]
+    reader = ClipReader(data_root=bench.folder)
     started = time.monotonic()
-    for clip in read_ahead(
-        ClipReader(data_root=bench.folder), rows, bench.config.shardwriter.num_workers, depth=len(rows)
-    ):
-        assert clip.frames is not None, clip.error
+    with ThreadPoolExecutor(bench.config.shardwriter.num_workers) as pool:
+        for clip in pool.map(reader.read, rows):
+            assert clip.frames is not None, clip.error
     return len(rows) / (time.monotonic() - started)
 
 
 class _Silent:
     """Fails on what should not happen."""
 
-    def encoded(self, split: str, key: str) -> None:
+    def stored(self, split: str, key: str) -> None:
         """Nothing to show."""
 
     def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
@@ -221,7 +180,7 @@ def report(
     }
     options = (
         f"{arguments.clips} clips of {FRAMES} frames, batch {arguments.batch_size}, {arguments.num_workers} reading "
-        f"threads, {arguments.rounds} rounds. Kernels chosen: {'; '.join(kernels)}. "
+        f"threads, {arguments.rounds} rounds. Kernels: {'; '.join(kernels)}. "
         f"Reading alone: {reading:.0f} clips/s."
     )
     return f"# Building\n\n{where}\n\n{options}\n\n{_table('clips/s', rates)}\n\n{_table('ratio', of_rounds)}\n"

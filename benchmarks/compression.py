@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from building import make_corpus
 from machine import machine
+from made_corpus import make_clips
 from spread import spread
 from tabulate import tabulate
 from tqdm import tqdm
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from iianet.encoder.mouth import center_crop
 from iianet.encoder.source import EncoderSource
 from shardwriter.corpus.mouth_npz import read_mouth_npz
-from shardwriter.format.quantize import as_stored
+from shardwriter.format.sample import as_stored
 
 DTYPES = ("float32", "float16", "int8")
 LEVELS = (1, 3, 9)
@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.mouths is None:
-            make_corpus(Path(folder), arguments.clips, 1)
+            make_clips(Path(folder), arguments.clips, 1)
         paths = sorted((arguments.mouths or Path(folder) / "mouths").glob("*.npz"))[: arguments.clips]
         embeddings = encode([path for path in paths if not path.stem.endswith("_embedding")])
     ways = [way for dtype in DTYPES for way in ways_of(dtype, embeddings)]

@@ -3,7 +3,7 @@
     python benchmarks/kills.py [--kills 200] [--utterances 24] [--seed 0] [--output FILE.md]
 
 Each attempt is a process that is forked from this one, and killed by SIGKILL after a random part of the time that a
-whole build takes; the next one goes on. When an attempt completes, its store is compared with that of an uninterrupted
+whole build takes; the next one resumes. When an attempt completes, its store is compared with that of an uninterrupted
 build, byte by byte, and the next one begins a new store, until so many were killed.
 """
 
@@ -18,12 +18,14 @@ import time
 from pathlib import Path
 
 import torch
-from building import make_corpus
 from machine import machine
+from made_corpus import make_clips
 from tqdm import tqdm
 
 from iianet.config.schema import Config, load_config
-from shardwriter.build.build import BuildOptions, build
+from shardwriter.build.build import build
+from shardwriter.build.options import BuildOptions
+from shardwriter.storage.folder import Folder
 
 FRAMES = 4
 PER_SHARD = 2
@@ -40,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)  # a fork has no team of threads
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_corpus(folder, arguments.utterances, batch_size=PER_SHARD, num_workers=1, frames=FRAMES)
+        make_clips(folder, arguments.utterances, batch_size=PER_SHARD, num_workers=1, frames=FRAMES)
         config = load_config(folder / "config.yml", [f"shardwriter.utterances_per_shard={PER_SHARD}"])
         found = run(config, folder, arguments.kills, random.Random(arguments.seed))
     print(found)
@@ -79,7 +81,7 @@ def _attempt(config: Config, store: Path, seconds: float | None) -> int:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         try:
-            build(config, store, BuildOptions(splits=("train",), device=torch.device("cpu")))
+            build(config, Folder(store), BuildOptions(splits=("train",), device=torch.device("cpu")))
         except BaseException as error:
             print(f"{store}: {error!r}", flush=True)
             os._exit(2)

@@ -27,10 +27,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from loaders import ShardedEmbeddings
-from loaders.store import StoreReader
+from loaders.reader import StoreReader
 from shardwriter import write_store
-from shardwriter.format.plan import SHARD_COLUMNS
-from shardwriter.store.catalog import Catalog
+from shardwriter.storage.folder import Folder
+from shardwriter.store.snapshot import Snapshot
 
 SHAPE = (4, 2)
 SECONDS, MEGABYTES = 2.0, 300.0
@@ -79,7 +79,7 @@ def first_batch(store: Path) -> object:
 
 def reader(store: Path) -> object:
     """The index alone."""
-    return StoreReader([Catalog.open(store, SHARD_COLUMNS)], "train")
+    return StoreReader([Snapshot.open(Folder(store))], "train")
 
 
 MEASURED: dict[str, Callable[[Path], object]] = {

@@ -21,10 +21,12 @@ from iianet.encoder.source import EncoderSource
 from iianet.losses import PermutationInvariantLoss
 from iianet.separator.model import IIANet
 from loaders.datamodule import SeparationData
-from loaders.store import StoreReader, open_reader
-from shardwriter.build.build import BuildOptions, build
+from loaders.reader import StoreReader, open_reader
+from shardwriter.build.build import build
+from shardwriter.build.options import BuildOptions
 from shardwriter.format.names import STORED_DTYPES
-from shardwriter.store.catalog import Catalog
+from shardwriter.storage.folder import Folder
+from shardwriter.store.snapshot import Snapshot
 
 ROOT = Path(__file__).parent.parent
 HEADERS = ("stored as", "bytes / utterance", "max error / max", "rms error / rms", "val SI-SNR (dB)", "change (dB)")
@@ -68,7 +70,8 @@ def measure(conf_dir: Path, overrides: list[str], folder: Path) -> list[tuple[st
     """A row for each type."""
     config = load_config(conf_dir, overrides)
     for dtype in STORED_DTYPES:
-        build(config, folder / dtype, BuildOptions(splits=("train", "val"), device=torch.device("cpu"), dtype=dtype))
+        options = BuildOptions(splits=("train", "val"), device=torch.device("cpu"), dtype=dtype)
+        build(config, Folder(folder / dtype), options)
     model = _trained(config, conf_dir, overrides, folder)
     reference = open_reader(folder / "float32", "val")
     quality = {dtype: _si_snr(config, model, folder / dtype) for dtype in STORED_DTYPES}
@@ -99,7 +102,7 @@ def _si_snr(config: Config, model: IIANet, store: Path) -> float:
     loss = PermutationInvariantLoss(sdr_type="pairwise_neg_sisdr", threshold_byloss=False)
     total, count = 0.0, 0
     with torch.no_grad():
-        for batch in SeparationData(config, [Catalog.open(store)], "").val_dataloader():
+        for batch in SeparationData(config, [Snapshot.open(Folder(store))], "").val_dataloader():
             losses = loss(model(batch.mixture, encoder.complete(batch)), batch.target.unsqueeze(1))
             total, count = total - float(losses.sum()), count + len(batch)
     return total / count

@@ -16,19 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from building import make_corpus
 from machine import machine
+from made_corpus import make_clips
 from spread import spread
 from tabulate import tabulate
 from tqdm import tqdm
 
 from iianet.config.schema import Config, load_config
-from shardwriter.build.build import BuildOptions, prepare
-from shardwriter.encode.job import Recipe
-from shardwriter.encode.tasks import Encoding, Progress
-from shardwriter.execute.executor import Executor, OwnProcess
+from shardwriter.build.build import prepare
+from shardwriter.build.options import BuildOptions
+from shardwriter.encode.write_shards import Progress
+from shardwriter.execute.executor import Executor, Job, OneProcess
+from shardwriter.execute.operation import run_operation
 from shardwriter.execute.processes import Processes
 from shardwriter.format.plan import ShardTask
+from shardwriter.storage.folder import Folder
 
 CPU = torch.device("cpu")
 
@@ -45,10 +47,13 @@ def main() -> None:
     if arguments.clips < 2 * arguments.processes * arguments.batch_size:
         sys.exit(f"--clips {arguments.clips}: too few, each process should write at least two shards of --batch_size")
     with tempfile.TemporaryDirectory() as folder:
-        make_corpus(Path(folder), arguments.clips, arguments.batch_size)
+        make_clips(Path(folder), arguments.clips, arguments.batch_size)
         shards = f"shardwriter.utterances_per_shard={arguments.batch_size}"
         config = load_config(Path(folder) / "config.yml", [shards])
-        executors: dict[int, Executor] = {1: OwnProcess(), arguments.processes: Processes([CPU] * arguments.processes)}
+        executors: dict[int, Executor] = {
+            1: OneProcess(CPU),
+            arguments.processes: Processes([CPU] * arguments.processes),
+        }
         rounds = [
             {
                 count: _rates(config, Path(folder) / f"store-{number}-{count}", executor, count)
@@ -70,12 +75,12 @@ class Timed:
     started: float = 0.0
     published: list[tuple[float, int]] = field(default_factory=list)
 
-    def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:
+    def run(self, job: Job, tasks: Iterable[ShardTask], progress: Progress) -> None:
         """See `Executor`."""
         listed = list(tasks)
         lengths = {task.shard: len(task.rows) for task in listed}
         self.started = time.monotonic()
-        self.executor.run(recipe, encoding, listed, _Watched(progress, lengths, self.published))
+        self.executor.run(job, listed, _Watched(progress, lengths, self.published))
 
 
 @dataclass
@@ -84,8 +89,8 @@ class _Watched:
     lengths: dict[str, int]
     published_at: list[tuple[float, int]]
 
-    def encoded(self, split: str, key: str) -> None:
-        self.progress.encoded(split, key)
+    def stored(self, split: str, key: str) -> None:
+        self.progress.stored(split, key)
 
     def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
         sys.exit(f"{split} {key}: {mouth}: {reason}")  # the made clips are fine
@@ -98,10 +103,11 @@ class _Watched:
 def _rates(config: Config, store: Path, executor: Executor, count: int) -> tuple[float, float]:
     """Clips per second from the first npz to the last shard, and from each process' first shard on."""
     timed = Timed(executor)
-    prepare(config, store, BuildOptions(device=CPU, splits=("train",), executor=timed)).run()
-    (begun, _), (ended, _) = timed.published[count - 1], timed.published[-1]
+    made = prepare(config, Folder(store), BuildOptions(device=CPU, splits=("train",), executor=timed))
+    run_operation(made, made.storage, timed)
+    (first, _), (last, _) = timed.published[count - 1], timed.published[-1]
     clips = [length for _, length in timed.published]
-    return sum(clips) / (ended - timed.started), sum(clips[count:]) / (ended - begun)
+    return sum(clips) / (last - timed.started), sum(clips[count:]) / (last - first)
 
 
 def report(rounds: Sequence[dict[int, tuple[float, float]]], arguments: argparse.Namespace) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Dropped(NamedTuple):
-    """A row that could not be had: the utterance's key, and why."""
+    """A skipped row: the utterance's key, and the reason."""
 
     key: str
     reason: str
@@ -27,15 +27,15 @@ class Batch:
         target: The source to be separated, `(batch, num_samples)`, float32.
         embedding: `(batch, dim, frames)`, in the store's dtype; zeros in the rows that come as mouths.
         mouths: Crops of those rows, one clip after the other, `(sum of mouth_lengths, 88, 88)`, uint8. A clip has the
-            segment's frames and, where the video goes on, two more on both sides: the encoder sees that far.
+            segment's frames and, where the video continues, two more on both sides: the encoder sees that far.
         mouth_lengths: Frames of each clip.
         mouth_leads: Frames of each clip before the segment, 0 to 2.
         mouth_rows: Row of each clip.
         weight: 1 for an example, 0 for a row that only keeps a rank from standing idle, `(batch,)`, float32.
         keys: The target utterance of each row.
         num_examples: Rows of weight 1.
-        dropped: Rows that were left out.
-        bytes_read: Of stored embeddings, npz and audio, for this batch.
+        dropped: Skipped rows.
+        bytes_read: Bytes of stored embeddings, npz and audio read for this batch.
     """
 
     mixture: Tensor

@@ -73,7 +73,7 @@ SEPARATOR_PARTS: Mapping[str, str] = {
     "feed_forward.depthwise": "mlp.dwconv",
     "feed_forward.narrow": "mlp.fc2",
 }
-"""Parts of the separator's names, ours -> published. Where two begin at the same word, the longer one counts."""
+"""Parts of the separator's names, ours -> published. Where two begin at the same word, the longer one wins."""
 
 MODEL_ARGS: Mapping[str, int] = {"n_src": 2}
 """What the reference writes beside its weights whatever the configuration, and never reads."""
@@ -215,7 +215,7 @@ def _check_fit(
         )
     else:
         cure = "build IIANet with the audionet_config of these weights, or give weights trained with yours"
-    raise WeightsError(f"{source}: does not fit {type(module).__name__}: {'; '.join(faults)}. To mend it, {cure}")
+    raise WeightsError(f"{source}: does not fit {type(module).__name__}: {'; '.join(faults)}. To fix it, {cure}")
 
 
 def _faults(found: Mapping[str, object], expected: Mapping[str, str]) -> Iterator[str]:

@@ -4,18 +4,32 @@ import argparse
 import json
 import logging
 import os
+import site
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
 from iianet.errors import FeatureStoreError
 from iianet.interruption import INTERRUPTED, TERMINATED, Terminated
+from iianet.version import __version__
+
+
+def add_version_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --version, which prints the command's name and the project's version."""
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add --conf_dir, --data_root and --set."""
-    parser.add_argument("--conf_dir", required=True, metavar="FILE", help="YAML config, as IIANet's train.py takes")
+    parser.add_argument(
+        "--conf_dir",
+        required=True,
+        metavar="FILE",
+        help="YAML config, as IIANet's train.py takes; LRS2-IIANet.yml, LRS3-IIANet.yml and Vox2-IIANet.yml come with "
+        "the project and are found from any folder",
+    )
     add_override_flags(parser)
 
 
@@ -54,14 +68,14 @@ def _underscore(word: str) -> str:
 
 
 def run_command(command: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command with logging to the terminal; a user's error is its message and its exit code."""
+    """Run a command with logging to the terminal; an error that a user can fix ends in its message and exit code."""
     handler = _TerminalHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handler.setLevel(logging.INFO if _is_first_rank() else logging.ERROR)  # what all ranks say is said once
+    handler.setLevel(logging.INFO if _is_first_rank() else logging.ERROR)  # a message of all ranks appears once
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for chatty in ("botocore", "aiobotocore"):  # they tell where they found credentials
+    for chatty in ("botocore", "aiobotocore"):  # they log where they found credentials
         logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         return command(underscored(sys.argv[1:] if argv is None else argv))
@@ -75,8 +89,20 @@ def run_command(command: Callable[[list[str]], int], argv: Sequence[str] | None 
         return TERMINATED if was_terminated else INTERRUPTED
 
 
+def own_environment() -> dict[str, str]:
+    """Environment in which `python -m` imports this very code, whatever lies in the working directory.
+
+    A clone's folder is put into PYTHONPATH. The folder of installed packages is not, since it would then come before
+    the standard library.
+    """
+    home = str(Path(__file__).absolute().parents[1])
+    given = os.environ.get("PYTHONPATH", "")
+    paths = [given] if home in site.getsitepackages() else [home, given]
+    return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def _own_words(error: FeatureStoreError) -> str:
-    """The message; of an error that came out of a loader worker, without the worker's traceback before it."""
+    """Message of an error, without the traceback that a loader worker puts before it."""
     message = str(error)
     return message.rstrip().rpartition(f"{type(error).__name__}: ")[2] if message.startswith("Caught ") else message
 

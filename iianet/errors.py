@@ -2,10 +2,10 @@
 
 
 class FeatureStoreError(Exception):
-    """Something a user can mend: its message is shown without a traceback.
+    """Error that a user can fix: its message is shown without a traceback.
 
     Attributes:
-        exit_code: Of a command that it ends: 2 where it could not start.
+        exit_code: Exit code of the command that it ends; 2 means that the command could not start.
     """
 
     exit_code = 2
@@ -36,6 +36,6 @@ class StoreError(FeatureStoreError):
 
 
 class TrainingError(FeatureStoreError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""
 
     exit_code = 1

@@ -11,12 +11,12 @@ TERMINATED = 143
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+    """SIGTERM was received."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise Terminated inside where SIGTERM comes, so that files are closed and leftovers deleted."""
+    """Raise Terminated inside the block on SIGTERM, so that files are closed and temporary files deleted."""
     before = signal.signal(signal.SIGTERM, _raise)
     try:
         yield

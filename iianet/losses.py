@@ -1,4 +1,4 @@
-"""Negative signal-to-noise ratios in decibels, and the loss that does not mind in which order the sources come.
+"""Negative signal-to-noise ratios in decibels, and the permutation-invariant loss.
 
 Source: JusperLee/IIANet and Le Roux et al., "SDR - half-baked or well done?", ICASSP 2019. Every pairwise function
 takes `(batch, n_src, num_samples)` twice and gives `(batch, n_src, n_src)`: estimate i against target j at `[:, i, j]`.
@@ -16,7 +16,7 @@ from iianet.errors import ConfigError
 EPS = 1e-8
 """Keeps silence from dividing by zero; as in the reference, so that published figures can be met."""
 THRESHOLD_DB = -30.0
-"""With `threshold_byloss`, items better than this have nothing left to teach."""
+"""With `threshold_byloss`, items better than this are left out of the mean."""
 MAX_SOURCES = 3
 """Sources for which trying every order is cheap."""
 
@@ -103,7 +103,7 @@ class PermutationInvariantLoss:
         return permutation_invariant(PAIRWISE_LOSSES[self.sdr_type](estimate, target))
 
     def weights(self, losses: Tensor, row_weights: Tensor | None = None) -> Tensor:
-        """How much each item counts: the batch's loss is `(losses * weights).sum() / weights.sum()`.
+        """Weight of each item: the batch's loss is `(losses * weights).sum() / weights.sum()`.
 
         Args:
             losses: As returned for the batch, `(batch,)`.

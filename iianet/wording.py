@@ -46,3 +46,12 @@ def either(names: Iterable[str]) -> str:
     """Alternatives in words: `a, b or c`."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def readable_bytes(count: float) -> str:
+    """Bytes with a decimal unit, three digits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"

@@ -1,6 +1,6 @@
 """Read stores for training: `SeparationData` for IIANet, `ShardedEmbeddings` for any other model."""
 
-from loaders.prefetch import PrefetchedEmbeddings
-from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
+from iianet.version import __version__
+from loaders.sharded_embeddings import EmbeddingBatch, PrefetchedEmbeddings, ShardedEmbeddings
 
-__all__ = ["EmbeddingBatch", "PrefetchedEmbeddings", "ShardedEmbeddings"]
+__all__ = ["EmbeddingBatch", "PrefetchedEmbeddings", "ShardedEmbeddings", "__version__"]

@@ -1,10 +1,11 @@
-"""Assemble Batches: audio, stored embeddings, and mouths where there is none stored."""
+"""Assemble Batches: audio, stored embeddings, and the mouths of rows whose embedding is not stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from iianet.batch import Batch, Dropped
@@ -13,35 +14,30 @@ from iianet.encoder.video_encoder import EMBEDDING_DIM
 from iianet.errors import AudioError, MouthError
 from loaders.audio import Samples
 from loaders.mixing import Mixer
+from loaders.mouths import MouthReader, MouthSegment
 from loaders.order import Order
-from loaders.raw import MouthSegment, RawMouths
-from loaders.stored import StoredEmbeddings
+from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
-
-OnMissing = Literal["encode", "skip", "error"]
-
-
-class _Where(NamedTuple):
-    """What a position of the order asks for."""
-
-    epoch: int
-    position: int
-    example: int
-    utterance: int
-    key: str
-    view: int
-    start: int
 
 
 class Row(NamedTuple):
-    """A row of a Batch; `mouth` where its embedding is not stored, else `stored`: utterance, view and first frame."""
+    """A row of a Batch, without its embedding.
+
+    Attributes:
+        key: Key of the target utterance.
+        mixture: `(num_samples,)`.
+        target: `(num_samples,)`.
+        bytes_read: Bytes read for the audio and the mouth.
+        mouth: Frames to encode the embedding from; None where it is stored.
+        stored: Utterance, view and first frame of a stored embedding.
+    """
 
     key: str
     mixture: Samples
     target: Samples
-    mouth: MouthSegment | None
-    stored: tuple[int, int, int]
     bytes_read: int
+    mouth: MouthSegment | None = None
+    stored: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,103 +45,92 @@ class Assembler:
     """Turns positions of the order into a Batch.
 
     Attributes:
-        manifest: Of the split.
-        order: Of its examples.
-        mixer: Makes audio.
-        mouths: Reads the npz of what is not stored.
+        manifest: Utterances and examples of the split.
+        order: Order of the examples.
+        mixer: Makes the audio.
+        mouths: Reads the npz of utterances that are not stored.
         stored: Stored embeddings; None in raw mode.
-        num_samples: Of the segment.
-        frames: Of the segment.
-        on_missing: What to do with a row that is not stored: `encode` it in the step, or `skip` it. (`error` never gets
-            here: the run does not start.)
+        num_samples: Audio samples of the segment.
+        frames: Video frames of the segment.
+        skip_missing: Whether a row that is not stored is left out; else it is encoded in the step.
         augment_mouth: Whether raw clips are cropped and flipped at random.
     """
 
     manifest: Manifest
     order: Order
-    mixer: Mixer
-    mouths: RawMouths
+    mixer: Mixer[int]
+    mouths: MouthReader
     stored: StoredEmbeddings | None
     num_samples: int
     frames: int
-    on_missing: OnMissing
+    skip_missing: bool
     augment_mouth: bool
 
     def batch(self, epoch: int, positions: Sequence[int]) -> Batch:
-        """The rows at some positions of an epoch. One that cannot be had is left out and listed; where none is left,
-        a silent row of weight 0 keeps the step going."""
+        """Assemble the rows at some positions of an epoch. A row that cannot be read is left out and listed."""
         rows: list[Row] = []
         dropped: list[Dropped] = []
         for position in positions:
-            where = self._where(epoch, position)
+            example = int(self.order.epoch(epoch).example[position])
+            utterance = int(self.order.utterance_of_example[example])
+            key = str(self.manifest.utterances.column("key")[utterance])
             try:
-                rows.append(self._row(where))
+                rows.append(self._row(key, epoch, position, example, utterance))
             except (AudioError, MouthError) as error:
-                dropped.append(Dropped(where.key, str(error)))
+                dropped.append(Dropped(key, str(error)))
         embedding, bytes_read = self._embeddings(rows)
         return collate(rows, dropped, torch.from_numpy(embedding), self.num_samples, bytes_read)
 
-    def _where(self, epoch: int, position: int) -> _Where:
+    def _row(self, key: str, epoch: int, position: int, example: int, utterance: int) -> Row:
         order = self.order.epoch(epoch)
-        example = int(order.example[position])
-        utterance = int(self.order.utterance_of_example[example])
-        key = str(self.manifest.utterances.column("key")[utterance])
-        return _Where(epoch, position, example, utterance, key, int(order.view[position]), int(order.start[position]))
-
-    def _row(self, where: _Where) -> Row:
-        order = self.order.epoch(where.epoch)
-        held = self.stored is not None and self.stored.has(where.utterance, where.view)
-        mouth = None if held else self._mouth(where)
+        view, start, interferer = (int(column[position]) for column in (order.view, order.start, order.interferer))
+        stored = self.stored is not None and self.stored.has(utterance, view)
+        mouth = None if stored else self._mouth(key, epoch, position, utterance)
         mixed = self.mixer.read(
-            where.example,
-            where.start * SAMPLES_PER_FRAME,
-            int(order.interferer[where.position]),
-            int(order.interferer_start[where.position]) * SAMPLES_PER_FRAME,
+            example,
+            start * SAMPLES_PER_FRAME,
+            interferer if interferer >= 0 else None,
+            int(order.interferer_start[position]) * SAMPLES_PER_FRAME,
         )
-        return Row(
-            key=where.key,
-            mixture=mixed.mixture,
-            target=mixed.target,
-            mouth=mouth,
-            stored=(where.utterance, where.view, where.start),
-            bytes_read=mixed.bytes_read + (mouth.bytes_read if mouth else 0),
-        )
+        bytes_read = mixed.bytes_read + (mouth.bytes_read if mouth else 0)
+        return Row(key, mixed.mixture, mixed.target, bytes_read, mouth, (utterance, view, start) if stored else None)
 
-    def _mouth(self, where: _Where) -> MouthSegment:
-        path = str(self.manifest.utterances.column("mouth")[where.utterance])
-        if self.on_missing == "skip" and self.stored is not None:
+    def _mouth(self, key: str, epoch: int, position: int, utterance: int) -> MouthSegment:
+        path = str(self.manifest.utterances.column("mouth")[utterance])
+        if self.skip_missing:
             raise MouthError(f"{path}: not in the store, and --on_missing skip")
-        crop = view_crop(where.key, where.view) if where.view else CENTER_CROP
+        order = self.order.epoch(epoch)
+        view = int(order.view[position])
+        crop = view_crop(key, view) if view else CENTER_CROP
         if self.augment_mouth:
-            crop = random_crop(self.order.augmentation(where.epoch, where.position))
-        return self.mouths.read(path, where.start, crop)
+            crop = random_crop(self.order.augmentation(epoch, position))
+        return self.mouths.read(path, int(order.start[position]), crop)
 
-    def _embeddings(self, rows: Sequence[Row]) -> tuple[np.ndarray, int]:
-        """The stored ones, zeros elsewhere, and the bytes that were read."""
-        dtype = np.dtype(np.float32) if self.stored is None else self.stored.dtype
+    def _embeddings(self, rows: Sequence[Row]) -> tuple[npt.NDArray[Any], int]:
+        """The stored embeddings, zeros in other rows, and the bytes read for them."""
+        dtype = np.dtype(np.float32) if self.stored is None else self.stored.centre.dtype
         embedding = np.empty((max(len(rows), 1), EMBEDDING_DIM, self.frames), dtype=dtype)
         bytes_read = 0
         for index, out in enumerate(embedding):
-            if index >= len(rows) or rows[index].mouth is not None:
+            stored = rows[index].stored if rows else None
+            if stored is None or self.stored is None:
                 out.fill(0)
-                continue
-            assert self.stored is not None
-            utterance, view, start = rows[index].stored
-            bytes_read += self.stored.read_into(utterance, view, out, start)
+            else:
+                bytes_read += self.stored.read(*stored, out)
         return embedding, bytes_read
 
 
 def collate(
     rows: Sequence[Row], dropped: Sequence[Dropped], embedding: torch.Tensor, num_samples: int, bytes_read: int
 ) -> Batch:
-    """Put rows together.
+    """Put rows together; where there are none, a silent one of weight 0 keeps the step going.
 
     Args:
-        rows: Of the batch; where there are none, it gets a silent one of weight 0.
-        dropped: Rows that could not be had.
-        embedding: `(at least 1, dim, frames)`: what is stored, zeros in the rows that come as mouths.
-        num_samples: Of the segment.
-        bytes_read: Of the embeddings.
+        rows: Rows of the batch.
+        dropped: Rows that could not be read.
+        embedding: `(at least 1, dim, frames)`, zeros in the rows that come as mouths.
+        num_samples: Audio samples of the segment.
+        bytes_read: Bytes read for the embeddings.
     """
     silence = np.zeros((1, num_samples), dtype=np.float32)
     clips = [(index, row.mouth) for index, row in enumerate(rows) if row.mouth is not None]

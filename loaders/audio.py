@@ -1,18 +1,33 @@
-"""Segments of wavs, read by their paths."""
+"""Segments of audio: of wavs read by their paths, or out of the shards (`build-shards --audio embed`)."""
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import soundfile
 
-from iianet.errors import AudioError
+from iianet.errors import AudioError, StoreError
+from loaders.order import Indices
+from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
+from shardwriter.format.sample import NPY_HEADER_BYTES, decode_pcm
 
 Samples = npt.NDArray[np.float32]
+Recording = Path | bytes | npt.NDArray[Any]
+"""Path of a wav or flac, the bytes of one, or samples in the dtype of a store."""
+Kind = Literal["source", "mixture"]
+"""The target source of an example, or its own mixture."""
+Example_contra = TypeVar("Example_contra", contravariant=True)
 
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
+_DTYPES = {dtype.encode(): np.dtype(dtype) for dtype in ("<i2", "<i4", "<f4")}
+_DTYPE_AT = slice(21, 24)
+"""Where NumPy writes the dtype into the header of an npy."""
 
 
 class Segment(NamedTuple):
@@ -22,21 +37,18 @@ class Segment(NamedTuple):
     bytes_read: int
 
 
-class Audio(Protocol):
-    """The audio of examples; `start` is the first sample of the segment. Raises AudioError where it cannot be had."""
+class Audio(Protocol[Example_contra]):
+    """The audio of examples; an example is its number in the manifest, or what a stream found in a tar."""
 
-    def source(self, example: int, start: int) -> Segment:
-        """The example's target source."""
-
-    def mixture(self, example: int, start: int) -> Segment:
-        """The example's own mixture."""
+    def read(self, kind: Kind, example: Example_contra, start: int) -> Segment:
+        """Read a segment of an example's source or mixture, from sample `start` on. Raises AudioError."""
 
 
 class WavFiles:
     """Reads the wavs that a manifest names.
 
     Args:
-        manifest: Says which wavs an example has.
+        manifest: Examples of the split, with the paths of their wavs.
         num_samples: Length of the segment.
         sample_rate: Hz.
     """
@@ -45,37 +57,108 @@ class WavFiles:
         self.num_samples = num_samples
         self.sample_rate = sample_rate
         self._root = manifest.data_root
-        self._sources = manifest.examples.column("source")
-        self._mixtures = manifest.examples.column("mixture")
+        self._paths = {"source": manifest.examples.column("source"), "mixture": manifest.examples.column("mixture")}
 
-    def source(self, example: int, start: int) -> Segment:
+    def read(self, kind: Kind, example: int, start: int) -> Segment:
         """See `Audio`."""
-        return self._read(self._sources[example].as_py(), start)
-
-    def mixture(self, example: int, start: int) -> Segment:
-        """See `Audio`."""
-        return self._read(self._mixtures[example].as_py(), start)
-
-    def _read(self, path: str, start: int) -> Segment:
-        return read_segment(self._root / path, start, self.num_samples, self.sample_rate)
+        path = self._root / self._paths[kind][example].as_py()
+        return read_segment(path, start, self.num_samples, self.sample_rate)
 
 
-def read_segment(path: Path, start: int, num_samples: int, sample_rate: int) -> Segment:
-    """Read `num_samples` of a mono wav from `start` on.
+def read_segment(
+    recording: Recording, start: int, num_samples: int, sample_rate: int, name: str | None = None
+) -> Segment:
+    """Read `num_samples` of a mono recording from `start` on; messages call it `name`, by default its path.
 
     Raises:
         AudioError: It is missing, damaged, too short, or has another rate or more channels.
     """
+    if isinstance(recording, np.ndarray):
+        stored = recording[start : start + num_samples]
+        return Segment(decode_pcm(stored), stored.nbytes)
     try:
-        with soundfile.SoundFile(path) as wav:
+        with soundfile.SoundFile(io.BytesIO(recording) if isinstance(recording, bytes) else recording) as wav:
             wav.seek(start)
             samples: Samples = wav.read(num_samples, dtype="float32")
             rate, sample_bytes = wav.samplerate, _SAMPLE_BYTES.get(wav.subtype, 0)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(f"{path}: cannot be read from sample {start} on ({error})") from error
+        raise AudioError(f"{name or recording!s}: cannot be read from sample {start} on ({error})") from error
     if rate != sample_rate or samples.shape != (num_samples,):
         raise AudioError(
-            f"{path}: {samples.shape} samples at {rate} Hz from sample {start} on; expected mono at {sample_rate} Hz "
-            f"and at least {num_samples} samples, as its manifest says"
+            f"{name or recording!s}: {samples.shape} samples at {rate} Hz from sample {start} on; expected mono at "
+            f"{sample_rate} Hz and at least {num_samples} samples"
         )
     return Segment(samples, sample_bytes * num_samples)
+
+
+class EmbeddedAudio:
+    """Reads audio out of the shards, and by path where it is not stored. Safe to send to worker processes.
+
+    Args:
+        manifest: Examples of the split.
+        stored: Stored embeddings of the split; their shards hold the audio too.
+        recorded: Utterances of the split and their audio lists, as each store recorded them.
+        wavs: Reads audio that is not stored.
+    """
+
+    def __init__(
+        self, manifest: Manifest, stored: StoredEmbeddings, recorded: Sequence[Manifest], wavs: WavFiles
+    ) -> None:
+        self.wavs = wavs
+        self.reader = stored.centre
+        sources = _source_starts(manifest, recorded)
+        self._starts = {"source": sources, "mixture": sources + manifest.num_samples()}
+        self._rows = np.where(sources < 0, -1, stored.rows[0][manifest.utterance_of_example()])
+
+    def read(self, kind: Kind, example: int, start: int) -> Segment:
+        """See `Audio`."""
+        row = int(self._rows[example])
+        if row < 0:
+            return self.wavs.read(kind, example, start)
+        assert self.reader.audio_offsets is not None
+        shard, offset = int(self.reader.shard_of[row]), int(self.reader.audio_offsets[row])
+        npy = self.reader.files.content(shard)[offset:]
+        header = npy[:NPY_HEADER_BYTES].tobytes()
+        dtype = _DTYPES.get(header[_DTYPE_AT])
+        if dtype is None:
+            raise StoreError(
+                f"{self.reader.files.tars[shard].where}: the audio of {self.reader.key(row)} is {header[:64]!r}; "
+                "expected an npy of int16, int32 or float32. The store is damaged, build it again"
+            )
+        first = NPY_HEADER_BYTES + (int(self._starts[kind][example]) + start) * dtype.itemsize
+        stored = npy[first : first + self.wavs.num_samples * dtype.itemsize].view(dtype)
+        return Segment(decode_pcm(stored), stored.nbytes)
+
+
+def _source_starts(manifest: Manifest, recorded: Sequence[Manifest]) -> Indices:
+    """First sample of each example's source in its utterance's audio.npy; -1 where no store has it.
+
+    The order of the examples in a store is that of the lists it was built from, which may have changed since.
+    """
+    starts = np.full(len(manifest.examples), -1, dtype=np.int64)
+    identities = _example_identities(manifest)
+    for part in recorded:
+        rows = pc.index_in(identities, value_set=_example_identities(part))
+        known = np.asarray(pc.is_valid(rows), dtype=np.bool_)
+        starts[known] = _recorded_starts(part)[np.asarray(pc.fill_null(rows, 0), dtype=np.int64)[known]]
+    return starts
+
+
+def _example_identities(manifest: Manifest) -> pa.Array:
+    """One line for each example, equal in two manifests where the example is the same."""
+    keys = manifest.utterances.column("key").take(manifest.examples.column("utterance"))
+    speaker, length = (manifest.examples.column(name).cast(pa.string()) for name in ("speaker", "num_samples"))
+    root = pa.scalar(f"{manifest.data_root.as_posix()}/")
+    paths = [pc.binary_join_element_wise(root, manifest.examples.column(name), "") for name in ("mixture", "source")]
+    return pc.binary_join_element_wise(keys, *paths, speaker, length, "\t")
+
+
+def _recorded_starts(manifest: Manifest) -> Indices:
+    """Samples before each example in its utterance's audio.npy, where a source and its mixture follow each other."""
+    if not len(manifest.examples):
+        return np.empty(0, dtype=np.int64)
+    before = np.concatenate([[0], np.cumsum(2 * manifest.num_samples())[:-1]])
+    utterance = manifest.utterance_of_example()
+    first = np.searchsorted(utterance, utterance)  # example of the same utterance; they follow each other
+    starts: Indices = before - before[first]
+    return starts

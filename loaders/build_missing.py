@@ -1,58 +1,51 @@
-"""Build what a store lacks before the first epoch, on the devices of all ranks (train.py --build_missing)."""
+"""Build missing utterances before the first epoch, on the devices of all ranks (train.py --build_missing)."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from iianet.config.schema import Config
 from loaders.datamodule import SeparationData
-from shardwriter.build.build import BuildOptions, prepare
-from shardwriter.execute.shared_build import build_together
-from shardwriter.format.plan import SHARD_COLUMNS
-from shardwriter.store.catalog import Catalog
+from shardwriter.build.build import prepare
+from shardwriter.build.options import BuildOptions
+from shardwriter.execute.ranks import run_together
+from shardwriter.storage.folder import Folder
+from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "val")
-"""Those that training reads."""
-
 
 class BuildMissing(pl.Callback):
-    """Adds to the store of a run what it lacks, by the plan and tasks of build-shards, and lets the run read it.
+    """Adds missing utterances to the store of a run, by the plan and tasks of build-shards, and lets the run read them.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
         store: Folder of the one store.
-        data: Whose splits are opened again.
+        data: Datamodule whose splits are opened again.
     """
 
-    def __init__(self, config: Config, store: Path, data: SeparationData) -> None:
+    def __init__(self, config: Config, store: Folder, data: SeparationData) -> None:
         self.config = config
         self.store = store
         self.data = data
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Build, if anything is missing. Every rank comes here, before the loaders are made.
-
-        Raises:
-            FeatureStoreError: It cannot be built.
-        """
-        if not any(split.missing for split in self.data.splits.values()):
+        """Build, if anything is missing; on every rank, before the loaders are made. Raises FeatureStoreError."""
+        if not any(len(split.missing) for split in self.data.splits.values()):
             return
-        options = BuildOptions(splits=SPLITS, device=trainer.strategy.root_device)
+        options = BuildOptions(splits=tuple(self.data.splits), device=trainer.strategy.root_device)
         build = prepare(self.config, self.store, options)
-        build_together(build, _Ranks(trainer))
+        run_together(build, self.store, options.runner, _TrainerRanks(trainer))
         if trainer.is_global_zero:
-            encoded, failed = sum(build.report.encoded.values()), sum(map(len, build.report.failed.values()))
+            stored, failed = sum(build.report.stored.values()), sum(map(len, build.report.failed.values()))
             others = f" on this rank, of {trainer.world_size}" if trainer.world_size > 1 else ""
-            logger.info("%s: built %d utterances%s; %d cannot be stored", self.store, encoded, others, failed)
-        self.data.reopen([Catalog.open_to_read(self.store, SHARD_COLUMNS)])
+            logger.info("%s: built %d utterances%s; %d cannot be stored", self.store.name, stored, others, failed)
+        self.data.reopen([Snapshot.open(self.store)])
 
 
-class _Ranks:
-    """The ranks of a Trainer, as a shared build sees them."""
+class _TrainerRanks:
+    """The ranks of a Trainer, as `Together`."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self._strategy: Any = trainer.strategy
@@ -60,5 +53,5 @@ class _Ranks:
         self.count = int(trainer.world_size)
 
     def all(self, value: bool) -> bool:
-        """See `shared_build.Ranks`."""
+        """Whether a value is true on every rank."""
         return bool(self._strategy.reduce_boolean_decision(value, all=True))

@@ -13,71 +13,97 @@ from iianet.config.schema import Config
 from iianet.encoder.mouth import FPS
 from iianet.errors import ConfigError, ManifestError
 from loaders.assemble import Assembler
-from loaders.audio import Audio, WavFiles
-from loaders.dataset import ExampleDataset
-from loaders.embedded_audio import EmbeddedAudio
-from loaders.loader import BatchLoader
-from loaders.manifests import recorded_manifests, split_manifests
+from loaders.audio import Audio, EmbeddedAudio, WavFiles
+from loaders.dataset import BatchLoader, ExampleDataset
 from loaders.mixing import Mixer
+from loaders.mouths import MouthReader
 from loaders.order import Order
-from loaders.raw import RawMouths
 from loaders.read_ahead import ReadAhead
-from loaders.split import Split, open_split
+from loaders.split import Split, open_split, recorded_manifests, split_manifests
 from shardwriter.corpus.manifest import manifest_folders
-from shardwriter.store.catalog import Catalog
+from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
 
-class SeparationData(pl.LightningDataModule):
+class RankedData(pl.LightningDataModule):
+    """What stores and streams share: the options of the data, and the rank of this process."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.options = config.datamodule.data_config
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process."""
+        return int(self._trainer.global_rank) if self._trainer else 0
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the run."""
+        return int(self._trainer.world_size) if self._trainer else 1
+
+    def loader_options(self, most_workers: int, unit: str) -> dict[str, Any]:
+        """Options of a DataLoader, with num_workers as configured, but no more than there are cores or shards."""
+        wanted = self.options.num_workers
+        workers = min(wanted, most_workers)
+        if workers < wanted:
+            logger.info("num_workers is %d; there are %d %s, so %d are started", wanted, most_workers, unit, workers)
+        return {
+            "num_workers": workers,
+            "pin_memory": self.options.pin_memory and torch.cuda.is_available(),
+            "persistent_workers": self.options.persistent_workers and workers > 0,
+        }
+
+    @property
+    def _trainer(self) -> Any:
+        return self.trainer
+
+
+class SeparationData(RankedData):
     """Loaders of a config's training and validation examples.
 
     Args:
-        config: Its datamodule section says everything.
-        catalogs: Opened stores, made alike; none is raw mode.
-        build_command: What would add missing utterances, for the message that says so.
+        config: Configuration of the run.
+        snapshots: Opened stores, built with the same settings; none is raw mode.
+        build_command: Command that would add missing utterances, for the message about them.
         will_build: Whether they will be added before the first epoch.
     """
 
     def __init__(
-        self, config: Config, catalogs: Sequence[Catalog], build_command: str, will_build: bool = False
+        self, config: Config, snapshots: Sequence[Snapshot], build_command: str, will_build: bool = False
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.options = config.datamodule.data_config
-        self.catalogs = tuple(catalogs)
+        super().__init__(config)
+        self.snapshots = tuple(snapshots)
         self.build_command = build_command
         self.will_build = will_build
         self._position = {"epoch": 0, "batch": 0}
         self._train_loader: BatchLoader | None = None
 
     def prepare_splits(self) -> None:
-        """Read the manifests, open the stores, and say what is left out or missing.
-
-        Raises:
-            FeatureStoreError: A manifest, a store or the audio is not there, or nothing is left to train on.
-        """
+        """Open the splits, and log what is left out or missing. Raises FeatureStoreError as `open_split`."""
         assert self.splits
 
     @cached_property
     def splits(self) -> dict[str, Split]:
-        """What there is of train and val."""
-        manifests = split_manifests(self.config, self.catalogs, ("train", "val"))
+        """The opened splits, train and val."""
+        manifests = split_manifests(self.config, self.snapshots, ("train", "val"))
         folders = manifest_folders(self.config)
         for split, manifest in manifests.items():
             if not len(manifest.examples):
                 raise ManifestError(
                     f"{split}: there are no examples: {folders[split]} lists none, or is not on this machine and the "
-                    "store has no such split. Mend the folder in the config, or build the split."
+                    "store has no such split. Fix the folder in the config, or build the split."
                 )
         return {
-            split: open_split(self.options, self.catalogs, manifest, self.build_command, self.will_build)
+            split: open_split(self.options, self.snapshots, manifest, self.build_command, self.will_build)
             for split, manifest in manifests.items()
         }
 
-    def reopen(self, catalogs: Sequence[Catalog]) -> None:
-        """Read from these stores from now on: what was missing is there."""
-        self.catalogs = tuple(catalogs)
+    def reopen(self, snapshots: Sequence[Snapshot]) -> None:
+        """Read from these stores from now on, to which missing utterances were added."""
+        self.snapshots = tuple(snapshots)
         self.will_build = False
         del self.splits
 
@@ -92,16 +118,16 @@ class SeparationData(pl.LightningDataModule):
         return self._loader("val")
 
     def state_dict(self) -> dict[str, int]:
-        """Where training stands. The Trainer restores loaders itself, but only those of an epoch's middle."""
+        """Position of training. The Trainer restores loaders itself, but only within an epoch."""
         return self._train_loader.state_dict() if self._train_loader else self._position
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Let the training loader go on from there."""
+        """Let the training loader resume there."""
         self._position = dict(state_dict)
 
     def order_facts(self) -> dict[str, Any]:
-        """What the order of the examples follows from, as a checkpoint keeps it; not the ranks, which may change while
-        the global batch stays what it is."""
+        """What decides the order of the examples, for checkpoints; not the ranks, which may change while the global
+        batch stays what it is."""
         data = self.options
         return {
             **{f"{split} manifest": opened.manifest.digest() for split, opened in self.splits.items()},
@@ -115,26 +141,15 @@ class SeparationData(pl.LightningDataModule):
             "views": self.splits["train"].views,
         }
 
-    def _loader(self, split: str) -> BatchLoader:
-        order = self.order(split)
-        workers = _existing_cores(self.options.num_workers)
-        return BatchLoader(
-            ExampleDataset(self._assembler(split, order), self._rank, self._ranks_here, self._read_ahead(split)),
-            advance_epoch=split == "train",
-            num_workers=workers,
-            pin_memory=self.options.pin_memory and torch.cuda.is_available(),
-            persistent_workers=self.options.persistent_workers and workers > 0,
-        )
-
     def order(self, split: str) -> Order:
-        """Which example when: training is permuted, the rest is not. Raises ManifestError where there is no batch."""
+        """Order of a split: training is permuted, validation is not. Raises ManifestError where there is no batch."""
         opened, training = self.splits[split], split == "train"
         order = Order(
             utterance_of_example=opened.manifest.utterance_of_example(),
             eligible=opened.eligible,
             seed=self.config.training.seed,
             batch_size=self.options.batch_size,
-            world_size=self._world_size,
+            world_size=self.world_size,
             shuffle=training,
             dynamic_mixing=training and self.config.datamodule.dynamic_mixing,
             drop_last=training,
@@ -151,40 +166,43 @@ class SeparationData(pl.LightningDataModule):
             )
         return order
 
-    def _assembler(self, split: str, order: Order) -> Assembler:
-        opened = self.splits[split]
+    def _loader(self, split: str) -> BatchLoader:
+        opened, order = self.splits[split], self.order(split)
         frames = round(self.options.segment * FPS)
-        return Assembler(
+        assembler = Assembler(
             manifest=opened.manifest,
             order=order,
             mixer=Mixer(audio=self._audio(opened), normalise=self.options.normalize_audio),
-            mouths=RawMouths(data_root=opened.manifest.data_root, frames=frames),
+            mouths=MouthReader(data_root=opened.manifest.data_root, frames=frames),
             stored=opened.stored,
             num_samples=opened.num_samples,
             frames=frames,
-            on_missing=self.options.on_missing,
+            skip_missing=opened.stored is not None and self.options.on_missing == "skip",
             augment_mouth=split == "train" and opened.stored is None and self.options.augment_mouth,
         )
+        ahead = ReadAhead(opened.stored.files if opened.stored else [], self.options.read_ahead_windows)
+        return BatchLoader(
+            ExampleDataset(assembler, self.rank, self._ranks_here, ahead),
+            advance_epoch=split == "train",
+            **self.loader_options(len(os.sched_getaffinity(0)), "cores"),
+        )
 
-    def _audio(self, opened: Split) -> Audio:
+    def _audio(self, opened: Split) -> Audio[int]:
         manifest, stored = opened.manifest, opened.stored
         wavs = WavFiles(manifest, opened.num_samples, self.options.sample_rate)
-        if stored is None or stored.centre.identity.audio != "embed":
+        if stored is None or stored.centre.audio_offsets is None:
             return wavs
-        root = manifest.data_root if len(self.catalogs) == 1 else None
-        planned = recorded_manifests(self.config, self.catalogs, manifest.split, root, complete=True)
-        return EmbeddedAudio(manifest, stored, planned, wavs)
+        root = manifest.data_root if len(self.snapshots) == 1 else None
+        recorded = recorded_manifests(self.config, self.snapshots, manifest.split, root, complete=True)
+        return EmbeddedAudio(manifest, stored, recorded, wavs)
 
-    def _read_ahead(self, split: str) -> ReadAhead | None:
-        stored = self.splits[split].stored
-        if stored is None:
-            return None
-        return ReadAhead(stored.paths, stored.sizes, stored.digests, self.options.read_ahead_windows)
+    @property
+    def _num_nodes(self) -> int:
+        return int(self._trainer.num_nodes) if self._trainer else 1
 
     @property
     def _lanes(self) -> int:
-        nodes = int(self._trainer.num_nodes) if self._trainer else 1
-        lanes = self.options.order_lanes
+        lanes, nodes = self.options.order_lanes, self._num_nodes
         if lanes > 1 and lanes % nodes:
             raise ConfigError(
                 f"datamodule.data_config.order_lanes is {lanes}, and there are {nodes} nodes; expected a multiple of "
@@ -193,30 +211,8 @@ class SeparationData(pl.LightningDataModule):
         return lanes
 
     @property
-    def _trainer(self) -> Any:
-        return self.trainer
-
-    @property
-    def _rank(self) -> int:
-        return int(self._trainer.global_rank) if self._trainer else 0
-
-    @property
-    def _world_size(self) -> int:
-        return int(self._trainer.world_size) if self._trainer else 1
-
-    @property
     def _ranks_here(self) -> range:
         """Ranks on this machine."""
-        if not self._trainer:
-            return range(1)
-        count = self._world_size // int(self._trainer.num_nodes)
-        first = self._rank // count * count
+        count = self.world_size // self._num_nodes
+        first = self.rank // count * count
         return range(first, first + count)
-
-
-def _existing_cores(workers: int) -> int:
-    """As many loader workers as were wished for, but no more than there are cores to run them."""
-    cores = len(os.sched_getaffinity(0))
-    if workers > cores:
-        logger.info("num_workers is %d; this machine has %d cores, so %d are started", workers, cores, cores)
-    return min(workers, cores)

@@ -1,12 +1,13 @@
-"""Mixtures and targets: read as they were mixed, or mixed anew."""
+"""Mixtures and targets: read as the corpus mixed them (static), or mixed in each epoch (dynamic)."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from loaders.audio import Audio, Samples
 
+Example = TypeVar("Example")
 EPSILON = 1e-8
 """Keeps silence from being divided by zero, as in the reference."""
 
@@ -20,35 +21,35 @@ class Mixed(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixer:
+class Mixer(Generic[Example]):
     """Makes the audio of examples.
 
     Attributes:
-        audio: Where it comes from.
+        audio: Reads the sources and mixtures.
         normalise: Whether to bring mixtures to unit variance.
     """
 
-    audio: Audio
+    audio: Audio[Example]
     normalise: bool
 
-    def read(self, example: int, start: int, interferer: int, interferer_start: int) -> Mixed:
-        """Mixture and target of an example.
+    def read(self, example: Example, start: int, interferer: Example | None = None, interferer_start: int = 0) -> Mixed:
+        """Read the mixture and the target of an example.
 
         Args:
-            example: Whose source is the target.
+            example: Example whose source is the target.
             start: First sample of its segment.
-            interferer: Whose source is added to it (dynamic mixing); -1 for the example's own mixture (static).
+            interferer: Example whose source is added (dynamic mixing); None takes the example's own mixture (static).
             interferer_start: First sample of the interferer's segment.
 
         Raises:
-            AudioError: A wav cannot be had.
+            AudioError: A recording cannot be read.
         """
-        target, first = self.audio.source(example, start)
-        if interferer < 0:
-            mixture, second = self.audio.mixture(example, start)
+        target, first = self.audio.read("source", example, start)
+        if interferer is None:
+            mixture, second = self.audio.read("mixture", example, start)
         else:
-            other, second = self.audio.source(interferer, interferer_start)
-            mixture = target + other
+            added, second = self.audio.read("source", interferer, interferer_start)
+            mixture = target + added
         if self.normalise:
             mixture, target = normalised(mixture, target)
         return Mixed(mixture, target, first + second)

@@ -1,21 +1,27 @@
-"""A split opened for reading: its examples, what of them is stored, and what is left out or missing, said once."""
+"""A split opened for reading: its manifest, what of it is stored, and what is left out or missing, logged once."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from iianet.config.data_section import DataConfig
+from iianet.config.schema import Config
 from iianet.encoder.mouth import SAMPLES_PER_FRAME
 from iianet.errors import ManifestError, StoreError
 from loaders.order import Indices
-from loaders.stored import StoredEmbeddings, open_stored, stored_views
-from shardwriter.corpus.manifest import Manifest
-from shardwriter.storage.mirror import store_name
-from shardwriter.store.catalog import Catalog
+from loaders.reader import OPEN_SHARDS, ShardFiles, StoreReader
+from shardwriter.corpus.manifest import Manifest, arrange, has_manifest, load_manifests, manifest_folders
+from shardwriter.format.names import parse_view_split, view_split
+from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -23,23 +29,149 @@ PROBED_FILES = 8
 NAMED_MISSING = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """What a split's loader is made of.
+def split_manifests(config: Config, snapshots: Sequence[Snapshot], splits: Sequence[str]) -> dict[str, Manifest]:
+    """Read the manifests of some splits: the corpus' own lists, or what the stores recorded where those are not here.
+
+    Raises ManifestError or StoreError where one cannot be read, contradicts itself, or does not say where paths start.
+    """
+    folders = manifest_folders(config)
+    listed = [split for split in splits if not snapshots or has_manifest(folders[split])]
+    data_root = snapshots[0].record.data_root if len(snapshots) == 1 else None
+    manifests = load_manifests(config, listed, data_root) if listed else {}
+    for split in splits:
+        if split not in manifests:
+            manifests[split] = joined_manifest(recorded_manifests(config, snapshots, split))
+            logger.info("%s: no manifest in %s; the store's own audio lists decide", split, folders[split])
+    return manifests
+
+
+def recorded_manifests(
+    config: Config, snapshots: Sequence[Snapshot], split: str, root: Path | None = None, complete: bool = False
+) -> list[Manifest]:
+    """Read what each store recorded of a split, see `Snapshot.manifest`; `root` wins over the config's data_root."""
+    configured = config.datamodule.data_config.data_root
+    given = root or (Path(os.path.abspath(configured)) if configured else None)
+    return [snapshot.manifest(split, given, complete=complete) for snapshot in snapshots]
+
+
+def joined_manifest(manifests: Sequence[Manifest]) -> Manifest:
+    """Join the manifests of stores, which may not share a key; paths become relative to their common ancestor."""
+    first = manifests[0]
+    if len(manifests) == 1:
+        return first
+    root = Path(os.path.commonpath([manifest.data_root for manifest in manifests]))
+    utterances, examples, before = [], [], 0
+    for manifest in manifests:
+        prefix = manifest.data_root.relative_to(root).as_posix()
+        utterances.append(_prefixed(manifest.utterances.table, ["mouth"], prefix))
+        shifted = pc.add(manifest.examples.table["utterance"], before)
+        table = manifest.examples.table.set_column(0, "utterance", shifted)
+        examples.append(_prefixed(table, ["mixture", "source"], prefix))
+        before += len(manifest.utterances)
+    together = pa.concat_tables(utterances)
+    counted = pc.value_counts(together["key"])
+    repeated = counted.filter(pc.greater(pc.struct_field(counted, "counts"), 1))
+    if len(repeated):
+        raise ManifestError(
+            f"{first.split}: {len(repeated)} keys are in more than one of the stores (e.g. {repeated[0]['values']}). "
+            "Build the stores with datamodule.data_config.key_from: path and a common data_root: keys are paths then."
+        )
+    return arrange(first.split, root, together, pa.concat_tables(examples))
+
+
+def _prefixed(table: pa.Table, columns: Sequence[str], prefix: str) -> pa.Table:
+    """The table with a folder put before the paths in some columns."""
+    for name in columns if prefix != "." else ():
+        paths = pc.binary_join_element_wise(pa.scalar(prefix), table[name], "/")
+        table = table.set_column(table.schema.get_field_index(name), name, paths)
+    return table
+
+
+class StoredEmbeddings:
+    """Stored embeddings of a manifest's utterances, view by view. Safe to send to worker processes.
 
     Attributes:
-        manifest: Its examples.
-        stored: Its stored embeddings; None in raw mode.
+        readers: Readers of the centre crop, then of the augmented views 1, 2, ...
+        rows: Row of each view of each utterance in its reader, -1 where it is not stored, `(views + 1, utterances)`.
+    """
+
+    def __init__(self, manifest: Manifest, readers: Sequence[StoreReader]) -> None:
+        self.readers = tuple(readers)
+        keys = manifest.utterances.column("key")
+        self.rows = np.stack([reader.rows_of(keys) for reader in readers])
+
+    @property
+    def centre(self) -> StoreReader:
+        """Reader of the centre crops."""
+        return self.readers[0]
+
+    @property
+    def views(self) -> int:
+        """Number of augmented views."""
+        return len(self.readers) - 1
+
+    @property
+    def files(self) -> list[ShardFiles]:
+        """Shards of each reader."""
+        return [reader.files for reader in self.readers]
+
+    def missing(self) -> npt.NDArray[np.bool_]:
+        """Whether a view of an utterance is not stored, `(utterances,)`."""
+        return np.asarray((self.rows < 0).any(axis=0), dtype=np.bool_)
+
+    def has(self, utterance: int, view: int) -> bool:
+        """Whether an embedding is stored."""
+        return bool(self.rows[view, utterance] >= 0)
+
+    def read(self, utterance: int, view: int, start: int, out: npt.NDArray[Any]) -> int:
+        """Read a segment of a stored embedding, see `StoreReader.read_segment`."""
+        return self.readers[view].read_segment(int(self.rows[view, utterance]), start, out)
+
+    def shard_of(self, utterances: Indices, views: Indices) -> Indices:
+        """Number of the shard of each view of an utterance, as `ReadAhead` counts; -1 where it is not stored."""
+        rows = self.rows[views, utterances]
+        shards = np.full(len(rows), -1, dtype=np.int64)
+        first = 0
+        for view, reader in enumerate(self.readers):
+            chosen = (views == view) & (rows >= 0)
+            shards[chosen] = reader.shard_of[rows[chosen]] + first
+            first += len(reader.files.tars)
+        return shards
+
+
+def open_stored(snapshots: Sequence[Snapshot], manifest: Manifest, views: int) -> StoredEmbeddings:
+    """Open the centre crops and `views` augmented views of a manifest's split."""
+    readers = [StoreReader(snapshots, view_split(manifest.split, view)) for view in range(views + 1)]
+    for reader in readers:
+        reader.files.most_open = max(OPEN_SHARDS // len(readers), 2)
+    return StoredEmbeddings(manifest, readers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A split, opened for reading.
+
+    Attributes:
+        manifest: Utterances and examples of the split.
+        stored: Stored embeddings of the split; None in raw mode.
         eligible: Examples that are as long as the segment, ascending.
-        num_samples: Of the segment.
-        missing: Utterances of the eligible examples that are not stored in all views; none in raw mode.
+        num_samples: Audio samples of the segment.
     """
 
     manifest: Manifest
     stored: StoredEmbeddings | None
     eligible: Indices
     num_samples: int
-    missing: int
+
+    @cached_property
+    def used(self) -> Indices:
+        """Utterances of the eligible examples, ascending."""
+        return np.unique(self.manifest.utterance_of_example()[self.eligible])
+
+    @cached_property
+    def missing(self) -> Indices:
+        """Those of them that are not stored in all views; none in raw mode."""
+        return self.used[self.stored.missing()[self.used]] if self.stored else self.used[:0]
 
     @cached_property
     def spare_frames(self) -> Indices:
@@ -48,69 +180,60 @@ class Split:
 
     @property
     def views(self) -> int:
-        """Augmented views that it is read from, beside the centre crop."""
+        """Number of augmented views that are read, beside the centre crop."""
         return self.stored.views if self.stored else 0
 
 
 def open_split(
-    options: DataConfig, catalogs: Sequence[Catalog], manifest: Manifest, build_command: str, will_build: bool = False
+    options: DataConfig, snapshots: Sequence[Snapshot], manifest: Manifest, build_command: str, will_build: bool = False
 ) -> Split:
     """Open a split.
 
     Args:
-        options: What an example is.
-        catalogs: The stores; none is raw mode.
-        manifest: Of the split.
-        build_command: What would add missing utterances, for the message that says so.
+        options: Says what an example is.
+        snapshots: Opened stores; none is raw mode.
+        manifest: Utterances and examples of the split.
+        build_command: Command that would add missing utterances, for the message about them.
         will_build: Whether they will be added before the first epoch.
 
     Raises:
-        FeatureStoreError: Nothing is left of it, its files are not there, or on_missing is error and some are.
+        FeatureStoreError: No example is left, files are not there, or some are missing and on_missing is error.
     """
     num_samples = round(options.segment * options.sample_rate)
-    eligible = _eligible(options, manifest, num_samples)
-    stored = open_stored(catalogs, manifest, _views(options, catalogs, manifest.split)) if catalogs else None
-    if not (stored and stored.centre.identity.audio == "embed"):
-        sources = [manifest.examples[int(index)].source for index in eligible[:PROBED_FILES]]
-        _probe(manifest, "wavs", sources)
-    used = np.unique(manifest.utterance_of_example()[eligible])
+    eligible = _eligible_examples(options, manifest, num_samples)
+    stored = open_stored(snapshots, manifest, _num_views(options, snapshots, manifest.split)) if snapshots else None
+    split = Split(manifest=manifest, stored=stored, eligible=eligible, num_samples=num_samples)
+    if stored is None or stored.centre.audio_offsets is None:
+        _probe(manifest, "wavs", [manifest.examples[int(index)].source for index in eligible[:PROBED_FILES]])
     if stored is None:
-        _probe(manifest, "npz", [manifest.utterances[int(index)].mouth for index in used[:PROBED_FILES]])
+        _probe(manifest, "npz", [manifest.utterances[int(index)].mouth for index in split.used[:PROBED_FILES]])
     else:
-        _report_missing(options, manifest, stored, used, build_command, will_build)
-    missing = int(stored.missing()[used].sum()) if stored else 0
-    return Split(manifest=manifest, stored=stored, eligible=eligible, num_samples=num_samples, missing=missing)
+        _report_missing(split, stored, options, build_command, will_build)
+    return split
 
 
-def _views(options: DataConfig, catalogs: Sequence[Catalog], split: str) -> int:
-    """How many views training draws from."""
+def _num_views(options: DataConfig, snapshots: Sequence[Snapshot], split: str) -> int:
+    """How many augmented views training draws from: by default those that all stores plan."""
     if split != "train":
         return 0
-    found = stored_views(catalogs, split)
-    if options.views is None:
-        return found
-    if options.views > found:
+    planned = [[parse_view_split(name) for name in snapshot.splits] for snapshot in snapshots]
+    found = min(max((view for base, view in names if base == split), default=0) for names in planned)
+    if options.views is not None and options.views > found:
         raise StoreError(
-            f"{catalogs[0].store}: has {found} views, datamodule.data_config.views asks for {options.views}; build "
-            f"them with build-shards --views {options.views}, or lower it"
+            f"{snapshots[0].storage.name}: has {found} views, datamodule.data_config.views asks for {options.views}; "
+            f"build them with build-shards --views {options.views}, or lower it"
         )
-    return options.views
+    return found if options.views is None else options.views
 
 
-def _eligible(options: DataConfig, manifest: Manifest, num_samples: int) -> Indices:
-    """The examples that are long enough."""
+def _eligible_examples(options: DataConfig, manifest: Manifest, num_samples: int) -> Indices:
+    """The examples that are as long as the segment."""
     lengths = manifest.num_samples()
     eligible = np.flatnonzero(lengths >= num_samples)
     if left_out := len(lengths) - len(eligible):
         hours = lengths[lengths < num_samples].sum() / options.sample_rate / 3600
-        logger.info(
-            "%s: %d of %d examples (%.2f h) are shorter than the segment of %g s and left out",
-            manifest.split,
-            left_out,
-            len(lengths),
-            hours,
-            options.segment,
-        )
+        message = "%s: %d of %d examples (%.2f h) are shorter than the segment of %g s and left out"
+        logger.info(message, manifest.split, left_out, len(lengths), hours, options.segment)
     if not len(eligible):
         raise ManifestError(
             f"{manifest.split}: none of its {len(lengths)} examples is as long as the segment of {options.segment:g} "
@@ -120,38 +243,30 @@ def _eligible(options: DataConfig, manifest: Manifest, num_samples: int) -> Indi
 
 
 def _report_missing(
-    options: DataConfig,
-    manifest: Manifest,
-    stored: StoredEmbeddings,
-    used: Indices,
-    build_command: str,
-    will_build: bool,
+    split: Split, stored: StoredEmbeddings, options: DataConfig, build_command: str, will_build: bool
 ) -> None:
-    """Say once what is not stored, or refuse it."""
-    names = " and ".join(store_name(store) for store in stored.centre.stores)
+    """Log which utterances are missing, or raise StoreError where on_missing is error."""
+    manifest, missing, count = split.manifest, split.missing, len(split.used)
+    names = " and ".join(stored.centre.stores)
     views = f" with {stored.views} views" if stored.views else ""
-    missing = used[stored.missing()[used]]
     if not len(missing):
-        logger.info("%s: all %d utterances are in %s%s", manifest.split, len(used), names, views)
+        logger.info("%s: all %d utterances are in %s%s", manifest.split, count, names, views)
         return
     keys = manifest.utterances.column("key").take(missing).to_pylist()
-    fact = f"{manifest.split}: {len(missing)} of {len(used)} utterances are not in {names}{views} ({_named(keys)})"
+    first = ", ".join(keys[:NAMED_MISSING]) + (", ..." if len(keys) > NAMED_MISSING else "")
+    fact = f"{manifest.split}: {len(missing)} of {count} utterances are not in {names}{views} ({first})"
     failures: Mapping[str, str] = stored.centre.failures
     if failed := [key for key in keys if key in failures]:
         fact += f"; {len(failed)} of them failed in the build (e.g. {failed[0]}: {failures[failed[0]]})"
     if will_build:
-        logger.info("%s; what can be encoded is built before the first epoch", fact)
+        logger.info("%s; those that can be encoded are built before the first epoch", fact)
         return
-    command = f"{build_command} --retry_failed (once the npz are mended)" if failed else build_command
+    command = f"{build_command} --retry_failed (once the npz are fixed)" if failed else build_command
     if options.on_missing == "error":
         raise StoreError(f"{fact}; --on_missing is error. Add them: {command}")
     fate = "they are encoded again in every step" if options.on_missing == "encode" else "they are skipped"
     fate += ", or left out where that fails again" if failed and options.on_missing == "encode" else ""
     logger.warning("%s; %s. To add them: %s", fact, fate, command)
-
-
-def _named(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:NAMED_MISSING]) + (", ..." if len(keys) > NAMED_MISSING else "")
 
 
 def _probe(manifest: Manifest, kind: str, paths: Sequence[str]) -> None:

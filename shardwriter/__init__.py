@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from iianet.version import __version__
+
 if TYPE_CHECKING:
     from shardwriter.build.write_store import write_store
 
-__all__ = ["write_store"]
+__all__ = ["__version__", "write_store"]
 
 
 def __getattr__(name: str) -> Any:

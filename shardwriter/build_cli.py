@@ -5,43 +5,43 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
-from iianet.command_line import add_config_flags, config_overrides, run_command
+from iianet.command_line import add_config_flags, add_version_flag, config_overrides, run_command
 from iianet.config.schema import Config, load_config
 from iianet.encoder.kernels import PRECISIONS
 from iianet.errors import ConfigError, FeatureStoreError, StoreError
 from iianet.interruption import terminable
-from shardwriter.build.abandon import abandon
-from shardwriter.build.build import prepare
+from iianet.wording import counted
+from shardwriter.build.build import Build, prepare
 from shardwriter.build.check import check
-from shardwriter.build.compact import Compaction
+from shardwriter.build.compact import Compaction, abandon
 from shardwriter.build.options import BuildOptions
-from shardwriter.build.words import show, show_stopped, totals
 from shardwriter.execute.devices import choose_device, choose_devices
-from shardwriter.execute.executor import Executor, OwnProcess
+from shardwriter.execute.executor import Executor, OneProcess
+from shardwriter.execute.operation import Operation, run_operation
 from shardwriter.execute.processes import Processes
 from shardwriter.execute.rank import Rank
-from shardwriter.execute.rank_build import build_as_rank
+from shardwriter.execute.ranks import run_as_rank
 from shardwriter.execute.ray_cluster import RayCluster
 from shardwriter.format.names import LOG_FOLDER, SPLITS, STORED_DTYPES
-from shardwriter.storage.building_place import place_to_build
-from shardwriter.storage.locate import Cache, is_remote, store_folder
-from shardwriter.storage.mirror import store_name
+from shardwriter.storage.folder import Folder
+from shardwriter.storage.locate import Cache, is_bucket, open_storage
+from shardwriter.storage.storage import Storage
+from shardwriter.store.snapshot import read_record
 
 ALL_STORED = 0
 SOME_FAILED = 3
-NOT_WITH_COMPACT = (
+ENCODING_FLAGS = (
     *("overwrite", "limit", "verify_sources", "retry_failed", "import_embeddings", "check"),
-    *("dtype", "views", "audio", "encoder_precision", "num_processes", "batch_size", "num_workers"),
+    *("dtype", "views", "audio", "encoder_precision", "batch_size", "num_workers"),
 )
-"""What says how to encode: --compact copies what there is. --device alone is let be, for most commands bear it."""
-TWO_STORES = "Old and new shards lie beside each other until it is done."
+"""Flags that say how to encode, which --compact does not. --device is ignored: people keep it in their commands."""
+TWO_STORES = "Old and new shards lie side by side until it is done."
 NOTHING_TO_COMPACT = "Nothing to do: no embedding is superseded, and all shards are full."
 
 logger = logging.getLogger(__name__)
@@ -57,10 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         prog="build-shards",
         description="Encode each utterance's mouth video once and write the embeddings into tar shards. Run again, it "
-        "continues: missing, new and changed utterances are encoded. Exit codes: 0 all stored; 3 finished, but some "
-        "failed or an --overwrite still lacks splits; 2 could not start or go on; 130 and 143 stopped by SIGINT and "
+        "resumes: missing, new and changed utterances are encoded. Exit codes: 0 all stored; 3 finished, but some "
+        "failed or an --overwrite still lacks splits; 2 could not start or continue; 130 and 143 stopped by SIGINT and "
         "SIGTERM, with every published shard whole. Flags may be written with - or _.",
     )
+    add_version_flag(parser)
     add_config_flags(parser)
     parser.add_argument("--data_split", choices=[*SPLITS, "all"], default="all", help="split to build (default: all)")
     parser.add_argument(
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "is one)",
     )
     parser.add_argument(
-        "--num_processes", type=int, metavar="N", help="processes on each device (default: 1), for processors above all"
+        "--num_processes", type=int, metavar="N", help="processes on each device (default: 1), mainly useful on CPUs"
     )
     parser.add_argument(
         "--executor",
@@ -84,14 +85,15 @@ def _parser() -> argparse.ArgumentParser:
         "--shards", metavar="STORE", help="store folder, or its URL, such as s3://bucket/prefix (default: the config's)"
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="build everything anew; the old store serves until then"
+        "--overwrite", action="store_true", help="build everything again; the old store stays in use until then"
     )
     parser.add_argument("--batch_size", type=int, metavar="N", help="clips encoded together")
     parser.add_argument("--num_workers", type=int, metavar="N", help="threads that read npz, in each process")
     parser.add_argument(
         "--encoder_precision",
         choices=list(PRECISIONS),
-        help="arithmetic of the encoder (default: the store's, or float32); bf16 is quicker where a device has it",
+        help="arithmetic of the encoder (default: the store's, or float32); bf16 is faster on devices that have it, "
+        "and later additions to the store use it too",
     )
     parser.add_argument("--dtype", choices=STORED_DTYPES, help="of the stored embeddings (default: float16)")
     parser.add_argument(
@@ -115,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--abandon",
         action="store_true",
-        help="delete what an --overwrite or --compact has written that was begun and is not complete",
+        help="delete the unfinished output of an interrupted --overwrite or --compact",
     )
     parser.add_argument("--dry_run", action="store_true", help="say what would be encoded; write nothing")
     parser.add_argument(
@@ -140,82 +142,117 @@ def _run(argv: list[str]) -> int:
     except FeatureStoreError as error:
         if not arguments.check:
             raise
-        print(tabulate([("config and flags", "what to do", str(error))], tablefmt="plain"))
+        print(tabulate([("config and flags", "FIX", str(error))], tablefmt="plain"))
         return error.exit_code
-    cache = Cache.of(config.datamodule.data_config)
-    if arguments.compact or arguments.abandon:
-        _refuse_other_flags(arguments)
-        return (_run_abandon if arguments.abandon else _run_compact)(config, word, cache, arguments)
+    storage = open_storage(word, Cache.of(config.datamodule.data_config))
+    if arguments.abandon:
+        return _run_abandon(config, storage, arguments)
+    if arguments.compact:
+        return _run_compact(config, storage, options, arguments)
     if arguments.check:
-        return check(config, store_folder(word, cache), options)
+        findings = check(config, storage, options)
+        print(tabulate([(it.what, "FIX" if it.problem else "ok", it.problem or it.found) for it in findings]))
+        return 2 if any(finding.problem for finding in findings) else 0
     if arguments.dry_run:
-        return _dry_run(config, store_folder(word, cache), options)
+        return _dry_run(config, storage, options)
+    return _run_build(config, storage, options)
+
+
+def _run_build(config: Config, storage: Storage, options: BuildOptions) -> int:
     rank = Rank.from_environment()
-    if rank is not None:
-        return _run_rank(config, store_folder(word, cache), options, rank)
-    with place_to_build(word, cache) as (store, outlet):
-        return _build(config, store, replace(options, outlet=outlet))
+    made = prepare(config, storage, options)
+    with _log_file(storage, f"-rank{rank.number}" if rank else "") as log, terminable():
+        try:
+            if not _operate(made, storage, options.runner, rank):
+                return ALL_STORED
+        except KeyboardInterrupt:
+            _show_stopped(made)
+            raise
+        report = made.report
+        _show_failures_in_log(made)
+        print("\n".join([*report.lines(), f"store: {storage.name}", f"log:   {log}"]))
+    return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
+
+
+def _operate(operation: Operation, storage: Storage, executor: Executor, rank: Rank | None) -> bool:
+    """Run an operation, alone or as a rank. Returns whether its report is that of all.
+
+    Only the last rank answers for what failed: torchrun ends them all where one fails.
+    """
+    if rank is None:
+        run_operation(operation, storage, executor)
+        return True
+    assert isinstance(storage, Folder)
+    if run_as_rank(operation, storage, executor, rank):
+        return True
+    print(f"rank {rank.number} of {rank.world_size} is done; the last one to finish sums up")
+    return False
+
+
+def _show_failures_in_log(made: Build) -> None:
+    for split in made.report.failed.values():
+        for failure in split:
+            logger.debug("not stored: %s %s: %s: %s", *failure)
+
+
+def _show_stopped(made: Build) -> None:
+    """Say what a signal left of a build."""
+    report, left = made.report, made.unpublished()
+    print(
+        f"\nStopped. Published: {counted(report.shards, 'shard')}, {report.stored_bytes / 1e6:.1f} MB, "
+        f"{report.seconds:.1f} s. Left: {counted(len(left), 'shard')} with "
+        f"{counted(sum(len(task.rows) for task in left), 'utterance')}; what was encoded of these is lost. Every "
+        f"published shard is whole, and the same command resumes.\nstore: {made.storage.name}"
+    )
 
 
 def _refuse_other_flags(arguments: argparse.Namespace) -> None:
     """Raise ConfigError where --compact or --abandon is given flags that they would ignore."""
-    given = {name: getattr(arguments, name) for name in NOT_WITH_COMPACT}
+    given = {name: getattr(arguments, name) for name in ENCODING_FLAGS}
     others = [name for name, value in given.items() if value is not None and value is not False]
     others += [f"data_split {arguments.data_split}"] if arguments.data_split != "all" else []
-    ignored = ("compact", "dry_run", "utterances_per_shard") if arguments.abandon else ()
+    ignored = ("compact", "dry_run", "utterances_per_shard", "num_processes") if arguments.abandon else ()
     others += [name for name in ignored if getattr(arguments, name)]
-    if others or arguments.executor != "local" or Rank.from_environment():
+    is_shared = arguments.abandon and (arguments.executor != "local" or Rank.from_environment())
+    if others or is_shared:
         what = f"--{others[0]}" if others else "ranks, or --executor ray"
-        does = "--abandon: deletes what was begun" if arguments.abandon else "--compact: copies a whole store as it is"
-        raise ConfigError(f"{does}, in one process, without {what}; leave that out")
+        does = (
+            "--abandon: deletes what is unfinished" if arguments.abandon else "--compact: copies a whole store as it is"
+        )
+        raise ConfigError(f"{does}, without {what}; leave that out")
 
 
-def _run_abandon(config: Config, word: str, cache: Cache, _arguments: argparse.Namespace) -> int:
-    with place_to_build(word, cache) as (store, outlet), terminable():
-        names = abandon(store, outlet, config.shardwriter.keep_replaced_days)
-        print(f"given up: {', '.join(names) or 'nothing, for nothing was begun'}\nstore: {store_name(store)}")
+def _run_abandon(config: Config, storage: Storage, arguments: argparse.Namespace) -> int:
+    _refuse_other_flags(arguments)
+    with terminable():
+        name = abandon(storage, config.shardwriter.keep_replaced_days)
+    done = f"Abandoned: {name}" if name else "Nothing to abandon: no --overwrite or --compact is in progress"
+    print(f"{done}\nstore: {storage.name}")
     return ALL_STORED
 
 
-def _run_compact(config: Config, word: str, cache: Cache, arguments: argparse.Namespace) -> int:
-    size, keep = config.shardwriter.utterances_per_shard, config.shardwriter.keep_replaced_days
+def _run_compact(config: Config, storage: Storage, options: BuildOptions, arguments: argparse.Namespace) -> int:
+    _refuse_other_flags(arguments)
+    read_record(storage)  # says that there is no store, before a folder is made for it
+    settings = config.shardwriter
+    work = Compaction(
+        storage=storage,
+        utterances_per_shard=settings.utterances_per_shard,
+        keep_replaced_days=settings.keep_replaced_days,
+    )
     if arguments.dry_run:
-        report = Compaction(store=store_folder(word, cache), utterances_per_shard=size).survey()
+        report = work.survey()
         print("\n".join([*report.lines(), TWO_STORES] if report else [NOTHING_TO_COMPACT]))
-        print(f"\nNothing was written to {store_name(store_folder(word, cache))}.")
+        print(f"\nNothing was written to {storage.name}.")
         return ALL_STORED
-    with place_to_build(word, cache) as (store, outlet), terminable():
-        work = Compaction(store=store, utterances_per_shard=size, outlet=outlet, keep_replaced_days=keep)
+    with terminable():
         try:
-            report = work.run()
+            if not _operate(work, storage, options.runner, Rank.from_environment()):
+                return ALL_STORED
         except KeyboardInterrupt:
-            print(f"\nStopped. The store is whole, and the same command goes on.\nstore: {store_name(store)}")
+            print(f"\nStopped. The store is whole, and the same command resumes.\nstore: {storage.name}")
             raise
-        print("\n".join([*(report.lines() if report else [NOTHING_TO_COMPACT]), f"store: {store_name(store)}"]))
-    return ALL_STORED
-
-
-def _build(config: Config, store: Path, options: BuildOptions) -> int:
-    ready = prepare(config, store, options)
-    with _log_file(store) as log:
-        try:
-            with terminable():
-                report = ready.run()
-        except KeyboardInterrupt:
-            show_stopped(ready)
-            raise
-        show(store, report, log)
-    return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
-
-
-def _run_rank(config: Config, store: Path, options: BuildOptions, rank: Rank) -> int:
-    """Build with the other ranks. Only the last one answers for what failed: torchrun ends them all where one fails."""
-    with _log_file(store, f"-rank{rank.number}") as log, terminable():
-        report, is_last = build_as_rank(config, store, options, rank)
-        if is_last:
-            show(store, report, log)
-            return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
-        print(f"rank {rank.number} of {rank.world_size}: {totals(report)}; others go on, and the last one sums up")
+    print("\n".join([*(work.report.lines() if work.report else [NOTHING_TO_COMPACT]), f"store: {storage.name}"]))
     return ALL_STORED
 
 
@@ -236,7 +273,7 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, str, BuildOptions]:
         import_embeddings=arguments.import_embeddings,
     )
     word = _store_word(config, arguments.shards)
-    if is_remote(word) and (Rank.from_environment() or arguments.executor == "ray"):
+    if is_bucket(word) and (Rank.from_environment() or arguments.executor == "ray"):
         raise ConfigError(
             f"--shards {word}: ranks and Ray need a folder that all of them share; build into one, then copy it there, "
             "or start one build-shards, with --device cuda for all GPUs of its machine"
@@ -252,7 +289,7 @@ def _choose_executor(arguments: argparse.Namespace) -> tuple[torch.device, Execu
         if arguments.ray_address is not None:
             raise ConfigError(f"--ray_address {arguments.ray_address}: is for --executor ray, which was not asked for")
         devices = choose_devices(arguments.device, num_processes or 1, rank)
-        return devices[0], OwnProcess() if len(devices) == 1 else Processes(devices)
+        return devices[0], OneProcess(devices[0]) if len(devices) == 1 else Processes(devices)
     if rank is not None:
         raise ConfigError(
             f"--executor ray as rank {rank.number} of {rank.job}: Ray starts the processes itself, so start the "
@@ -288,21 +325,20 @@ def _store_word(config: Config, given: str | None) -> str:
         raise ConfigError(
             f"datamodule.data_config.shards names {len(folder)} stores, and one is built at a time; say which: --shards"
         )
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise StoreError(f"{path}: is a file; a store is a folder")
     return folder
 
 
 @contextmanager
-def _log_file(store: Path, ending: str = "") -> Iterator[Path]:
-    folder = store / LOG_FOLDER
+def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
+    folder = storage.staging / LOG_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"build-{datetime.now():%Y%m%d-%H%M%S-%f}{ending}.log"
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"{store}: cannot be written ({error.strerror}); choose another --shards folder") from error
+        raise StoreError(
+            f"{storage.staging}: cannot be written ({error.strerror}); choose another --shards folder"
+        ) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("shardwriter")
     root.addHandler(handler)
@@ -318,14 +354,17 @@ def _log_file(store: Path, ending: str = "") -> Iterator[Path]:
         handler.close()
 
 
-def _dry_run(config: Config, store: Path, options: BuildOptions) -> int:
-    work = prepare(config, store, options).survey()
+def _dry_run(config: Config, storage: Storage, options: BuildOptions) -> int:
     rows = [
-        (split, len(item.new), len(item.changed), len(item.retried), len(item.resumed), len(item.manifest.utterances))
-        for split, item in work.items()
+        (
+            split,
+            *(len(getattr(it, why)) for why in ("new", "changed", "retried", "resumed")),
+            len(it.manifest.utterances),
+        )
+        for split, it in prepare(config, storage, options).survey().items()
     ]
-    print(tabulate(rows, headers=["split", "new", "changed", "retried", "begun before", "of utterances"]))
-    print(f"\nNothing was written to {store_name(store)}.")
+    print(tabulate(rows, headers=["split", "new", "changed", "retried", "unfinished", "total"]))
+    print(f"\nNothing was written to {storage.name}.")
     return ALL_STORED
 
 

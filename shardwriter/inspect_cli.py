@@ -6,25 +6,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from iianet.command_line import add_override_flags, config_overrides, run_command
+from iianet.command_line import add_override_flags, add_version_flag, config_overrides, run_command
 from iianet.config.schema import Config, load_config
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError, StoreError
 from shardwriter.execute.devices import choose_device
 from shardwriter.format.names import parse_view_split
 from shardwriter.inspect.compare import compare, corpus_manifests
-from shardwriter.inspect.contents import Contents, spread
 from shardwriter.inspect.export_embeddings import export_embeddings
-from shardwriter.inspect.findings import Findings, as_json
 from shardwriter.inspect.foreign import foreign_lines, read_foreign
-from shardwriter.inspect.plot import draw
-from shardwriter.inspect.portrait import portrait
+from shardwriter.inspect.inspected import InspectedStore, choose_evenly
+from shardwriter.inspect.plot import draw, drawing_of
 from shardwriter.inspect.recheck import recheck
 from shardwriter.inspect.reindex import reindex
+from shardwriter.inspect.report import InspectionReport, as_json
 from shardwriter.inspect.sample import Sample, find_samples, read_sample
 from shardwriter.inspect.summary import build_command
 from shardwriter.inspect.verify import verify
-from shardwriter.storage.locate import Cache, store_folder
+from shardwriter.storage.locate import Cache, open_storage
 from shardwriter.storage.tar_urls import expand, is_tars
 
 FINE = 0
@@ -45,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Show what a store holds, look at a sample, compare it with the corpus, verify every byte. Exit "
         "codes: 0 fine, 1 problems found, 2 not a store or could not start. Flags may be written with - or _.",
     )
+    add_version_flag(parser)
     parser.add_argument(
         "store",
         metavar="STORE",
@@ -60,10 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reindex",
         action="store_true",
-        help="first make a store of tars that have no index, a folder or a pattern of them: where they lie if they "
-        "are a store's own, else with --into",
+        help="first make store.json, plans and indexes anew from the tars of a store that has lost them",
     )
-    parser.add_argument("--into", metavar="DIR", help="with --reindex: write the samples into new shards in DIR")
     parser.add_argument("--json", action="store_true", help="print JSON for programs, and nothing else, on stdout")
     parser.add_argument(
         "--cache_dir", metavar="DIR", help="where a store behind a URL is copied to (default: ~/.cache/iianet-shards)"
@@ -81,16 +79,14 @@ def _parser() -> argparse.ArgumentParser:
 def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.reindex:
-        arguments.store = str(reindex(arguments.store, arguments.into, arguments.data_root))
-    elif arguments.into is not None:
-        raise ConfigError("--into: says where --reindex writes; give --reindex too")
+        reindex(arguments.store, arguments.data_root)
     elif is_tars(arguments.store):
         return _show_foreign(arguments)
     _check_flags(arguments)
-    folder = store_folder(arguments.store, Cache.at(arguments.cache_dir))
-    findings = _inspect(Contents.open(folder), arguments)
-    print(as_json(findings.to_json()) if arguments.json else findings.to_text())
-    return PROBLEMS if findings.problems else FINE
+    storage = open_storage(arguments.store, Cache.at(arguments.cache_dir))
+    report = _inspect(InspectedStore.open(storage), arguments)
+    print(as_json(report.to_json()) if arguments.json else report.to_text())
+    return PROBLEMS if report.problems else FINE
 
 
 def _show_foreign(arguments: argparse.Namespace) -> int:
@@ -116,65 +112,65 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--plot {arguments.plot}: expected a file name with one of {', '.join(PICTURE_SUFFIXES)}")
 
 
-def _inspect(contents: Contents, arguments: argparse.Namespace) -> Findings:
-    findings = Findings(contents=contents, key=arguments.key)
+def _inspect(store: InspectedStore, arguments: argparse.Namespace) -> InspectionReport:
+    report = InspectionReport(store=store, key=arguments.key)
     config = load_config(arguments.against, config_overrides(arguments)) if arguments.against else None
     if config is not None:
-        _compare(findings, config, arguments)
+        _compare(report, config, arguments)
     if arguments.verify:
-        findings.verification = verify(contents)
+        report.verification = verify(store)
     if arguments.key is not None:
         try:
-            findings.samples = find_samples(contents, arguments.key)
+            report.samples = find_samples(store, arguments.key)
         except StoreError as error:
-            findings.others.append(str(error))
+            report.others.append(str(error))
     if arguments.export_embeddings is not None:
-        findings.exported = export_embeddings(contents, Path(arguments.export_embeddings))
+        report.exported = export_embeddings(store, Path(arguments.export_embeddings))
     if arguments.plot is not None:
-        _plot(findings, _data_root(contents, config, arguments), Path(arguments.plot))
-    return findings
+        _plot(report, _data_root(store, config, arguments), Path(arguments.plot))
+    return report
 
 
-def _compare(findings: Findings, config: Config, arguments: argparse.Namespace) -> None:
-    contents = findings.contents
-    manifests = corpus_manifests(contents, config)
-    findings.comparisons = compare(contents, manifests)
+def _compare(report: InspectionReport, config: Config, arguments: argparse.Namespace) -> None:
+    store = report.store
+    manifests = corpus_manifests(store, config)
+    report.comparisons = compare(store, manifests)
     flags = ["--data_root", arguments.data_root] if arguments.data_root else []
     for group in arguments.overrides:
         flags += ["--set", *group]
-    findings.command = build_command(contents, arguments.against, flags)
+    report.command = build_command(store, arguments.against, flags)
     if arguments.recheck is not None:
         source, device = EncoderSource.from_config(config), choose_device(arguments.device)
-        findings.checked = recheck(contents, manifests, source, device, arguments.recheck)
+        report.checked = recheck(store, manifests, source, device, arguments.recheck)
 
 
-def _data_root(contents: Contents, config: Config | None, arguments: argparse.Namespace) -> Path | None:
+def _data_root(store: InspectedStore, config: Config | None, arguments: argparse.Namespace) -> Path | None:
     configured = config.datamodule.data_config.data_root if config is not None else None
     given = arguments.data_root or configured
-    return Path(given) if given is not None else contents.data_root
+    return Path(given) if given is not None else store.snapshot.data_root
 
 
-def _plot(findings: Findings, data_root: Path | None, path: Path) -> None:
-    contents = findings.contents
-    chosen = [sample for sample in findings.samples if sample.embedding is not None]
-    if findings.key is None:
+def _plot(report: InspectionReport, data_root: Path | None, path: Path) -> None:
+    store = report.store
+    chosen = [sample for sample in report.samples if sample.embedding is not None]
+    if report.key is None:
         try:
-            chosen = _some(contents)
+            chosen = _some(store)
         except StoreError as error:
-            findings.others.append(str(error))
+            report.others.append(str(error))
             return
     if not chosen:
         return
-    draw([portrait(sample, contents.identity.fps, data_root) for sample in chosen], path)
-    findings.picture = path
+    draw([drawing_of(sample, store.identity.fps, data_root) for sample in chosen], path)
+    report.picture = path
 
 
-def _some(contents: Contents) -> list[Sample]:
-    splits = [split for split in contents.splits if not parse_view_split(split)[1]]  # views are drawn by --key
-    stored = [(split, key) for split in splits for key in contents.stored(split)]
+def _some(store: InspectedStore) -> list[Sample]:
+    splits = [split for split in store.splits if not parse_view_split(split)[1]]  # views are drawn by --key
+    stored = [(split, key) for split in splits for key in store.stored(split)]
     if not stored:
-        raise StoreError(f"--plot: {contents.store} holds no utterance to draw")
-    return [read_sample(contents, contents.entry(*item)) for item in spread(stored, PLOTTED)]
+        raise StoreError(f"--plot: {store.name} holds no utterance to draw")
+    return [read_sample(store, store.entry(*item)) for item in choose_evenly(stored, PLOTTED)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Imports run one way: iianet <- shardwriter <- loaders <- train.py; and what a file of ours may hold."""
+"""Imports run one way: iianet <- shardwriter <- loaders <- iianet_cli <- train.py; and what a file of ours may hold."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LAYERS = ("iianet", "shardwriter", "loaders", "train")
+LAYERS = ("iianet", "shardwriter", "loaders", "iianet_cli", "train")
 """Each imports only those before it."""
 MOST_FILES = 15
 MOST_LINES = 400

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
+from made_corpus import make_examples
 from made_utterances import FRAMES, embedding_of, key_of, once
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -19,7 +20,8 @@ from iianet.config.schema import Config, load_config
 from loaders.datamodule import SeparationData
 from shardwriter.build.build import build
 from shardwriter.build.options import BuildOptions
-from shardwriter.store.catalog import Catalog
+from shardwriter.storage.folder import Folder
+from shardwriter.store.snapshot import Snapshot
 
 BATCH_SIZE = 8
 NUM_SAMPLES = FRAMES * 640
@@ -65,7 +67,7 @@ class Files(Dataset[Example]):
 
     def __init__(self, corpus: Path) -> None:
         self.corpus = corpus
-        lists = {kind: json.loads((corpus / "tr" / f"{kind}.json").read_text()) for kind in ("mix", "s1", "s2")}
+        lists = {kind: json.loads((corpus / "json/tr" / f"{kind}.json").read_text()) for kind in ("mix", "s1", "s2")}
         self.examples = [
             (mixture, source, mouth)
             for kind in ("s1", "s2")
@@ -92,17 +94,19 @@ def _separation(folder: Path, audio: str, workers: int) -> Iterable[Any]:
     overrides = [f"datamodule.data_config.{name}={value}" for name, value in values.items()]
     for package in ("loaders", "shardwriter"):
         logging.getLogger(package).setLevel(logging.ERROR)  # validation is the same split, and not loaded
-    data = SeparationData(_config(folder / "corpus", *overrides), [Catalog.open(folder / f"store-{audio}")], "")
+    data = SeparationData(
+        _config(folder / "corpus", *overrides), [Snapshot.open(Folder(folder / f"store-{audio}"))], ""
+    )
     return data.train_dataloader()
 
 
 def _build(corpus: Path, store: Path, audio: str) -> None:
     options = BuildOptions(splits=("train",), device=torch.device("cpu"), audio=audio, import_embeddings=True)
-    build(_config(corpus), store, options)
+    build(_config(corpus), Folder(store), options)
 
 
 def _config(corpus: Path, *overrides: str) -> Config:
-    directories = {"train_dir": "tr", "valid_dir": "tr", "test_dir": "tt"}
+    directories = {"train_dir": "json/tr", "valid_dir": "json/tr", "test_dir": "json/tt"}
     data: dict[str, Any] = {name: str(corpus / value) for name, value in directories.items()}
     data |= {"data_root": str(corpus), "batch_size": BATCH_SIZE, "persistent_workers": True, "train_mixing": "static"}
     document = {"datamodule": {"data_config": data}, "exp": {"exp_name": "benchmark"}}
@@ -112,21 +116,8 @@ def _config(corpus: Path, *overrides: str) -> Config:
 
 
 def _write_corpus(corpus: Path, count: int) -> None:
-    """Utterance i is mixed with i + 1, and the last with the first."""
-    lists: dict[str, list[list[Any]]] = {"mix": [], "s1": [], "s2": []}
-    black = np.zeros((FRAMES, 96, 96), dtype=np.uint8)
-    for folder in ("mouths", "wavs/mix", "wavs/s1", "wavs/s2", "tr", "tt"):
-        (corpus / folder).mkdir(parents=True)
-    for number in tqdm(range(count), desc="corpus", delay=1.0, leave=False):
-        np.savez_compressed(corpus / f"mouths/{key_of(number)}_embedding.npz", embedding=embedding_of(number))
-        np.savez_compressed(corpus / f"mouths/{key_of(number)}.npz", data=black)  # its frames are counted
-        noise = np.random.default_rng([1, number]).integers(-9000, 9001, (2, NUM_SAMPLES)).astype(np.int16)
-        for kind, samples in (("mix", noise[0] + noise[1]), ("s1", noise[0]), ("s2", noise[1])):
-            wav = f"wavs/{kind}/{number:06d}.wav"
-            soundfile.write(corpus / wav, samples, 16000, subtype="PCM_16")
-            speaker = key_of((number + (kind == "s2")) % count)
-            mouth = [] if kind == "mix" else [f"mouths/{speaker}.npz"]
-            lists[kind].append([wav, *mouth, NUM_SAMPLES])
-    for folder in ("tr", "tt"):
-        for kind, rows in lists.items():
-            (corpus / folder / f"{kind}.json").write_text(json.dumps(rows if folder == "tr" else []))
+    """Utterances, their mixtures, and beside each mouth the embedding of the earlier tool."""
+    keys = [key_of(number) for number in range(count)]
+    make_examples(corpus, keys)
+    for number, key in enumerate(tqdm(keys, desc="embeddings", delay=1.0, leave=False)):
+        np.savez_compressed(corpus / f"mouths/{key}_embedding.npz", embedding=embedding_of(number))

@@ -7,8 +7,6 @@ from pydantic import Field, field_validator
 
 from iianet.config.fields import Count, Name, NotNegative, Real, Section, Whole, only
 
-FRAMES_PER_SECOND = 25
-"""Mouth frames a second."""
 ONE_TARGET = "each mixture has one target speaker, and the reference never ran with another number; set n_src: 1"
 ONE_RATE = (
     "mouths have 25 frames a second and a frame spans 640 samples, which is so at 16 kHz alone; "
@@ -52,29 +50,30 @@ class DataConfig(Section):
     use_precomputed_embeddings: bool = False
     """Read embeddings from a store, as in the configs of an earlier tool; `shards` says from which."""
     shards: Name | list[Name] | None = None
-    """Folder of the store, which `build-shards` writes, or its URL; or several made alike; null reads raw mouths."""
+    """Folder or URL of the store that `build-shards` wrote; or several, built with the same settings; null reads raw
+    mouths."""
     cache_dir: Name | None = None
     """Where stores behind a URL are copied to; null is iianet-shards in $XDG_CACHE_HOME, or in ~/.cache."""
     cache_gb: Annotated[Real, Field(gt=0)] = 100.0
     """Gigabytes of shards of each such store that are kept there."""
     data_root: Name | None = None
-    """Folder below which the paths of the manifests lie; null takes their common ancestor."""
+    """Folder below which the paths of the manifests lie; null uses their common ancestor."""
     key_from: Literal["stem", "path"] = "stem"
     """What an utterance's key is made of: its npz file's stem, or its path below `data_root`."""
     train_mixing: Literal["dynamic", "static"] | None = None
-    """Mix training sources anew each epoch, or take the manifest's mixtures; null goes by `data_name`."""
+    """Mix training sources anew each epoch, or use the manifest's mixtures; null follows `data_name`."""
     augment_mouth: bool = True
     """Crop and flip training mouths at random where they are read raw, as the reference does."""
     on_missing: Literal["encode", "skip", "error"] = "encode"
-    """What to do with an utterance that the store lacks: encode it while training, leave it out, or stop."""
+    """What to do with an utterance missing from the store: encode it on the fly, skip it, or stop."""
     build_missing: bool = False
-    """Add what the store lacks before the first epoch, on the devices of all ranks."""
+    """Add missing utterances to the store before the first epoch, on the devices of all ranks."""
     trust_imported: bool = False
-    """Take embeddings that were imported, and whose encoder nobody knows, as made by this config's."""
+    """Use imported embeddings, whose encoder is not recorded, as if this config's had made them."""
     segment_start: Literal[0, "random"] = 0
     """Where in a training example its segment begins: at 0, as in the reference, or at a random mouth frame."""
     views: Whole | None = None
-    """Augmented views that training draws from, beside the centre crop; null takes as many as the store has."""
+    """Augmented views that training draws from, beside the centre crop; null uses all that the store has."""
     embedding_augmentation: EmbeddingAugmentation = EmbeddingAugmentation()
     """Light augmentation of embeddings while training."""
     block_size: Count = 1000
@@ -98,19 +97,6 @@ class DataConfig(Section):
             )
         return value
 
-    @field_validator("segment")
-    @classmethod
-    def _whole_frames(cls, value: float) -> float:
-        frames = value * FRAMES_PER_SECOND
-        if math.isclose(frames, round(frames), rel_tol=1e-9):
-            return value
-        below = max(math.floor(frames), 1)
-        near = " or ".join(f"{count / FRAMES_PER_SECOND:g}" for count in (below, below + 1))
-        raise ValueError(
-            f"found {value}, which is {frames:.10g} mouth frames at {FRAMES_PER_SECOND} a second, "
-            f"expected a whole number of them; set segment to {near}"
-        )
-
 
 class DatamoduleSection(Section):
     """The corpus, and by its name how the training set is mixed."""
@@ -127,3 +113,21 @@ class DatamoduleSection(Section):
         if self.data_config.train_mixing is None:
             return self.data_name in DYNAMIC_NAMES
         return self.data_config.train_mixing == "dynamic"
+
+
+def segment_problem(segment: float, fps: int) -> str | None:
+    """What is wrong with a segment that is no whole number of mouth frames; None where it is one.
+
+    Args:
+        segment: Length of an example, seconds.
+        fps: Mouth frames per second.
+    """
+    frames = segment * fps
+    if math.isclose(frames, round(frames), rel_tol=1e-9):
+        return None
+    below = max(math.floor(frames), 1)
+    near = " or ".join(f"{count / fps:g}" for count in (below, below + 1))
+    return (
+        f"found {segment}, which is {frames:.10g} mouth frames at {fps} a second, expected a whole number of them; set "
+        f"segment to {near}"
+    )

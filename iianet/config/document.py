@@ -1,7 +1,6 @@
-"""A config file as it stands: its values, and the lines on which its keys are.
+"""A config file as it is: its values, and the lines of its keys.
 
-Stricter than PyYAML in one way, a key that stands twice in a mapping is an error; and simpler in one, text that looks
-like a date stays text.
+Unlike in PyYAML, a key that appears twice in a mapping is an error, and text that looks like a date stays text.
 """
 
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from iianet.config.key_paths import Place
+from iianet.config.published import published_configs
 from iianet.errors import ConfigError
 from iianet.wording import nearest, show
 
@@ -35,7 +35,7 @@ class StrictLoader(yaml.SafeLoader):
                 continue  # construction refuses it
             name = (key.tag, key.value)
             if name in seen:
-                problem = f"{key.value} stands twice, first on line {seen[name]}; keep one"
+                problem = f"{key.value} appears twice, first on line {seen[name]}; keep one"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen[name] = key.start_mark.line + 1
         return node
@@ -81,7 +81,7 @@ def parse(text: str, where: str) -> tuple[Any, Node | None]:
         The value and its node; both None where the text is empty.
 
     Raises:
-        ConfigError: The syntax is wrong, or a key stands twice in a mapping.
+        ConfigError: The syntax is wrong, or a key appears twice in a mapping.
     """
     try:
         loader = StrictLoader(text)
@@ -121,18 +121,27 @@ def read_document(path: Path) -> Document:
         raise ConfigError(f"{path}: cannot be read as a text file, {error}; expected YAML in UTF-8") from error
     values, root = parse(text, str(path))
     if root is None or values is None:
-        raise ConfigError(f"{path}: is empty, expected the sections of a config; configs/toy.yml shows a short one")
+        raise ConfigError(f"{path}: is empty, expected the sections of a config, as {_published()} have them")
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found {show(values)}, expected a mapping with the sections of a config")
     return Document(values=values, root=root)
 
 
 def _beside(path: Path) -> str:
-    """What there is instead of a missing file: the file most like it, else all configs of its folder."""
+    """What there is instead of a missing file: in its folder, and among the published configs."""
+    return f"{_in_folder(path)} Found from any folder: {_published()}"
+
+
+def _published() -> str:
+    return ", ".join(published_configs()) or "no published config: they are missing from this installation"
+
+
+def _in_folder(path: Path) -> str:
+    """The file most like a missing one, else all configs of its folder."""
     if not path.parent.is_dir():
-        return f", nor is there a folder {path.parent}"
+        return f", nor is there a folder {path.parent}."
     names = sorted(file.name for file in path.parent.iterdir() if file.suffix in {".yml", ".yaml"})
     near = nearest(path.name, names)
     if near is not None:
         return f"; did you mean {path.with_name(near)}?"
-    return f"; {path.parent} holds {', '.join(names) or 'no .yml files'}"
+    return f"; {path.parent.absolute()} holds {', '.join(names) or 'no .yml files'}."

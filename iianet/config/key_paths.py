@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 KeyPath = tuple[str, ...]
 """A key and the sections it is in, outermost first."""
 Place = tuple[str | int, ...]
-"""A key path that may go on into the items of a list."""
+"""A key path that may continue into the items of a list."""
 
 
 def dotted(place: Iterable[str | int]) -> str:

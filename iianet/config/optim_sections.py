@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 from torch.optim import lr_scheduler
 
 from iianet.config.fields import NotNegative, Section, read_exponents
+from iianet.config.problems import raise_problems
 from iianet.wording import did_you_mean, show
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -74,7 +74,7 @@ class OptimizerSection(Section):
 
     @model_validator(mode="after")
     def _known_arguments(self) -> "OptimizerSection":
-        _raise_if_any(_problems(self.optimizer_class, self.arguments, others=["optim_name"]))
+        raise_problems(_problems(self.optimizer_class, self.arguments, others=["optim_name"]))
         return self
 
     @property
@@ -111,7 +111,7 @@ class SchedulerSection(Section):
     def _known_arguments(self) -> "SchedulerSection":
         if self.scheduler_class is not None:
             problems = _problems(self.scheduler_class, self.sche_config)
-            _raise_if_any({f"sche_config.{key}": problem for key, problem in problems.items()})
+            raise_problems({f"sche_config.{key}": problem for key, problem in problems.items()})
         return self
 
     @property
@@ -167,9 +167,3 @@ def _annotation(parameter: inspect.Parameter) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _raise_if_any(problems: dict[str, str]) -> None:
-    """Hand problems with single arguments to whoever words pydantic's errors (`configs.problems`)."""
-    if problems:
-        raise PydanticCustomError("arguments", "wrong arguments", {"problems": problems})

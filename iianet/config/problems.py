@@ -1,12 +1,12 @@
 """From pydantic's errors to lines that name the key, what was found, what was expected, and what was perhaps meant."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from iianet.config.key_paths import KeyPath, Place, dotted, known_paths
 from iianet.wording import did_you_mean, either, nearest, show
@@ -28,6 +28,16 @@ EXPECTED = {
 """Kind of pydantic error -> what was expected."""
 
 
+def raise_problems(problems: Mapping[str, str]) -> None:
+    """Raise inside a section's validator what is wrong with several of its keys; nothing where there is nothing.
+
+    Args:
+        problems: Dotted key below the section -> what is wrong with it.
+    """
+    if problems:
+        raise PydanticCustomError("arguments", "wrong values", {"problems": dict(problems)})
+
+
 def problems(error: ErrorDetails, schema: type[BaseModel]) -> Iterator[tuple[Place, str]]:
     """Word one of pydantic's errors.
 
@@ -36,7 +46,7 @@ def problems(error: ErrorDetails, schema: type[BaseModel]) -> Iterator[tuple[Pla
         schema: What was validated.
 
     Yields:
-        The key and what is wrong with it; several where one error speaks of several arguments of a torch class.
+        The key and what is wrong with it; several where the error came from `raise_problems`.
     """
     place, context = error["loc"], error.get("ctx", {})
     known = known_paths(schema)

@@ -11,13 +11,14 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from iianet.config.data_section import DatamoduleSection
+from iianet.config.data_section import DatamoduleSection, segment_problem
 from iianet.config.document import Document, read_document
 from iianet.config.fields import Section
 from iianet.config.key_paths import Place, dotted
 from iianet.config.optim_sections import OptimizerSection, SchedulerSection
 from iianet.config.overrides import Override, apply_override, parse_override
-from iianet.config.problems import problems
+from iianet.config.problems import problems, raise_problems
+from iianet.config.published import find_config
 from iianet.config.sections import (
     AudionetSection,
     ExpSection,
@@ -26,6 +27,7 @@ from iianet.config.sections import (
     TrainingSection,
     VideonetSection,
 )
+from iianet.encoder.registry import encoder_class
 from iianet.errors import ConfigError
 
 __all__ = ["Config", "dump_config", "load_config"]
@@ -64,19 +66,37 @@ class Config(Section):
         groups = {name for name in ARGPARSE_GROUPS if isinstance(values.get(name), dict)}
         return {name: value for name, value in values.items() if name not in groups}
 
+    @model_validator(mode="after")
+    def _fits_the_encoder(self) -> "Config":
+        """Check the keys of other sections that follow from the encoder."""
+        encoder = encoder_class(self.videonet.videonet_name)
+        wrong: dict[str, str] = {}
+        channels = self.audionet.audionet_config.vpre_channels
+        if channels != encoder.dim:
+            wrong["audionet.audionet_config.vpre_channels"] = (
+                f"found {channels}, expected {encoder.dim}: the encoder {encoder.name} gives {encoder.dim} channels; "
+                f"set vpre_channels: {encoder.dim}"
+            )
+        problem = segment_problem(self.datamodule.data_config.segment, encoder.fps)
+        if problem is not None:
+            wrong["datamodule.data_config.segment"] = problem
+        raise_problems(wrong)
+        return self
+
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read a config file.
 
     Args:
-        path: The YAML file. Relative paths inside it stay relative to the working directory.
+        path: The YAML file, or the name of a published config. Relative paths inside it stay relative to the working
+            directory.
         overrides: Values set over the file's, `dotted.path=value` each, such as `training.gpus=[0]`; the last wins.
 
     Raises:
         ConfigError: The file is missing or is no YAML mapping, an override is malformed, or keys or values are wrong.
             Each problem is a line of the message.
     """
-    path = Path(path)
+    path = find_config(Path(path))
     document = read_document(path)
     settings = [parse_override(text, Config) for text in overrides]
     values = document.values

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from iianet.config.fields import Batches, Count, Name, NotNegative, Real, Section, Whole, only
+from iianet.encoder.registry import encoder_problem
 from iianet.wording import show
 
 SdrType = Literal["pairwise_neg_snr", "pairwise_neg_sisdr", "pairwise_neg_sdsdr"]
@@ -18,7 +19,8 @@ class AudionetConfig(Section):
 
     out_channels: Count = 128
     in_channels: Count = 512
-    vpre_channels: Annotated[Count, only(512, "the lip encoder gives 512 channels; set vpre_channels: 512")] = 512
+    vpre_channels: Count = 512
+    """Rows of an embedding: as many as the encoder of the videonet section gives."""
     vin_channels: Count = 64
     vout_channels: Count = 64
     num_blocks: Count = 16
@@ -36,7 +38,11 @@ class AudionetSection(Section):
 
 
 class VideonetConfig(Section):
-    """Weights of the frozen lip encoder. `seed` and `precision` are ours."""
+    """Weights of the frozen encoder, and how it computes. From `seed` on the keys are ours.
+
+    `memory_format` and `max_frames` change speed and memory, and the last bits of embeddings. They are for new stores
+    and for raw mode: a store records its settings, and what is encoded for it later is encoded with them.
+    """
 
     pretrain: Name | None = None
     """File with the published weights; null draws random ones, which serve for trying things out only."""
@@ -44,14 +50,28 @@ class VideonetConfig(Section):
     seed: Whole = 0
     """Seed of the random weights that a null `pretrain` stands for."""
     precision: Literal["float32", "bf16"] | None = None
-    """Arithmetic of the lip encoder; null is that of the store, or float32 where there is none."""
+    """Arithmetic of the encoder; null is that of the store, or float32 where there is none."""
+    memory_format: Literal["contiguous", "channels_last"] | None = None
+    """Layout of the encoder's features; null is the default of the device, channels_last on CPUs and on CUDA."""
+    max_frames: Count | None = None
+    """Frames that the encoder takes at a time, which bounds its memory, about 2 MB a frame; null is the default of the
+    device, 32 on CPUs and 1024 on CUDA."""
 
 
 class VideonetSection(Section):
-    """The lip encoder."""
+    """The encoder of mouths. The published one is the lip encoder ResNetVideoModel."""
 
-    videonet_name: Literal["ResNetVideoModel"] = "ResNetVideoModel"
+    videonet_name: str = "ResNetVideoModel"
+    """Name of an encoder in `iianet.encoder.registry`."""
     videonet_config: VideonetConfig = VideonetConfig()
+
+    @field_validator("videonet_name")
+    @classmethod
+    def _known_name(cls, value: str) -> str:
+        problem = encoder_problem(value)
+        if problem is not None:
+            raise ValueError(problem)
+        return value
 
 
 class LossOptions(Section):
@@ -84,10 +104,10 @@ class LossSection(Section):
 
 
 class EarlyStop(Section):
-    """When to give up."""
+    """When to stop before the last epoch."""
 
     monitor: Literal["val_loss/dataloader_idx_0"] = "val_loss/dataloader_idx_0"
-    """The one figure that is logged for it, under the published name."""
+    """Validation loss, the one figure that can be monitored, under its published name."""
     mode: Literal["min", "max"] = "min"
     patience: Whole = 20
     verbose: bool = True
@@ -98,12 +118,12 @@ class TrainingSection(Section):
 
     system: Literal["AudioVisualLightningModule"] = "AudioVisualLightningModule"
     gpus: list[Whole] | Whole | None = None
-    """Devices wished for: their numbers, how many, or null for no wish."""
+    """GPUs to use: their numbers, how many, or null for one if there is any."""
     parallel: Literal["ddp"] = "ddp"
     epochs: Count = 500
     early_stop: EarlyStop | None = EarlyStop()
     gradient_clip_val: NotNegative = 5.0
-    """Largest gradient norm of a step; longer gradients are scaled down to it, and 0 leaves them all."""
+    """Largest gradient norm of a step; larger gradients are scaled down to it, and 0 scales none."""
     save_top_k: Annotated[int, Field(ge=-1)] = 5
     """Best checkpoints kept; -1 keeps every epoch's."""
     seed: Whole = 0
@@ -114,24 +134,24 @@ class TrainingSection(Section):
     """Training steps from one logged loss to the next."""
     num_nodes: Count = 1
     """Machines that train together, each with the devices of `gpus`; start train.py on each of them, under Slurm or
-    torchrun, which tell it its rank."""
+    torchrun, which set its rank."""
     accumulate_grad_batches: Count = 1
     """Batches whose gradients make one optimizer step; an epoch's last step may have fewer."""
     limit_train_batches: Batches | None = None
-    """Leave an epoch after so many batches, or this share of them; null takes all."""
+    """Batches of an epoch, or their share of all; null uses all."""
     limit_val_batches: Batches | None = None
-    """Validate on so many batches, or this share of them; null takes all."""
+    """Batches of a validation, or their share of all; null uses all."""
     val_check_interval: Batches | None = None
-    """Validate each so many batches, or after each such share of an epoch; null validates once at its end. Every
-    validation counts for early stopping and for the best checkpoints. The scheduler is stepped once an epoch, by its
-    last validation, which is that of the loss curves too."""
+    """Batches, or the share of an epoch, from one validation to the next; null validates once at its end. Early
+    stopping and the best checkpoints use every validation. The scheduler is stepped once an epoch, by its last
+    validation, which the loss curves show too."""
     checkpoint_every_n_steps: Count | None = None
-    """Save last.ckpt each so many optimizer steps too, so that a run which is killed loses no more; null saves it after
-    validation only. SIGTERM saves it in any case."""
+    """Optimizer steps from one save of last.ckpt to the next, to survive kill -9 with little lost; null saves it after
+    validation only. SIGTERM always saves it."""
 
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic of the separator's steps, in Lightning's names. Mixed keeps weights and optimizer in float32; the lip
-    encoder's arithmetic is the store's in any case. 16-mixed needs a GPU."""
+    encoder always uses the store's. 16-mixed needs a GPU."""
     compile: bool = False
     """Compile the separator with torch.compile: the first steps take minutes. Checkpoints are the same either way."""
 
@@ -148,7 +168,8 @@ class ShardwriterSection(Section):
     """How `build-shards` makes a store. All of this section is ours."""
 
     dtype: Literal["float16", "float32", "int8"] = "float16"
-    """Type in which embeddings are stored; float16 takes half the bytes, int8 a quarter."""
+    """Type in which embeddings are stored; float16 takes half the bytes of float32, and int8 about 60 % of those of
+    float16 for clips of 2 s."""
     audio: Literal["path", "embed"] = "path"
     """Whether samples say where their wavs lie, or hold them; changed wavs are noticed in neither case."""
     views: Whole = 0
@@ -160,9 +181,9 @@ class ShardwriterSection(Section):
     num_workers: Count = 2
     """Threads that read mouth npz files ahead of the encoder."""
     keep_replaced_days: Annotated[Real, Field(ge=0, le=36_500)] | None = None
-    """How long shards stay that --overwrite or --compact replaced, for trainings that began with them.
+    """Days for which shards replaced by --overwrite or --compact are kept, for runs that still read them.
 
-    null: 7 days behind a URL, where nobody can tell who reads; in a folder as long as they are read.
+    null: 7 behind a URL, where readers cannot be seen; in a folder as long as they are read.
     """
 
 
@@ -170,7 +191,7 @@ class ExpSection(Section):
     """The experiment."""
 
     exp_name: Name
-    """Name of the experiment, which its output folder bears."""
+    """Name of the experiment and of its output folder."""
 
     @field_validator("exp_name")
     @classmethod

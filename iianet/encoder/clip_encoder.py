@@ -1,48 +1,50 @@
-"""Encodes clips of any lengths, packed along time, with the kernels that suit the machine."""
+"""The lip encoder ready for use: the published ResNet-18, folded, packed along time, with settings for its device."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from iianet.checkpoint import load_published, read_checkpoint
+from iianet.encoder.fingerprint import weights_fingerprint
 from iianet.encoder.folding import FrontEnd, fold_batch_norms
-from iianet.encoder.kernels import DTYPES, MEMORY_FORMATS, Kernels
-from iianet.encoder.mouth import CROP_SIZE, normalise
-from iianet.encoder.video_encoder import CONTEXT_FRAMES, VideoEncoder
-
-FEWEST = 2
-"""Frames encoded at a time at the least: a single one has kernels of its own, which round elsewhere, so that what a
-clip becomes would depend on its pack."""
-
-
-@contextmanager
-def exact_kernels(device: torch.device) -> Iterator[None]:
-    """Full float32 and repeatable kernels, whatever precision a Trainer has set around the encoder."""
-    cudnn = torch.backends.cudnn
-    with (
-        torch.autocast(device.type, enabled=False),
-        cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
-        yield
+from iianet.encoder.kernels import DTYPES, MEMORY_FORMATS, Kernels, exact_kernels
+from iianet.encoder.mouth import CROP_SIZE, FPS, FRAME_SIZE, MEAN, STD, normalise
+from iianet.encoder.packing import FEWEST, encode_clips, packed_windows
+from iianet.encoder.video_encoder import CONTEXT_FRAMES, EMBEDDING_DIM, VideoEncoder
 
 
 class ClipEncoder(nn.Module):
-    """A lip encoder ready for use; like that frozen.
+    """The lip encoder of IIANet, an `iianet.encoder.protocol.Encoder`.
 
     Args:
-        encoder: With its weights. It is copied, and stays as it is.
-        kernels: How to compute.
-
-    Attributes:
-        fingerprint: Digest of the encoder's weights, whatever the kernels.
+        encoder: Network with its weights. It is copied, and stays as it is.
+        kernels: Settings to compute with.
     """
+
+    name: ClassVar[str] = "ResNetVideoModel"
+    dim: ClassVar[int] = EMBEDDING_DIM
+    fps: ClassVar[int] = FPS
+    context_frames: ClassVar[int] = CONTEXT_FRAMES
+    preprocessing: ClassVar[Mapping[str, Any]] = {
+        "frame_size": FRAME_SIZE,
+        "crop": "center",
+        "crop_size": CROP_SIZE,
+        "mean": MEAN,
+        "std": STD,
+    }
+    published: ClassVar[str] = (
+        "lrw_resnet18_mstcn_adamw_s3.pth.tar, the model resnet18_mstcn(adamw_s3) in the Model Zoo of "
+        "https://github.com/mpc001/Lipreading_using_Temporal_Convolutional_Networks"
+    )
 
     def __init__(self, encoder: VideoEncoder, kernels: Kernels) -> None:
         super().__init__()
         self.kernels = kernels
-        self.fingerprint = encoder.fingerprint()
+        self.fingerprint = weights_fingerprint(encoder)
         network = copy.deepcopy(encoder)
         self.front_end = FrontEnd(network.front_end, kernels.memory_format)
         fold_batch_norms(network.trunk)
@@ -52,49 +54,30 @@ class ClipEncoder(nn.Module):
         self.to(memory_format=MEMORY_FORMATS[kernels.memory_format])  # type: ignore[call-overload]
         self.train(False)
 
-    def train(self, mode: bool = True) -> "ClipEncoder":  # noqa: ARG002 (frozen: there is no other mode)
+    @classmethod
+    def load(cls, pretrain: Path | None, seed: int, kernels: Kernels) -> Self:
+        """Make it of a published file, or of random weights."""
+        return cls(load_network(pretrain, seed), kernels)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: ARG002 (frozen: there is no other mode)
         """Stay in eval mode, whatever a parent module or a Trainer asks for."""
         return super().train(False)
 
     def encode(self, clips: Sequence[Tensor]) -> list[Tensor]:
-        """Encode clips.
-
-        Args:
-            clips: Crops, uint8, each `(frames, 88, 88)` with at least one frame, on the encoder's device.
-
-        Returns:
-            An embedding per clip, `(512, frames)`, float32.
-        """
-        if not clips:
-            return []
-        lengths = [len(clip) for clip in clips]
-        return [part.t() for part in torch.split(self.columns(torch.cat(list(clips)), lengths), lengths)]
+        """Clips of `(frames, 88, 88)`, uint8 -> embeddings of `(512, frames)`, float32."""
+        return encode_clips(self.columns, clips)
 
     @torch.no_grad()
     def columns(self, frames: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Encode clips that lie one after the other.
-
-        The trunk works frame by frame and the front end sees two frames on either side, so with two zero frames
-        between them clips do not touch: each comes out as if encoded alone.
-
-        Args:
-            frames: Crops, uint8, `(sum of lengths, 88, 88)`, on the encoder's device.
-            lengths: Frames of each clip, at least one.
-
-        Returns:
-            Their embedding columns, `(sum of lengths, 512)`, float32.
-        """
-        keep = _frames_of_clips(lengths)
-        padded = torch.zeros(len(keep) + 2 * CONTEXT_FRAMES + FEWEST, CROP_SIZE, CROP_SIZE, device=frames.device)
-        padded[_places(keep, frames.device) + CONTEXT_FRAMES] = normalise(frames)
+        """Clips one after the other, `(sum of lengths, 88, 88)`, uint8 -> `(sum of lengths, 512)`, float32."""
+        windows = packed_windows(
+            normalise(frames), lengths, context_frames=CONTEXT_FRAMES, max_frames=self.kernels.max_frames
+        )
         columns = []
         with exact_kernels(frames.device):
-            for begin in range(0, len(keep), self.kernels.max_frames):
-                kept = keep[begin : begin + self.kernels.max_frames]
-                window = padded[begin : begin + max(len(kept), FEWEST) + 2 * CONTEXT_FRAMES]
+            for window, places in windows:
                 features = self.front_end(window.to(DTYPES[self.kernels.dtype]))  # (positions, 64, 22, 22)
-                features = features[_places(kept, features.device)]
-                columns.append(self._trunk_columns(features))
+                columns.append(self._trunk_columns(features[places]))
         return torch.cat(columns)
 
     def _trunk_columns(self, features: Tensor) -> Tensor:
@@ -106,17 +89,15 @@ class ClipEncoder(nn.Module):
         return columns
 
 
-def _frames_of_clips(lengths: Sequence[int]) -> Tensor:
-    """Which positions of a pack are frames of clips, and not of the gaps between them, `(positions,)`, bool."""
-    keep = torch.ones(sum(lengths) + CONTEXT_FRAMES * (len(lengths) - 1), dtype=torch.bool)
-    end = 0
-    for length in lengths[:-1]:
-        end += length
-        keep[end : end + CONTEXT_FRAMES] = False
-        end += CONTEXT_FRAMES
-    return keep
+def load_network(pretrain: Path | None, seed: int) -> VideoEncoder:
+    """The network as published, on the CPU, with the weights of a file, or random ones where it is None.
 
-
-def _places(keep: Tensor, device: torch.device) -> Tensor:
-    """Where `keep` is true. As indices: a mask on the GPU would wait for it."""
-    return keep.nonzero()[:, 0].to(device, non_blocking=True)
+    Raises:
+        WeightsError: The file is missing, damaged, or does not fit.
+    """
+    network = VideoEncoder()
+    if pretrain is None:
+        network.init_weights(seed)
+    else:
+        load_published(network, read_checkpoint(pretrain), source=pretrain)
+    return network

@@ -1,11 +1,12 @@
-"""How the lip encoder computes: arithmetic, layout, and how many frames at a time.
+"""How an encoder computes: arithmetic, layout, and how many frames at a time.
 
 BatchNorm is folded into the convolutions, and TF32 is off. All settings give the same embeddings up to rounding: in
 float32 to 1e-6 of the largest value, in bfloat16 to 1e-2. They are recorded in a store's identity, so that whatever is
 encoded for it later rounds as it did.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,16 +18,27 @@ PRECISIONS = {"float32": "float32", "bf16": "bfloat16"}
 """What users write, and the arithmetic that it names."""
 
 
+@contextmanager
+def exact_kernels(device: torch.device) -> Iterator[None]:
+    """Full float32 and repeatable kernels, whatever precision a Trainer has set around the encoder."""
+    cudnn = torch.backends.cudnn
+    with (
+        torch.autocast(device.type, enabled=False),
+        cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
+        yield
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """Settings of the lip encoder.
+    """Settings of an encoder.
 
     Attributes:
-        device: Type of device that they were chosen for: cpu or cuda.
-        dtype: Of weights and features: float32 or bfloat16. Embeddings are float32 in any case.
-        memory_format: Of features: contiguous (channel by channel) or channels_last.
-        max_frames: Frames encoded at a time, which bounds the features' memory, about 2 MB a frame; the pack's own
-            pixels, 62 KB a frame, are there as a whole.
+        device: Type of device that the settings are for: cpu or cuda.
+        dtype: Type of weights and features: float32 or bfloat16. Embeddings are float32 in any case.
+        memory_format: Layout of features: contiguous (channel by channel) or channels_last.
+        max_frames: Frames encoded at a time. It bounds the memory for features, in the lip encoder about 2 MB a frame;
+            the pixels of a whole pack, 62 KB a frame, are in memory at once.
     """
 
     device: str = "cpu"
@@ -35,7 +47,7 @@ class Kernels:
     max_frames: int = 64
 
     def record(self) -> dict[str, Any]:
-        """As a store's identity holds them."""
+        """The settings as the identity of a store holds them."""
         return {
             "device": self.device,
             "dtype": self.dtype,
@@ -46,15 +58,15 @@ class Kernels:
         }
 
     def on(self, device: torch.device) -> "Kernels":
-        """These, or where they were chosen for another type of device, its default ones of the same arithmetic."""
+        """The same settings on their own type of device; on another type its default ones, of the same arithmetic."""
         return self if device.type == self.device else replace(_defaults(device), dtype=self.dtype)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Kernels":
-        """Those that a store's identity holds.
+        """The settings that the identity of a store holds.
 
         Raises:
-            ValueError: They are not of this version.
+            ValueError: A setting is unknown to this version.
         """
         allowed: dict[str, Collection[object]] = {
             "dtype": DTYPES,
@@ -80,6 +92,7 @@ _DEFAULTS = (
     Kernels(device="cpu", memory_format="channels_last", max_frames=32),
     Kernels(device="cuda", memory_format="channels_last", max_frames=1024),
 )
+"""Default settings of each type of device; those of a type that is not here are the defaults of Kernels."""
 
 
 def _defaults(device: torch.device) -> Kernels:
@@ -87,16 +100,8 @@ def _defaults(device: torch.device) -> Kernels:
 
 
 def default_kernels(device: torch.device, precision: str | None = None) -> Kernels:
-    """What is quick on most devices of a type; `precision` is float32 (the default) or bf16."""
+    """What is quick on most devices of a type; `precision` is float32 (the default) or bf16.
+
+    They are constants: settings measured on the spot would let the bytes of a store depend on the load of a machine.
+    """
     return replace(_defaults(device), dtype=PRECISIONS[precision or "float32"])
-
-
-def candidates(device: torch.device, precision: str | None = None) -> list[Kernels]:
-    """What may be quicker on this one: the default first."""
-    default = default_kernels(device, precision)
-    found = [
-        replace(default, memory_format=memory_format, max_frames=max_frames)
-        for memory_format in MEMORY_FORMATS
-        for max_frames in (default.max_frames // 2, default.max_frames, 4 * default.max_frames)
-    ]
-    return [default, *(kernels for kernels in found if kernels != default)]

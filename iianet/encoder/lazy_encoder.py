@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from iianet.batch import Batch, fit_frames
-from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.kernels import Kernels
+from iianet.encoder.protocol import Encoder
 from iianet.encoder.source import EncoderSource
 
 
@@ -13,15 +13,15 @@ class LazyEncoder:
     """Encodes the mouths of batches. Deliberately no nn.Module: a checkpoint must not depend on whether it was loaded.
 
     Attributes:
-        source: Where the weights come from.
-        kernels: Of the store that training reads; None is the default ones of the device.
+        source: Source of the encoder and its weights.
+        kernels: Settings of the store that training reads; None are those of the source.
         encoder: None until the first mouth.
     """
 
     def __init__(self, source: EncoderSource, kernels: Kernels | None = None) -> None:
         self.source = source
         self.kernels = kernels
-        self.encoder: ClipEncoder | None = None
+        self.encoder: Encoder | None = None
 
     def complete(self, batch: Batch) -> Tensor:
         """The embeddings of a batch, with its mouths encoded into their rows: `(batch, dim, frames)`, float32.
@@ -38,7 +38,7 @@ class LazyEncoder:
             embedding[row] = fit_frames(columns[:, lead:], embedding.shape[2])
         return embedding.float()
 
-    def _on(self, device: torch.device) -> ClipEncoder:
+    def _on(self, device: torch.device) -> Encoder:
         if self.encoder is None:
             self.encoder = self.source.load(device, self.kernels.on(device) if self.kernels else None)
         return self.encoder.to(device)

@@ -15,15 +15,17 @@ FRAME_SIZE = 96
 CROP_SIZE = 88
 """Height and width of the crop that the encoder sees, pixels."""
 MEAN = 0.421
+"""Mean grey level of the mouths of LRW, of 0 to 1."""
 STD = 0.165
+"""Standard deviation of the grey levels of the mouths of LRW."""
 FPS = 25
 """Mouth frames per second."""
-SAMPLES_PER_FRAME = 640
-"""At 16 kHz: frame i shows samples 640 i to 640 (i + 1)."""
-
-
+SAMPLE_RATE = 16_000
+"""Audio samples per second."""
+SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
+"""640 audio samples: frame i shows samples 640 i to 640 (i + 1)."""
 FLIP_PROBABILITY = 0.5
-"""Of an augmented clip, as in the reference."""
+"""Probability that an augmented clip is mirrored, as in the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)

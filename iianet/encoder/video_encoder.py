@@ -5,7 +5,6 @@ A 3-D convolution that sees five frames, then a ResNet-18 trunk per frame (Marti
 gradients, so that its BatchNorm neither uses nor drifts with batch statistics.
 """
 
-import hashlib
 import math
 from itertools import pairwise
 
@@ -13,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 EMBEDDING_DIM = 512
+"""Rows of an embedding."""
 CONTEXT_FRAMES = 2
 """Frames that an output column sees to its left and to its right."""
 STAGE_CHANNELS = (64, 128, 256, 512)
+"""Channels of the four stages of the trunk."""
 
 
 class ResidualBlock(nn.Module):
@@ -46,7 +47,7 @@ class ResidualBlock(nn.Module):
 
 class VideoEncoder(nn.Module):
     """Frozen ResNet-18 lip encoder, as published. Weights are random until some are loaded
-    (`iianet.checkpoint.load_published`). `iianet.clip_encoder` makes it fast."""
+    (`iianet.checkpoint.load_published`). `iianet.encoder.clip_encoder` makes it fast."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,14 +92,3 @@ class VideoEncoder(nn.Module):
         features = self.front_end(nn.functional.pad(mouths, (0, 0, 0, 0, CONTEXT_FRAMES, CONTEXT_FRAMES)))
         columns = [self.trunk(clip.transpose(0, 1)).mean(dim=(2, 3)) for clip in features]  # (frames, 512) each
         return torch.stack(columns).transpose(1, 2)
-
-    def fingerprint(self) -> str:
-        """Digest of the weights and statistics, whatever file they came from: 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            if name.endswith("num_batches_tracked"):
-                continue  # counts training steps, which do not change what the encoder computes
-            values = tensor.detach().to("cpu", torch.float32).contiguous()
-            digest.update(f"{name}{tuple(values.shape)}".encode())
-            digest.update(values.numpy().tobytes())
-        return digest.hexdigest()[:16]

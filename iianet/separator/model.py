@@ -26,7 +26,7 @@ class IIANet(nn.Module):
         upsampling_depth: Scales of either path, at least 2.
         enc_kernel_size: Length of the filters, milliseconds.
         num_sources: Sources estimated at once.
-        sample_rate: Of the mixture, Hz.
+        sample_rate: Sample rate of the mixture, Hz.
 
     Raises:
         ConfigError: A value is too small for the network to be built.

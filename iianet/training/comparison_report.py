@@ -1,4 +1,4 @@
-"""What train.py --compare_modes tells: a table, a bar chart, and the same as JSON."""
+"""Report of --compare_modes: a table, a bar chart, and the same as JSON."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from iianet.config.schema import Config
 from iianet.training.mode_comparison import ROUNDS, Figures
-from iianet.training.step_record import WARM_UP
+from iianet.training.step_times import WARM_UP
 
 COLOURS = {"raw": "#b9b9b9", "store": "#33567a"}
 BAR = 0.38
@@ -33,13 +33,13 @@ def save_comparison(figures: Sequence[Figures], config: Config, steps: int, fold
     """Write the chart and the JSON file, named by experiment and time, so that none replaces another.
 
     Args:
-        figures: Of all ways.
-        config: That they ran with.
-        steps: Measured of each way in a round.
-        folder: Made if missing.
+        figures: Figures of all ways.
+        config: Config of the runs.
+        steps: Measured steps of each way in a round.
+        folder: Folder to write to; made if missing.
 
     Returns:
-        What to print.
+        Text to print.
     """
     name = f"{config.exp.exp_name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def save_comparison(figures: Sequence[Figures], config: Config, steps: int, fold
     title = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in list(conditions.items())[:6])
     draw_comparison(figures, title, chart)
     rules = (
-        f"{title}. {ROUNDS} rounds by turns, each way in a process of its own, {WARM_UP} steps of warm-up and {steps} "
+        f"{title}. {ROUNDS} rounds in turns, each way in a process of its own, {WARM_UP} steps of warm-up and {steps} "
         "measured ones in each; p90: nine of ten steps take at most this; peak memory: what torch allocated on the "
         "GPU, on the CPU what was resident of the training process, without its loader workers; read per epoch: as the "
         "measured steps tell."
@@ -69,7 +69,7 @@ def save_comparison(figures: Sequence[Figures], config: Config, steps: int, fold
 
 
 def table(figures: Sequence[Figures]) -> str:
-    """One row a way, and below what the store changes in each setting."""
+    """Table with a row for each way, and below it what the store changes in each setting."""
     headers = [
         "mode",
         "setting",
@@ -100,7 +100,7 @@ def table(figures: Sequence[Figures]) -> str:
 
 
 def _facts(figures: Sequence[Figures]) -> list[dict[str, Any]]:
-    """The same for a JSON file."""
+    """Rows of the table, for a JSON file."""
     return [
         {
             **{name: value for name, value in vars(row).items() if name != "way"},

@@ -13,7 +13,7 @@ def augment_embedding(embedding: Tensor, options: EmbeddingAugmentation) -> Tens
 
     Args:
         embedding: `(batch, dim, frames)`, float32.
-        options: How much of each; what is 0 is left out.
+        options: Amount of each; 0 skips it.
 
     Returns:
         `(batch, dim, frames)`, float32; `embedding` itself where nothing is asked for.

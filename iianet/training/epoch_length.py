@@ -1,4 +1,4 @@
-"""How many batches an epoch has and after how many of them validation comes, as the training section wishes."""
+"""How many batches an epoch has and after how many of them validation comes, as the training section sets them."""
 
 from iianet.config.sections import TrainingSection
 from iianet.errors import ConfigError
@@ -23,7 +23,7 @@ def limited(num_batches: int, limit: float | None, key: str) -> int:
 
 def refuse_unfit_interval(training: TrainingSection, num_batches: int) -> None:
     """Raise ConfigError where validation does not fit into an epoch of `num_batches`, or would come between two batches
-    of one optimizer step: a checkpoint saved there cannot be gone on from exactly, since it holds no gradients."""
+    of one optimizer step: no run could resume exactly from a checkpoint saved there, since it holds no gradients."""
     interval, accumulated = training.val_check_interval, training.accumulate_grad_batches
     if interval is None:
         return

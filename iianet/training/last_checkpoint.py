@@ -1,29 +1,35 @@
-"""last.ckpt: where `--resume last` goes on, exactly as if the run had never stopped."""
+"""Checkpoint files that are never half written, and last.ckpt, from which `--resume last` resumes bit-exactly."""
 
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from iianet.training.loop_state import epoch_is_over, validation_follows
-from iianet.training.termination import Terminated, Termination
+from iianet.training.termination import RunStopped, Termination
+
+PARTIAL_SUFFIX = ".partial"
+"""Suffix of a checkpoint that is being written; the next one overwrites what a killed run left."""
 
 
 class LastCheckpoint(pl.callbacks.Checkpoint):
     """Saves last.ckpt after each validation and epoch, every so many steps, and where SIGTERM or Ctrl-C ends the run.
 
     What follows from a step must not be lost. So nothing is saved while gradients are accumulated; a step on which
-    validation follows is saved when that has begun, as SeparationModule has noted by then; and one that ends an epoch
+    validation follows is saved once that has started, as SeparationModule has noted by then; and one that ends an epoch
     is saved when the epoch has ended. On SIGTERM within validation nothing of it is kept: the resumed run validates
     again from the start.
 
-    The run ends by an exception, since a Trainer that is merely asked to stop validates first, which may take longer
-    than the machine is left to it. As a Checkpoint callback it comes after all others, and saves what they came to.
+    The run ends by an exception, since a Trainer that is only asked to stop validates first, which may take longer than
+    the machine is still available. As a Checkpoint callback it runs after all others, and saves their results.
 
     Args:
-        path: Of the checkpoint.
-        every_n_steps: Optimizer steps from one save to the next within an epoch; None leaves them out.
+        path: Path of the checkpoint.
+        every_n_steps: Optimizer steps from one save to the next within an epoch; None saves none there.
     """
 
     def __init__(self, path: Path, every_n_steps: int | None) -> None:
@@ -33,33 +39,33 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Listen, from the step on that a resumed run goes on from."""
+        """Listen for signals, and note the step that the run starts from."""
         self.termination.listen()
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
-        """Save the step where it is due. Raises Terminated."""
-        stepped = trainer.global_step > self._step  # else its gradients wait for those of the next batches
+        """Save the step where it is due. Raises RunStopped."""
+        stepped = trainer.global_step > self._step  # otherwise gradients are being accumulated
         self._step = trainer.global_step
         if stepped and not validation_follows(trainer) and not epoch_is_over(trainer):
             self._save_step(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Save the last step, where no validation has done so. Raises Terminated."""
+        """Save the last step, where no validation has done so. Raises RunStopped."""
         if not validation_follows(trainer):
             self._stop_if_asked(trainer)
             trainer.save_checkpoint(self.path)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Save the step before, where it is due. Raises Terminated."""
+        """Save the step before, where it is due. Raises RunStopped."""
         self._save_step(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
-        """Stop all ranks where one was asked to. Raises Terminated."""
+        """Stop all ranks where one was asked to. Raises RunStopped."""
         self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Save what validation came to."""
+        """Save the state with the results of validation."""
         trainer.save_checkpoint(self.path)
 
     def _save_step(self, trainer: pl.Trainer) -> None:
@@ -72,4 +78,28 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
             trainer.save_checkpoint(self.path)
             number = self.termination.number
             name = signal.Signals(number).name
-            raise Terminated(f"stopped by {name} at step {trainer.global_step}; go on with --resume last", number)
+            raise RunStopped(f"stopped by {name} at step {trainer.global_step}; resume with --resume last", number)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, syncs it and renames it.
+
+    Lightning's own writes into the system's temporary folder and moves from there, which is a plain copy where that is
+    another file system: a run killed within it leaves a broken checkpoint and no older one.
+    """
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any | None = None,  # noqa: ARG002
+    ) -> None:
+        """Replace the file at `path`, a local one."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + PARTIAL_SUFFIX)  # only rank 0 writes
+        with partial.open("wb") as stream:
+            torch.save(checkpoint, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)

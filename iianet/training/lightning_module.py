@@ -23,6 +23,7 @@ from iianet.training.embedding_augmentation import augment_embedding
 from iianet.training.loop_state import is_last_validation, validate_again
 from iianet.training.step_times import Spent, StepTimes
 from iianet.training.weighted_mean import WeightedMean
+from iianet.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ MONITORED = "val_loss/dataloader_idx_0"
 """Name under which the published configs monitor the validation loss."""
 
 NAMED_DROPPED = 5
-"""Utterances named in the warning of an epoch that left rows out."""
+"""Utterances named in the warning of an epoch that skipped rows."""
 
 
 class SeparationModule(pl.LightningModule):
@@ -38,11 +39,12 @@ class SeparationModule(pl.LightningModule):
 
     Attributes:
         model: The separator, the only registered network.
-        encoder: Encodes what the batches bring as mouths.
+        encoder: Encoder of the mouths in batches.
         history: Per epoch, at its last validation: epoch, train_loss, val_loss, lr. Saved with checkpoints.
-        order: What decides which examples come when, by name. Saved with checkpoints, for resume.refuse_other_order.
-        dropped: Rows left out in this epoch, by utterance key.
-        times: Where the time of steps goes.
+        order: Facts that decide the order of the examples, by name. Saved with checkpoints, for
+            resume.refuse_other_order.
+        dropped: Number of rows skipped in this epoch, by utterance key.
+        times: Time that steps take and wait.
     """
 
     def __init__(self, config: Config, encoder: LazyEncoder) -> None:
@@ -71,7 +73,7 @@ class SeparationModule(pl.LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Estimates of a batch, `(batch, 1, num_samples)`; in training with augmented embeddings, where asked for."""
-        with torch.autocast(self.device.type, enabled=False):  # as the store was built, whatever training.precision
+        with torch.autocast(self.device.type, enabled=False):  # arithmetic of the store, whatever training.precision is
             embedding = self.encoder.complete(batch)
         if self.training:
             embedding = augment_embedding(embedding, self.config.datamodule.data_config.embedding_augmentation)
@@ -92,7 +94,7 @@ class SeparationModule(pl.LightningModule):
         self._loss(batch, "val", self.val_mean)
 
     def on_train_batch_end(self, _: Any, batch: Batch, __: int) -> None:
-        """Show how many examples pass per second, over all ranks."""
+        """Show the examples per second of all ranks."""
         loader = self._loader
         seconds = time.monotonic() - loader.asked
         step = Spent(seconds=seconds, waited=loader.waited, bytes_read=batch.bytes_read)
@@ -100,15 +102,15 @@ class SeparationModule(pl.LightningModule):
         self.log("examples/s", self.times.per_second, prog_bar=True, logger=True, batch_size=1)
 
     def on_validation_start(self) -> None:
-        """From here on a checkpoint says that this validation is still to come."""
+        """Note for checkpoints that this validation is not done yet."""
         self._validation_is_due = True
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over all examples of all ranks, and in an epoch's last validation step the scheduler.
 
-        The scheduler is stepped here rather than by the Trainer, which skips ReduceLROnPlateau in an epoch that was
-        resumed in its middle; and before the checkpoint is written, which then holds it. It is stepped once an epoch
-        however often that validates, since the published patience counts epochs.
+        The scheduler is stepped here, since the Trainer skips ReduceLROnPlateau in an epoch that was resumed in its
+        middle; and before the checkpoint is written, which then holds its state. It is stepped once an epoch even if
+        there are more validations, since the published patience counts epochs.
         """
         val_loss = self.val_mean.compute()
         self.val_mean.reset()
@@ -122,21 +124,21 @@ class SeparationModule(pl.LightningModule):
             self._step_scheduler(float(val_loss))
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's mean; an epoch that is resumed in its middle does not come here."""
+        """Reset the epoch's mean; Lightning does not call this for an epoch that is resumed in its middle."""
         self.train_mean.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Log the mean training loss, and say what was left out."""
+        """Log the mean training loss, and warn of skipped rows."""
         train_loss = self.train_mean.compute()
         self.log("train_loss_epoch", train_loss)
         self._log_times()
         if self.dropped:
             rows, keys = sum(self.dropped.values()), ", ".join(sorted(self.dropped)[:NAMED_DROPPED])
-            logger.warning("epoch %d: %d rows were left out (%s)", self.current_epoch, rows, keys)
+            logger.warning("epoch %d: skipped %s (%s)", self.current_epoch, counted(rows, "row"), keys)
         self.dropped.clear()
 
     def configure_optimizers(self) -> Optimizer:
-        """The config's optimizer; its scheduler is ours to step."""
+        """Make the config's optimizer and scheduler; this module steps the scheduler itself."""
         section = self.config.optimizer
         optimizer: Optimizer = section.optimizer_class(self.model.parameters(), **section.arguments)
         schedule = self.config.scheduler
@@ -145,7 +147,7 @@ class SeparationModule(pl.LightningModule):
         return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the Trainer does not know of."""
+        """Add the state that the Trainer does not save."""
         checkpoint["history"] = self.history
         checkpoint["order"] = self.order
         checkpoint["validation_is_due"] = self._validation_is_due
@@ -153,21 +155,21 @@ class SeparationModule(pl.LightningModule):
         checkpoint["separation_scheduler"] = self.scheduler.state_dict() if self.scheduler else None
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take it back."""
+        """Restore that state, as far as it needs no optimizer or rank."""
         self.history = list(checkpoint["history"])
         self._validation_is_due = checkpoint["validation_is_due"]
         self._train_sums = checkpoint["train_mean"]
         self._scheduler_state = checkpoint["separation_scheduler"]
 
     def on_fit_start(self) -> None:
-        """The scheduler and the ranks exist by now, so what was saved can be given to them."""
+        """Restore the rest: the scheduler and the ranks exist by now."""
         if self._train_sums is not None and self.global_rank == 0:  # of all ranks together
             self.train_mean.sums = self._train_sums.to(self.device)
         if self._scheduler_state is not None and self.scheduler is not None:
             self.scheduler.load_state_dict(self._scheduler_state)
 
     def on_train_start(self) -> None:
-        """Let the loader know where epochs end, and validation come first where the checkpoint had it before it."""
+        """Set the loader's length of an epoch, and validate first if the checkpoint was saved before a validation."""
         self._loader.epoch_batches = self.trainer.num_training_batches
         if self._validation_is_due:
             validate_again(self.trainer)
@@ -180,30 +182,30 @@ class SeparationModule(pl.LightningModule):
         return (losses * weights).sum() / weights.sum().clamp(min=1)
 
     def _seed_dropout(self, batch_idx: int) -> None:
-        """Let dropout depend on where a run is, not on how it got there: a resumed run draws what it would have."""
+        """Seed dropout by the position in the run, so that a resumed run draws the same numbers."""
         place = [self.config.training.seed, self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def _count_dropped(self, batch: Batch) -> None:
-        """Note rows that were left out, or with --on_missing error stop, on all ranks at once."""
+        """Count skipped rows; with --on_missing error, stop all ranks at once."""
         if self.config.datamodule.data_config.on_missing == "error":
             decide = self.trainer.strategy.reduce_boolean_decision
             if decide(bool(batch.dropped), all=False):
                 key, reason = batch.dropped[0] if batch.dropped else ("a row of another rank", "see its message")
-                raise MouthError(f"{key}: cannot be had, and --on_missing is error: {reason}")
+                raise MouthError(f"{key}: cannot be read, and --on_missing is error: {reason}")
         for key, reason in batch.dropped:
             if key not in self._named:
-                logger.warning("%s: its rows are left out: %s", key, reason)
+                logger.warning("%s: skipped: %s", key, reason)
                 self._named.add(key)
             self.dropped[key] = self.dropped.get(key, 0) + 1
 
     def _refuse_not_finite(self, stage: str, loss: Tensor) -> None:
-        """Raise TrainingError where a mean over all ranks is NaN: of no example, or of a run that diverged."""
+        """Raise TrainingError if a mean over all ranks is not finite: there was no example, or the run diverged."""
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"epoch {self.current_epoch}: the {stage} loss is {float(loss)}. Either none of its examples could be "
-                "had (what was left out is listed above: mend the corpus or data_root), or training diverged (lower "
-                "optimizer.lr, go on from an earlier checkpoint with --resume)."
+                "read (skipped ones are listed above: fix the corpus or data_root), or training diverged (lower "
+                "optimizer.lr, or give --resume with an earlier checkpoint)."
             )
 
     def _record(self, val_loss: float) -> None:
@@ -215,7 +217,7 @@ class SeparationModule(pl.LightningModule):
         )
 
     def _log_times(self) -> None:
-        """Of the epoch: rank 0's own share of waiting, and what all ranks have read."""
+        """Log rank 0's share of waiting in this epoch, and the gigabytes that all ranks read."""
         epoch = self.times.epoch
         read = self.trainer.strategy.reduce(torch.tensor(epoch.bytes_read, device=self.device), reduce_op="sum")
         epoch = replace(epoch, bytes_read=int(read))

@@ -1,8 +1,7 @@
-"""What the Trainer's loops know and no public name of Lightning tells: where validation stands.
+"""State of the Trainer's loops that has no public name in Lightning: whether a validation is due.
 
-Lightning 2.6 saves within a training step or within validation, but forgets on resume that validation was still to come
-or under way, and passes over it; from an epoch's last step it passes over the end of that epoch and the start of the
-next too.
+Lightning 2.6 saves within a training step or within validation, but forgets on resume that a validation was due or
+running, and skips it; from an epoch's last step it skips the end of that epoch and the start of the next too.
 """
 
 import pytorch_lightning as pl
@@ -22,14 +21,14 @@ def epoch_is_over(trainer: pl.Trainer) -> bool:
 
 
 def is_last_validation(trainer: pl.Trainer) -> bool:
-    """Within validation: whether no other one follows in this epoch. It need not lie at the epoch's end."""
+    """Within validation: whether no other one follows in this epoch. The last one need not be at the epoch's end."""
     assert trainer.val_check_batch is not None
     next_one = trainer.fit_loop.batch_idx + 1 + trainer.val_check_batch
     return epoch_is_over(trainer) or next_one > trainer.num_training_batches
 
 
 def validate_again(trainer: pl.Trainer) -> None:
-    """Within on_train_start of a run that is resumed where validation was due: let it run first, over everything."""
+    """Within on_train_start of a run that resumes where a validation was due: validate first, over all batches."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     total, current = loop.batch_progress.total, loop.batch_progress.current
     for stage in vars(current):

@@ -1,24 +1,24 @@
-"""Raw mode against the store, on a user's own corpus: train.py --compare_modes."""
+"""Measurements of raw mode against the store, on a user's own corpus: --compare_modes."""
 
 import logging
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from iianet.command_line import own_environment
 from iianet.config.schema import Config, dump_config
 from iianet.errors import ConfigError, TrainingError
-from iianet.training.step_record import StepRecord
+from iianet.training.step_times import StepRecord
 
 logger = logging.getLogger(__name__)
 
 ROUNDS = 2
-"""Each way is run so often, in turns, every other round backwards: what changes meanwhile strikes all alike."""
+"""Runs of each way, in turns, every other round backwards, so that changes of the machine's load affect all ways."""
 PLAIN = "32-true"
 
 
@@ -38,30 +38,30 @@ class Way:
 
     @property
     def setting(self) -> str:
-        """All but the mode."""
+        """Precision and compilation, in words."""
         return f"{self.precision}, compiled" if self.compile else self.precision
 
     @property
     def flags(self) -> list[str]:
-        """What train.py is told, over a config of the store in plain precision."""
+        """Flags of the training command, for a config of the store in plain precision."""
         raw = ["--no_shards"] if self.mode == "raw" else []
         return [*raw, "--precision", self.precision, *(["--compile"] if self.compile else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What came out of a way's runs.
+    """Results of a way's runs.
 
     Attributes:
         way: The way.
-        device: Its name.
-        examples_per_second: Of all rounds together.
-        rounds: The same of each round.
-        median_seconds: Of a step.
-        p90_seconds: Nine of ten steps take at most this.
+        device: Name of the device.
+        examples_per_second: Examples per second over all rounds.
+        rounds: Examples per second of each round.
+        median_seconds: Median time of a step, seconds.
+        p90_seconds: Time that nine of ten steps take at most, seconds.
         wait_share: Share of the time that waited for data, 0 to 1.
-        peak_bytes: See StepRecord; the most of all rounds.
-        epoch_bytes: Read in an epoch, as the measured steps tell it.
+        peak_bytes: Largest peak of all rounds; see StepRecord.
+        epoch_bytes: Bytes read in an epoch, estimated from the measured steps.
     """
 
     way: Way
@@ -76,7 +76,7 @@ class Figures:
 
     @classmethod
     def of(cls, way: Way, records: Sequence[StepRecord]) -> "Figures":
-        """Sum the rounds up."""
+        """Sum up the rounds."""
         seconds = [second for record in records for second in record.seconds]
         steps = sorted(seconds)
         return cls(
@@ -93,11 +93,11 @@ class Figures:
 
 
 def refuse_unfit_comparison(config: Config, resume: str | None, streams: Sequence[str]) -> None:
-    """Raise ConfigError where --compare_modes would measure something else than was asked for.
+    """Raise ConfigError if --compare_modes would measure something else than was asked for.
 
     Args:
-        config: With the command line's values.
-        resume: What --resume says.
+        config: Config with the command line's values.
+        resume: Value of --resume.
         streams: Tars that --shards names without a store's folder.
     """
     data = config.datamodule.data_config
@@ -114,13 +114,13 @@ def refuse_unfit_comparison(config: Config, resume: str | None, streams: Sequenc
         raise ConfigError(f"--compare_modes builds and trains nothing that is kept; leave {word} out")
     if ranks > 1 or config.training.num_nodes > 1:
         raise ConfigError(
-            f"--compare_modes starts its runs itself, on the GPUs of one machine; found {ranks} processes and "
+            f"--compare_modes starts its runs itself, on the GPUs of one machine; found world size {ranks} and "
             f"training.num_nodes {config.training.num_nodes}, expected 1 of each: start it without torchrun and srun"
         )
 
 
 def ways(config: Config) -> list[Way]:
-    """Both modes, plainly and in each setting that the config asks for."""
+    """Both modes, in plain precision and in each setting that the config asks for."""
     training = config.training
     return [
         Way(mode=mode, precision=precision, compile=compiled)
@@ -130,16 +130,16 @@ def ways(config: Config) -> list[Way]:
     ]
 
 
-def run_ways(config: Config, script: Path, steps: int) -> list[Figures]:
-    """Train in each way for so many steps, each time in a process of its own, and forget what was learnt.
+def run_ways(config: Config, command: Sequence[str], steps: int) -> list[Figures]:
+    """Train in each way for some steps, each time in a process of its own, and keep only the measurements.
 
     Args:
-        config: Of training from the store.
-        script: train.py.
-        steps: Measured in each round.
+        config: Config of training from the store.
+        command: Words that start the training command, without flags.
+        steps: Measured steps of each round.
 
     Raises:
-        TrainingError: A run failed; its own message stands above.
+        TrainingError: A run failed; its own message is above.
     """
     records: dict[Way, list[StepRecord]] = defaultdict(list)
     asked = ways(config)
@@ -150,20 +150,20 @@ def run_ways(config: Config, script: Path, steps: int) -> list[Figures]:
         for number in range(ROUNDS):
             for way in asked if number % 2 == 0 else reversed(asked):
                 logger.info("round %d of %d: %s, %s", number + 1, ROUNDS, way.mode, way.setting)
-                records[way].append(_run_way(way, script, config_file, steps))
+                records[way].append(_run_way(way, command, config_file, steps))
     return [Figures.of(way, records[way]) for way in asked]
 
 
-def _run_way(way: Way, script: Path, config_file: Path, steps: int) -> StepRecord:
+def _run_way(way: Way, command: Sequence[str], config_file: Path, steps: int) -> StepRecord:
     path = config_file.with_name("steps.json")
     path.unlink(missing_ok=True)
     own = ["--record_steps", str(steps), "--record_file", str(path)]
-    command = [sys.executable, str(script), "--conf_dir", str(config_file), *way.flags, *own]
-    code = subprocess.run(command, check=False).returncode
+    words = [*command, "--conf_dir", str(config_file), *way.flags, *own]
+    code = subprocess.run(words, env=own_environment(), check=False).returncode
     if code or not path.is_file():
         ended = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise TrainingError(
             f"--compare_modes: the run of {way.mode}, {way.setting}, {ended}; expected {steps} measured steps. Its own "
-            "message stands above: mend that, and compare again"
+            "message is above: fix that, and compare again"
         )
     return StepRecord.load(path)

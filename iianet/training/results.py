@@ -1,4 +1,4 @@
-"""What a training run leaves in its folder, beside checkpoints and conf.yml."""
+"""Results in the folder of a training run, beside checkpoints and conf.yml."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -27,10 +27,10 @@ def save_results(
     """Write best_k_models.json, best_model.pth and the loss curves.
 
     Args:
-        folder: Of the run.
-        model: Takes the best checkpoint's weights.
-        checkpoint: Knows the best checkpoints.
-        history: Per epoch: epoch, train_loss, val_loss, lr.
+        folder: Folder of the run.
+        model: Separator that the best checkpoint's weights are loaded into.
+        checkpoint: Callback that kept the best checkpoints.
+        history: Figures of each epoch: epoch, train_loss, val_loss, lr.
     """
     assert isinstance(checkpoint, pl.callbacks.ModelCheckpoint)
     best = {path: float(score) for path, score in checkpoint.best_k_models.items()}

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and what it must have in common with it."""
+"""The checkpoint that a run resumes from, and checks that it fits the config."""
 
 import logging
 import shutil
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 LAST_CHECKPOINT = "last.ckpt"
 ABSENT = "not recorded"
 OWN_ENTRIES = {"state_dict", "history", "separation_scheduler", "order"}
-"""What SeparationModule's checkpoints hold and no others do."""
+"""Entries that only SeparationModule's checkpoints have."""
 
 
 def resolve_checkpoint(resume: str | None, folder: Path) -> Path | None:
-    """The checkpoint to go on from: `last` of this experiment, or a path.
+    """Find the checkpoint to resume from: `last` of this experiment, or a path.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no such checkpoint.
     """
     if resume is None:
         return None
@@ -40,7 +40,7 @@ def resolve_checkpoint(resume: str | None, folder: Path) -> Path | None:
 
 
 def refuse_other_network(resume: Path, model: IIANet) -> None:
-    """Raise ConfigError where a checkpoint's weights do not fit the config's network."""
+    """Raise ConfigError if a checkpoint's weights do not fit the config's network."""
     prefix = "model."
     state = torch.load(resume, map_location="cpu", weights_only=True)["state_dict"]
     saved = {name.removeprefix(prefix): value.shape for name, value in state.items() if name.startswith(prefix)}
@@ -56,12 +56,12 @@ def refuse_other_network(resume: Path, model: IIANet) -> None:
 
 
 def refuse_other_order(resume: Path, order: Mapping[str, Any]) -> None:
-    """Raise ConfigError where a checkpoint's position means other examples than it did.
+    """Raise ConfigError if a checkpoint's position stands for other examples than when it was saved.
 
     Args:
         resume: The checkpoint.
-        order: What decides now which examples come when, by name. Equal values at another number of workers or ranks,
-            or from another store, give equal batches.
+        order: Facts that now decide the order of the examples, by name. Equal facts give equal batches, whatever the
+            number of workers or ranks, and from any store.
     """
     saved = torch.load(resume, map_location="cpu", weights_only=True)["order"]
     differing = [name for name in sorted(saved.keys() | order.keys()) if saved.get(name) != order.get(name)]
@@ -70,8 +70,8 @@ def refuse_other_order(resume: Path, order: Mapping[str, Any]) -> None:
             f"{name} was {saved.get(name, ABSENT)} there and is {order.get(name, ABSENT)} here" for name in differing
         )
         raise ConfigError(
-            f"--resume {resume}: the examples would come in another order than it was trained in: {named}. Go on with "
-            "the config and the manifests that it was trained with (conf.yml beside it), or begin a new run without "
+            f"--resume {resume}: the examples would come in another order than it was trained in: {named}. Resume with "
+            "the config and the manifests that it was trained with (conf.yml beside it), or start a new run without "
             "--resume"
         )
 
@@ -86,4 +86,4 @@ def keep_earlier_run(folder: Path) -> None:
         return
     kept = folder.with_name(f"{folder.name}-before-{datetime.now():%Y%m%d-%H%M%S}")
     shutil.move(folder, kept)
-    logger.warning("%s holds an earlier run; it is now %s. To go on with it instead: --resume last", folder, kept)
+    logger.warning("%s held an earlier run, now in %s. To resume that one: move it back, --resume last", folder, kept)

@@ -1,19 +1,33 @@
-"""Where the time of training steps goes: how many examples pass, and how long they wait for data."""
+"""Where the time of training steps goes: sums for the logs of a run, and single steps for --compare_modes."""
 
-from dataclasses import dataclass
+import json
+import os
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from tqdm import tqdm
+
+from iianet.batch import Batch
 
 SMOOTHING = 0.9
-"""Of the rate that the progress bar shows."""
+"""Share of the rate before in the rate that the progress bar shows."""
+WARM_UP = 5
+"""Steps that are not measured: workers start, kernels are chosen, compiled and loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What steps took.
+    """Time and bytes that steps took.
 
     Attributes:
-        seconds: From asking for a batch to the end of its step. Validation is not among it.
+        seconds: Seconds from asking for a batch to the end of its step, without validation.
         waited: Seconds of these until the batch was there.
-        bytes_read: Of stored embeddings, npz and audio.
+        bytes_read: Bytes read of stored embeddings, npz and audio.
     """
 
     seconds: float = 0.0
@@ -44,8 +58,8 @@ class StepTimes:
 
     Attributes:
         per_second: Examples per second over the last steps, waiting for data included.
-        epoch: What the steps of this epoch took.
-        run: What the epochs before it took, as end_epoch was told.
+        epoch: Time and bytes of this epoch's steps, on this process.
+        run: Time and bytes of the epochs before it, over all ranks.
     """
 
     def __init__(self) -> None:
@@ -60,6 +74,106 @@ class StepTimes:
         self.epoch += step
 
     def end_epoch(self, epoch: Spent) -> None:
-        """Count the epoch, as it was over all ranks, and begin the next."""
+        """Add an epoch's figures of all ranks, and start the next epoch."""
         self.run += epoch
         self.epoch = Spent()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """Time, bytes and memory of the measured steps of a run.
+
+    Attributes:
+        device: Name of the device.
+        seconds: Seconds of each step, from the end of the one before; with the time between epochs, without validation.
+        waited: Seconds of each step until its batch was there.
+        examples: Examples of all these steps and ranks.
+        bytes_read: Bytes read of stored embeddings, npz and audio, of all these steps and ranks.
+        epoch_steps: Steps of an epoch.
+        peak_bytes: Peak memory of rank 0 over the whole run: on a GPU what torch allocated; on the CPU the resident
+            memory of its process, with mapped shards, and without loader workers.
+    """
+
+    device: str
+    seconds: tuple[float, ...]
+    waited: tuple[float, ...]
+    examples: int
+    bytes_read: int
+    epoch_steps: int
+    peak_bytes: int
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "StepRecord":
+        """Read what `save` wrote."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**values, "seconds": tuple(values["seconds"]), "waited": tuple(values["waited"])})
+
+
+class StepRecorder(pl.Callback):
+    """Measures some steps after the warm-up, then ends the run.
+
+    Each step waits for the device at its end, as training does where it shows the loss.
+
+    Args:
+        steps: Steps to measure.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._bar = tqdm(total=WARM_UP + steps, desc="measuring", unit="step", delay=1.0, leave=False)
+        self._ends: list[float] = []
+        self._waited: list[float] = []
+        self._examples = 0
+        self._bytes_read = 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, _: Any, batch: Batch, __: int
+    ) -> None:
+        """Measure the step."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        self._ends.append(time.monotonic())
+        self._waited.append(_loader(trainer).waited)
+        if len(self._ends) > WARM_UP:
+            self._examples += batch.num_examples
+            self._bytes_read += batch.bytes_read
+        self._bar.update()
+        trainer.should_stop = len(self._ends) == WARM_UP + self.steps
+
+    def record(self, trainer: pl.Trainer) -> StepRecord:
+        """Measurements of the run, once it has ended."""
+        self._bar.close()
+        device = trainer.strategy.root_device
+        pairs = zip(self._ends[WARM_UP - 1 :], self._ends[WARM_UP:], strict=False)
+        return StepRecord(
+            device=_name(device),
+            seconds=tuple(end - start for start, end in pairs),
+            waited=tuple(self._waited[WARM_UP:]),
+            examples=self._examples * trainer.world_size,
+            bytes_read=self._bytes_read * trainer.world_size,
+            epoch_steps=int(trainer.num_training_batches),
+            peak_bytes=_peak_bytes(device),
+        )
+
+
+def _loader(trainer: pl.Trainer) -> Any:
+    return trainer.train_dataloader
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """Peak memory, as in `StepRecord.peak_bytes`; getrusage would also count the process that started this one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
+    assert peak is not None, "/proc/self/status tells no VmHWM"
+    return int(peak[1]) * 1024

@@ -11,11 +11,11 @@ import pytorch_lightning as pl
 logger = logging.getLogger(__name__)
 
 
-class Terminated(Exception):
+class RunStopped(Exception):
     """A run was stopped by a signal; its checkpoint is written.
 
     Attributes:
-        number: Of the signal.
+        number: Number of the signal.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -24,39 +24,39 @@ class Terminated(Exception):
 
 
 class Termination:
-    """Notes that a signal came. The run itself ends where its state can be saved."""
+    """Notes that a signal was received. The run itself ends where its state can be saved."""
 
     def __init__(self) -> None:
         self._received = 0
 
     def listen(self) -> None:
-        """Take SIGTERM over from Lightning, which deadlocks with two ranks. It puts back what was there before.
+        """Handle SIGTERM instead of Lightning, which deadlocks with two ranks; it restores the handler before it.
 
-        Of SIGINT Lightning would exit without a checkpoint; a second one still does.
+        On SIGINT Lightning would exit without a checkpoint; a second one still does.
         """
         signal.signal(signal.SIGTERM, self._note)
         signal.signal(signal.SIGINT, self._note)
 
     def is_asked(self, trainer: pl.Trainer) -> bool:
-        """Whether one came to any rank. All ranks ask at once, since one that stopped alone would leave the others
+        """Whether any rank received a signal. All ranks ask at once: one that stopped alone would leave the others
         waiting."""
         return trainer.strategy.reduce_boolean_decision(bool(self._received), all=False)
 
     @property
     def number(self) -> int:
-        """Of the signal that came; SIGTERM where it came to another rank."""
+        """Number of the received signal; SIGTERM if another rank received it."""
         return self._received or signal.SIGTERM
 
     def _note(self, number: int, _: Any) -> None:
         self._received = number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            logger.info("interrupted: this step is finished and saved first; interrupt again to end at once")
+            logger.info("interrupted: finishing and saving this step first; interrupt again to stop at once")
 
 
 @contextmanager
 def own_interruption() -> Iterator[None]:
-    """Put back what became of SIGINT before."""
+    """Restore the handler of SIGINT afterwards."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield

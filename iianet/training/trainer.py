@@ -1,4 +1,4 @@
-"""The Trainer of a run: devices, callbacks and loggers as the training section wishes them."""
+"""The Trainer of a run: devices, callbacks and loggers as the training section sets them."""
 
 import logging
 import warnings
@@ -12,18 +12,18 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from iianet.config.schema import Config
 from iianet.config.sections import TrainingSection
-from iianet.devices import choose_devices
+from iianet.devices import training_devices
 from iianet.errors import ConfigError
-from iianet.training.atomic_checkpoint import AtomicCheckpointIO
-from iianet.training.early_stopping import EarlyStopping
-from iianet.training.last_checkpoint import LastCheckpoint
+from iianet.training.last_checkpoint import AtomicCheckpointIO, LastCheckpoint
 from iianet.training.lightning_module import MONITORED
 from iianet.training.resume import LAST_CHECKPOINT
-from iianet.training.step_record import StepRecorder
+from iianet.training.step_times import StepRecorder
+
+logger = logging.getLogger(__name__)
 
 
 def quieten_lightning() -> None:
-    """Leave out what is no news: advertisements, and warnings of what is meant to be so."""
+    """Hide Lightning's advertisements, and its warnings about what is intended."""
     for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
     for message in (
@@ -39,7 +39,7 @@ def quieten_lightning() -> None:
 
 
 def make_trainer(config: Config, folder: Path, first: Sequence[pl.Callback] = ()) -> pl.Trainer:
-    """The Trainer of a run, with its callbacks behind those of the caller's own."""
+    """Make the Trainer of a run, with its callbacks after the caller's own."""
     training = config.training
     return pl.Trainer(
         **_arithmetic(training),
@@ -55,7 +55,7 @@ def make_trainer(config: Config, folder: Path, first: Sequence[pl.Callback] = ()
 
 
 def make_measuring_trainer(config: Config, recorder: StepRecorder) -> pl.Trainer:
-    """A Trainer of the same steps that never validates, writes nothing, and ends when the recorder says so."""
+    """Make a Trainer of the same steps that never validates, writes nothing, and ends when the recorder is done."""
     return pl.Trainer(
         **_arithmetic(config.training),
         max_epochs=-1,
@@ -68,8 +68,8 @@ def make_measuring_trainer(config: Config, recorder: StepRecorder) -> pl.Trainer
 
 
 def _arithmetic(training: TrainingSection) -> dict[str, Any]:
-    """What steps compute, and where."""
-    accelerator, devices = choose_devices(training.gpus)
+    """Arguments of the Trainer that decide what steps compute, and where."""
+    accelerator, devices = training_devices(training.gpus)
     _refuse_half_on_cpu(training, accelerator)
     ranks = training.num_nodes * (devices if isinstance(devices, int) else len(devices))
     return {
@@ -88,10 +88,10 @@ def _arithmetic(training: TrainingSection) -> dict[str, Any]:
 
 
 def _refuse_half_on_cpu(training: TrainingSection, accelerator: str) -> None:
-    """Raise ConfigError for 16-mixed without a GPU; Lightning would take another precision in its place."""
+    """Raise ConfigError for 16-mixed without a GPU; Lightning would use another precision instead."""
     if training.precision == "16-mixed" and accelerator == "cpu":
         raise ConfigError(
-            "training.precision is 16-mixed and training runs on the CPU, which has no such arithmetic; give "
+            "training.precision is 16-mixed and training runs on the CPU, which does not support it; give "
             "--precision bf16-mixed or 32-true, or name existing GPUs in training.gpus"
         )
 
@@ -116,24 +116,47 @@ def _callbacks(training: TrainingSection, folder: Path) -> list[pl.Callback]:
     return callbacks
 
 
+class EarlyStopping(pl.callbacks.EarlyStopping):
+    """Lightning's early stopping, checked after validation, whose decision holds for a resumed run too.
+
+    Lightning's checkpoints hold how long nothing improved, but a resumed run first trains another epoch; and they hold
+    the patience, which would win over the config's.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore everything but the patience."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Stop at once if the run had stopped early, unless its patience was raised."""
+        if self.wait_count >= max(self.patience, 1):
+            logger.warning(
+                "training had stopped early: %s did not improve in %d validations; to continue, raise "
+                "training.early_stop.patience",
+                self.monitor,
+                self.wait_count,
+            )
+            trainer.should_stop = True
+
+
 class _Bar(pl.callbacks.TQDMProgressBar):
     """Loss, validation figure and examples/s beside the bar, without Lightning's version number."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """What to show."""
+        """Figures to show."""
         metrics = super().get_metrics(trainer, pl_module)
         return {name: value for name, value in metrics.items() if name != "v_num"}
 
 
 def _loggers(config: Config, folder: Path) -> list[Logger]:
-    """Those that training.loggers names; W&B where it is installed."""
-    name, wished = config.exp.exp_name, config.training.loggers
+    """Make the loggers that training.loggers names."""
+    name, requested = config.exp.exp_name, config.training.loggers
     loggers: list[Logger] = []
-    if "tensorboard" in wished:
+    if "tensorboard" in requested:
         loggers.append(TensorBoardLogger("Experiments/tensorboard_logs", name=name))
-    if "csv" in wished:
+    if "csv" in requested:
         loggers.append(CSVLogger(folder, name="csv"))
-    if "wandb" in wished:
+    if "wandb" in requested:
         if find_spec("wandb") is None:
             raise ConfigError(
                 'training.loggers names wandb, which is not installed: pip install ".[wandb]" in the project\'s folder'

@@ -1,305 +1,407 @@
-"""Build a store: make or continue it until every utterance of the manifest is stored or has a reason why not."""
+"""Build a store: make or resume it until every utterance of the manifest is stored or has a reason why not."""
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
 
 from iianet.config.schema import Config
-from iianet.encoder.clip_encoder import ClipEncoder
+from iianet.encoder.kernels import Kernels
+from iianet.encoder.protocol import Encoder
+from iianet.encoder.registry import encoder_class
 from iianet.encoder.source import EncoderSource
-from iianet.errors import StoreError
-from shardwriter.build.options import BuildOptions
-from shardwriter.build.overwriting import refuse_partial_overwrite, warn_of_dropped_views
-from shardwriter.build.report import Bar, BuildReport
-from shardwriter.build.survey import all_work, find_all_work, planned_manifests
-from shardwriter.build.work import Work
-from shardwriter.corpus.manifest import Manifest, load_manifests
-from shardwriter.corpus.views import count_views, with_views
-from shardwriter.encode.import_embeddings import refuse_views
-from shardwriter.encode.job import Recipe
-from shardwriter.encode.kernel_choice import MEASURED_FROM, kept_kernels, quickest_kernels
-from shardwriter.encode.tasks import Encoding
-from shardwriter.format.names import INDEX_SUFFIX, Identity, StoreRecord, parse_view_split, split_view_key
-from shardwriter.format.plan import Plan, ShardTask
-from shardwriter.storage.lock import build_lock
-from shardwriter.storage.mirror import store_name
-from shardwriter.store.catalog import is_store, read_store_record, splits_of, write_store_record
-from shardwriter.store.completion import announce, finish, holds_anything, unfinished_tasks
-from shardwriter.store.generation import Generations, is_begun_with
-from shardwriter.store.identity import identity_of, imported_identity, refuse_other_identity
-
-__all__ = ["Build", "BuildOptions", "begin", "build", "prepare"]
+from iianet.errors import ConfigError, StoreError
+from shardwriter.build.difference import Difference, everything, find_differences
+from shardwriter.build.options import BuildOptions, Stored
+from shardwriter.build.report import Bar, BuildReport, Failure
+from shardwriter.corpus.manifest import load_manifests
+from shardwriter.corpus.manifest_data import Manifest
+from shardwriter.corpus.planning import plan_table
+from shardwriter.corpus.views import with_views
+from shardwriter.encode.encoded import EncodedClips
+from shardwriter.encode.imported import ImportedEmbeddings, refuse_views
+from shardwriter.encode.sources import SampleSource
+from shardwriter.encode.write_shards import Progress
+from shardwriter.execute.executor import Job
+from shardwriter.execute.operation import WriteTasks, run_operation
+from shardwriter.format.names import count_views, parse_view_split, split_view_key
+from shardwriter.format.plan import PlanHeader, PlanKind, ShardTask, make_plan
+from shardwriter.format.record import Identity
+from shardwriter.storage.storage import Storage
+from shardwriter.store.identity import identity_of, imported_identity, recorded_kernels, refuse_other_identity
+from shardwriter.store.snapshot import Snapshot, SplitEntries, is_store
+from shardwriter.store.transaction import Transaction, open_transaction
 
 logger = logging.getLogger(__name__)
 
+_OWN = ("device", "executor")
+"""Options that each rank may have for itself."""
+_READ_ONCE = ("verify_sources", "retry_failed")
+"""Options that have no further effect once everything was read."""
 
-def build(config: Config, store: Path, options: BuildOptions) -> BuildReport:
-    """Make or continue a store.
+
+def build(config: Config, storage: Storage, options: BuildOptions) -> BuildReport:
+    """Make or resume a store.
 
     Raises:
         FeatureStoreError: It could not start: manifest, weights, identity, or another build on this store. Or it could
             not go on: the store cannot be written.
     """
-    return prepare(config, store, options).run()
+    made = prepare(config, storage, options)
+    run_operation(made, storage, options.runner)
+    return made.report
 
 
-def prepare(config: Config, store: Path, options: BuildOptions) -> "Build":
+def prepare(config: Config, storage: Storage, options: BuildOptions) -> "Build":
     """Load what a build needs, without writing anything. Raises FeatureStoreError where something is wrong."""
-    record = read_store_record(store) if is_store(store) else None
-    manifests = load_manifests(config, options.splits, record.data_root if record else None)
-    storage = options.storage(config, record.identity if record else None)
-    encoder: ClipEncoder | None = None
-    if options.import_embeddings:
+    snapshot = Snapshot.open(storage, hold=False) if is_store(storage) else None
+    recorded = snapshot.record if snapshot else None
+    manifests = load_manifests(config, options.splits, recorded.data_root if recorded else None)
+    stored = options.stored(config, recorded.identity if recorded else None)
+    encoder: Encoder | None = None
+    if options.import_embeddings:  # without weights
         refuse_views(with_views(manifests, config.shardwriter.views))
-        identity = imported_identity(*storage)
+        identity = imported_identity(encoder_class(config.videonet.videonet_name), *stored)
     else:
         source = EncoderSource.from_config(config)
         encoder = source.load(options.device)
-        kernels = kept_kernels(store, source, encoder.fingerprint, storage, options.overwrite)
-        if kernels is None and sum(len(manifest.utterances) for manifest in manifests.values()) >= MEASURED_FROM:
-            kernels = quickest_kernels(source, options.device)
-        kernels = kernels or encoder.kernels
-        identity = identity_of(source, encoder.fingerprint, kernels, *storage)
+        kernels = chosen_kernels(snapshot, source, encoder, stored, overwrite=options.overwrite)
+        identity = identity_of(source, encoder.fingerprint, kernels, *stored)
         if kernels.on(options.device) != encoder.kernels:
             encoder = source.load(options.device, kernels.on(options.device))
-    if record and not options.overwrite and not is_begun_with(store, identity):
-        refuse_other_identity(store, record.identity, identity)
-    data_root = next(iter(manifests.values())).data_root
-    recipe = Recipe(store=store, data_root=data_root, config=config, identity=identity)
-    return Build(recipe, options, manifests, recipe.encoding(encoder, options.device))
+    if snapshot and not options.overwrite and not is_pending_with(snapshot, identity):
+        refuse_other_identity(storage.name, snapshot.identity, identity)
+    return Build(
+        config=config,
+        storage=storage,
+        options=options,
+        manifests=manifests,
+        data_root=next(iter(manifests.values())).data_root,
+        identity=identity,
+        encoder=encoder,
+        report=BuildReport(is_import=options.import_embeddings),
+    )
 
 
-def begin(config: Config, store: Path, options: BuildOptions) -> None:
-    """Make a store that holds nothing yet. Raises FeatureStoreError where a build could not start."""
-    made = prepare(config, store, options)
-    with build_lock(store, patient=True):  # of several ranks one makes it, and the others wait
-        if not is_store(store):
-            write_store_record(store, StoreRecord(identity=made.identity, data_root=str(made.data_root), plans=()))
+def chosen_kernels(
+    snapshot: Snapshot | None, source: EncoderSource, encoder: Encoder, stored: Stored, *, overwrite: bool
+) -> Kernels:
+    """The kernels that a build uses: those that its store was begun with, else the device's default ones.
+
+    Raises:
+        StoreError: The store's are of another version.
+    """
+    if snapshot is None:
+        return encoder.kernels
+    pending = snapshot.pending
+    if pending is not None and pending.kind == "replace" and not pending.identity.is_imported:
+        kernels = recorded_kernels(snapshot.storage.name, pending.identity, source.precision)
+        if identity_of(source, encoder.fingerprint, kernels, *stored) == pending.identity:
+            return kernels
+    if overwrite or snapshot.identity.is_imported:
+        return encoder.kernels
+    return recorded_kernels(snapshot.storage.name, snapshot.identity, source.precision)
 
 
-@dataclass
+def is_pending_with(snapshot: Snapshot, identity: Identity) -> bool:
+    """Whether an --overwrite with this identity is in progress."""
+    pending = snapshot.pending
+    return pending is not None and pending.kind == "replace" and pending.identity == identity
+
+
+def create(config: Config, storage: Storage, options: BuildOptions) -> None:
+    """Make a store that holds nothing yet, where there is none. Raises FeatureStoreError where a build could not
+    start."""
+    made = prepare(config, storage, options)
+    with open_transaction(storage, patient=True) as transaction:  # of several ranks one makes it, and the others wait
+        if transaction.snapshot is None:
+            transaction.create(made.identity, str(made.data_root))
+
+
+@dataclass(kw_only=True)
 class Build:
-    """A build that can start; `manifests` are those of the splits, without views."""
+    """A build that can start. See `Operation`.
 
-    recipe: Recipe
+    Attributes:
+        config: Of the corpus, the encoder and the shards.
+        storage: Where the store lies.
+        options: What is asked for.
+        manifests: Of the splits, without views.
+        data_root: Folder that the paths of the manifests are relative to.
+        identity: What the embeddings are made with.
+        encoder: On the device of this process; None where embeddings are imported.
+        report: What was done so far.
+    """
+
+    config: Config
+    storage: Storage
     options: BuildOptions
     manifests: Mapping[str, Manifest]
-    encoding: Encoding
+    data_root: Path
+    identity: Identity
+    encoder: Encoder | None
     report: BuildReport = field(default_factory=BuildReport)
-    generations: Generations = field(init=False)
-    tasks: Sequence[ShardTask] = ()
+    taken: Sequence[ShardTask] = ()
 
     @property
-    def store(self) -> Path:
-        """Its folder."""
-        return self.recipe.store
+    def keep_replaced_days(self) -> float | None:
+        """See `Operation`."""
+        return self.config.shardwriter.keep_replaced_days
 
-    @property
-    def data_root(self) -> Path:
-        """Folder that the paths of the manifests are relative to."""
-        return self.recipe.data_root
-
-    @property
-    def identity(self) -> Identity:
-        """What the embeddings are made with."""
-        return self.recipe.identity
-
-    @property
-    def views(self) -> int:
-        """How many the config asks for."""
-        return self.recipe.config.shardwriter.views
-
-    def run(self) -> BuildReport:
-        """Encode and store. Raises FeatureStoreError where another build is at it, or the store cannot be written."""
-        with build_lock(self.store):
-            self.open()
-            self.encode(*self.publish_next())
-            self.conclude()
-        return self.report
-
-    def open(self) -> None:
-        """Read the plans, and delete what dead builds left; the lock must be held, as for all that follows."""
-        self.generations = Generations.open(self.store, self.recipe.config.shardwriter.keep_replaced_days)
-        self.generations.clean()
-        self.options.outlet.dropped()
-        waiting = self.generations.compaction
-        if waiting is not None:
-            logger.info(
-                "%s: a --compact was begun (%s) and waits; give --compact to go on",
-                store_name(self.store),
-                waiting.name,
-            )
-
-    def publish_next(self) -> tuple[Sequence[Plan], dict[str, Work]]:
-        """Publish a plan, if anything is new. Returns the plans to run now, and what is left of them."""
-        if not self.is_replacing():
-            work = self.publish()
-            return self.generations.active, work
-        if self._is_begun():
-            plan, work = self._begun_replacement()
+    def begin(self, transaction: Transaction) -> Sequence[ShardTask]:
+        """See `Operation`. Raises StoreError where the store refuses what is asked for."""
+        if not self._replaces(transaction):
+            return self._extend(transaction)
+        header = transaction.pending
+        if header is not None and is_pending_with(transaction.opened, self.identity):
+            differences = self._resumed(transaction.opened, header)
         else:
-            plan, work = self._begin_replacement()
-            self.options = replace(self.options, verify_sources=False, retry_failed=False)  # all of it is read now
-        announce(self.store, self.generations.active)
-        return [plan], work
+            header = self._begin_replacement(transaction)
+            differences = everything(with_views(self.manifests, self._views))
+            # Everything is read now, so what comes after it need not ask again.
+            self.options = replace(self.options, verify_sources=False, retry_failed=False)
+        self.report.count(differences)
+        return self._take(transaction, [header], list(differences))
 
-    def conclude(self) -> None:
-        """Make a plan that replaces everything count, if it was run and is complete; then sum up.
+    def end(self, transaction: Transaction, write: WriteTasks) -> None:
+        """See `Operation`.
 
         Raises:
-            StoreError: Nothing of it could be stored; the old store stays.
+            StoreError: An --overwrite could store nothing; the old store stays.
         """
-        if self._is_begun():
-            self._end_replacement()
-            if not self._is_begun():
-                self.extend()
-        self.finish()
+        if transaction.snapshot is not None and is_pending_with(transaction.opened, self.identity):
+            self._end_replacement(transaction)
+            if self.report.waiting is None:
+                write(self._extend(transaction))
+        self.report.failed = self._failures(transaction.conclude())
 
-    def survey(self) -> dict[str, Work]:
-        """What `run` would encode, without writing anything. Raises FeatureStoreError where it would refuse."""
-        self.generations = Generations.open(self.store)
-        if not self.is_replacing():
-            return self.find_work()
-        if self._is_begun():
-            return self._begun_replacement()[1]
-        refuse_partial_overwrite(self.store, self.generations, self.options)
-        return all_work(with_views(self.manifests, self.views))
+    def survey(self) -> dict[str, Difference]:
+        """What a build would store, without writing anything. Raises FeatureStoreError where it would refuse."""
+        snapshot = Snapshot.open(self.storage, hold=False) if is_store(self.storage) else None
+        if snapshot is None:
+            return find_differences(with_views(self.manifests, self._views), None, [], self.options.wanted)
+        if snapshot.pending is not None and is_pending_with(snapshot, self.identity):
+            return self._resumed(snapshot, snapshot.pending)
+        if self.options.overwrite:
+            self._refuse_partial_overwrite(snapshot)
+            return everything(with_views(self.manifests, self._views))
+        return self._differences(snapshot)
 
-    def is_replacing(self) -> bool:
-        """Whether an --overwrite is asked for, or one with this identity was begun."""
-        waiting = self.generations.replacement
-        if waiting and self._is_begun():
-            logger.info("%s: continues the --overwrite that was begun (%s)", store_name(self.store), waiting.name)
-            return True
-        if self.options.overwrite and self.generations.record is not None:
-            return True
-        if waiting:
-            logger.warning(
-                "%s: an --overwrite with another identity was begun and waits (%s)",
-                store_name(self.store),
-                waiting.name,
+    def job(self) -> Job:
+        """See `Operation`."""
+        source: SampleSource
+        settings = self.config.shardwriter
+        if self.identity.is_imported:
+            source = ImportedEmbeddings(
+                data_root=self.data_root,
+                identity=self.identity,
+                num_workers=settings.num_workers,
+                batch_size=settings.batch_size,
             )
-        return False
-
-    def _end_replacement(self) -> None:
-        generations, plan = self.generations, self.generations.replacement
-        assert plan is not None
-        if unfinished_tasks(self.store, [plan], splits_of([plan])):
-            self.report.waiting = plan.name
-            return
-        if not holds_anything(self.store, plan):
-            generations.abandon()
-            self.options.outlet.dropped()
-            raise StoreError(
-                f"{store_name(self.store)}: --overwrite could store none of {len(plan.table)} utterances, so the old "
-                f"store stays. Mend data_root ({self.data_root}) or the npz; the log names each."
+        else:
+            source = EncodedClips(
+                data_root=self.data_root, config=self.config, identity=self.identity, encoder=self.encoder
             )
-        generations.switch(self.data_root)
+        return Job(storage=self.storage, source=source)
 
-    def _is_begun(self) -> bool:
-        """Whether an --overwrite with this identity waits to be continued."""
-        waiting = self.generations.replacement
-        return waiting is not None and waiting.identity == self.identity
-
-    def _begin_replacement(self) -> tuple[Plan, dict[str, Work]]:
-        """Publish a plan of everything; of views only those that are asked for."""
-        generations, views = self.generations, self.views
-        refuse_partial_overwrite(self.store, generations, self.options)
-        warn_of_dropped_views(self.store, count_views(splits_of(generations.active)), views)
-        generations.abandon()
-        self.options.outlet.dropped()
-        manifests = with_views(self.manifests, views)
-        plan = generations.replace(manifests, self.identity, self._utterances_per_shard)
-        return plan, all_work(manifests)
-
-    def _begun_replacement(self) -> tuple[Plan, dict[str, Work]]:
-        """The plan that waits, and what is left of it: what is new or changed comes after it."""
-        plan = self.generations.replacement
-        assert plan is not None
-        manifests = planned_manifests(self.manifests, 0, [plan])
-        found = find_all_work(self.store, manifests, [plan], self.options)
-        return plan, {split: replace(item, new=(), changed=(), retried=()) for split, item in found.items()}
-
-    def extend(self) -> None:
-        """Plan what is new or changed, if anything, and run the unfinished tasks of the plans that count."""
-        self.encode(self.generations.active, self.publish())
-
-    def publish(self) -> dict[str, Work]:
-        """Publish a plan of what is new or changed, if anything; the lock must be held."""
-        work = self.find_work()
-        self.generations.extend(work, self.identity, self._utterances_per_shard, self.data_root)
-        return work
-
-    def find_work(self) -> dict[str, Work]:
-        """What is new or changed. Raises StoreError where it cannot be added to this store."""
-        generations = self.generations
-        if generations.identity is not None:
-            refuse_other_identity(self.store, generations.identity, self.identity)
-        manifests = planned_manifests(self.manifests, self.views, generations.active)
-        work = find_all_work(self.store, manifests, generations.active, self.options)
-        self._refuse_unrelated_root()
-        return work
-
-    def finish(self) -> None:
-        """Merge the indexes, write the card, and gather what failed; the lock must be held."""
-        self.report.failed = finish(self.store, self.generations.active, self.manifests)
-        self.options.outlet.rest()
-
-    def _refuse_unrelated_root(self) -> None:
-        """Raise StoreError where data_root is not the recorded one and no utterance shows it to be the same folder."""
-        record, root = self.generations.record, self.data_root
-        if record is None or record.data_root is None or Path(record.data_root) == root:
-            return
-        planned = {key for plan in self.generations.active for key in plan.table["key"].to_pylist()}
-        if planned and not any(item.key in planned for part in self.manifests.values() for item in part.utterances):
-            raise StoreError(
-                f"{store_name(self.store)}: its paths start at {record.data_root}, those of this corpus at {root}, and "
-                "it holds none of this corpus' utterances. Give --data_root, so that both start at one folder, or "
-                "another --shards folder."
-            )
-
-    def encode(self, plans: Sequence[Plan], work: Mapping[str, Work]) -> None:
-        """Run the unfinished tasks of what is asked for, and count."""
-        self.count(work)
-        self.tasks = self.wanted_tasks(plans, list(work))
-        self.options.outlet.plans()
-        self.run_tasks(self.tasks, total=sum(len(task.rows) for task in self.tasks))
-
-    def unpublished(self) -> list[ShardTask]:
-        """The tasks that `encode` took on, and that have no shard yet."""
-        return [task for task in self.tasks if not (self.store / f"{task.shard}{INDEX_SUFFIX}").is_file()]
-
-    def count(self, work: Mapping[str, Work]) -> None:
-        """Note why utterances are encoded."""
-        for split, item in work.items():
-            self.report.count(split, item)
-
-    def wanted_tasks(
-        self, plans: Sequence[Plan], splits: Sequence[str], number: int = 0, of: int = 1
-    ) -> list[ShardTask]:
-        """The unfinished tasks of what is asked for, or every `of`-th from the `number`-th on."""
-        return [task for task in unfinished_tasks(self.store, plans, splits, number, of) if self._is_wanted(task)]
-
-    def run_tasks(self, tasks: Iterable[ShardTask], *, total: int | None, shown: bool = True) -> None:
-        """Run tasks; their `total` of utterances is for the progress bar, None where it is not known."""
+    @contextmanager
+    def watch(self, total: int | None, *, shown: bool) -> Iterator[Progress]:
+        """See `Operation`."""
         started = time.monotonic()
         try:
-            with Bar(self.report, total, self.options.outlet.shard, shown=shown) as bar:
-                self.options.executor.run(self.recipe, self.encoding, tasks, bar)
-            self.options.outlet.wait()
+            verb = "importing" if self.identity.is_imported else "encoding"
+            with Bar(self.report, total, verb, shown=shown) as bar:
+                yield bar
         finally:
             self.report.seconds += time.monotonic() - started
 
+    def unpublished(self) -> list[ShardTask]:
+        """The tasks that were taken on, and that have no shard yet."""
+        files = self.storage.files()
+        return [task for task in self.taken if f"{task.shard}.index" not in files]
+
+    def asked(self) -> str:
+        """See `Operation`."""
+        own = {item.name: getattr(self.options, item.name) for item in fields(self.options) if item.name not in _OWN}
+        data = self.config.datamodule.data_config
+        shared = [self.config.shardwriter, self.config.videonet, data.train_dir, data.valid_dir, data.test_dir]
+        return xxhash.xxh3_64_hexdigest(repr((own, shared)).encode())
+
+    def to_share(self) -> Mapping[str, Any]:
+        """See `Operation`."""
+        own = {"identity": asdict(self.identity), "data_root": str(self.data_root)}
+        return {**own, **{name: getattr(self.options, name) for name in _READ_ONCE}}
+
+    def join(self, shared: Mapping[str, Any]) -> None:
+        """See `Operation`."""
+        identity = Identity(**shared["identity"])
+        if identity != self.identity:
+            self.identity, self.encoder = identity, None
+        self.data_root = Path(shared["data_root"])
+        self.options = replace(self.options, **{name: shared[name] for name in _READ_ONCE})
+
+    def counts(self) -> Mapping[str, Any]:
+        """See `Operation`."""
+        return self.report.counts()
+
+    def add_counts(self, counts: Sequence[Mapping[str, Any]]) -> None:
+        """See `Operation`."""
+        self.report.add_counts(counts)
+
     @property
-    def _utterances_per_shard(self) -> int:
-        return self.recipe.config.shardwriter.utterances_per_shard
+    def _views(self) -> int:
+        return self.config.shardwriter.views
+
+    def _replaces(self, transaction: Transaction) -> bool:
+        """Whether an --overwrite is asked for, or one with this identity is in progress."""
+        pending, name = transaction.pending, self.storage.name
+        if pending is None:
+            return self.options.overwrite and transaction.snapshot is not None
+        if pending.kind == "compact":
+            logger.info("%s: a --compact is in progress (%s); give --compact to resume it", name, pending.name)
+        elif is_pending_with(transaction.opened, self.identity):
+            logger.info("%s: resuming the --overwrite in progress (%s)", name, pending.name)
+            return True
+        elif not self.options.overwrite:
+            logger.warning("%s: an --overwrite with another identity is in progress (%s)", name, pending.name)
+        return self.options.overwrite
+
+    def _extend(self, transaction: Transaction) -> Sequence[ShardTask]:
+        """Plan what is new or changed, if anything, and take the unfinished tasks of the active plans."""
+        snapshot, manifests = transaction.snapshot, with_views(self.manifests, self._views)
+        if snapshot is None:
+            differences = find_differences(manifests, None, [], self.options.wanted)
+        else:
+            refuse_other_identity(self.storage.name, snapshot.identity, self.identity)
+            differences = self._differences(snapshot)
+        self.report.count(differences)
+        chosen = {split: found for split, found in differences.items() if len(found.to_plan)}
+        if chosen or snapshot is None:
+            self._publish(transaction, "extend", chosen)
+        else:
+            transaction.move(str(self.data_root))
+        return self._take(transaction, transaction.active, list(differences))
+
+    def _differences(self, snapshot: Snapshot) -> dict[str, Difference]:
+        manifests = with_views(self.manifests, max(self._views, count_views(snapshot.splits)))
+        differences = find_differences(manifests, snapshot, snapshot.active, self.options.wanted)
+        self._refuse_unrelated_root(snapshot)
+        return differences
+
+    def _resumed(self, snapshot: Snapshot, header: PlanHeader) -> dict[str, Difference]:
+        """What is left of the --overwrite in progress: what is new or changed comes after it."""
+        manifests = with_views(self.manifests, count_views(header.shards))
+        found = find_differences(manifests, snapshot, [header], self.options.wanted)
+        none = np.empty(0, dtype=np.int64)
+        return {split: replace(item, new=none, changed=none, retried=none) for split, item in found.items()}
+
+    def _begin_replacement(self, transaction: Transaction) -> PlanHeader:
+        """Publish a plan of everything; of views only those that are asked for."""
+        snapshot = transaction.opened
+        self._refuse_partial_overwrite(snapshot)
+        held = count_views(snapshot.splits)
+        if held > self._views:
+            logger.warning(
+                "%s: has %d augmented views of each training utterance, and --overwrite makes %d, as asked; --views %d "
+                "would keep them all",
+                self.storage.name,
+                held,
+                self._views,
+                held,
+            )
+        transaction.abandon()
+        return self._publish(transaction, "replace", everything(with_views(self.manifests, self._views)))
+
+    def _publish(self, transaction: Transaction, kind: PlanKind, chosen: Mapping[str, Difference]) -> PlanHeader:
+        rows = {split: (found.manifest, found.to_plan) for split, found in chosen.items()}
+        plan = make_plan(
+            kind=kind,
+            base=[header.name for header in transaction.active],
+            identity=self.identity,
+            manifest_digests={split: found.manifest.digest() for split, found in chosen.items()},
+            table=plan_table(rows, self.config.shardwriter.utterances_per_shard),
+        )
+        transaction.publish(plan, str(self.data_root))
+        return plan.header
+
+    def _end_replacement(self, transaction: Transaction) -> None:
+        header = transaction.pending
+        assert header is not None
+        if not transaction.is_complete(header):
+            self.report.waiting = header.name
+            return
+        if not transaction.holds_anything(header):
+            transaction.abandon()
+            raise StoreError(
+                f"{self.storage.name}: --overwrite could store none of {header.rows} utterances, so the old store "
+                f"stays. Fix data_root ({self.data_root}) or the npz; the log names each."
+            )
+        transaction.switch(str(self.data_root))
+
+    def _take(
+        self, transaction: Transaction, headers: Sequence[PlanHeader], splits: Sequence[str]
+    ) -> Sequence[ShardTask]:
+        """The unfinished tasks of what is asked for."""
+        tasks = transaction.unfinished(headers, splits)
+        self.taken = [task for task in tasks if self._is_wanted(task)]
+        return self.taken
 
     def _is_wanted(self, task: ShardTask) -> bool:
         """Whether a task has an utterance that the limit, if any, does not leave out."""
         if self.options.limit is None:
             return True
         split, _ = parse_view_split(task.split)
-        chosen = {utterance.key for utterance in self.manifests[split].utterances[: self.options.limit]}
+        chosen = set(self.manifests[split].utterances.column("key")[: self.options.limit].to_pylist())
         return any(split_view_key(key)[0] in chosen for key in task.rows["key"].to_pylist())
+
+    def _refuse_partial_overwrite(self, snapshot: Snapshot) -> None:
+        """Raise ConfigError where an --overwrite is asked for less than what the store holds."""
+        stored = {parse_view_split(split)[0] for split in snapshot.splits}
+        left_out = stored.difference(self.options.splits)
+        if left_out or self.options.limit is not None:
+            limit = self.options.limit
+            asked = f"--limit {limit}" if limit is not None else f"without {', '.join(sorted(left_out))}"
+            raise ConfigError(
+                f"{self.storage.name}: --overwrite replaces the whole store, so that it keeps one identity, but was "
+                f"asked {asked}. Give --data_split all and no --limit, or another --shards folder."
+            )
+
+    def _refuse_unrelated_root(self, snapshot: Snapshot) -> None:
+        """Raise StoreError where data_root is not the recorded one and no utterance shows it to be the same folder."""
+        recorded, root = snapshot.data_root, self.data_root
+        if recorded is None or recorded == root:
+            return
+        tables = [snapshot.plan(header, ("split", "key", "mouth")).table["key"] for header in snapshot.active]
+        planned = pa.chunked_array([chunk for keys in tables for chunk in keys.chunks], type=pa.string())
+        ours = [manifest.utterances.column("key") for manifest in self.manifests.values()]
+        if len(planned) and not any(pc.any(pc.is_in(keys, value_set=planned)).as_py() for keys in ours):
+            raise StoreError(
+                f"{self.storage.name}: its paths start at {recorded}, those of this corpus at {root}, and it holds "
+                "none of this corpus' utterances. Give --data_root, so that both start at one folder, or another "
+                "--shards folder."
+            )
+
+    def _failures(self, found: Mapping[str, SplitEntries]) -> dict[str, list[Failure]]:
+        """What is not stored of the splits that were asked for, and of views of them."""
+        known = with_views(self.manifests, count_views(found))
+        return {split: _failures(known[split], entries) for split, entries in found.items() if split in known}
+
+
+def _failures(manifest: Manifest, entries: SplitEntries) -> list[Failure]:
+    failures = entries.failures
+    if not failures:
+        return []
+    keys = manifest.utterances.column("key")
+    rows = pc.is_in(keys, value_set=pa.array(list(failures), type=pa.string()))
+    failed = zip(
+        keys.filter(rows).to_pylist(), manifest.utterances.column("mouth").filter(rows).to_pylist(), strict=True
+    )
+    return [Failure(manifest.split, key, mouth, failures[key]) for key, mouth in failed]

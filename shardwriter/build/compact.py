@@ -1,40 +1,41 @@
-"""Copy what counts of a store into new shards, and leave out what newer entries superseded (build-shards --compact)."""
+"""Copy the newest entries of a store into new, full shards, without what they superseded (build-shards --compact)."""
 
 import logging
-import shutil
+import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tqdm import tqdm
+import numpy as np
 
 from iianet.errors import StoreError
-from iianet.wording import counted
-from shardwriter.corpus.manifest import Manifest
-from shardwriter.encode.copied_split import CopiedSplit
-from shardwriter.format.plan import Plan, ShardTask
-from shardwriter.format.shard_writer import ShardWriter
-from shardwriter.inspect.summary import readable_bytes
-from shardwriter.storage.lock import build_lock
-from shardwriter.storage.mirror import mirror_at, store_name
-from shardwriter.storage.outlet import Folder, Outlet
-from shardwriter.store.catalog import Catalog, SplitCatalog, complete_shards, read_store_record, splits_of
-from shardwriter.store.completion import announce, finish, unfinished_tasks
-from shardwriter.store.generation import Generations
+from iianet.wording import counted, readable_bytes
+from shardwriter.build.report import Bar, BuildReport
+from shardwriter.corpus.planning import plan_table
+from shardwriter.encode.copied import CopiedSamples
+from shardwriter.encode.write_shards import Progress
+from shardwriter.execute.executor import Job
+from shardwriter.execute.operation import WriteTasks
+from shardwriter.format.plan import PlanHeader, ShardTask, make_plan
+from shardwriter.storage.storage import Storage
+from shardwriter.store.snapshot import Snapshot, SplitEntries, is_store, read_record
+from shardwriter.store.transaction import COUNTED_COLUMNS, Transaction, open_transaction
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
 class CompactReport:
-    """What a compaction did.
+    """What a compaction did, or would do.
 
     Attributes:
         copied: Entries in the new shards, failures too.
-        superseded: Entries that newer ones had taken the place of.
+        superseded: Entries that newer ones have replaced.
         shards: How many there were, and how many there are.
-        stored_bytes: Of their tars, likewise.
+        stored_bytes: Bytes of their tars, likewise.
         kept: What is said of replaced shards that stay.
     """
 
@@ -57,160 +58,231 @@ class CompactReport:
 
 @dataclass(kw_only=True)
 class Compaction:
-    """What is to be compacted.
+    """What is to be compacted. See `Operation`.
 
     Attributes:
-        store: Folder of the store.
+        storage: Where the store lies.
         utterances_per_shard: Of the new shards.
-        outlet: Takes what is written to where the store is.
         keep_replaced_days: See the config's key of this name.
+        report: What was done; None where there was nothing to do.
     """
 
-    store: Path
+    storage: Storage
     utterances_per_shard: int
-    outlet: Outlet = field(default_factory=Folder)
     keep_replaced_days: float | None = None
+    report: CompactReport | None = None
+    _base: tuple[str, ...] = ()
+    _copied: BuildReport = field(default_factory=BuildReport)
+    _snapshot: Snapshot | None = None
 
     def survey(self) -> CompactReport | None:
-        """What `run` would do, by the shards that are there; None where there is nothing to do.
+        """What it would do, by the shards that are there; None where there is nothing to do.
 
         Raises:
             StoreError: It cannot be done now.
         """
-        _reader = Catalog.open_to_read(self.store)  # or shards may be deleted while they are counted
-        return self._survey(Generations.open(self.store))
+        read_record(self.storage)
+        transaction = Transaction(self.storage, None)
+        transaction.read(Snapshot.open(self.storage))
+        return self._survey(transaction)
 
-    def run(self) -> CompactReport | None:
-        """Do it, or go on with one that was begun. Returns None where there is nothing to do.
+    def begin(self, transaction: Transaction) -> Sequence[ShardTask]:
+        """See `Operation`. Raises StoreError where it cannot be done now."""
+        if transaction.snapshot is None:
+            read_record(self.storage)  # says that there is no store
+        header = self._resumed(transaction)
+        self.report = self._survey(transaction)
+        if self.report is None:
+            return []
+        if header is None:
+            self._refuse_full_disk(self.report.stored_bytes[1])
+            header = self._publish(transaction)
+        self._base, self._snapshot = header.base, transaction.opened
+        return transaction.unfinished([header])
 
-        Raises:
-            StoreError: It cannot be done now, or a shard is damaged: what is copied is what was stored.
-        """
-        read_store_record(self.store)  # raises, before a folder is made for what is no store
-        with build_lock(self.store):
-            generations = Generations.open(self.store, self.keep_replaced_days)
-            generations.clean()
-            self.outlet.dropped()
-            plan = self._begun(generations)
-            report = self._survey(generations)
-            if report is None:
-                finish(self.store, generations.active, {})  # one that made its copies count may have died before
-                self.outlet.rest()
-                return None
-            if plan is None:
-                self._refuse_full_disk(report.stored_bytes[1])
-                plan = generations.compact(self._manifests(), self.utterances_per_shard)
-            announce(self.store, generations.active)
-            self.outlet.plans()
-            self._copy(generations, plan)
-            generations.switch_to_copies()
-            finish(self.store, generations.active, {})
-            self.outlet.rest()
-            report.kept = generations.words_of_retired() if generations.retired else ""
-            report.shards, report.stored_bytes = _differences(report, self.store, plan)
-        return report
+    def end(self, transaction: Transaction, write: WriteTasks) -> None:  # noqa: ARG002 (one plan is all)
+        """See `Operation`."""
+        header = transaction.pending
+        if header is not None and header.kind == "compact":
+            if self.report is None:  # this rank has not planned
+                self.report = self._survey(transaction)
+            transaction.switch(transaction.opened.record.data_root)
+            if self.report is not None:
+                self._sum_up(transaction, header, self.report)
+        transaction.conclude()
 
-    def _survey(self, generations: Generations) -> CompactReport | None:
-        self._refuse_unready(generations)
-        begun = generations.compaction
-        active = generations.active[: len(begun.base)] if begun else generations.active
-        held = [complete_shards(self.store, active, split) for split in splits_of(active)]
-        entries, newest = sum(len(part.entries) for part in held), sum(len(part.newest) for part in held)
-        records = [record for part in held for record in part.shards]
-        full = all(len(part.shards) <= self._shards_of(len(part.newest)) for part in held)
-        if entries == newest and full and begun is None:
+    def job(self) -> Job:
+        """See `Operation`."""
+        source = CopiedSamples(storage=self.storage, base=self._base, snapshot=self._snapshot)
+        return Job(storage=self.storage, source=source)
+
+    @contextmanager
+    def watch(self, total: int | None, *, shown: bool) -> Iterator[Progress]:
+        """See `Operation`."""
+        started = time.monotonic()
+        with Bar(self._copied, total, "copying", shown=shown) as bar:
+            yield _QuietFailures(bar)
+        self._copied.seconds += time.monotonic() - started
+
+    def asked(self) -> str:
+        """See `Operation`."""
+        return f"compact {self.utterances_per_shard} {self.keep_replaced_days}"
+
+    def to_share(self) -> Mapping[str, Any]:
+        """See `Operation`."""
+        return {"base": list(self._base)}
+
+    def join(self, shared: Mapping[str, Any]) -> None:
+        """See `Operation`."""
+        self._base = tuple(shared["base"])
+
+    def counts(self) -> Mapping[str, Any]:
+        """See `Operation`."""
+        return self._copied.counts()
+
+    def add_counts(self, counts: Sequence[Mapping[str, Any]]) -> None:
+        """See `Operation`."""
+        self._copied.add_counts(counts)
+
+    def _survey(self, transaction: Transaction) -> CompactReport | None:
+        self._refuse_unready(transaction)
+        headers = self._source_headers(transaction)
+        found = _entries(transaction.opened, headers)
+        entries, newest = sum(len(part.entries) for part in found), sum(len(part.newest_rows) for part in found)
+        full = all(len(part.shards) <= self._num_shards(len(part.newest_rows)) for part in found)
+        if entries == newest and full and transaction.pending is None:
             return None
-        shards = sum(self._shards_of(len(part.newest)) for part in held)
-        stored = sum(record.tar_size for record in records)
         return CompactReport(
             copied=newest,
             superseded=entries - newest,
-            shards=(len(records), shards),
-            stored_bytes=(stored, round(sum(map(_newest_bytes, held)))),
+            shards=(
+                sum(len(part.shards) for part in found),
+                sum(self._num_shards(len(part.newest_rows)) for part in found),
+            ),
+            stored_bytes=(_tar_bytes(found), round(sum(map(_newest_bytes, found)))),
         )
 
-    def _shards_of(self, entries: int) -> int:
+    def _num_shards(self, entries: int) -> int:
         return -(-entries // self.utterances_per_shard)
 
-    def _begun(self, generations: Generations) -> Plan | None:
-        """One that was begun and can be gone on with; one with shards of another size is dropped."""
-        begun = generations.compaction
-        if begun is None:
+    def _source_headers(self, transaction: Transaction) -> list[PlanHeader]:
+        """The plans that are copied: those that were active when a compaction in progress was begun."""
+        pending = transaction.pending
+        if pending is None or pending.kind != "compact":
+            return transaction.active
+        return [transaction.opened.headers[name] for name in pending.base]
+
+    def _resumed(self, transaction: Transaction) -> PlanHeader | None:
+        """A compaction in progress; one with shards of another size is abandoned."""
+        pending = transaction.pending
+        if pending is None or pending.kind != "compact":
             return None
-        rows: Counter[str] = Counter()
-        shards: Counter[str] = Counter()
-        for task in begun.tasks(splits_of([begun])):
-            rows[task.split] += len(task.rows)
-            shards[task.split] += 1
-        if all(count == self._shards_of(rows[split]) for split, count in shards.items()):
-            logger.info("%s: goes on with %s", store_name(self.store), begun.name)
-            return begun
-        logger.warning(
-            "%s: %s was begun with shards of another size, so it is dropped", store_name(self.store), begun.name
-        )
-        generations.abandon()
-        self.outlet.dropped()
+        rows = _rows_by_split(transaction.opened, pending)
+        if all(count == self._num_shards(rows[split]) for split, count in pending.shards.items()):
+            logger.info("%s: resuming %s", self.storage.name, pending.name)
+            return pending
+        logger.warning("%s: %s has shards of another size, so it is abandoned", self.storage.name, pending.name)
+        transaction.abandon()
         return None
 
+    def _publish(self, transaction: Transaction) -> PlanHeader:
+        """Plan what the store itself recorded, views too; nothing is read of the corpus."""
+        snapshot = transaction.opened
+        root = snapshot.data_root or Path()
+        manifests = {split: snapshot.manifest(split, root) for split in snapshot.splits}
+        plan = make_plan(
+            kind="compact",
+            base=[header.name for header in transaction.active],
+            identity=snapshot.identity,
+            manifest_digests={split: manifest.digest() for split, manifest in manifests.items()},
+            table=plan_table(
+                {split: (manifest, np.arange(len(manifest.utterances))) for split, manifest in manifests.items()},
+                self.utterances_per_shard,
+            ),
+        )
+        transaction.publish(plan, None)
+        return plan.header
+
     def _refuse_full_disk(self, needed: int) -> None:
-        if mirror_at(self.store) is not None:  # what is uploaded is deleted here
-            return
-        free = shutil.disk_usage(self.store).free
-        if free < needed:
+        free = self.storage.free_bytes()
+        if free is not None and free < needed:
             raise StoreError(
-                f"{store_name(self.store)}: the new shards take about {readable_bytes(needed)} beside the old ones, "
-                f"and {readable_bytes(free)} are free; make room, then compact"
+                f"{self.storage.name}: the new shards take about {readable_bytes(needed)} beside the old ones, and "
+                f"{readable_bytes(free)} are free; make room, then compact"
             )
 
-    def _refuse_unready(self, generations: Generations) -> None:
-        if generations.record is None:
-            raise StoreError(f"{store_name(self.store)}: is no store yet; make one with build-shards")
-        if generations.replacement is not None:
+    def _refuse_unready(self, transaction: Transaction) -> None:
+        pending = transaction.pending
+        if pending is not None and pending.kind == "replace":
             raise StoreError(
-                f"{store_name(self.store)}: an --overwrite was begun ({generations.replacement.name}); finish that "
-                "first, with the same command, then compact"
+                f"{self.storage.name}: an --overwrite is in progress ({pending.name}); finish that first, with the "
+                "same command, then compact"
             )
-        base = generations.active[: len(generations.compaction.base)] if generations.compaction else generations.active
-        left = unfinished_tasks(self.store, base, splits_of(base))
+        left = transaction.unfinished(self._source_headers(transaction))
         if left:
             raise StoreError(
-                f"{store_name(self.store)}: {counted(len(left), 'planned shard')} not built yet (e.g. "
-                f"{left[0].shard}); run build-shards without --compact first, then compact"
+                f"{self.storage.name}: {counted(len(left), 'planned shard')} not built yet (e.g. {left[0].shard}); run "
+                "build-shards without --compact first, then compact"
             )
 
-    def _manifests(self) -> dict[str, Manifest]:
-        """What the store itself recorded, views too; nothing is read of the corpus."""
-        catalog = Catalog.open(self.store)
-        root = Path(catalog.record.data_root or ".")
-        return {split: catalog.manifest(split, root) for split in catalog.splits}
-
-    def _copy(self, generations: Generations, plan: Plan) -> None:
-        base = generations.active[: len(plan.base)]
-        tasks = unfinished_tasks(self.store, [plan], splits_of([plan]))
-        total = sum(len(task.rows) for task in tasks)
-        with tqdm(total=total, unit="utt", desc="copying", dynamic_ncols=True, disable=not total) as bar:
-            for split in splits_of([plan]):
-                with closing(CopiedSplit(self.store, split, complete_shards(self.store, base, split))) as source:
-                    for task in tasks:
-                        if task.split == split:
-                            self._write(task, source)
-                            bar.update(len(task.rows))
-        self.outlet.wait()
-
-    def _write(self, task: ShardTask, source: CopiedSplit) -> None:
-        with ShardWriter(self.store, task.shard, task.plan) as writer:
-            for key in task.rows["key"].to_pylist():
-                source.copy(key, writer)
-        self.outlet.shard(task.shard)
+    def _sum_up(self, transaction: Transaction, header: PlanHeader, report: CompactReport) -> None:
+        """Say how many shards and bytes there were and are, and what stays."""
+        found = _entries(transaction.opened, [header])
+        report.kept = transaction.kept
+        report.shards = report.shards[0], sum(len(part.shards) for part in found)
+        report.stored_bytes = report.stored_bytes[0], _tar_bytes(found)
 
 
-def _newest_bytes(held: SplitCatalog) -> float:
+class _QuietFailures:
+    """See `Progress`: utterances that failed in the build were said then."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+
+    def stored(self, split: str, key: str) -> None:
+        self._bar.stored(split, key)
+
+    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:  # noqa: ARG002
+        self._bar.stored(split, key)
+
+    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
+        self._bar.published(shard, stored_bytes, audio_bytes)
+
+
+def _entries(snapshot: Snapshot, headers: Sequence[PlanHeader]) -> list[SplitEntries]:
+    splits = sorted({split for header in headers for split in header.shards})
+    return [snapshot.entries_of(headers, split, COUNTED_COLUMNS) for split in splits]
+
+
+def _rows_by_split(snapshot: Snapshot, header: PlanHeader) -> Counter[str]:
+    rows: Counter[str] = Counter()
+    for task in snapshot.plan(header, ("split", "shard", "key")).tasks():
+        rows[task.split] += len(task.rows)
+    return rows
+
+
+def _tar_bytes(found: Sequence[SplitEntries]) -> int:
+    return sum(record.tar_size for part in found for record in part.shards)
+
+
+def _newest_bytes(entries: SplitEntries) -> float:
     """About what the tars of a split would take with their newest entries alone."""
-    stored = held.entries["error"].null_count
-    return float(sum(record.tar_size for record in held.shards) * len(held.stored_rows) / max(stored, 1))
+    stored = entries.entries["error"].null_count
+    return float(sum(record.tar_size for record in entries.shards) * len(entries.stored_rows) / max(stored, 1))
 
 
-def _differences(report: CompactReport, store: Path, plan: Plan) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Shards and bytes before, as the survey found them, and now."""
-    records = [record for split in splits_of([plan]) for record in complete_shards(store, [plan], split).shards]
-    return (report.shards[0], len(records)), (report.stored_bytes[0], sum(record.tar_size for record in records))
+def abandon(storage: Storage, keep_replaced_days: float | None) -> str | None:
+    """Delete the unfinished output of an interrupted --overwrite or --compact (build-shards --abandon).
+
+    Returns:
+        The plan that was abandoned; None where none was in progress.
+
+    Raises:
+        StoreError: It is not a store, or a build is writing to it.
+    """
+    if not is_store(storage):
+        read_record(storage)  # says so, before a folder is made for it
+    with open_transaction(storage, keep_replaced_days) as transaction:
+        name = transaction.abandon()
+        transaction.conclude()
+    return name

@@ -2,15 +2,21 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from tabulate import tabulate
 from tqdm import tqdm
 
-from shardwriter.build.work import Work
+from iianet.wording import counted
+from shardwriter.build.difference import Difference
+from shardwriter.format.names import parse_view_split
 
 logger = logging.getLogger(__name__)
+
+SHOWN_FAILURES = 10
+_SUMMED = ("shards", "stored_bytes", "audio_bytes", "seconds")
 
 
 class Failure(NamedTuple):
@@ -27,60 +33,117 @@ class BuildReport:
     """What a build did, split by split.
 
     Attributes:
-        planned: Why each utterance was encoded or not: new, changed, retried, resumed (of an unfinished shard); skipped
-            (stored, or known to fail); left out (by the limit).
-        encoded: Utterances stored by this run.
+        planned: Why each utterance was stored or not: new, changed, retried, resumed (of an unfinished shard); skipped
+            (stored before, or known to fail); left out (by the limit).
+        stored: Utterances stored by this run.
         failed: Everything of these splits that is not stored, from this run or an earlier one.
         shards: Shards published by this run.
         stored_bytes: Bytes of those shards.
         audio_bytes: How many of these are audio.
         seconds: From the first npz read to the last shard published.
         waiting: Plan of an --overwrite that is not complete yet.
+        is_import: Whether embeddings were imported instead of encoded.
     """
 
     planned: dict[str, dict[str, int]] = field(default_factory=dict)
-    encoded: Counter[str] = field(default_factory=Counter)
+    stored: Counter[str] = field(default_factory=Counter)
     failed: dict[str, list[Failure]] = field(default_factory=dict)
     shards: int = 0
     stored_bytes: int = 0
     audio_bytes: int = 0
     seconds: float = 0.0
     waiting: str | None = None
+    is_import: bool = False
 
-    def count(self, split: str, work: Work) -> None:
-        """Note why utterances are encoded; a second pass takes what it encodes from what the first one skipped."""
-        busy = {
-            "new": len(work.new),
-            "changed": len(work.changed),
-            "retried": len(work.retried),
-            "resumed": len(work.resumed),
-        }
-        if split in self.planned:
-            for why, count in busy.items():
-                self.planned[split][why] += count
-            self.planned[split]["skipped"] -= sum(busy.values())
-            return
-        skipped = len(work.manifest.utterances) - work.left_out - sum(busy.values())
-        self.planned[split] = {**busy, "skipped": skipped} | ({"left out": work.left_out} if work.left_out else {})
-        self.encoded[split] = 0
+    def count(self, differences: Mapping[str, Difference]) -> None:
+        """Note why utterances are stored; a second pass takes what it stores from what the first one skipped."""
+        for split, found in differences.items():
+            busy = {why: len(getattr(found, why)) for why in ("new", "changed", "retried", "resumed")}
+            if split in self.planned:
+                for why, count in busy.items():
+                    self.planned[split][why] += count
+                self.planned[split]["skipped"] -= sum(busy.values())
+                continue
+            skipped = len(found.manifest.utterances) - found.left_out - sum(busy.values())
+            self.planned[split] = {**busy, "skipped": skipped}
+            if found.left_out:
+                self.planned[split]["left out"] = found.left_out
+            self.stored[split] = 0
 
     @property
     def any_failed(self) -> bool:
         """Whether some utterance is not stored."""
         return any(self.failed.values())
 
+    def counts(self) -> dict[str, Any]:
+        """What this process did, as JSON can hold it."""
+        return {
+            "planned": self.planned,
+            "stored": dict(self.stored),
+            **{name: getattr(self, name) for name in _SUMMED},
+        }
+
+    def add_counts(self, counts: Sequence[Mapping[str, Any]]) -> None:
+        """Make this the report of all who counted."""
+        self.planned = next((dict(each["planned"]) for each in counts if each["planned"]), {})
+        self.stored = Counter(dict.fromkeys(self.planned, 0))
+        for each in counts:
+            self.stored.update(each["stored"])
+        for name in _SUMMED:
+            setattr(self, name, sum(each[name] for each in counts))
+        self.seconds = max(each["seconds"] for each in counts)
+
+    def lines(self) -> list[str]:
+        """For people: counts, what could not be stored, and the total."""
+        reasons = [
+            why
+            for why in ("new", "changed", "retried", "resumed", "skipped", "left out")
+            if any(planned.get(why) for planned in self.planned.values())
+        ]
+        rows = [
+            (split, *(planned.get(why, 0) for why in reasons), self.stored[split], len(self.failed.get(split, [])))
+            for split, planned in self.planned.items()
+        ]
+        done = "imported" if self.is_import else "encoded"
+        lines = tabulate(rows, headers=["split", *reasons, done, "not stored"]).splitlines()
+        failures = [failure for split in self.failed.values() for failure in split]
+        if failures:
+            lines += [
+                "",
+                f"Not stored ({len(failures)}); fix the npz and build again, with --retry_failed for a wav or an "
+                "import:",
+                *(f"  {failure.split} {failure.mouth}: {failure.reason}" for failure in failures[:SHOWN_FAILURES]),
+            ]
+        if len(failures) > SHOWN_FAILURES:
+            lines.append(f"  ... and {len(failures) - SHOWN_FAILURES} more, in the log")
+        if self.waiting:
+            lines += [
+                "",
+                f"{self.waiting}, the --overwrite, is not complete, so the old store stays in use; build all splits",
+            ]
+        return [*lines, "", self.total()]
+
+    def total(self) -> str:
+        """What was stored, in one line."""
+        stored = sum(self.stored.values())
+        views = sum(count for split, count in self.stored.items() if parse_view_split(split)[1])
+        if not stored and not self.shards:
+            return "Nothing to do: everything is stored already."
+        what = counted(stored - views, "utterance") + (f" and {counted(views, 'view')}" if views else "")
+        rate = f" ({stored / self.seconds:.1f} {'embeddings' if views else 'utterances'}/s)" if stored else ""
+        audio = f" ({self.audio_bytes / 1e6:.1f} MB of it audio)" if self.audio_bytes else ""
+        size = f"{self.stored_bytes / 1e6:.1f} MB{audio}"
+        return f"{what} in {counted(self.shards, 'shard')}, {size}, {self.seconds:.1f} s{rate}"
+
 
 class Bar:
-    """Shows a build's progress, keeps its counts, and hands each shard on that is published."""
+    """See `Progress`: shows a build's progress, and keeps its counts."""
 
-    def __init__(
-        self, report: BuildReport, total: int | None, hand_on: Callable[[str], None], *, shown: bool = True
-    ) -> None:
+    def __init__(self, report: BuildReport, total: int | None, verb: str, *, shown: bool = True) -> None:
         self.report = report
-        self.hand_on = hand_on
         self.skipped = sum(counts["skipped"] for counts in report.planned.values())
         self.failures = 0
-        self.bar = tqdm(total=total, unit="utt", desc="encoding", dynamic_ncols=True, disable=total == 0 or not shown)
+        self.bar = tqdm(total=total, unit="utt", desc=verb, dynamic_ncols=True, disable=total == 0 or not shown)
 
     def __enter__(self) -> "Bar":
         return self
@@ -89,9 +152,9 @@ class Bar:
         self._show(refresh=True)
         self.bar.close()
 
-    def encoded(self, split: str, key: str) -> None:
-        self.report.encoded[split] += 1
-        logger.debug("%s %s: encoded", split, key)
+    def stored(self, split: str, key: str) -> None:
+        self.report.stored[split] += 1
+        logger.debug("%s %s: stored", split, key)
         self.bar.update()
         self._show()
 
@@ -106,8 +169,7 @@ class Bar:
         self.report.stored_bytes += stored_bytes
         self.report.audio_bytes += audio_bytes
         logger.debug("%s: published, %d bytes", shard, stored_bytes)
-        self.hand_on(shard)
 
     def _show(self, refresh: bool = False) -> None:
-        encoded = sum(self.report.encoded.values())
-        self.bar.set_postfix(encoded=encoded, skipped=self.skipped, failed=self.failures, refresh=refresh)
+        stored = sum(self.report.stored.values())
+        self.bar.set_postfix(stored=stored, skipped=self.skipped, failed=self.failures, refresh=refresh)

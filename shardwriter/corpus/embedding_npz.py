@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from iianet.encoder.video_encoder import EMBEDDING_DIM
 from iianet.errors import MouthError
 from shardwriter.corpus.npz import NpzFile, read_npz
 from shardwriter.format.files import atomic_file
@@ -22,7 +21,7 @@ class EmbeddingNpz(NpzFile):
     """One utterance's embedding as it lay on disk.
 
     Attributes:
-        embedding: `(512, frames)`, float32.
+        embedding: `(dim, frames)`, float32.
     """
 
     embedding: npt.NDArray[np.float32]
@@ -33,17 +32,15 @@ def embedding_path(mouth: str) -> str:
     return mouth.removesuffix(NPZ_SUFFIX) + EMBEDDING_SUFFIX
 
 
-def read_embedding_npz(path: Path) -> EmbeddingNpz:
+def read_embedding_npz(path: Path, dim: int) -> EmbeddingNpz:
     """Read such a file whole, once.
 
     Raises:
-        MouthError: See `read_npz`; or `embedding` is not `(512, frames)` of finite floats with at least one frame.
+        MouthError: See `read_npz`; or `embedding` is not `(dim, frames)` of finite floats with at least one frame.
     """
     found, file = read_npz(path, EMBEDDING_KEY)
-    if found.ndim != 2 or found.shape[0] != EMBEDDING_DIM or str(found.dtype) not in READ_DTYPES:
-        raise MouthError(
-            f"{path}: {EMBEDDING_KEY!r} is {found.shape} {found.dtype}; expected ({EMBEDDING_DIM}, frames) float32"
-        )
+    if found.ndim != 2 or found.shape[0] != dim or str(found.dtype) not in READ_DTYPES:
+        raise MouthError(f"{path}: {EMBEDDING_KEY!r} is {found.shape} {found.dtype}; expected ({dim}, frames) float32")
     if found.shape[1] == 0:
         raise MouthError(f"{path}: {EMBEDDING_KEY!r} has no frames")
     if wrong := int(found.size - np.isfinite(found).sum()):

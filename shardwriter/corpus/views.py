@@ -3,14 +3,14 @@
 A view is laid out as a split of its own, in the order of the split that it is a view of.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pyarrow as pa
 
 from shardwriter.corpus.manifest import Manifest
 from shardwriter.corpus.tables import Utterances
-from shardwriter.format.names import parse_view_split, view_key, view_split
+from shardwriter.format.names import view_key, view_split
 
 AUGMENTED_SPLIT = "train"
 """The one split that has views: validation and test see the centre crop, as in the reference."""
@@ -30,9 +30,3 @@ def with_views(manifests: Mapping[str, Manifest], views: int) -> dict[str, Manif
         return dict(manifests)
     added = (view_manifest(manifests[AUGMENTED_SPLIT], view) for view in range(1, views + 1))
     return {**manifests, **{manifest.split: manifest for manifest in added}}
-
-
-def count_views(splits: Iterable[str]) -> int:
-    """Views of the training split among the splits of a store."""
-    parsed = [parse_view_split(split) for split in splits]
-    return max((view for base, view in parsed if base == AUGMENTED_SPLIT), default=0)

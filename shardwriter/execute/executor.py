@@ -1,33 +1,59 @@
-"""Who runs the tasks of a build: this process, several on this machine, or a cluster."""
+"""Who writes the shards of a job. ADD AN EXECUTOR: implement `Executor` in a file of its own, and name it in build_cli.
+
+Processes of this machine, the ranks of a job and a Ray cluster are the others.
+"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from shardwriter.encode.job import Recipe
-from shardwriter.encode.tasks import Encoding, Progress, run_tasks
+import torch
+
+from shardwriter.encode.sources import SampleSource
+from shardwriter.encode.write_shards import Progress, write_shards
 from shardwriter.format.plan import ShardTask
+from shardwriter.storage.storage import Storage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a process needs to write shards: small, and the same wherever it is sent.
+
+    Attributes:
+        storage: Where the store lies.
+        source: Where the samples come from.
+    """
+
+    storage: Storage
+    source: SampleSource
+
+    def absolute(self) -> "Job":
+        """The same for processes with another working directory."""
+        return replace(self, storage=self.storage.absolute(), source=self.source.absolute())
 
 
 class Executor(Protocol):
-    """Runs tasks, and tells of each utterance and shard."""
+    """Writes the shards of tasks, and counts each utterance and shard."""
 
-    def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:
+    def run(self, job: Job, tasks: Iterable[ShardTask], progress: Progress) -> None:
         """Write the shards of `tasks`, which are taken one by one as there is room for them.
 
         Args:
-            recipe: For processes that load an encoder of their own.
-            encoding: With the encoder of this process.
-            tasks: In any order; each is as it is whoever runs it.
-            progress: Is told in this process.
+            job: What each process needs.
+            tasks: In any order; each is the same whoever runs it.
+            progress: Counts, in this process.
 
         Raises:
             FeatureStoreError: They cannot be run. Every published shard is whole.
         """
 
 
-class OwnProcess:
-    """Runs tasks here, one after the other."""
+@dataclass(frozen=True)
+class OneProcess:
+    """Writes shards here, one after the other."""
 
-    def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:
+    device: torch.device
+
+    def run(self, job: Job, tasks: Iterable[ShardTask], progress: Progress) -> None:
         """See `Executor`."""
-        run_tasks(recipe.store, recipe.data_root, tasks, encoding, progress)
+        write_shards(job.storage, tasks, job.source.open(self.device), progress)

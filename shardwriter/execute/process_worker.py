@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from iianet.errors import FeatureStoreError
-from shardwriter.encode.job import Recipe
-from shardwriter.encode.tasks import run_tasks
+from shardwriter.encode.write_shards import write_shards
+from shardwriter.execute.executor import Job
 from shardwriter.format.plan import ShardTask
 
 CLAIM, WAIT, STOPPED = "claim", "wait", "stopped"
@@ -21,17 +21,17 @@ CLAIM, WAIT, STOPPED = "claim", "wait", "stopped"
 it cannot go on."""
 
 
-def work(recipe: Recipe, device: torch.device, num_threads: int, parent: "Connection[Any, Any]") -> None:
+def work(job: Job, device: torch.device, num_threads: int, parent: "Connection[Any, Any]") -> None:
     """Run tasks until the parent has no more."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(num_threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        encoding = recipe.load(device)
+        samples = job.source.open(device)
         while (first := _ask(parent, WAIT)) is not None:
             tasks = chain([first], _claimed(parent))
-            run_tasks(recipe.store, recipe.data_root, tasks, encoding, _Teller(parent))
+            write_shards(job.storage, tasks, samples, _Teller(parent))
     except FeatureStoreError as error:
         with suppress(OSError):  # the parent was killed, and we are about to end
             parent.send((STOPPED, error))
@@ -63,8 +63,8 @@ class _Teller:
     def __init__(self, parent: "Connection[Any, Any]") -> None:
         self._parent = parent
 
-    def encoded(self, split: str, key: str) -> None:
-        self._parent.send(("encoded", split, key))
+    def stored(self, split: str, key: str) -> None:
+        self._parent.send(("stored", split, key))
 
     def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
         self._parent.send(("failed", split, key, mouth, reason))

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from iianet.errors import StoreError
-from shardwriter.encode.job import Recipe
-from shardwriter.encode.tasks import Encoding, Progress
+from shardwriter.encode.write_shards import Progress
+from shardwriter.execute.executor import Job
 from shardwriter.execute.process_worker import CLAIM, STOPPED, WAIT, work
-from shardwriter.format.files import drop_temporary_files
+from shardwriter.format.files import delete_temporary_files
 from shardwriter.format.plan import ShardTask
 
 logger = logging.getLogger(__name__)
@@ -35,9 +35,9 @@ class Processes:
 
     devices: Sequence[torch.device]
 
-    def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:  # noqa: ARG002 (each process has its own encoding)
+    def run(self, job: Job, tasks: Iterable[ShardTask], progress: Progress) -> None:
         """See `Executor`."""
-        crew = _Crew(recipe, iter(tasks), progress)
+        crew = _Crew(job, iter(tasks), progress)
         try:
             crew.hire(self.devices)
             while crew.workers:
@@ -61,8 +61,8 @@ class _Worker:
 class _Crew:
     """The processes of a run."""
 
-    def __init__(self, recipe: Recipe, more: Iterator[ShardTask], progress: Progress) -> None:
-        self.recipe = recipe
+    def __init__(self, job: Job, more: Iterator[ShardTask], progress: Progress) -> None:
+        self.job = job
         self.left: deque[ShardTask] = deque()
         self.more = more
         self.progress = progress
@@ -78,7 +78,7 @@ class _Crew:
                 return
             self.left.append(task)
             ours, theirs = _CONTEXT.Pipe()
-            process = _CONTEXT.Process(target=work, args=(self.recipe, device, num_threads, theirs), daemon=True)
+            process = _CONTEXT.Process(target=work, args=(self.job, device, num_threads, theirs), daemon=True)
             with _signals_for_the_parent():
                 process.start()
                 self.workers.append(_Worker(device, process, ours))  # in here: a signal that waits comes right behind
@@ -127,7 +127,7 @@ class _Crew:
             if told in self.told:  # by one that was ended before its shard was complete
                 self.told.discard(told)
             else:
-                (self.progress.encoded if what == "encoded" else self.progress.failed)(*facts)
+                (self.progress.stored if what == "stored" else self.progress.failed)(*facts)
 
     def _next(self) -> ShardTask | None:
         return self.left.popleft() if self.left else next(self.more, None)
@@ -160,15 +160,15 @@ class _Crew:
         ended = f"the process on {worker.device} was ended by signal {-(code or 0)}"
         if code is None or code > 0:
             raise StoreError(
-                f"{self.recipe.store}: the process on {worker.device} failed with exit code {code}; what it said is "
-                "above. Every published shard is whole: mend it (out of memory: a smaller --batch_size or "
-                "--num_processes) and run the command again to go on."
+                f"{self.job.storage.name}: the process on {worker.device} failed with exit code {code}; its message is "
+                "above. Every published shard is whole: fix it (out of memory: a smaller --batch_size or "
+                "--num_processes) and run the command again to resume."
             )
         if not self.workers:
             raise StoreError(
-                f"{self.recipe.store}: {ended}, and no other is left. Signal 9 often means that memory ran out: give "
-                "fewer --num_processes or a smaller --batch_size. Every published shard is whole; run the command "
-                "again to go on."
+                f"{self.job.storage.name}: {ended}, and no other is left. Signal 9 often means that memory ran out: "
+                "give fewer --num_processes or a smaller --batch_size. Every published shard is whole; run the command "
+                "again to resume."
             )
         logger.warning("%s; the other %d take over its %d shards", ended, len(self.workers), len(worker.claimed))
         self.left.extend(worker.claimed.values())
@@ -176,7 +176,7 @@ class _Crew:
 
     def _clean(self, worker: _Worker) -> None:
         assert worker.process.pid is not None
-        drop_temporary_files(self.recipe.store, worker.process.pid)
+        delete_temporary_files(self.job.storage.staging, worker.process.pid)
 
 
 @contextmanager

@@ -1,13 +1,16 @@
-"""Hold a store together with the other ranks of a job, against all other builds.
+"""Hold a store together with the other ranks of a job, against all other builds; and share its tasks.
 
 STORE/.lock is held by all ranks of a job, shared, and by any other build alone. STORE/.job is held by one rank at a
-time, for moments, and says how far the job has come: the system hands it from one rank to the next, on all machines
-that share the folder. So nobody waits for a rank that died, and who leaves last is told by the lock alone.
+time, for moments, when it comes and when it leaves; it says what the job is. STORE/.tasks holds a lock file a shard:
+whoever gets it writes the shard. The system drops the locks of a rank that dies, on all machines that share the folder,
+so nobody waits for it, and who leaves last is known by the lock alone.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +18,11 @@ from typing import IO, Any
 
 from iianet.errors import StoreError
 from shardwriter.execute.rank import Rank
-from shardwriter.format.names import JOB_FILE, LOCK_FILE
+from shardwriter.format.names import index_name
+from shardwriter.format.plan import ShardTask
+from shardwriter.storage.folder import Folder
 from shardwriter.storage.lock import (
+    LOCK_FILE,
     explained,
     holder,
     name_holder,
@@ -26,7 +32,9 @@ from shardwriter.storage.lock import (
     wait_for_lock,
 )
 
-_LONGEST_STATE = 1 << 20
+JOB_FILE = ".job"
+TASK_FOLDER = ".tasks"
+_LONGEST_STATE = 64 << 20
 
 
 @dataclass(kw_only=True)
@@ -36,24 +44,18 @@ class JobState:
     Attributes:
         job: Which it is.
         asked: Digest of what its ranks were asked for: two jobs may have one name.
-        identity: What its embeddings are made with.
-        data_root: Folder that paths are relative to.
-        plans: Names of those that are run.
-        tasks: Name of the file that lists the shards to be written.
-        claimed: How many of these are claimed.
-        planned: `BuildReport.planned`, of the rank that planned.
+        shared: What a rank needs to take part, see `Operation.to_share`.
+        plans: Names of the plans whose tasks are run.
+        tasks: Names of the shards to be written.
         counts: What each rank that has left did, by its number.
-        done: Whether the last one has summed up.
+        done: Whether the last one has ended the job.
     """
 
     job: str
     asked: str
-    identity: dict[str, Any]
-    data_root: str
+    shared: dict[str, Any]
     plans: list[str]
-    tasks: str
-    claimed: int = 0
-    planned: dict[str, dict[str, int]] = field(default_factory=dict)
+    tasks: list[str]
     counts: dict[str, dict[str, Any]] = field(default_factory=dict)
     done: bool = False
 
@@ -61,8 +63,8 @@ class JobState:
 class RankLock:
     """The two locks of a rank; `turn` must be held for all else."""
 
-    def __init__(self, store: Path, rank: Rank, asked: str, lock: IO[str], job: IO[str]) -> None:
-        self._store = store
+    def __init__(self, folder: Path, rank: Rank, asked: str, lock: IO[str], job: IO[str]) -> None:
+        self._folder = folder
         self._rank = rank
         self._asked = asked
         self._lock = lock
@@ -72,7 +74,7 @@ class RankLock:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Keep the other ranks waiting."""
-        wait_for_lock(self._store, self._job)
+        wait_for_lock(self._folder, self._job)
         try:
             yield
         finally:
@@ -82,7 +84,7 @@ class RankLock:
 
     def is_alone(self) -> bool:
         """Whether no other rank is there, and no other build: then none can come before the turn ends."""
-        self._leaves_lock = try_lock(self._store, self._lock, shared=False)
+        self._leaves_lock = try_lock(self._folder, self._lock, shared=False)
         return self._leaves_lock
 
     def leave(self) -> None:
@@ -106,12 +108,12 @@ class RankLock:
         name_holder(self._lock, f"rank {self._rank.number} of {self._rank.job}: ")
         self.write(state)
         self._leaves_lock = False
-        if not try_lock(self._store, self._lock, shared=True):
+        if not try_lock(self._folder, self._lock, shared=True):
             self._refuse()
 
     def join(self) -> JobState:
         """Hold the store with ranks that are there. Raises StoreError where another build is, or another job."""
-        if not try_lock(self._store, self._lock, shared=True):
+        if not try_lock(self._folder, self._lock, shared=True):
             self._refuse()
         state = self.read()
         if not self._is_ours(state):
@@ -122,30 +124,85 @@ class RankLock:
         return (state.job, state.asked) == (self._rank.job, self._asked)
 
     def read(self) -> JobState:
-        """How far the job has come. Raises StoreError where a rank that was killed left it half written."""
+        """What the job is. Raises StoreError where a rank that was killed left it half written."""
         text = os.pread(self._job.fileno(), _LONGEST_STATE, 0).partition(b"\n")[0]
         try:
             return JobState(**json.loads(text))
         except (ValueError, TypeError) as error:
             raise StoreError(
-                f"{self._store / JOB_FILE}: does not say how far the job has come ({error}). Every published shard is "
-                "whole: stop all ranks of the job and start it again to go on"
+                f"{self._folder / JOB_FILE}: does not say what the job is ({error}). Every published shard is whole: "
+                "stop all ranks of the job and start it again to resume"
             ) from error
 
     def write(self, state: JobState) -> None:
-        """Say how far it has come, in one line over the last one."""
+        """Say what the job is, in one line over the last one."""
         os.pwrite(self._job.fileno(), json.dumps(asdict(state)).encode() + b"\n", 0)
 
     def _refuse(self) -> None:
         self.leave()
         raise StoreError(
-            f"{self._store}: another build is writing to it ({holder(self._lock)}); this is {self._rank.job}, or "
-            "one of its name that was asked for something else. Wait for it or stop it"
+            f"{self._folder}: another build is writing to it ({holder(self._lock)}); this is {self._rank.job}, or one "
+            "of its name that was asked for something else. Wait for it or stop it"
         )
 
 
 @contextmanager
-def rank_lock(store: Path, rank: Rank, asked: str) -> Iterator[RankLock]:
+def rank_lock(folder: Path, rank: Rank, asked: str) -> Iterator[RankLock]:
     """The locks of a rank, not held yet; the system drops them with the process, however it ends."""
-    with open_lock(store, LOCK_FILE) as lock, open_lock(store, JOB_FILE) as job, explained(store):
-        yield RankLock(store, rank, asked, lock, job)
+    with open_lock(folder, LOCK_FILE) as lock, open_lock(folder, JOB_FILE) as job, explained(folder):
+        yield RankLock(folder, rank, asked, lock, job)
+
+
+class SharedTasks:
+    """Tasks that processes which share a folder take one by one: a lock a shard, held until the shard is there, or
+    `close` is called.
+
+    Args:
+        folder: Of the store.
+        tasks: The same for all of them.
+        part: Number of this process and how many there are: where it begins to look.
+    """
+
+    def __init__(self, folder: Folder, tasks: Sequence[ShardTask], part: tuple[int, int]) -> None:
+        first = len(tasks) * part[0] // max(part[1], 1)
+        self._folder = folder
+        self._tasks = [*tasks[first:], *tasks[:first]]
+        self._held: dict[str, IO[bytes]] = {}
+
+    def __iter__(self) -> Iterator[ShardTask]:
+        """Tasks that nobody else has and that are not done; one is taken when it is asked for."""
+        (self._folder.path / TASK_FOLDER).mkdir(exist_ok=True)
+        for task in self._tasks:
+            self._release_done()
+            if not self._is_done(task.shard) and self._take(task.shard):
+                yield task
+
+    def close(self) -> None:
+        """Let others take what is not done. Not before the last task is written: it was taken long before."""
+        while self._held:
+            self._held.popitem()[1].close()
+
+    def _take(self, shard: str) -> bool:
+        stream = (self._folder.path / TASK_FOLDER / shard).open("ab")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            return False
+        if self._is_done(shard):  # by who had it until now
+            stream.close()
+            return False
+        self._held[shard] = stream
+        return True
+
+    def _release_done(self) -> None:
+        for shard in [shard for shard in self._held if self._is_done(shard)]:
+            self._held.pop(shard).close()
+
+    def _is_done(self, shard: str) -> bool:
+        return self._folder.version(index_name(shard)) is not None
+
+
+def delete_task_locks(folder: Folder) -> None:
+    """Delete the lock files of tasks; only where nobody takes any."""
+    shutil.rmtree(folder.path / TASK_FOLDER, ignore_errors=True)

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from iianet.errors import FeatureStoreError, StoreError
-from shardwriter.encode.job import Recipe
-from shardwriter.encode.tasks import Encoding, Progress, run_tasks
+from shardwriter.encode.sources import Samples
+from shardwriter.encode.write_shards import Progress, write_shards
+from shardwriter.execute.executor import Job
+from shardwriter.format.names import STORE_FILE
 from shardwriter.format.plan import ShardTask
 
 
@@ -26,8 +28,8 @@ class Outcome:
         if self.error is not None:
             raise self.error
 
-    def encoded(self, split: str, key: str) -> None:
-        self.told.append(("encoded", (split, key)))
+    def stored(self, split: str, key: str) -> None:
+        self.told.append(("stored", (split, key)))
 
     def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
         self.told.append(("failed", (split, key, mouth, reason)))
@@ -40,14 +42,14 @@ class RayActor:
     """Writes shards with an encoder of its own.
 
     Args:
-        recipe: How tasks are run.
+        job: What it needs.
         device: Type: cuda, of which Ray lets it see one, or cpu.
     """
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
-        self._recipe = recipe
+    def __init__(self, job: Job, device: str) -> None:
+        self._job = job
         self._device = torch.device(device)
-        self._encoding: Encoding | None = None
+        self._samples: Samples | None = None
         if device == "cpu":
             torch.set_num_threads(1)  # as many actors as processors
 
@@ -57,15 +59,15 @@ class RayActor:
     def run(self, task: ShardTask) -> Outcome:
         """Write one shard."""
         outcome = Outcome()
-        recipe = self._recipe
+        storage = self._job.storage
         try:
-            if not (recipe.store / task.plan).is_file():
+            if storage.version(STORE_FILE) is None:
                 raise StoreError(
-                    f"{recipe.store}: {task.plan} is not there on {socket.gethostname()}; a build on a cluster needs a "
-                    "--shards folder that all nodes share, under the same path"
+                    f"{storage.where(STORE_FILE)}: is not there on {socket.gethostname()}; a build on a cluster needs "
+                    "a --shards folder that all nodes share, under the same path"
                 )
-            self._encoding = self._encoding or recipe.load(self._device)
-            run_tasks(recipe.store, recipe.data_root, [task], self._encoding, outcome)
+            self._samples = self._samples or self._job.source.open(self._device)
+            write_shards(storage, [task], self._samples, outcome)
         except FeatureStoreError as error:
             outcome.error = error
         return outcome

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from iianet.errors import ConfigError, StoreError
-from shardwriter.encode.job import Recipe
-from shardwriter.encode.tasks import Encoding, Progress
+from shardwriter.encode.write_shards import Progress
+from shardwriter.execute.executor import Job
 from shardwriter.execute.ray_actor import RayActor
 from shardwriter.format.plan import ShardTask
-from shardwriter.storage.lock import drop_leftovers
+from shardwriter.storage.lock import delete_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -45,21 +45,21 @@ class RayCluster:
     device: str | None = None
     num_actors: int | None = None
 
-    def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:  # noqa: ARG002 (each actor has its own encoding)
+    def run(self, job: Job, tasks: Iterable[ShardTask], progress: Progress) -> None:
         """See `Executor`."""
-        recipe = recipe.absolute()  # actors do not share our working directory
+        job = job.absolute()  # actors do not share our working directory
         left = iter(tasks)
         first = next(left, None)
         if first is None:
             return
         with _connected(self.address) as ray:
             device, room = self._room(ray)
-            crew = _Crew(ray, recipe, device, progress)
+            crew = _Crew(ray, job, device, progress)
             try:
                 crew.run(first, left, self.num_actors or room)
             finally:
                 crew.dismiss()
-                drop_leftovers(recipe.store)
+                delete_leftovers(job.storage.staging)
 
     def _room(self, ray: Any) -> tuple[str, int]:
         """Type of device, and how many actors there is room for."""
@@ -77,9 +77,9 @@ class RayCluster:
 class _Crew:
     """The actors of a run, and what they are doing."""
 
-    def __init__(self, ray: Any, recipe: Recipe, device: str, progress: Progress) -> None:
+    def __init__(self, ray: Any, job: Job, device: str, progress: Progress) -> None:
         self.ray = ray
-        self.recipe = recipe
+        self.job = job
         self.device = device
         self.progress = progress
         self.actors: dict[int, Any] = {}
@@ -118,7 +118,7 @@ class _Crew:
     def _hire(self, number: int) -> None:
         resources = {"num_gpus": 1, "num_cpus": 1} if self.device == "cuda" else {"num_cpus": 1}
         kind = self.ray.remote(RayActor).options(max_restarts=RESTARTS, max_task_retries=-1, **resources)
-        self.actors[number] = kind.remote(self.recipe, self.device)
+        self.actors[number] = kind.remote(self.job, self.device)
         self.busy[self.actors[number].ready.remote()] = (number, None)
 
     def _give(self, number: int, task: ShardTask) -> None:
@@ -130,8 +130,8 @@ class _Crew:
         except self.ray.exceptions.RayError as error:
             what = f"{shard} could not be written" if shard else "an actor could not be started"
             raise StoreError(
-                f"{self.recipe.store}: {what} on the Ray cluster ({str(error).strip()}). Every published shard is "
-                "whole; mend it (out of memory: a smaller --batch_size) and run the command again to go on."
+                f"{self.job.storage.name}: {what} on the Ray cluster ({str(error).strip()}). Every published shard is "
+                "whole; fix it (out of memory: a smaller --batch_size) and run the command again to resume."
             ) from error
         if outcome is not None:
             outcome.tell(self.progress)

@@ -1,1 +1,1 @@
-"""The format on disk: names, records, plans, indexes, samples, shards."""
+"""The format on disk, spelt here alone: names, record, plan, index, sample, shard."""

@@ -1,13 +1,12 @@
 """Files that appear whole or not at all: written beside their place, synced, renamed."""
 
-import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from shardwriter.format.names import TEMPORARY_PREFIX
 
@@ -19,13 +18,13 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{_process(os.getpid())}-{next(_counter)}")
 
 
-def drop_temporary_files(folder: Path, pid: int) -> None:
+def delete_temporary_files(folder: Path, pid: int) -> None:
     """Delete what a process of this machine was writing when it ended."""
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*-{_process(pid)}-*"):
         leftover.unlink(missing_ok=True)
 
 
-def drop_dead_temporary_files(folder: Path) -> None:
+def delete_dead_temporary_files(folder: Path) -> None:
     """Delete what processes of this machine were writing that have ended."""
     for leftover in folder.glob(f"{TEMPORARY_PREFIX}*-{socket.gethostname()}-*"):
         pid = leftover.name.split("-")[-2]
@@ -57,22 +56,24 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        move_into_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Publish JSON, indented for people."""
-    with atomic_file(path) as stream:
-        stream.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file that outlives a power cut, in place."""
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Rename a synced file, and make the rename outlive a power cut."""
+    temporary.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

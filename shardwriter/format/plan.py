@@ -1,37 +1,106 @@
-"""A plan: what is to be encoded, cut into shard tasks; published before it runs, never changed after.
+"""A plan: what is to be stored, cut into shard tasks; published before it runs, never changed after.
 
 A shard task depends on nothing but its rows of the plan, so its bytes are the same whoever runs it, in whatever order,
 after however many interruptions.
 """
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Final, Literal
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from iianet.errors import StoreError
-from shardwriter.corpus.manifest import Manifest
-from shardwriter.corpus.tables import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA
-from shardwriter.format.files import atomic_file
-from shardwriter.format.names import PLAN_SCHEMA, Identity, plan_name, plan_number, shard_name, shard_number
+from shardwriter.format.digest import digest_table
+from shardwriter.format.names import ID_DIGITS, ShardName, plan_name, sorted_splits
+from shardwriter.format.record import Identity
 
 PlanKind = Literal["extend", "replace", "compact"]
+
+AUDIO_TYPE: Final = pa.list_(
+    pa.struct(
+        [
+            pa.field("mixture", pa.string()),  # wav, relative to data_root
+            pa.field("source", pa.string()),
+            pa.field("speaker", pa.int8()),  # 1 or 2: which of the mixture's sources
+            pa.field("num_samples", pa.int64()),
+        ]
+    )
+)
+
+PLAN_SCHEMA: Final = pa.schema(
+    [
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),  # number of the shard in its split of this plan
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("utterance", pa.string(), nullable=False),
+        pa.field("mouth", pa.string(), nullable=False),
+        pa.field("audio", AUDIO_TYPE, nullable=False),
+    ]
+)
 _METADATA = b"iianet-shards"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardTask:
-    """One shard to be written: rows of `PLAN_SCHEMA` in hash order."""
+class PlanHeader:
+    """What a plan says of itself, without its rows.
 
-    split: str
+    Attributes:
+        id: Digest of its content, 10 hexadecimal digits; stands in the names of its shards.
+        kind: `extend` adds to the plans in `base`; `replace` takes their place once it is complete, and so does
+            `compact`, whose shards are copied from theirs.
+        base: File names of the plans that were active when this one was made.
+        identity: What its embeddings are made with.
+        manifest_digests: Per split, the manifest that it was made from.
+        shards: Per split, how many shards it has.
+        rows: Utterances of all of them.
+    """
+
+    id: str
+    kind: PlanKind
+    base: tuple[str, ...]
+    identity: Identity
+    manifest_digests: Mapping[str, str]
+    shards: Mapping[str, int]
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """File name in the store."""
+        return plan_name(self.id)
+
+    @property
+    def splits(self) -> list[str]:
+        """Its splits, and views of them, in the order in which they are shown."""
+        return sorted_splits(self.shards)
+
+    def shard_names(self, split: str) -> list[str]:
+        """Names of its shards of a split, without suffix, in their order."""
+        return [str(ShardName(split, self.id, number)) for number in range(self.shards.get(split, 0))]
+
+    @property
+    def all_shard_names(self) -> list[str]:
+        """Names of its shards of all splits."""
+        return [name for split in self.splits for name in self.shard_names(split)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """One shard to be written.
+
+    Attributes:
+        shard: Its name, without suffix.
+        split: Its split, or view of one.
+        rows: Of `PLAN_SCHEMA`, in hash order.
+    """
+
     shard: str
-    plan: str
+    split: str
     rows: pa.Table
 
     def alone(self) -> "ShardTask":
@@ -41,156 +110,101 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One build generation.
+    """A plan with its rows of `PLAN_SCHEMA`, or of some of its columns, shard by shard."""
 
-    Attributes:
-        number: Of this plan in its store.
-        kind: `extend` adds to the plans in `base`; `replace` takes their place once it is complete, and so does
-            `compact`, whose shards are copied from theirs.
-        base: Names of the plans that counted when this one was made.
-        identity: What its embeddings are made with.
-        manifest_digests: Per split, the manifest that it was made from.
-        table: Rows of `PLAN_SCHEMA`, or of some of its columns, shard by shard.
-    """
-
-    number: int
-    kind: PlanKind
-    base: tuple[str, ...]
-    identity: Identity
-    manifest_digests: Mapping[str, str]
+    header: PlanHeader
     table: pa.Table
 
-    @property
-    def name(self) -> str:
-        """File name in the store."""
-        return plan_name(self.number)
-
     @cached_property
-    def shards(self) -> dict[str, tuple[int, int]]:
-        """First row and number of rows of every shard, in the plan's order."""
-        runs = self.table["shard"].combine_chunks().dictionary_encode()
-        encoded = pc.run_end_encode(runs.indices) if len(runs) else None
-        if encoded is None:
+    def _runs(self) -> dict[str, tuple[int, int]]:
+        """First row and number of rows of each shard, by its name."""
+        splits = self.table["split"].combine_chunks().dictionary_encode()
+        codes, numbers = np.asarray(splits.indices), np.asarray(self.table["shard"])
+        if not len(codes):
             return {}
-        names = runs.dictionary.to_pylist()
-        ends = encoded.run_ends.to_pylist()
-        starts = [0, *ends[:-1]]
-        order = encoded.values.to_pylist()
-        return {names[name]: (start, end - start) for name, start, end in zip(order, starts, ends, strict=True)}
+        names = splits.dictionary.to_pylist()
+        starts = [0, *(np.flatnonzero((np.diff(codes) != 0) | (np.diff(numbers) != 0)) + 1).tolist()]
+        ends = [*starts[1:], len(codes)]
+        return {
+            str(ShardName(names[codes[start]], self.header.id, int(numbers[start]))): (start, end - start)
+            for start, end in zip(starts, ends, strict=True)
+        }
 
-    def tasks(self, splits: Sequence[str]) -> Iterator[ShardTask]:
-        """The shard tasks of some splits."""
-        for shard, (start, length) in self.shards.items():
-            parsed = shard_number(shard)
-            assert parsed is not None, shard
-            if parsed[0] in splits:
-                yield ShardTask(split=parsed[0], shard=shard, plan=self.name, rows=self.table.slice(start, length))
+    def tasks(self, splits: Sequence[str] | None = None) -> Iterator[ShardTask]:
+        """The shard tasks of some splits, by default of all."""
+        for split in self.header.splits:
+            if splits is None or split in splits:
+                for shard in self.header.shard_names(split):
+                    start, length = self._runs[shard]
+                    yield ShardTask(shard=shard, split=split, rows=self.table.slice(start, length))
 
 
 def make_plan(
-    *,
-    number: int,
-    kind: PlanKind,
-    base: Sequence[str],
-    identity: Identity,
-    work: Mapping[str, tuple[Manifest, Sequence[int]]],
-    utterances_per_shard: int,
-    first_shard: Mapping[str, int],
+    *, kind: PlanKind, base: Sequence[str], identity: Identity, manifest_digests: Mapping[str, str], table: pa.Table
 ) -> Plan:
-    """Cut utterances into shards.
-
-    Args:
-        work: Per split, its manifest and which of its utterances to encode, in hash order.
-        utterances_per_shard: Of every shard but a split's last.
-        first_shard: Per split, the first unused shard number.
-    """
-    columns: dict[str, list[Any]] = {name: [] for name in PLAN_SCHEMA.names}
-    for split, (manifest, chosen) in work.items():
-        audio = audio_lists(manifest)
-        for position, index in enumerate(chosen):
-            utterance = manifest.utterances[index]
-            columns["split"].append(split)
-            columns["shard"].append(shard_name(split, first_shard[split] + position // utterances_per_shard))
-            columns["key"].append(utterance.key)
-            columns["utterance"].append(utterance.name)
-            columns["mouth"].append(utterance.mouth)
-            columns["audio"].append(audio[index])
-    return Plan(
-        number=number,
+    """Make a plan of rows of `PLAN_SCHEMA`, in which the shards of a split are numbered from 0 without a gap."""
+    facts = {"kind": kind, "base": list(base), "identity": asdict(identity), "manifest_digests": dict(manifest_digests)}
+    digest = digest_table(table, json.dumps(facts, sort_keys=True).encode())
+    header = PlanHeader(
+        id=digest[:ID_DIGITS],
         kind=kind,
         base=tuple(base),
         identity=identity,
-        manifest_digests={split: manifest.digest() for split, (manifest, _) in work.items()},
-        table=pa.Table.from_pydict(columns, schema=PLAN_SCHEMA),
+        manifest_digests=dict(manifest_digests),
+        shards=_count_shards(table),
+        rows=len(table),
     )
+    return Plan(header=header, table=table)
 
 
-def audio_lists(manifest: Manifest) -> list[list[dict[str, Any]]]:
-    """Per utterance, its examples as plans and shards hold them."""
-    lists: list[list[dict[str, Any]]] = [[] for _ in manifest.utterances]
-    for example in manifest.examples:
-        lists[example.utterance].append(
-            {
-                "mixture": example.mixture,
-                "source": example.source,
-                "speaker": example.speaker,
-                "num_samples": example.num_samples,
-            }
-        )
-    return lists
+def _count_shards(table: pa.Table) -> dict[str, int]:
+    if not len(table):
+        return {}
+    counted = table.group_by("split").aggregate([("shard", "max")])
+    numbers = zip(counted["split"].to_pylist(), counted["shard_max"].to_pylist(), strict=True)
+    return {split: number + 1 for split, number in numbers}
 
 
-def planned_rows(table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Utterances and examples of a plan's rows, as `arrange` takes them: what a manifest would have said."""
-    utterances = pa.table([table["key"], table["utterance"], table["mouth"]], schema=UTTERANCE_SCHEMA)
-    audio = table["audio"].combine_chunks()
-    flat = pc.list_flatten(audio)
-    columns = [pc.struct_field(flat, name) for name in EXAMPLE_SCHEMA.names[1:]]
-    examples = pa.table([pc.list_parent_indices(audio).cast(pa.int64()), *columns], schema=EXAMPLE_SCHEMA)
-    return utterances, examples
+def encode_plan(plan: Plan) -> bytes:
+    """Content of a plan's file."""
+    described = plan.table.replace_schema_metadata({_METADATA: json.dumps(asdict(plan.header)).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(described, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
 
 
-def write_plan(store: Path, plan: Plan) -> None:
-    """Publish a plan in its store."""
-    facts = {
-        "kind": plan.kind,
-        "base": list(plan.base),
-        "identity": asdict(plan.identity),
-        "manifest_digests": dict(plan.manifest_digests),
-    }
-    table = plan.table.replace_schema_metadata({_METADATA: json.dumps(facts).encode()})
-    path = store / plan.name
-    assert not path.exists(), path
-    with atomic_file(path) as stream:
-        pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
-
-
-SHARD_COLUMNS = ("split", "shard")
-"""Of a plan: what tells which shards there are, a fifth of the whole."""
-
-
-def read_plan(store: Path, name: str, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> Plan:
-    """Read a plan of a store, or some columns of it in their order in `PLAN_SCHEMA`.
+def decode_header(stream: IO[bytes], where: str) -> PlanHeader:
+    """Read what a plan says of itself; its rows are not read.
 
     Raises:
-        StoreError: It is not there, or not a plan of this format.
+        StoreError: It is not a plan of this format, or another one than its name says. The message starts with `where`.
     """
-    number = plan_number(name)
     try:
-        table = pq.read_table(store / name, columns=list(columns), page_checksum_verification=True)
-        facts = json.loads(table.schema.metadata[_METADATA])
-        identity = Identity(**facts["identity"])
+        header = _header(pq.ParquetFile(stream).schema_arrow)
+        if header.name != where.rpartition("/")[2]:
+            raise ValueError(f"it is {header.name}")
+        return header
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise _damaged(where, error) from error
+
+
+def decode_rows(stream: IO[bytes], where: str, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> pa.Table:
+    """Read a plan's rows, all of its columns or some, in their order in `PLAN_SCHEMA`. Raises as `decode_header`."""
+    try:
+        table = pq.read_table(stream, columns=list(columns), page_checksum_verification=True)
         found = table.replace_schema_metadata(None)
         found.validate(full=True)
-        if number is None or found.schema != pa.schema([PLAN_SCHEMA.field(column) for column in columns]):
+        if found.schema != pa.schema([PLAN_SCHEMA.field(column) for column in columns]):
             raise ValueError(f"columns {found.schema.names}")
+        return found
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{store / name}: not a plan of this format ({error}); the store is damaged") from error
-    return Plan(
-        number=number,
-        kind=facts["kind"],
-        base=tuple(facts["base"]),
-        identity=identity,
-        manifest_digests=facts["manifest_digests"],
-        table=found,
-    )
+        raise _damaged(where, error) from error
+
+
+def _header(schema: pa.Schema) -> PlanHeader:
+    facts: dict[str, Any] = json.loads(schema.metadata[_METADATA])
+    return PlanHeader(**{**facts, "base": tuple(facts["base"]), "identity": Identity(**facts["identity"])})
+
+
+def _damaged(where: str, error: Exception) -> StoreError:
+    return StoreError(f"{where}: not a plan of this format ({error}); the store is damaged")

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from tabulate import tabulate
 
 from iianet.config.schema import Config
-from shardwriter.build.work import refuse_other_paths, stale_utterances
+from shardwriter.build.difference import ORIGIN_COLUMNS, refuse_other_paths, stale_utterances, stored_rows
 from shardwriter.corpus.manifest import Manifest, has_manifest, load_manifests, manifest_folders
-from shardwriter.corpus.views import count_views, with_views
-from shardwriter.format.names import SPLITS, split_position
-from shardwriter.inspect.contents import Contents
+from shardwriter.corpus.views import with_views
+from shardwriter.format.names import SPLITS, count_views, sorted_splits
+from shardwriter.inspect.inspected import InspectedStore
 
 SHOWN_KEYS = 20
 
@@ -41,46 +42,52 @@ class Comparison:
     stale: tuple[Differing, ...]
 
 
-def corpus_manifests(contents: Contents, config: Config) -> dict[str, Manifest]:
+def corpus_manifests(store: InspectedStore, config: Config) -> dict[str, Manifest]:
     """The manifests that there are, and those of the views that the store has planned.
 
     Raises:
         ManifestError: There is none, or one contradicts itself.
     """
     present = [split for split, folder in manifest_folders(config).items() if has_manifest(folder)]
-    manifests = load_manifests(config, present or SPLITS, contents.catalog.record.data_root)
-    found = with_views(manifests, count_views(contents.catalog.splits))
-    return dict(sorted(found.items(), key=lambda item: split_position(item[0])))
+    manifests = load_manifests(config, present or SPLITS, store.snapshot.record.data_root)
+    found = with_views(manifests, count_views(store.snapshot.splits))
+    return {split: found[split] for split in sorted_splits(found)}
 
 
-def compare(contents: Contents, manifests: Mapping[str, Manifest]) -> dict[str, Comparison]:
+def compare(store: InspectedStore, manifests: Mapping[str, Manifest]) -> dict[str, Comparison]:
     """Compare every split that has a manifest, whether the store has it or not.
 
     Raises:
         StoreError: A key has another path in the manifest, as no build would continue either.
     """
-    unreadable = set(contents.catalog.splits).difference(contents.splits)
-    return {split: _compare(contents, manifest) for split, manifest in manifests.items() if split not in unreadable}
+    unreadable = set(store.snapshot.splits).difference(store.splits)
+    return {split: _compare(store, manifest) for split, manifest in manifests.items() if split not in unreadable}
 
 
-def _compare(contents: Contents, manifest: Manifest) -> Comparison:
-    refuse_other_paths(manifest, contents.catalog.plans)
-    held = contents.splits.get(manifest.split) or contents.catalog.split(manifest.split)
-    stored: list[int] = []
-    missing: list[Differing] = []
-    for index, utterance in enumerate(manifest.utterances):
-        if utterance.key in held.newest and utterance.key not in held.failures:
-            stored.append(index)
-        else:
-            reason = held.failures.get(utterance.key)
-            missing.append(Differing(utterance.key, utterance.mouth, f"failed: {reason}" if reason else "not stored"))
-    stale = [manifest.utterances[index] for index in stale_utterances(manifest, stored, held)]
+def _compare(store: InspectedStore, manifest: Manifest) -> Comparison:
+    snapshot = store.snapshot
+    refuse_other_paths(manifest, snapshot, snapshot.active)
+    entries = snapshot.split(manifest.split, ORIGIN_COLUMNS)
+    keys = manifest.utterances.column("key")
+    rows = stored_rows(keys, entries)
+    failed = np.isin(rows, np.setdiff1d(entries.newest_rows, entries.stored_rows))
+    stored = np.flatnonzero((rows >= 0) & ~failed)
+    missing = [
+        _differing(manifest, index, f"failed: {entries.failures[str(keys[index])]}" if failed[index] else "not stored")
+        for index in np.flatnonzero((rows < 0) | failed)
+    ]
+    stale = stale_utterances(manifest, stored, rows[stored], entries)
     return Comparison(
         stored=len(stored),
         missing=tuple(missing),
-        failed=sum(item.key in held.failures for item in missing),
-        stale=tuple(Differing(item.key, item.mouth, "has changed since it was encoded") for item in stale),
+        failed=int(failed.sum()),
+        stale=tuple(_differing(manifest, index, "has changed since it was encoded") for index in stale),
     )
+
+
+def _differing(manifest: Manifest, index: int | np.integer[Any], reason: str) -> Differing:
+    utterance = manifest.utterances[int(index)]
+    return Differing(utterance.key, utterance.mouth, reason)
 
 
 def comparison_problems(comparisons: Mapping[str, Comparison]) -> Iterator[str]:
@@ -93,7 +100,7 @@ def comparison_problems(comparisons: Mapping[str, Comparison]) -> Iterator[str]:
 
 
 def comparison_lines(comparisons: Mapping[str, Comparison], command: str) -> list[str]:
-    """For people: counts, the first keys of each kind, and what mends it."""
+    """For people: counts, the first keys of each kind, and what fixes it."""
     rows = [(split, it.stored, len(it.missing), it.failed, len(it.stale)) for split, it in comparisons.items()]
     lines = tabulate(rows, headers=["split", "stored", "missing", "failed", "stale"], intfmt=",").splitlines()
     for split, found in comparisons.items():
@@ -104,7 +111,7 @@ def comparison_lines(comparisons: Mapping[str, Comparison], command: str) -> lis
             if len(items) > SHOWN_KEYS:
                 lines.append(f"  ... and {len(items) - SHOWN_KEYS} more, all with --json")
     if any(found.missing or found.stale for found in comparisons.values()):
-        lines += ["", f"To mend it: {command}"]
+        lines += ["", f"To fix it: {command}"]
     if any(found.failed for found in comparisons.values()):
         lines.append("Failed utterances are tried again once their npz has changed, or with --retry_failed.")
     return lines

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from iianet.encoder.video_encoder import EMBEDDING_DIM
 from iianet.errors import MouthError, StoreError
 from shardwriter.corpus.embedding_npz import EMBEDDING_SUFFIX, embedding_path, read_embedding_npz, write_embedding_npz
-from shardwriter.format.members import open_tar, read_metadata, read_values
+from shardwriter.format.index import Entry
 from shardwriter.format.names import parse_view_split
-from shardwriter.inspect.contents import Contents, Entry
+from shardwriter.format.sample import read_metadata, read_values
+from shardwriter.inspect.inspected import InspectedStore
 
 WRITE_THREADS = 8
 """Threads that compress, which releases Python's lock, and sync, which waits."""
@@ -62,45 +62,40 @@ class Exported:
         return lines + [f"  {count:,} more {remark}" for remark, count in remarks.items() if count]
 
 
-def export_embeddings(contents: Contents, folder: Path) -> Exported:
+def export_embeddings(store: InspectedStore, folder: Path) -> Exported:
     """Write every stored utterance below `folder`, in the corpus' own folders, as float32.
 
     A file that is there and holds something else stays as it is, and is a problem.
 
     Raises:
-        StoreError: The store's embeddings are no ResNetVideoModel's, or the folder cannot be written.
+        StoreError: The folder cannot be written.
     """
-    if contents.identity.dim != EMBEDDING_DIM:
-        raise StoreError(
-            f"--export_embeddings: {contents.store} holds embeddings of {contents.identity.dim} dims; the earlier "
-            f"tool's files hold {EMBEDDING_DIM}"
-        )
     found = Exported(folder=folder)
-    splits = [split for split in contents.splits if not parse_view_split(split)[1]]
-    found.views = sum(len(contents.stored(split)) for split in set(contents.splits).difference(splits))
-    found.failed = sum(len(contents.splits[split].failures) for split in splits)
-    keys = {split: contents.stored(split) for split in splits}
+    splits = [split for split in store.splits if not parse_view_split(split)[1]]
+    found.views = sum(len(store.stored(split)) for split in set(store.splits).difference(splits))
+    found.failed = sum(len(store.splits[split].failures) for split in splits)
+    keys = {split: store.stored(split) for split in splits}
     total = sum(map(len, keys.values()))
     try:
         with tqdm(total=total, desc="exporting", unit="utt", delay=1.0, dynamic_ncols=True) as bar:
             for split in splits:  # one after the other: an utterance that two of them have is one file
-                for outcome in _export_split(contents, split, keys[split], folder):
+                for outcome in _export_split(store, split, keys[split], folder):
                     _count(found, outcome)
                     bar.update()
     except OSError as error:
         raise StoreError(
-            f"--export_embeddings: {error.filename or folder} cannot be written ({error.strerror}). Mend that and run "
+            f"--export_embeddings: {error.filename or folder} cannot be written ({error.strerror}). Fix that and run "
             "it again: what is there already is kept."
         ) from error
     return found
 
 
-def _export_split(contents: Contents, split: str, keys: list[str], folder: Path) -> Iterator[bool | StoreError]:
+def _export_split(store: InspectedStore, split: str, keys: list[str], folder: Path) -> Iterator[bool | StoreError]:
     """Whether each file was written, or why it could not be."""
     with ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="export-npz") as pool:
         for start in range(0, len(keys), HANDED_OUT):
-            entries = [contents.entry(split, key) for key in keys[start : start + HANDED_OUT]]
-            yield from pool.map(partial(_export, contents, folder), entries)
+            entries = [store.entry(split, key) for key in keys[start : start + HANDED_OUT]]
+            yield from pool.map(partial(_export, store, folder), entries)
 
 
 def _count(found: Exported, outcome: bool | StoreError) -> None:
@@ -112,17 +107,17 @@ def _count(found: Exported, outcome: bool | StoreError) -> None:
         found.unchanged += 1
 
 
-def _export(contents: Contents, folder: Path, entry: Entry) -> bool | StoreError:
+def _export(store: InspectedStore, folder: Path, entry: Entry) -> bool | StoreError:
     try:
-        metadata, embedding = _read(contents, entry)
+        metadata, embedding = _read(store, entry)
         return _write_once(folder / _file(entry, metadata), embedding)
     except StoreError as error:
         return error
 
 
-def _read(contents: Contents, entry: Entry) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+def _read(store: InspectedStore, entry: Entry) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
     try:
-        with open_tar(contents.store, entry.shard) as tar:
+        with store.open_tar(entry.split, entry.shard) as tar:
             return read_metadata(tar, entry), read_values(tar, entry)
     except OSError as error:
         raise StoreError(f"{entry.where}: cannot be read ({error.strerror})") from error
@@ -141,7 +136,7 @@ def _write_once(path: Path, embedding: npt.NDArray[np.float32]) -> bool:
     """Write a file, or find that it is there already. Raises StoreError where it is and holds something else."""
     if path.exists():
         try:
-            there = read_embedding_npz(path).embedding
+            there = read_embedding_npz(path, len(embedding)).embedding
         except MouthError as error:
             raise StoreError(f"{error}; it is left as it is. Move it away, or export to another folder") from error
         if np.array_equal(there, embedding):

@@ -8,9 +8,9 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from iianet.errors import StoreError
+from iianet.wording import readable_bytes
 from shardwriter.format.npy import read_npy_header
-from shardwriter.inspect.summary import readable_bytes
-from shardwriter.inspect.tar_samples import RawSample, member_names, read_samples
+from shardwriter.storage.tar_samples import RawSample, member_names, read_samples
 
 FIRST_KEYS = 5
 

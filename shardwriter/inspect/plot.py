@@ -2,18 +2,24 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from iianet.errors import StoreError
-from shardwriter.inspect.portrait import Portrait
+from iianet.encoder.mouth import FPS, SAMPLES_PER_FRAME, view_crop
+from iianet.errors import MouthError, StoreError
+from shardwriter.corpus.mouth_npz import read_mouth_npz
+from shardwriter.format.names import split_view_key
+from shardwriter.format.sample import decode_pcm
+from shardwriter.inspect.sample import Sample
 
 STRIP_FRAMES = 8
 DPI = 150
@@ -26,22 +32,97 @@ NORMAL_SPREAD = 1.4826
 """Standard deviation of normal values over their median distance from the median."""
 MISSING_COLOUR, VOICE_COLOUR = "0.55", "#33567a"
 ENVELOPE_POINTS = 900
+LONGEST_TITLE = 34
 
 
-def draw(portraits: Sequence[Portrait], path: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What is drawn of an utterance; where a part is not to be had, why.
+
+    Attributes:
+        title: Key and split.
+        fps: Frames per second.
+        embedding: `(dim, frames)`.
+        mouth: Frames, `(frames, 96, 96)`, uint8; of a view what its crop shows, `(frames, 88, 88)`.
+        voice: Its first source, `(num_samples,)`, and the sample rate.
+    """
+
+    title: str
+    fps: float
+    embedding: npt.NDArray[np.float32]
+    mouth: npt.NDArray[np.uint8] | str
+    voice: tuple[npt.NDArray[np.float32], int] | str
+
+    @property
+    def seconds(self) -> float:
+        """Length of the longest part."""
+        video: float = self.embedding.shape[1] / self.fps
+        return video if isinstance(self.voice, str) else max(video, len(self.voice[0]) / self.voice[1])
+
+
+def drawing_of(sample: Sample, fps: float, data_root: Path | None) -> Drawing:
+    """Gather what is to be drawn. npz and wav may be on another machine, then the picture says so."""
+    assert sample.values is not None and sample.metadata is not None, sample.entry
+    key = sample.entry.key
+    short = key if len(key) <= LONGEST_TITLE else f"{key[: LONGEST_TITLE - 1]}…"
+    return Drawing(
+        title=f"{short}  ·  {sample.entry.split}",
+        fps=fps,
+        embedding=sample.values,
+        mouth=_mouth(data_root, sample.mouth, *split_view_key(key)),
+        voice=_voice(data_root, sample.metadata.get("audio"), sample.audio),
+    )
+
+
+def _mouth(data_root: Path | None, mouth: str | None, key: str, view: int) -> npt.NDArray[np.uint8] | str:
+    if mouth is None:
+        return "made from no mouth npz"
+    if data_root is None:
+        return f"{mouth}\nwhere? give --data_root"
+    if not (data_root / mouth).is_file():
+        return f"{mouth}\nis not on this machine"
+    try:
+        frames = read_mouth_npz(data_root / mouth).frames
+    except MouthError:
+        return f"{mouth}\ncannot be read any more"
+    return view_crop(key, view).apply(frames) if view else frames
+
+
+def _voice(
+    data_root: Path | None, listed: Any, stored: npt.NDArray[Any] | None
+) -> tuple[npt.NDArray[np.float32], int] | str:
+    match listed:
+        case [{"source": str(wav), "num_samples": int(num_samples)}, *_] if stored is not None:
+            return decode_pcm(stored[:num_samples]), SAMPLES_PER_FRAME * FPS  # the first source comes first
+        case [{"source": str(wav)}, *_]:
+            pass
+        case _:
+            return "the sample names no audio"
+    if data_root is None:
+        return f"{wav}\nwhere? give --data_root"
+    if not (data_root / wav).is_file():
+        return f"{wav}\nis not on this machine"
+    try:
+        signal, rate = soundfile.read(data_root / wav, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError:
+        return f"{wav}\ncannot be read"
+    return signal[:, 0], rate
+
+
+def draw(drawings: Sequence[Drawing], path: Path) -> None:
     """Draw utterances side by side.
 
     Args:
-        portraits: At least one.
+        drawings: At least one.
         path: Picture file; its suffix says the format.
 
     Raises:
         StoreError: It cannot be written.
     """
-    width = COLUMN_INCHES * len(portraits) + LEGEND_INCHES
+    width = COLUMN_INCHES * len(drawings) + LEGEND_INCHES
     figure = Figure(figsize=(width, sum(ROW_INCHES) + 0.9), layout=ConstrainedLayoutEngine(wspace=0.03))
-    axes = figure.subplots(3, len(portraits), squeeze=False, sharex="col", height_ratios=ROW_INCHES)
-    for column, item in enumerate(portraits):
+    axes = figure.subplots(3, len(drawings), squeeze=False, sharex="col", height_ratios=ROW_INCHES)
+    for column, item in enumerate(drawings):
         strip, matrix, voice = axes[:, column]
         strip.set_title(item.title, fontsize=11, fontweight="bold", color="0.2")
         _draw_strip(strip, item)
@@ -49,7 +130,7 @@ def draw(portraits: Sequence[Portrait], path: Path) -> None:
         _draw_voice(voice, item)
         voice.set_xlim(0, item.seconds)
         voice.xaxis.set_major_locator(MaxNLocator(5))
-    names = ("mouth", f"embedding, {len(portraits[0].embedding)} dims", "source")
+    names = ("mouth", f"embedding, {len(drawings[0].embedding)} dims", "source")
     for axis, name in zip(axes[:, 0], names, strict=True):
         axis.set_ylabel(name, fontsize=9, color="0.3")
     bar = figure.colorbar(image, ax=axes[1, :], fraction=0.02, pad=0.01, aspect=30, extend="both")
@@ -62,7 +143,7 @@ def draw(portraits: Sequence[Portrait], path: Path) -> None:
         raise StoreError(f"--plot {path}: cannot be written ({error.strerror})") from error
 
 
-def _draw_strip(axis: Axes, item: Portrait) -> None:
+def _draw_strip(axis: Axes, item: Drawing) -> None:
     axis.set_ylim(0, 1)
     _bare(axis)
     if isinstance(item.mouth, str):
@@ -78,7 +159,7 @@ def _draw_strip(axis: Axes, item: Portrait) -> None:
         axis.imshow(frame, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto", interpolation="bilinear")
 
 
-def _draw_embedding(axis: Axes, item: Portrait) -> Any:
+def _draw_embedding(axis: Axes, item: Drawing) -> Any:
     _bare(axis)
     return axis.imshow(
         _sorted_deviations(item.embedding),
@@ -108,7 +189,7 @@ def _sorted_deviations(embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
     return np.asarray(deviations[order], dtype=np.float32)
 
 
-def _draw_voice(axis: Axes, item: Portrait) -> None:
+def _draw_voice(axis: Axes, item: Drawing) -> None:
     _bare(axis)
     axis.tick_params(axis="x", bottom=True, labelbottom=True, labelsize=8, colors="0.4")
     axis.set_xlabel("seconds", fontsize=9, color="0.3")

@@ -10,16 +10,18 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.mouth import view_crop
+from iianet.encoder.protocol import Encoder
 from iianet.encoder.source import EncoderSource
 from iianet.errors import MouthError, StoreError
 from shardwriter.corpus.manifest import Manifest
 from shardwriter.corpus.mouth_npz import read_mouth_npz
-from shardwriter.format.members import open_tar, read_values
-from shardwriter.format.names import Identity, split_view_key
-from shardwriter.inspect.contents import Contents, Entry, spread
-from shardwriter.store.identity import identity_of, is_imported, recorded_kernels, refuse_other_identity
+from shardwriter.format.index import Entry
+from shardwriter.format.names import split_view_key
+from shardwriter.format.record import Identity
+from shardwriter.format.sample import read_values
+from shardwriter.inspect.inspected import InspectedStore, choose_evenly
+from shardwriter.store.identity import identity_of, recorded_kernels, refuse_other_identity
 
 TOLERANCE: Mapping[str, float] = {"float16": 1e-3, "float32": 1e-5, "int8": 4e-3}
 """Largest difference, of the largest value: float16 rounds by 5e-4, int8 by half a step, 1/254 of its row's largest;
@@ -49,7 +51,7 @@ class Recheck:
 
 
 def recheck(
-    contents: Contents, manifests: Mapping[str, Manifest], source: EncoderSource, device: torch.device, count: int
+    store: InspectedStore, manifests: Mapping[str, Manifest], source: EncoderSource, device: torch.device, count: int
 ) -> list[Recheck]:
     """Encode `count` stored utterances of the manifests again, evenly over hash order.
 
@@ -58,47 +60,47 @@ def recheck(
     Raises:
         StoreError: The store was made with another encoder than `source`.
     """
-    recorded = contents.identity
-    if is_imported(recorded):
+    recorded = store.identity
+    if recorded.is_imported:
         encoder = source.load(device)
     else:
-        kernels = recorded_kernels(contents.store, recorded, source.precision)
+        kernels = recorded_kernels(store.name, recorded, source.precision)
         encoder = source.load(device, kernels.on(device))
         asked = identity_of(source, encoder.fingerprint, kernels, recorded.dtype, recorded.audio)
-        refuse_other_identity(contents.store, recorded, asked)
+        refuse_other_identity(store.name, recorded, asked)
     npz = {
         (split, utterance.key): (manifest.data_root, utterance.mouth)
         for split, manifest in manifests.items()
         for utterance in manifest.utterances
     }
-    stored = [(split, key) for split in contents.splits for key in contents.stored(split) if (split, key) in npz]
-    chosen = spread(stored, count)
+    stored = [(split, key) for split in store.splits for key in store.stored(split) if (split, key) in npz]
+    chosen = choose_evenly(stored, count)
     return [
-        _recheck(contents, contents.entry(*item), *npz[item], encoder, device)
+        _recheck(store, store.entry(*item), *npz[item], encoder, device)
         for item in tqdm(chosen, desc="encoding again", unit="utt", dynamic_ncols=True)
     ]
 
 
 def _recheck(
-    contents: Contents, entry: Entry, data_root: Path, mouth: str, encoder: ClipEncoder, device: torch.device
+    store: InspectedStore, entry: Entry, data_root: Path, mouth: str, encoder: Encoder, device: torch.device
 ) -> Recheck:
-    imported = is_imported(contents.identity)
+    imported = store.identity.is_imported
     try:
-        with open_tar(contents.store, entry.shard) as tar:
+        with store.open_tar(entry.split, entry.shard) as tar:
             stored = read_values(tar, entry)
         frames = _read_again(data_root, mouth, None if imported else entry.source_digest)
         clip = torch.from_numpy(view_crop(*split_view_key(entry.key)).apply(frames))
         difference = _difference(stored, encoder.encode([clip.to(device)])[0].cpu().numpy())
     except StoreError as error:
         return Recheck(split=entry.split, key=entry.key, problem=str(error))
-    allowed = max(TOLERANCE[contents.identity.dtype], _encoder_tolerance(contents.identity))
+    allowed = max(TOLERANCE[store.identity.dtype], _encoder_tolerance(store.identity))
     too_far = f"differs by {difference:.2g} when encoded again; expected at most {allowed:g}"
     problem = too_far if difference > allowed else None
     return Recheck(split=entry.split, key=entry.key, difference=difference, problem=problem)
 
 
 def _encoder_tolerance(identity: Identity) -> float:
-    if is_imported(identity):
+    if identity.is_imported:
         return IMPORTED_TOLERANCE
     return BFLOAT16_TOLERANCE if identity.precision.get("dtype") == "bfloat16" else 0.0
 

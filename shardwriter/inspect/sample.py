@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iianet.errors import StoreError
-from shardwriter.format.members import open_tar, read_array, read_metadata, read_values
+from shardwriter.format.index import Entry
 from shardwriter.format.names import (
     AUDIO_MEMBER,
     EMBEDDING_MEMBER,
@@ -22,7 +22,8 @@ from shardwriter.format.names import (
     unescape_key,
     view_key,
 )
-from shardwriter.inspect.contents import Contents, Entry
+from shardwriter.format.sample import read_array, read_metadata, read_values
+from shardwriter.inspect.inspected import InspectedStore
 
 NEAREST_KEYS = 3
 
@@ -81,7 +82,7 @@ class Sample:
         return told if isinstance(told, str) and self.entry.mouth is not None else self.entry.mouth
 
 
-def find_samples(contents: Contents, given: str) -> list[Sample]:
+def find_samples(store: InspectedStore, given: str) -> list[Sample]:
     """The samples of a key, one for each split that has it; the utterance's unescaped name does as well.
 
     Raises:
@@ -89,12 +90,12 @@ def find_samples(contents: Contents, given: str) -> list[Sample]:
     """
     held = [
         (split, key)
-        for split, catalog in contents.splits.items()
-        if (key := next((key for key in _spellings(given) if key in catalog.newest), None)) is not None
+        for split, entries in store.splits.items()
+        if (key := next((key for key in _spellings(given) if key in entries.newest), None)) is not None
     ]
     if not held:
-        raise StoreError(_unknown(contents, given))
-    return [read_sample(contents, contents.entry(split, key)) for split, key in held]
+        raise StoreError(_unknown(store, given))
+    return [read_sample(store, store.entry(split, key)) for split, key in held]
 
 
 def _spellings(given: str) -> list[str]:
@@ -104,12 +105,12 @@ def _spellings(given: str) -> list[str]:
     return [given, escape_key(given), *numbered]
 
 
-def read_sample(contents: Contents, entry: Entry) -> Sample:
+def read_sample(store: InspectedStore, entry: Entry) -> Sample:
     """Read a sample whole. Raises StoreError where it is stored but cannot be read."""
-    seconds, views = entry.frames / contents.identity.fps, _views(contents, entry)
+    seconds, views = entry.frames / store.identity.fps, _views(store, entry)
     if entry.error is not None:
         return Sample(entry=entry, seconds=seconds, views=views)
-    with open_tar(contents.store, entry.shard) as tar:
+    with store.open_tar(entry.split, entry.shard) as tar:
         return Sample(
             entry=entry,
             metadata=read_metadata(tar, entry),
@@ -121,13 +122,13 @@ def read_sample(contents: Contents, entry: Entry) -> Sample:
         )
 
 
-def _views(contents: Contents, entry: Entry) -> list[str]:
+def _views(store: InspectedStore, entry: Entry) -> list[str]:
     split, view = parse_view_split(entry.split)
     if view:
         return []
-    others = {name: parse_view_split(name) for name in contents.splits}
+    others = {name: parse_view_split(name) for name in store.splits}
     keys = {name: view_key(entry.key, other[1]) for name, other in others.items() if other[0] == split and other[1]}
-    return [key for name, key in keys.items() if key in contents.splits[name].newest]
+    return [key for name, key in keys.items() if key in store.splits[name].newest]
 
 
 def sample_lines(sample: Sample) -> list[str]:
@@ -164,14 +165,16 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _unknown(contents: Contents, given: str) -> str:
-    planned = {split: contents.planned_rows(split)["key"].to_pylist() for split in contents.catalog.splits}
+def _unknown(store: InspectedStore, given: str) -> str:
+    planned = {
+        split: store.snapshot.planned_rows(split, ("key",))["key"].to_pylist() for split in store.snapshot.splits
+    }
     for split, keys in planned.items():
         if not set(keys).isdisjoint(_spellings(given)):
-            return f"--key {given}: is planned for {split} but not stored yet; run build-shards to go on"
+            return f"--key {given}: is planned for {split} but not stored yet; run build-shards to resume"
     near = _nearest(_spellings(given)[-1], [other for keys in planned.values() for other in keys])
     hint = f"; the nearest are {', '.join(near)}" if near else ""
-    return f"--key {given}: {contents.store} has no such utterance{hint}"
+    return f"--key {given}: {store.name} has no such utterance{hint}"
 
 
 def _nearest(key: str, known: Sequence[str]) -> list[str]:

@@ -5,15 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from tabulate import tabulate
 
-from iianet.wording import counted
-from shardwriter.format.names import INDEX_SUFFIX, Identity, parse_view_split, split_view_key
-from shardwriter.format.plan import Plan
-from shardwriter.inspect.contents import Contents
-from shardwriter.storage.mirror import store_name
-from shardwriter.store.identity import is_imported, is_reindexed, unknown_origin
+from iianet.wording import counted, readable_bytes
+from shardwriter.corpus.tables import last_of_each
+from shardwriter.format.names import INDEX_SUFFIX, index_name, parse_view_split, split_view_key
+from shardwriter.format.plan import PlanHeader
+from shardwriter.format.record import Identity
+from shardwriter.inspect.inspected import InspectedStore
+from shardwriter.store.identity import is_reindexed, unknown_origin
 
 SHOWN_FAILURES = 10
 AUDIO_WORDS = {
@@ -51,30 +54,29 @@ class SplitSummary:
         return {**counts, "missing": None, "stale": None}
 
 
-def summarise(contents: Contents, split: str) -> SplitSummary:
+def summarise(store: InspectedStore, split: str) -> SplitSummary:
     """Count what a split holds."""
-    held = contents.splits[split]
-    stored = set(held.newest).difference(held.failures)
-    frames = held.entries["frames"].to_numpy()
-    rows = contents.planned_rows(split)
-    audio = zip(rows["key"].to_pylist(), pc.list_value_length(rows["audio"]).to_pylist(), strict=True)
-    examples = {key: count for key, count in audio if key in stored}  # the newest plan's row of a key wins
+    entries = store.splits[split]
+    stored = entries.entries.take(pa.array(entries.stored_rows))
+    rows = store.snapshot.planned_rows(split, ("key", "audio")).combine_chunks()
+    rows = rows.filter(pc.is_in(rows["key"], value_set=stored["key"].combine_chunks()))
+    newest = rows.take(last_of_each(rows["key"]))  # the newest plan's row of a key wins
     return SplitSummary(
-        planned=len(held.planned),
-        shards=len(held.shards),
+        planned=len(entries.planned),
+        shards=len(entries.shards),
         utterances=len(stored),
-        examples=sum(examples.values()),
-        frames=int(frames[list(held.newest.values())].sum()) if held.newest else 0,
-        bytes=sum(record.tar_size for record in held.shards),
-        failed=len(held.failures),
+        examples=int(np.asarray(pc.list_value_length(newest["audio"])).sum()),
+        frames=int(np.asarray(stored["frames"]).sum()),
+        bytes=sum(record.tar_size for record in entries.shards),
+        failed=len(entries.failures),
     )
 
 
-def store_json(contents: Contents) -> dict[str, Any]:
+def store_json(store: InspectedStore) -> dict[str, Any]:
     """What store.json says, for programs."""
-    record = contents.catalog.record
-    identity = asdict(contents.identity)
-    return {"path": store_name(contents.store), **identity, "data_root": record.data_root, "plans": list(record.plans)}
+    record = store.snapshot.record
+    identity = asdict(store.identity)
+    return {"path": store.name, **identity, "data_root": record.data_root, "plans": list(record.plans)}
 
 
 def summary_table(summaries: Mapping[str, SplitSummary], fps: float) -> str:
@@ -95,11 +97,11 @@ def summary_table(summaries: Mapping[str, SplitSummary], fps: float) -> str:
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
 
 
-def identity_lines(contents: Contents) -> list[str]:
+def identity_lines(store: InspectedStore) -> list[str]:
     """What the store is, in short lines."""
-    identity, record = contents.identity, contents.catalog.record
+    identity, record = store.identity, store.snapshot.record
     lines = {
-        "store": store_name(contents.store),
+        "store": store.name,
         "encoder": _encoder(identity),
         "fingerprint": identity.encoder.get("fingerprint") or "unknown",
         "precision": _settings(identity.precision),
@@ -108,85 +110,84 @@ def identity_lines(contents: Contents) -> list[str]:
         "audio": AUDIO_WORDS.get(identity.audio, identity.audio),
         "data_root": record.data_root or "none recorded",
     }
-    plans = [f"{plan.name}: {plan.kind}, {len(plan.table):,} utterances" for plan in contents.catalog.plans]
+    plans = [f"{header.name}: {header.kind}, {_counted_rows(header)}" for header in store.snapshot.active]
     return [
         *(f"{name:<14} {value}" for name, value in lines.items()),
         *(f"{'plans' if index == 0 else '':<14} {plan}" for index, plan in enumerate(plans)),
     ]
 
 
-def failure_lines(contents: Contents) -> list[str]:
+def failure_lines(store: InspectedStore) -> list[str]:
     """The first utterances that failed, with their npz and why."""
     failed = [
-        contents.entry(split, key)
-        for split, held in contents.splits.items()
-        for key in held.failures
-        if not _failed_before(contents, split, key)
+        store.entry(split, key)
+        for split, entries in store.splits.items()
+        for key in entries.failures
+        if not _failed_before(store, split, key)
     ]
     if not failed:
         return []
-    lines = [f"Not stored ({len(failed)}); mend the npz and run build-shards again:"]
+    lines = [f"Not stored ({len(failed)}); fix the npz and run build-shards again:"]
     for entry in failed[:SHOWN_FAILURES]:
         reason = (entry.error or "").removeprefix(f"{entry.mouth}: ")
         lines.append(f"  {entry.split} {entry.mouth or entry.key}: {reason}")
     if len(failed) > SHOWN_FAILURES:
         more = len(failed) - SHOWN_FAILURES
-        lines.append(f"  ... and {more} more: column 'error' of {contents.store}/*{INDEX_SUFFIX} (Parquet)")
+        lines.append(f"  ... and {more} more: column 'error' of {store.name}/*{INDEX_SUFFIX} (Parquet)")
     return lines
 
 
-def _failed_before(contents: Contents, split: str, key: str) -> bool:
+def _failed_before(store: InspectedStore, split: str, key: str) -> bool:
     """Whether an entry is the view of an utterance that is listed already."""
     base, view = parse_view_split(split)
-    return bool(view) and base in contents.splits and split_view_key(key)[0] in contents.splits[base].failures
+    return bool(view) and base in store.splits and split_view_key(key)[0] in store.splits[base].failures
 
 
-def progress_lines(contents: Contents, summaries: Mapping[str, SplitSummary]) -> list[str]:
-    """What of the plans is not done yet, and the command that goes on."""
+def progress_lines(store: InspectedStore, summaries: Mapping[str, SplitSummary]) -> list[str]:
+    """What of the plans is not done yet, and the command that resumes."""
     left = {split: found.planned - found.shards for split, found in summaries.items() if found.planned > found.shards}
     lines = [
         f"{split}: {count} of {summaries[split].planned} planned shards are not complete"
         for split, count in left.items()
     ]
-    generations = contents.generations
-    if generations.replacement is not None:
-        lines.append(_begun(contents, "an --overwrite", generations.replacement))
+    pending = store.snapshot.pending
+    if pending is not None and pending.kind == "replace":
+        lines.append(_in_progress(store, "an --overwrite", pending))
     if lines:
-        lines.append(f"To go on: {build_command(contents)}")
-    if generations.compaction is not None:
-        lines.append(_begun(contents, "a --compact", generations.compaction))
-        lines.append(f"To go on: {build_command(contents)} --compact; to give it up: --abandon instead")
-    for plan in generations.retired:
-        since = contents.catalog.record.retired.get(plan.name, "a build that ends now")
+        lines.append(f"To resume: {build_command(store)}")
+    if pending is not None and pending.kind == "compact":
+        lines.append(_in_progress(store, "a --compact", pending))
+        lines.append(f"To resume: {build_command(store)} --compact; to abandon it: --abandon instead")
+    for header in store.snapshot.retired:
+        since = store.snapshot.record.retired[header.name]
+        shards = counted(len(header.all_shard_names), "shard")
         lines.append(
-            f"{plan.name}: was replaced ({since}), and its {counted(len(plan.shards), 'shard')} stay while they may be "
-            "read; build-shards deletes them"
+            f"{header.name}: was replaced ({since}), and its {shards} stay while they may be read; build-shards "
+            "deletes them"
         )
     return lines
 
 
-def _begun(contents: Contents, what: str, plan: Plan) -> str:
-    done = sum((contents.store / f"{shard}{INDEX_SUFFIX}").is_file() for shard in plan.shards)
+def _in_progress(store: InspectedStore, what: str, header: PlanHeader) -> str:
+    shards = header.all_shard_names
+    done = sum(index_name(shard) in store.snapshot.files for shard in shards)
     return (
-        f"{plan.name}: {what} was begun and has {done} of {counted(len(plan.shards), 'shard')}; "
-        "this store serves until it is complete"
+        f"{header.name}: {what} is in progress and has {done} of {counted(len(shards), 'shard')}; this store stays in "
+        "use until it is complete"
     )
 
 
-def build_command(contents: Contents, config: str = "CONFIG", flags: Sequence[str] = ()) -> str:
+def _counted_rows(header: PlanHeader) -> str:
+    """What a plan has: views are counted apart, since each is an utterance's."""
+    what = "views and utterances" if any(parse_view_split(split)[1] for split in header.shards) else "utterances"
+    return f"{header.rows:,} {what}"
+
+
+def build_command(store: InspectedStore, config: str = "CONFIG", flags: Sequence[str] = ()) -> str:
     """How to call build-shards on this store."""
-    imported = is_imported(contents.identity) and not is_reindexed(contents.identity)
-    words = ["build-shards", "--conf_dir", config, *flags, "--shards", store_name(contents.store)]
+    imported = store.identity.is_imported and not is_reindexed(store.identity)
+    words = ["build-shards", "--conf_dir", config, *flags, "--shards", store.name]
     return shlex.join([*words, "--import_embeddings"] if imported else words)
-
-
-def readable_bytes(count: float) -> str:
-    """Bytes with a decimal unit, three digits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"
 
 
 def _hours(hours: float) -> str:
@@ -198,8 +199,8 @@ def _encoder(identity: Identity) -> str:
     """Its name and where its weights come from; random ones are good for trials only, so they are shouted."""
     told = {name: value for name, value in identity.encoder.items() if name != "fingerprint"}
     words = [str(told.pop("name"))] if "name" in told else []
-    if is_imported(identity):
-        words.append(f"whose weights nothing names: from {unknown_origin(identity)}")
+    if identity.is_imported:
+        words.append(f"weights not recorded: from {unknown_origin(identity)}")
         told = {name: value for name, value in told.items() if name not in ("imported", "reindexed")}
     if "pretrain" in told:
         file, seed, digest = (told.pop(name, None) for name in ("pretrain", "seed", "pretrain_digest"))

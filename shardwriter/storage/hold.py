@@ -1,8 +1,7 @@
-"""Who reads a store: shards that do not count any more stay until nobody does.
+"""Who reads a store in a folder: replaced shards stay until nobody does.
 
-A reader holds the first plan of those that counted when it opened the store, by a lock on its file. Whatever takes the
-place of some plans takes that of the first one of them, so that one lock speaks for all of them, and those who came
-later hold another.
+A reader holds the first plan of those that were active when it opened the store, by a lock on its file. Whatever
+replaces plans replaces the first one of them, so one lock speaks for all of them, and later readers hold another.
 """
 
 import fcntl
@@ -17,8 +16,8 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 
-class Hold:
-    """Keeps what a store held when it was opened on disk, as long as this object lives; it ends with the process.
+class FileHold:
+    """Keeps the shards of a store on disk as long as this object lives; it ends with the process.
 
     Sent to another process it holds nothing: the one that sent it does.
     """
@@ -30,11 +29,11 @@ class Hold:
         return {}
 
 
-def hold_for_reading(plan: Path) -> Hold | None:
-    """Hold a plan that counts; look at the record once more afterwards, for it may have changed before.
+def hold_file(plan: Path) -> FileHold | None:
+    """Hold an active plan; look at the record once more afterwards, for it may have changed before.
 
     Returns:
-        None where the plan is gone, or its file system knows no locks.
+        None where the plan is gone, or its file system has no locks.
     """
     try:
         descriptor = os.open(plan, os.O_RDONLY)
@@ -44,21 +43,24 @@ def hold_for_reading(plan: Path) -> Hold | None:
             os.close(descriptor)
             raise
     except OSError as error:
-        logger.info("%s: cannot be held for reading (%s); a build may delete what it replaces", plan, error)
+        logger.info("%s: cannot be locked for reading (%s); a build may delete what it replaces", plan, error)
         return None
-    return Hold(descriptor)
+    return FileHold(descriptor)
 
 
 @contextmanager
-def kept_from_readers(plan: Path) -> Iterator[str | None]:
-    """Why a plan that counts no more is not to be deleted, if anybody reads it; None where nobody will any more."""
+def readers_of(plan: Path) -> Iterator[str | None]:
+    """Why a retired plan must not be deleted, if anybody reads it; None where nobody will any more."""
     try:
         try:
             descriptor = os.open(plan, os.O_RDWR)  # network file systems want that
         except PermissionError:  # another user's, in a folder that is ours as well
             descriptor = os.open(plan, os.O_RDONLY)
+    except FileNotFoundError:
+        yield None
+        return
     except OSError as error:
-        yield f"nobody can tell who reads it ({error})"
+        yield f"nobody can say who reads it ({error})"
         return
     try:
         try:
@@ -67,7 +69,7 @@ def kept_from_readers(plan: Path) -> Iterator[str | None]:
         except BlockingIOError:
             reason = "the store is being read"
         except OSError as error:
-            reason = f"nobody can tell who reads it ({error})"
+            reason = f"nobody can say who reads it ({error})"
         yield reason
     finally:
         os.close(descriptor)

@@ -1,9 +1,10 @@
-"""One build at a time writes to a store behind a URL: each claims it by an object that it keeps fresh.
+"""One build at a time writes to a bucket: an object says who, and is renewed while the build runs.
 
-All times are the server's own, so that clocks of machines do not matter. A listing shows every object that was written
-before it, so of two builds that start at once at least one sees the other; both may refuse.
+It tells people who builds, and stops a second build early. What makes a store safe without it: names are never used
+twice, and store.json is replaced only by who has read its last version. Ages are measured by the server's clock.
 """
 
+import json
 import logging
 import os
 import socket
@@ -14,124 +15,147 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from iianet.errors import StoreError
 from shardwriter.format.files import is_alive
-from shardwriter.storage.objects import RemoteFile, RemoteStore
+from shardwriter.storage.objects import Conflict, Objects
 
 logger = logging.getLogger(__name__)
 
-CLAIM_PREFIX = ".building-"
-REFRESH_SECONDS = 60.0
+LEASE_FILE = ".building.json"
+PROBE_PREFIX = ".clock-"
+RENEWAL_SECONDS = 60.0
 DEAD_AFTER_SECONDS = 600.0
-"""A build that has not written its claim for so long is dead; one of this machine is asked for by its number."""
+"""A build that has not renewed its lease for so long is dead; one of this machine is asked for by its number."""
 LOST_AFTER_SECONDS = 540.0
-"""It must have stopped writing before that. It is asked before each attempt, and one that was begun goes on: a machine
-that sleeps while it uploads a tar may end it later, and what others wrote meanwhile is then found to be damaged."""
+"""It must have stopped writing before that."""
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while a machine sleeps
 
 
-class Claim:
-    """A build's own claim, which a thread keeps fresh."""
+class Lease:
+    """A build's own lease, which a thread renews."""
 
-    def __init__(self, remote: RemoteStore, name: str, words: bytes) -> None:
-        self.remote = remote
-        self.name = name
-        self._words = words
-        self._is_deleted = False
-        self._written = time.clock_gettime(_CLOCK)
-        self.write()
-
-    def write(self) -> None:
-        """Write it once more. Raises StoreError where that fails."""
-        begun = time.clock_gettime(_CLOCK)
-        self.remote.write(self.name, self._words)
-        if begun - self._written < LOST_AFTER_SECONDS:  # else another build may have begun meanwhile, for good
-            self._written = begun
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self._content = json.dumps(
+            {
+                "holder": f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}",
+                "system": this_system(),
+                "pid": os.getpid(),
+                "id": uuid.uuid4().hex,
+            }
+        ).encode()
+        self._lost = ""
+        self._renewed = time.clock_gettime(_CLOCK)
+        self._version = self._acquire()
 
     def check(self) -> None:
-        """To be called before anything is written. Raises StoreError where another build may have begun meanwhile."""
-        unwritten = time.clock_gettime(_CLOCK) - self._written
-        if self._is_deleted or unwritten > LOST_AFTER_SECONDS:
-            why = "was deleted" if self._is_deleted else f"could not be written for {unwritten / 60:.0f} minutes"
+        """Call it before anything is written or deleted. Raises StoreError where another build may have begun."""
+        silent = time.clock_gettime(_CLOCK) - self._renewed
+        lost = self._lost or (f"could not be renewed for {silent / 60:.0f} minutes" if self._is_old(silent) else "")
+        if lost:
             raise StoreError(
-                f"{self.remote.url}/{self.name}: this build's claim {why}, so another build may be writing by now; "
-                "what is whole up there stays so. Run the command again to go on"
+                f"{self.objects.url}/{LEASE_FILE}: the lease of this build {lost}, so another build may be writing by "
+                "now. What is published stays whole. Run the command again to resume"
             )
 
+    def renew(self) -> None:
+        """Renew it once. Raises StoreError where that fails for now."""
+        begun = time.clock_gettime(_CLOCK)
+        if self._is_old(begun - self._renewed):
+            self._lost = f"could not be renewed for {(begun - self._renewed) / 60:.0f} minutes"
+        if self._lost:
+            return
+        try:
+            self._version = self.objects.replace(LEASE_FILE, self._content, self._version)
+            self._renewed = begun
+        except Conflict:
+            self._lost = "was deleted or taken over"
+
     def keep(self, ended: threading.Event) -> None:
-        """Write it again and again, unless somebody deleted it."""
-        while not self._is_deleted and not ended.wait(REFRESH_SECONDS):
+        """Renew it again and again, until the build ends or it is lost."""
+        while not self._lost and not ended.wait(RENEWAL_SECONDS):
             try:
-                self.remote.read(self.name)
-                self.write()
-            except FileNotFoundError:
-                self._is_deleted = True
+                self.renew()
             except StoreError as error:
                 logger.warning("%s; if this lasts, the build stops, for another may take it for dead", error)
 
+    def release(self) -> None:
+        """Delete it, if it is ours still."""
+        try:
+            facts = self.objects.head(LEASE_FILE)
+            if facts is not None and facts.version == self._version:
+                self.objects.delete([LEASE_FILE])
+        except StoreError as error:  # what ended the build is more important
+            logger.warning("%s; until then the next build is refused for %.0f minutes", error, DEAD_AFTER_SECONDS / 60)
+
+    def _is_old(self, silent: float) -> bool:
+        return silent > LOST_AFTER_SECONDS
+
+    def _acquire(self) -> str:
+        """Write it where no living build has one. Raises StoreError where one has."""
+        try:
+            return self.objects.replace(LEASE_FILE, self._content, None)
+        except Conflict:
+            facts = self.objects.head(LEASE_FILE)
+        try:
+            other: dict[str, Any] = json.loads(self.objects.read(LEASE_FILE)) if facts else {}
+            if facts is None or is_dead(other, self._age(facts.modified)):
+                return self.objects.replace(LEASE_FILE, self._content, facts.version if facts else None)
+        except FileNotFoundError:  # it ended just now
+            return self.objects.replace(LEASE_FILE, self._content, None)
+        except (Conflict, ValueError):
+            other = {}
+        raise StoreError(
+            f"{self.objects.url}: another build is writing to it ({other.get('holder', 'it has just begun')}); wait "
+            f"for it or stop it. If it died, its lease {LEASE_FILE} counts until {DEAD_AFTER_SECONDS / 60:.0f} minutes "
+            "after; delete that object to go on at once"
+        )
+
+    def _age(self, modified: float) -> float:
+        """Seconds since a time of the server's clock."""
+        probe = f"{PROBE_PREFIX}{uuid.uuid4().hex[:8]}"
+        self.objects.write(probe, b"")
+        try:
+            facts = self.objects.head(probe)
+            return facts.modified - modified if facts else 0.0
+        finally:
+            self.objects.delete([probe])
+
 
 @contextmanager
-def claimed(remote: RemoteStore) -> Iterator[Claim]:
-    """Hold a store against other builds.
+def held_lease(objects: Objects) -> Iterator[Lease]:
+    """Hold a bucket against other builds.
 
     Raises:
         StoreError: Another build holds it, which is named; or it cannot be written.
     """
-    name = f"{CLAIM_PREFIX}{_this_system()}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-    words = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
-    claim = Claim(remote, name, words.encode())
+    lease = Lease(objects)
+    ended = threading.Event()
+    keeper = threading.Thread(target=lease.keep, args=(ended,), name="renew-lease", daemon=True)
+    keeper.start()
     try:
-        _refuse_others(remote, name)
-        ended = threading.Event()
-        keeper = threading.Thread(target=claim.keep, args=(ended,), daemon=True)
-        keeper.start()
-        try:
-            yield claim
-        finally:
-            ended.set()
-            keeper.join()
+        yield lease
     finally:
-        try:
-            remote.delete(name)
-        except StoreError as error:  # and what ended the build is told, not this
-            logger.warning("%s; until then the next build is refused for %.0f minutes", error, DEAD_AFTER_SECONDS / 60)
+        ended.set()
+        keeper.join()
+        lease.release()
 
 
-def _refuse_others(remote: RemoteStore, name: str) -> None:
-    """Raise StoreError where another build is alive; the claims of dead ones are deleted."""
-    listed = remote.list()
-    for other in sorted(listed):
-        if not other.startswith(CLAIM_PREFIX) or other == name:
-            continue
-        if _is_dead(other, listed[other], listed.get(name)):
-            remote.delete(other)
-            continue
-        try:
-            holder = remote.read(other).decode(errors="replace")
-        except FileNotFoundError:  # it ended just now
-            continue
-        raise StoreError(
-            f"{remote.url}: another build is writing to it ({holder}); wait for it or stop it. If it died, its claim "
-            f"{other} counts until {DEAD_AFTER_SECONDS / 60:.0f} minutes after; delete that object to go on at once"
-        )
-
-
-def _this_system() -> str:
-    """What process numbers are counted in: containers may bear one host's name, and number for themselves."""
+def this_system() -> str:
+    """What process numbers are counted in: containers may share a host's name, and count for themselves."""
     parts = [socket.gethostname()]
-    with suppress(OSError):  # elsewhere than on Linux
+    with suppress(OSError):  # other systems than Linux
         boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
         parts.append(xxhash.xxh3_64_hexdigest(boot + os.readlink("/proc/self/ns/pid").encode())[:8])
     return "-".join(parts)
 
 
-def _is_dead(name: str, other: RemoteFile, own: RemoteFile | None) -> bool:
-    host, _, rest = name.removeprefix(CLAIM_PREFIX).rpartition(".")[0].rpartition(".")
-    if host == _this_system() and rest.isdecimal() and not is_alive(int(rest)):
-        return True  # else its number may have been given anew, and its age tells
-    if own is None or other.modified is None or own.modified is None:
-        return False
-    return own.modified - other.modified > DEAD_AFTER_SECONDS
+def is_dead(lease: dict[str, Any], age_seconds: float) -> bool:
+    """Whether the build that wrote a lease has ended."""
+    if lease.get("system") == this_system() and isinstance(lease.get("pid"), int) and not is_alive(lease["pid"]):
+        return True  # else its number may have been given to another process, and its age decides
+    return age_seconds > DEAD_AFTER_SECONDS

@@ -1,25 +1,24 @@
-"""Where a store lies: in its own folder, or behind a URL, with a mirror in the cache of this machine."""
+"""Which storage a word of --shards means. Name a new backend here."""
 
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
-
 from iianet.config.data_section import DataConfig
 from iianet.errors import StoreError
 from shardwriter.format.names import TAR_SUFFIX
-from shardwriter.storage.mirror import MIRROR_FILE, open_mirror
+from shardwriter.storage.folder import Folder
+from shardwriter.storage.storage import Storage
 
 CACHE_GB = 100.0
+BUCKET_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_NO_STORES = ("http", "https", "file", "local", "memory")
 _LIKE_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*):/")
 
 
 class Cache(NamedTuple):
-    """Where mirrors lie, and how many bytes of tars each may hold."""
+    """Where copies of buckets lie, and how many bytes of tars each store may keep there."""
 
     folder: Path
     limit: int
@@ -31,48 +30,45 @@ class Cache(NamedTuple):
 
     @classmethod
     def at(cls, folder: Path | str | None = None, gigabytes: float = CACHE_GB) -> "Cache":
-        """In a folder, by default that of the user."""
+        """In a folder, by default the user's cache folder."""
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return cls(Path(folder or Path(base, "iianet-shards")).expanduser(), int(gigabytes * 1e9))
 
 
-def is_remote(word: str) -> bool:
-    """Whether what --shards names is a store behind a URL: not a folder, nor tars by path, pattern or URL."""
+def is_bucket(word: str) -> bool:
+    """Whether what --shards names is a store in a bucket: not a folder, nor tars by path, pattern or URL."""
     found = _URL.match(word)
-    if found is None or "{" in word or word.endswith(TAR_SUFFIX):
-        return False
-    return found[1] not in _NO_STORES and found[1] in fsspec.available_protocols()
+    return found is not None and found[1] in BUCKET_SCHEMES and "{" not in word and not word.endswith(TAR_SUFFIX)
 
 
-def store_folder(word: Path | str, cache: Cache) -> Path:
-    """The folder to read a store from: its own, or a mirror of it as it is now.
+def open_storage(word: Path | str, cache: Cache | None = None) -> Storage:
+    """The storage that --shards names: a folder, or a bucket by its URL.
 
     Raises:
-        StoreError: What is behind a URL cannot be had.
+        StoreError: It is a URL, but not one of a store.
     """
-    if isinstance(word, str) and is_remote(word):
-        return open_mirror(word, cache.folder, cache.limit).folder
-    path = _local(word)
-    if (path / MIRROR_FILE).is_file():
-        raise StoreError(f"{path}: is a copy of a store behind a URL, which {MIRROR_FILE} in it names; give that")
-    return path
+    if isinstance(word, str) and is_bucket(word):
+        from shardwriter.storage.bucket import Bucket  # who uses folders alone need not load its client
+        from shardwriter.storage.objects import Objects
+
+        return Bucket(Objects.at(word), *(cache or Cache.at()))
+    return open_folder(word)
 
 
-def local_folder(word: Path | str) -> Path:
-    """A store's own folder, for what works on no other. Raises StoreError where it lies behind a URL."""
-    if is_remote(str(word)):
-        raise StoreError(
-            f"{word}: this works on a folder of this machine; copy the store there, or copy it up afterwards"
-        )
-    return _local(word)
+def open_folder(word: Path | str) -> Folder:
+    """A folder, for what works on nothing else.
 
-
-def _local(word: Path | str) -> Path:
-    """A folder. Raises StoreError where a URL was meant, or all would be built in a folder named `s3:`."""
+    Raises:
+        StoreError: It is a URL; otherwise everything would be built in a folder named `s3:`.
+    """
     path, like = Path(word), _LIKE_URL.match(str(word))
+    if is_bucket(str(word)):
+        raise StoreError(f"{word}: this works on a folder; copy the store to one, or copy it up afterwards")
     if like and not path.exists():
         raise StoreError(
-            f"{like[1]}:/...: is no URL of a store; expected one such as s3://bucket/prefix, in small letters, or the "
-            "path of a folder"
+            f"{like[1]}:/...: not a store URL; expected one such as s3://bucket/prefix, in lower case, or the path of "
+            "a folder"
         )
-    return path
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path}: is a file; a store is a folder")
+    return Folder(path)

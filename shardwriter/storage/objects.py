@@ -1,61 +1,63 @@
-"""The objects of a store below a URL of any file system that fsspec knows: list, get, put, delete, with retries."""
+"""The objects directly below a URL of an object store: list, get, put, delete.
 
-import errno
-import logging
+By obstore, which retries what may pass. Its threads do not survive a fork: a process that was forked from one that has
+used it, as loader workers are, downloads through a helper process (`download_helper`).
+"""
+
+import os
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import fsspec
-import tenacity
-import xxhash
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import from_url
 
 from iianet.errors import StoreError
-
-logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
+from shardwriter.format.digest import digest_of
+from shardwriter.storage.download_helper import download_in_helper, has_forked
 
 ATTEMPTS = 5
-LONGEST_WAIT_SECONDS = 20.0
-FETCHED_AS_TARS = ("http", "https")
-EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
-CONTAINERS = ("abfs", "abfss", "az")
-"""Azure's container@account is no credential."""
-_LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Faults of the folder that is written to here, and not of the network."""
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
+READ_TIMEOUT = timedelta(seconds=60)
+"""Longest wait for a server's next bytes."""
+LONGEST_RETRY = timedelta(minutes=3)
+SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
+CONTAINERS = ("abfs", "abfss", "az", "azure", "adl")
+"""Azure's container@account is not a credential."""
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)")
 
 
-class RemoteFile(NamedTuple):
+class ObjectFacts(NamedTuple):
     """One object, as a listing shows it.
 
     Attributes:
         size: Bytes.
-        version: What changes when it is written again: its ETag, or where there is none its time.
-        modified: When it was written, by the server's clock, seconds since 1970; None where it does not tell.
+        version: Its ETag, which changes when it is written again.
+        modified: When it was written, by the server's clock, seconds since 1970.
     """
 
     size: int
     version: str
-    modified: float | None
+    modified: float
 
 
-class Torn(OSError):
-    """What arrived is not what is there."""
-
-
-class Damaged(Torn):
-    """The same arrived twice, and is not what is expected: it is what lies there."""
+class Conflict(Exception):
+    """Somebody else has written an object meanwhile."""
 
 
 @dataclass(frozen=True)
-class RemoteStore:
+class Objects:
     """The objects directly below a URL. Safe to send to other processes: each connects anew.
 
     Attributes:
@@ -65,44 +67,42 @@ class RemoteStore:
     url: str
 
     @classmethod
-    def at(cls, url: str) -> "RemoteStore":
-        """Check a URL. Raises StoreError where it is none, holds credentials, or its file system is not installed."""
+    def at(cls, url: str) -> "Objects":
+        """Check a URL. Raises StoreError where it is not a store's, or holds credentials."""
         found = _URL.fullmatch(url)
-        protocol, path = found.groups() if found else ("", "")
-        if "::" in url or protocol not in fsspec.available_protocols() or not path.strip("/"):
-            raise StoreError(f"{url}: is no URL of a store; expected one such as s3://bucket/prefix")
-        if ("@" in path.partition("/")[0] and protocol not in CONTAINERS) or "?" in path:
+        scheme, path = found.groups() if found else ("", "")
+        if scheme not in SCHEMES or not path.strip("/") or "::" in url:
             raise StoreError(
-                f"{protocol}://...: has credentials or options in it, which would end in logs; give them by the "
+                f"{url.partition('://')[0]}://...: not a store URL; expected {', '.join(SCHEMES)}, such as "
+                "s3://bucket/prefix"
+            )
+        if ("@" in path.partition("/")[0] and scheme not in CONTAINERS) or "?" in path:
+            raise StoreError(
+                f"{scheme}://...: has credentials or options in it, which would end up in logs; give them by the "
                 "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_ENDPOINT_URL, ...)"
             )
-        try:
-            fsspec.get_filesystem_class(protocol)
-        except ImportError as error:
-            package = EXTRAS.get(protocol, f"fsspec's package for {protocol}")
-            cure = "pip install -e '.[s3]' in the project's folder" if package == "s3fs" else f"pip install {package}"
-            raise StoreError(f"{url}: {package} is not installed; {cure}") from error
         return cls(url.rstrip("/"))
 
-    def list(self) -> dict[str, RemoteFile]:
+    def list(self) -> dict[str, ObjectFacts]:
         """The objects directly below, by name; none where the prefix is empty."""
+        with self._explained("listed"):
+            found = obstore.list_with_delimiter(self._store())
+            return {str(meta["path"]): _facts(meta) for meta in found["objects"]}
 
-        def ask() -> dict[str, RemoteFile]:
-            system, root = self._connect()
-            try:
-                system.invalidate_cache()
-                found = system.ls(root, detail=True)
-            except FileNotFoundError:
-                return {}
-            return {
-                info["name"].rstrip("/").rpartition("/")[2]: _described(info)
-                for info in found
-                if info["type"] == "file"
-            }
+    def head(self, name: str) -> ObjectFacts | None:
+        """What a listing would show of an object; None where there is none."""
+        try:
+            with self._explained("read", name):
+                return _facts(obstore.head(self._store(), name))
+        except FileNotFoundError:
+            return None
 
-        return self._retried("listed", "", ask)
+    def read(self, name: str) -> bytes:
+        """A small object whole. Raises FileNotFoundError where there is none."""
+        with self._explained("read", name):
+            return bytes(obstore.get(self._store(), name).bytes())
 
-    def get(self, name: str, path: Path, *, size: int | None = None, digest: str | None = None) -> None:
+    def download(self, name: str, path: Path, *, size: int | None = None, digest: str | None = None) -> ObjectFacts:
         """Download an object to a path, which is not atomic.
 
         Args:
@@ -111,181 +111,166 @@ class RemoteStore:
             size: Bytes that are expected.
             digest: xxh3_64 that is expected, hexadecimal.
 
+        Returns:
+            What arrived, which may be newer than what was listed.
+
         Raises:
             FileNotFoundError: There is none.
-            StoreError: It cannot be had, or is not what is expected, after retries; names the object.
+            StoreError: It cannot be had, or is not what is expected; names the object.
         """
-
+        if has_forked():
+            return ObjectFacts(*download_in_helper(self.url, name, path, size=size, digest=digest))
         arrived: set[str] = set()
+        while True:
+            with self._explained("read", name), path.open("wb") as stream:
+                arriving = obstore.get(self._store(), name)
+                for chunk in arriving.stream():
+                    stream.write(chunk)
+            found = _describe(path, size, digest)
+            if found is None:
+                return _facts(arriving.meta)
+            if found in arrived or len(arrived) == ATTEMPTS - 1:  # the same twice: it is what lies there
+                raise StoreError(
+                    f"{self.url}/{name}: {found}: it was written again since the store was opened, or is damaged. "
+                    "Start again; if that says the same, delete this object and its .index beside it, and run "
+                    "build-shards, which writes both"
+                )
+            arrived.add(found)
 
-        def download() -> None:
-            system, root = self._connect()
-            system.get_file(f"{root}/{name}", str(path))
-            found = path.stat().st_size
-            if size is not None and found != size:
-                raise Torn(f"{found:,} bytes arrived, expected {size:,}")
-            if digest is not None and (read := _digest(path)) != digest:
-                kind = Damaged if read in arrived else Torn
-                arrived.add(read)
-                raise kind(f"its digest is {read}, its index says {digest}")
+    def write(self, name: str, content: bytes | Path) -> str:
+        """Write an object, of bytes or of a file. Returns its version."""
+        with self._explained("written", name):
+            return _version(obstore.put(self._store(), name, content))
 
-        self._retried("read", name, download)
-
-    def read(self, name: str) -> bytes:
-        """A small object whole. Raises as `get` does."""
-
-        def fetch() -> bytes:
-            system, root = self._connect()
-            return bytes(system.cat_file(f"{root}/{name}"))
-
-        return self._retried("read", name, fetch)
-
-    def put(self, path: Path, name: str, before: Callable[[], None] = lambda: None) -> RemoteFile:
-        """Upload a file.
-
-        Args:
-            path: Of the file.
-            name: Of the object.
-            before: Is called before each attempt; what it raises ends them.
+    def replace(self, name: str, content: bytes, version: str | None) -> str:
+        """Write a small object if it still has `version`; None: if there is none. Returns its new version.
 
         Raises:
-            StoreError: That fails after retries.
+            Conflict: It has another version.
         """
+        mode: Any = "create" if version is None else {"e_tag": version}
+        try:
+            with self._explained("written", name):
+                return _version(obstore.put(self._store(), name, content, mode=mode))
+        except (AlreadyExistsError, PreconditionError, StoreError) as error:
+            present = self._present(name)
+            if present is not None and present[0] == content:  # our own: it was written, and the answer was lost
+                return present[1]
+            if isinstance(error, StoreError) and not (present is None and version is not None):
+                raise
+            raise Conflict(name) from error
 
-        def upload() -> RemoteFile:
-            before()
-            system, root = self._connect()
-            system.put_file(str(path), f"{root}/{name}")
-            size, found = path.stat().st_size, _described(system.info(f"{root}/{name}"))
-            if found.size != size:
-                raise Torn(f"{found.size:,} bytes are there after {size:,} were written")
-            return found
+    def _present(self, name: str) -> tuple[bytes, str] | None:
+        """A small object whole, and its version; None where there is none."""
+        try:
+            with self._explained("read", name):
+                found = obstore.get(self._store(), name)
+                return bytes(found.bytes()), _version(found.meta)
+        except FileNotFoundError:
+            return None
 
-        return self._retried("written", name, upload)
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects; those that are gone already count as deleted."""
+        paths = list(names)
+        if paths:
+            with self._explained("deleted", paths[0]):
+                obstore.delete(self._store(), paths)
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a small object. Raises as `put` does."""
+    def _store(self) -> Any:
+        return _connect(self.url, os.getpid(), _endpoint())
 
-        def send() -> None:
-            system, root = self._connect()
-            system.pipe_file(f"{root}/{name}", content)
-
-        self._retried("written", name, send)
-
-    def delete(self, name: str, before: Callable[[], None] = lambda: None) -> None:
-        """Delete an object, if it is there; `before` as `put` takes it. Raises StoreError where that fails."""
-
-        def remove() -> None:
-            before()
-            system, root = self._connect()
-            try:
-                system.rm_file(f"{root}/{name}")
-            except FileNotFoundError:
-                return
-
-        self._retried("deleted", name, remove)
-
-    def _connect(self) -> tuple[Any, str]:
-        """The file system, which fsspec keeps for each process, and our path in it."""
-        system, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
-        return system, str(root)
-
-    def _retried(self, what: str, name: str, call: Callable[[], Result]) -> Result:
-        """Call again, later and later, where the fault may pass."""
-        url = f"{self.url}/{name}".rstrip("/")
-
-        def say(state: tenacity.RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            logger.info("%s: attempt %d of %d: %s", url, state.attempt_number, ATTEMPTS, _words(error))
-
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT_SECONDS),
-            retry=tenacity.retry_if_exception(_may_pass),
-            before_sleep=say,
-            reraise=True,
-        )
-        with _explained(url, what):
-            return retrying(call)
-
-
-@contextmanager
-def _explained(url: str, what: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        if what == "written":
-            raise StoreError(f"{url}: cannot be written, there is no such bucket or folder; make it first") from error
-        raise
-    except _faults() as error:
-        if isinstance(error, OSError) and error.errno in _LOCAL:
+    @contextmanager
+    def _explained(self, what: str, name: str = "") -> Iterator[None]:
+        """Say in plain words what could not be done, and the cure."""
+        where = f"{self.url}/{name}".rstrip("/")
+        try:
+            yield
+        except FileNotFoundError as error:
+            if what == "written":
+                raise StoreError(f"{where}: cannot be written, there is no such bucket; make it first") from error
             raise
-        if isinstance(error, Damaged):
+        except (AlreadyExistsError, PreconditionError):
+            raise
+        except (PermissionDeniedError, UnauthenticatedError) as error:
             raise StoreError(
-                f"{url}: {error}: it was written anew since the store was opened, or is damaged. Start again; if that "
-                "says the same, delete this object and its .index beside it, and run build-shards, which writes both"
+                f"{where}: cannot be {what} ({_first_line(error)}); check endpoint, credentials and rights in the "
+                "environment, then run the command again to resume"
             ) from error
-        passing = f" after {ATTEMPTS} attempts" if _may_pass(error) else ""
-        cure = (
-            "check the network and the server"
-            if passing
-            else "check endpoint, credentials and rights, of the environment"
-        )
+        except BaseError as error:
+            if "NoSuchBucket" in str(error):
+                raise StoreError(f"{where}: cannot be {what}, there is no such bucket; make it first") from error
+            raise StoreError(
+                f"{where}: cannot be {what} after {ATTEMPTS} attempts ({_first_line(error)}); check the network, the "
+                "server, endpoint and credentials, then run the command again to resume"
+            ) from error
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+
+
+@lru_cache(maxsize=8)
+def _connect(url: str, _pid: int, endpoint: str) -> Any:
+    if endpoint and _URL.fullmatch(endpoint.lower()) is None:
+        raise StoreError(f"AWS_ENDPOINT_URL={endpoint}: not a URL; expected one such as https://host:9000")
+    options: Any = {
+        "allow_http": endpoint.startswith("http://"),
+        "timeout": timedelta(days=1),  # for the whole of a large tar; what must not take long is the next bytes
+        "read_timeout": READ_TIMEOUT,
+    }
+    retry: Any = {"max_retries": ATTEMPTS - 1, "retry_timeout": LONGEST_RETRY}
+    extra: Any = {}
+    if url.startswith("s3") and endpoint:
+        extra["endpoint"] = endpoint
+    if url.startswith("s3") and os.environ.get("AWS_PROFILE"):
+        extra["credential_provider"] = _profile()
+    try:
+        return from_url(url, client_options=options, retry_config=retry, **extra)
+    except BaseError as error:
+        raise StoreError(f"{url}: not a store URL that can be opened ({_first_line(error)})") from error
+
+
+def _profile() -> Any:
+    """Credentials of the profile that AWS_PROFILE names. Raises StoreError where it has none, or boto3 is missing."""
+    try:
+        from boto3 import Session
+        from botocore.exceptions import BotoCoreError
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError as error:
         raise StoreError(
-            f"{url}: cannot be {what}{passing} ({_words(error)}); {cure}, then run the command again to go on"
+            "AWS_PROFILE: profiles are read by boto3, which is not installed; pip install boto3, or set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    try:
+        return Boto3CredentialProvider(Session())
+    except (BotoCoreError, ValueError) as error:
+        raise StoreError(
+            f"AWS_PROFILE={os.environ['AWS_PROFILE']}: no credentials ({_first_line(error)}); fix ~/.aws/config and "
+            "~/.aws/credentials, or name another profile"
         ) from error
 
 
-def _faults() -> tuple[type[BaseException], ...]:
-    """What file systems raise: OSError, and errors of the libraries below them, of those that are loaded."""
-    names = (
-        ("aiohttp", "ClientError"),
-        ("botocore.exceptions", "BotoCoreError"),
-        ("botocore.exceptions", "ClientError"),
-        ("gcsfs.retry", "HttpError"),
-        ("azure.core.exceptions", "AzureError"),
-    )
-    loaded = [getattr(sys.modules[module], name) for module, name in names if module in sys.modules]
-    return (OSError, ValueError, *loaded)  # botocore raises ValueError of endpoints that are no URLs
+def _facts(meta: Any) -> ObjectFacts:
+    return ObjectFacts(int(meta["size"]), _version(meta), meta["last_modified"].timestamp())
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether to try again: not where something is missing or forbidden."""
-    if isinstance(error, FileNotFoundError | PermissionError | Damaged):
-        return False
-    if isinstance(error, OSError) and error.errno in _LOCAL:
-        return False
-    return (
-        isinstance(error, _faults())
-        and not isinstance(error, ValueError)
-        and type(error).__name__ not in ("NoCredentialsError", "ProfileNotFound")
-    )
+def _version(meta: Any) -> str:
+    """The ETag, as conditions need it: Azure's listings leave out the quotation marks."""
+    tag = str(meta["e_tag"] or meta.get("last_modified"))
+    return tag if tag.endswith('"') else f'"{tag}"'
 
 
-def _words(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def _describe(path: Path, size: int | None, digest: str | None) -> str | None:
+    """What is wrong with a file that arrived; None where nothing is."""
+    if size is not None and (found := path.stat().st_size) != size:
+        return f"{found:,} bytes arrived, expected {size:,}"
+    if digest is not None:
+        with path.open("rb") as stream:
+            if (read := digest_of(stream)[0]) != digest:
+                return f"its digest is {read}, its index says {digest}"
+    return None
 
 
-def _described(info: dict[str, Any]) -> RemoteFile:
-    times = [info[name] for name in ("LastModified", "mtime", "created", "updated", "last_modified") if info.get(name)]
-    modified = _seconds(times[0]) if times else None
-    version = info.get("ETag") or info.get("etag") or info.get("md5Hash") or modified
-    if version is None:  # all that is told of it
-        version = xxhash.xxh3_64_hexdigest(repr(sorted(info.items())).encode())
-    return RemoteFile(int(info["size"]), str(version), modified)
-
-
-def _seconds(time: Any) -> float | None:
-    if isinstance(time, str):
-        time = datetime.fromisoformat(time)
-    if isinstance(time, datetime):
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-    return float(time) if isinstance(time, int | float) else None
-
-
-def _digest(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as stream:
-        while chunk := stream.read(4 << 20):
-            digest.update(chunk)
-    return str(digest.hexdigest())
+def _first_line(error: BaseException) -> str:
+    text = str(error).partition("\n")[0].strip()
+    return text[:300] or type(error).__name__

@@ -11,16 +11,18 @@ import os
 import re
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from braceexpand import braceexpand
 
-from iianet.errors import StoreError
+from iianet.errors import ConfigError, StoreError
 from shardwriter.format.names import TAR_SUFFIX
-from shardwriter.storage.locate import is_remote
+from shardwriter.storage.locate import is_bucket
 
+TRAIN, VAL = "train", "val"
 FETCHED = ("http:", "https:")
 TIMEOUT_SECONDS = 60
 """Longest wait for a server's next bytes."""
@@ -29,7 +31,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 def is_tars(given: str) -> bool:
     """Whether a word means tars, by path, pattern or URL, instead of a store's folder."""
-    if Path(given).is_dir() or is_remote(given):
+    if Path(given).is_dir() or is_bucket(given):
         return False
     return Path(given).is_file() or "{" in given or given.endswith(TAR_SUFFIX) or _scheme(given) is not None
 
@@ -45,6 +47,53 @@ def expand(given: str) -> list[str]:
     except ValueError as error:
         raise StoreError(f"{given}: no pattern ({error}); expected one such as train-{{000000..000003}}.tar") from error
     return [_checked(url) for url in urls]
+
+
+def split_tars(words: Sequence[str]) -> dict[str, list[str]]:
+    """List the tars of train and val.
+
+    Words with `val` and no `train` in their last part validate; where there are none, `val` takes the place of `train`.
+
+    Raises:
+        ConfigError: None are named for one of them.
+        StoreError: One is missing, refused, or named twice.
+    """
+    val = [word for word in words if VAL in _last_part(word) and TRAIN not in _last_part(word)]
+    train = [word for word in words if word not in val]
+    if not train:
+        raise ConfigError(f"--shards {' '.join(words)}: names shards for validation alone; name some to train from")
+    tars = _expand_all(train)  # first, since it says what is refused
+    try:
+        return {TRAIN: tars, VAL: _expand_all(val or [validation_word(word) for word in train])}
+    except StoreError as error:
+        raise StoreError(f"{error}. Name the shards to validate by one more --shards, with {VAL!r} in it") from error
+
+
+def validation_word(word: str) -> str:
+    """The word for the validation tars that belong to some training tars.
+
+    Raises:
+        ConfigError: There is no `train` in its last part.
+    """
+    last = _last_part(word)
+    if TRAIN not in last:
+        raise ConfigError(
+            f"--shards {word}: has no {TRAIN!r} in its last part, so the validation shards cannot be told from it; "
+            f"rename them, or name those too, by one more --shards, with {VAL!r} in theirs"
+        )
+    return word.removesuffix(last) + last.replace(TRAIN, VAL, 1)
+
+
+def _last_part(word: str) -> str:
+    return word.rpartition("/")[2]
+
+
+def _expand_all(words: Sequence[str]) -> list[str]:
+    urls = [url for word in words for url in expand(word)]
+    url, count = Counter(urls).most_common(1)[0]
+    if count > 1:
+        raise StoreError(f"{url}: is named {count} times; its samples would count as often. Name each shard once")
+    return urls
 
 
 def is_fetched(url: str) -> bool:

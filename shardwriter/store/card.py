@@ -3,26 +3,20 @@
 The configuration `default` is the splits themselves; each augmented view is one of its own, `view1`, `view2`, ...
 """
 
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from shardwriter.format.files import atomic_file
-from shardwriter.format.names import CARD_FILE, TAR_SUFFIX, Identity, parse_view_split
-from shardwriter.store.catalog import read_store_record
-
-logger = logging.getLogger(__name__)
+from shardwriter.format.names import TAR_SUFFIX, parse_view_split
+from shardwriter.format.record import Identity
 
 MARK = "<!-- iianet-shards writes this file anew with each build; without this line it leaves it alone -->"
 _FLOATS = "- `<key>.embedding.npy`: the embedding, a ({dim}, frames) {dtype} array at {fps:g} frames per second;\n"
 _INT8 = (
     "- `<key>.embedding.npy`: the embedding, a ({dim}, frames) {dtype} array at {fps:g} frames per second;\n"
-    "- `<key>.scale.npy`: a ({dim},) float32 array; each integer of the embedding stands for itself times the scale of "
-    "its row;\n"
+    "- `<key>.scale.npy`: a ({dim},) float32 array; multiply each row of the embedding by its scale;\n"
 )
 _METADATA = {
-    "path": "- `<key>.json`: what it was made from, and which audio goes with it.",
-    "embed": "- `<key>.json`: what it was made from, and which audio goes with it;\n"
+    "path": "- `<key>.json`: what it was made from, and which audio belongs to it.",
+    "embed": "- `<key>.json`: what it was made from, and which audio belongs to it;\n"
     "- `<key>.audio.npy`: that audio at 16 kHz, a 1-D array of int16, int32 or float32: for each entry of the json\n"
     "  member's `audio` list, in its order, the `num_samples` samples of its source, then those of its mixture.",
 }
@@ -32,29 +26,19 @@ _VIEWS = (
 )
 
 
-def write_card(store: Path, stored: Mapping[str, int], tars: Mapping[str, Sequence[str]] | None = None) -> None:
-    """Publish the card.
+def card_text(identity: Identity, stored: Mapping[str, int], plans: Mapping[str, Sequence[str]]) -> str:
+    """Text of the card.
 
     Args:
-        store: The store.
+        identity: What the embeddings were made with.
         stored: Utterances stored, per split or view of one. One with none is left out: there is no tar to open.
-        tars: Names of the tars that count, of splits where others lie beside them; of those, by default all, a pattern.
+        plans: Ids of the active plans that have tars of it, per split: they tell its tars from replaced ones.
     """
-    path = store / CARD_FILE
-    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
-        logger.info("%s: was written by somebody else, so it stays as it is", path)
-        return
-    text = _card(read_store_record(store).identity, stored, tars or {})
-    with atomic_file(path) as stream:
-        stream.write(text.encode())
-
-
-def _card(identity: Identity, stored: Mapping[str, int], tars: Mapping[str, Sequence[str]]) -> str:
     counts = "\n".join(f"| {split} | {count:,} |" for split, count in stored.items())
     encoder = ", ".join(f"{name} {value}" for name, value in identity.encoder.items() if value is not None)
     return f"""---
 configs:
-{_configurations(stored, tars)}---
+{_configurations(stored, plans)}---
 
 {MARK}
 
@@ -73,14 +57,19 @@ Encoder: {encoder or "unknown"}.
 """
 
 
-def _configurations(stored: Mapping[str, int], tars: Mapping[str, Sequence[str]]) -> str:
+def is_written_by_us(content: bytes) -> bool:
+    """Whether a card is ours to replace."""
+    return MARK.encode() in content
+
+
+def _configurations(stored: Mapping[str, int], plans: Mapping[str, Sequence[str]]) -> str:
     files: dict[str, list[str]] = {}
     for name, count in stored.items():
         split, view = parse_view_split(name)
         if count:
             shown = "validation" if split == "val" else split
-            names = "".join(f"\n          - {tar}" for tar in tars.get(name, ()))
-            lines = f"      - split: {shown}\n        path:{names or f' {name}-*{TAR_SUFFIX}'}\n"
+            patterns = "".join(f"\n          - {name}-{plan}-*{TAR_SUFFIX}" for plan in plans[name])
+            lines = f"      - split: {shown}\n        path:{patterns}\n"
             files.setdefault(f"view{view}" if view else "default", []).append(lines)
     return "".join(f"  - config_name: {name}\n    data_files:\n{''.join(lines)}" for name, lines in files.items())
 

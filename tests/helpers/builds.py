@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import torch
 import webdataset
@@ -19,11 +20,15 @@ from helpers.corpus import Corpus, make_frames, write_mouth
 from iianet.encoder.kernels import Kernels, default_kernels
 from iianet.encoder.mouth import view_crop
 from iianet.encoder.source import EncoderSource
-from loaders.store import open_reader
-from shardwriter.build.build import BuildOptions, build
+from loaders.reader import open_reader
+from shardwriter.build.build import build
+from shardwriter.build.options import BuildOptions
 from shardwriter.build.report import BuildReport
 from shardwriter.corpus.mouth_npz import read_mouth_npz
-from shardwriter.encode import tasks
+from shardwriter.encode import encoded
+from shardwriter.format.index import ShardRecord, decode_index
+from shardwriter.storage.folder import Folder
+from shardwriter.store.snapshot import Snapshot
 
 CPU = torch.device("cpu")
 
@@ -33,6 +38,8 @@ Run = Callable[..., Outcome]
 
 class QuickEncoder:
     """Stands in for the video encoder: an embedding is the first 512 pixels of each frame, times seed + 1."""
+
+    dim, fps, context_frames = 512, 25, 2
 
     def __init__(self, seed: int, kernels: Kernels | None = None) -> None:
         self.seed = seed
@@ -49,8 +56,8 @@ class QuickEncoder:
         return self
 
 
-def _load(source: EncoderSource, _device: torch.device, kernels: Kernels | None = None) -> QuickEncoder:
-    return QuickEncoder(source.seed, kernels or default_kernels(CPU, source.precision))
+def _load(source: EncoderSource, device: torch.device, kernels: Kernels | None = None) -> QuickEncoder:
+    return QuickEncoder(source.seed, kernels or source.kernels(device))
 
 
 @contextmanager
@@ -63,13 +70,13 @@ def quick_encoder() -> Iterator[None]:
 
 def build_store(corpus: Corpus, store: Path, *overrides: str, **options: Any) -> BuildReport:
     """Run a build as build-shards does; `options` are those of BuildOptions."""
-    return build(corpus.config(*overrides), store, BuildOptions(device=CPU, **options))
+    return build(corpus.config(*overrides), Folder(store), BuildOptions(device=CPU, **options))
 
 
 def interrupt_build(corpus: Corpus, store: Path, *overrides: str, packs: int, **options: Any) -> None:
     """Run a build that is stopped when so many packs of clips are encoded."""
     left = iter(range(packs))
-    start_pack = tasks.start_pack
+    start_pack = encoded.start_pack
 
     def start_or_stop(*arguments: Any) -> Any:
         if next(left, None) is None:
@@ -77,9 +84,40 @@ def interrupt_build(corpus: Corpus, store: Path, *overrides: str, packs: int, **
         return start_pack(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "start_pack", start_or_stop)
+        patch.setattr(encoded, "start_pack", start_or_stop)
         with pytest.raises(KeyboardInterrupt):
             build_store(corpus, store, *overrides, **options)
+
+
+def opened(store: Path) -> Snapshot:
+    """A store in a folder, as it is now."""
+    return Snapshot.open(Folder(store))
+
+
+def plans(store: Path) -> list[str]:
+    """File names of the active plans, oldest first."""
+    return list(opened(store).record.plans)
+
+
+def shards(store: Path, split: str) -> list[str]:
+    """Names of all planned shards of a split, without suffix, in the order of the active plans."""
+    return [name for header in opened(store).active for name in header.shard_names(split)]
+
+
+def tar(store: Path, split: str, number: int = 0) -> Path:
+    """The tar of the `number`-th shard of a split."""
+    return store / f"{shards(store, split)[number]}.tar"
+
+
+def index(store: Path, split: str, number: int = 0) -> Path:
+    """The index of the `number`-th shard of a split."""
+    return store / f"{shards(store, split)[number]}.index"
+
+
+def read_index(path: Path) -> tuple[pa.Table, list[ShardRecord]]:
+    """Rows of an index, of one shard or merged, and its shards."""
+    with path.open("rb") as stream:
+        return decode_index(stream, str(path))
 
 
 def reasons(report: BuildReport, split: str) -> dict[str, int]:
@@ -88,20 +126,27 @@ def reasons(report: BuildReport, split: str) -> dict[str, int]:
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    """The files that a build publishes once and never writes again: tars, their indexes, and plans."""
+    """The files that a build publishes once and never writes again: tars, their indexes, and plans.
+
+    There are some: two stores that hold nothing would be equal.
+    """
     names = [path for pattern in ("*-*.tar", "*-*.index", "plan-*") for path in store.glob(pattern)]
+    assert names, f"{store} holds no tars, indexes or plans"
     return {path.name: path.read_bytes() for path in sorted(names)}
 
 
 def samples(store: Path, split: str) -> list[dict[str, Any]]:
-    """Every sample of a split's tars, as webdataset reads and decodes it."""
+    """Every sample of a split's tars, as webdataset reads and decodes it. There are some."""
     shards = [str(path) for path in sorted(store.glob(f"{split}-*.tar"))]
-    return list(webdataset.WebDataset(shards, shardshuffle=False).decode()) if shards else []
+    found = list(webdataset.WebDataset(shards, shardshuffle=False).decode()) if shards else []
+    assert found, f"{store} holds no samples of {split}"
+    return found
 
 
 def stored(store: Path, split: str) -> dict[str, npt.NDArray[Any]]:
-    """Newest embedding of every stored key, as training reads it."""
+    """Newest embedding of every stored key, as training reads it. There are some."""
     reader = open_reader(store, split)
+    assert len(reader.keys), f"{store} holds no embeddings of {split}"
     return {key: reader.read(row) for row, key in enumerate(reader.keys.to_pylist())}
 
 

@@ -1,17 +1,19 @@
-"""A tiny corpus in IIANet's layout, for tests: noise for voices and for mouths, the same bytes for the same arguments.
+"""The generator of corpora in IIANet's layout, for tests and benchmarks: the same bytes for the same arguments.
 
     ROOT/json/{tr,cv,tt}/{mix,s1,s2}.json
     ROOT/audio/{tr,cv,tt}/{mix,s1,s2}/<one>_1.00_<other>_-1.00.wav   16 kHz mono PCM16, mix = s1 + s2 to the sample
     ROOT/mouths/<utterance>.npz                                      key `data`, (frames, 96, 96) uint8
     ROOT/config.yml
 
-The utterances of a split form a chain: mixture i is utterance i with utterance i + 1, so the ends serve once and the
-rest twice. Made again with more utterances in the same folder, it grows: what is there already stays as it is.
+By default it is tiny, and voices and mouths are noise. The utterances of a split form a chain: mixture i is utterance i
+with utterance i + 1, so the ends serve once and the rest twice. Made again with more utterances in the same folder, it
+grows: what is there already stays as it is.
 """
 
 import json
+import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,8 +27,15 @@ import yaml
 from iianet.config.schema import Config, load_config
 
 FOLDERS = {"train": "tr", "val": "cv", "test": "tt"}
+KINDS = ("mix", "s1", "s2")
 SAMPLE_RATE = 16_000
 SAMPLES_PER_FRAME = 640
+
+Frames = npt.NDArray[np.uint8]
+Splits = Mapping[str, int | Mapping[str, int]]
+"""For each split the number of its utterances, or their names, each with the frames of its mouth."""
+Rows = list[Any]
+"""Of a list file: [wav, num_samples] or [wav, mouth, num_samples], each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,68 +65,117 @@ class Corpus:
         """mix.json, s1.json or s2.json of a split."""
         return self.root / "json" / FOLDERS[split] / f"{kind}.json"
 
-    def rows(self, split: str, kind: str) -> list[list[Any]]:
-        rows: list[list[Any]] = json.loads(self.list_file(split, kind).read_text())
+    def rows(self, split: str, kind: str) -> Rows:
+        """What such a list holds."""
+        rows: Rows = json.loads(self.list_file(split, kind).read_text())
         return rows
+
+
+def noise_frames(random: np.random.Generator, frames: int) -> Frames:
+    """Draw a mouth that shows nothing, `(frames, 96, 96)`; it does not compress."""
+    return random.integers(0, 256, (frames, 96, 96), dtype=np.uint8)
 
 
 def make_corpus(
     root: Path,
-    splits: Mapping[str, int] | None = None,
+    splits: Splits | None = None,
     *,
     frames: int | Sequence[int] = (2, 3, 4),
     num_samples: int | None = None,
+    ring: bool = False,
     absolute: bool = False,
+    draw: Callable[[np.random.Generator, int], Frames] = noise_frames,
+    compressed: bool = False,
+    shardwriter: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Corpus:
     """Write a corpus below `root`.
 
     Args:
         root: Folder, made if missing.
-        splits: Utterances of each, none or at least 2; a split that is not named has no lists. By default 6 train, 2
+        splits: None or at least 2 utterances in each. A split that is not named has no lists. By default 6 train, 2
             validate and 2 test.
-        frames: Of the mouths, in turn.
-        num_samples: Of every wav; by default as many as the shorter mouth of the mixture lasts.
+        frames: Lengths of the mouths, taken in turn, of splits that are given as numbers.
+        num_samples: Length of every wav; by default as long as the shorter mouth of its mixture.
+        ring: Mix the last utterance of a split with the first, too, so that all serve twice.
         absolute: Write whole paths into the lists, as the reference's preparation does, and leave data_root open;
             else paths relative to `root`, which is the config's data_root.
-        seed: Of the noise.
+        draw: Draws a mouth of so many frames.
+        compressed: Write npz as the reference's preparation does; else their size does not depend on their content.
+        shardwriter: Values of this section of the config, over those of a tiny corpus.
+        seed: Where all that is drawn follows from.
     """
-    counts = {"train": 6, "val": 2, "test": 2} if splits is None else dict(splits)
-    assert all(count != 1 for count in counts.values()), f"one utterance makes no mixture: {counts}"
-    names = {split: [f"{FOLDERS[split]}_{number:03d}" for number in range(count)] for split, count in counts.items()}
-    lengths = [frames] if isinstance(frames, int) else list(frames)
-    corpus = Corpus(root=root, names=names)
+    lengths = _lengths({"train": 6, "val": 2, "test": 2} if splits is None else splits, frames)
+    corpus = Corpus(root=root, names={split: list(own) for split, own in lengths.items()})
     shortest = []
-    for split, own in names.items():
-        of = {name: lengths[number % len(lengths)] for number, name in enumerate(own)}
-        for name, length in of.items():
+    for split, own in lengths.items():
+        for name, length in own.items():
             if not corpus.mouth(name).exists():
-                write_mouth(corpus.mouth(name), make_frames(length, seed, name))
-        samples = [num_samples or SAMPLES_PER_FRAME * min(of[one], of[other]) for one, other in pairwise(own)]
-        _write_lists(corpus, split, samples, root.absolute() if absolute else Path(), seed)
+                write_mouth(corpus.mouth(name), draw(_noise(seed, name), length), compressed=compressed)
+        pairs = list(pairwise([*own, *list(own)[: int(ring)]]))
+        samples = [num_samples or SAMPLES_PER_FRAME * min(own[one], own[other]) for one, other in pairs]
+        _write_lists(corpus, split, pairs, samples, root.absolute() if absolute else Path(), seed)
         shortest += samples
-    _write_config(corpus, min(shortest, default=SAMPLES_PER_FRAME) // SAMPLES_PER_FRAME, absolute)
+    segment = min(shortest, default=SAMPLES_PER_FRAME) // SAMPLES_PER_FRAME
+    _write_config(corpus, segment, absolute, shardwriter or {})
     return corpus
 
 
-def make_frames(frames: int, seed: int = 0, name: str = "") -> npt.NDArray[np.uint8]:
+def copy_corpus(corpus: Corpus, to: Path) -> Corpus:
+    """Copy all that is below its folder, with the times of the files; the config there names the new folder."""
+    shutil.copytree(corpus.root, to, dirs_exist_ok=True)
+    copy = Corpus(root=to, names=corpus.names)
+    copy.config_file.write_text(copy.config_file.read_text().replace(str(corpus.root), str(to)))
+    return copy
+
+
+def edit_list(corpus: Corpus, split: str, kind: str, change: Callable[[Rows], Any]) -> Path:
+    """Change one list, in place or into what `change` returns. Returns its path."""
+    path, rows = corpus.list_file(split, kind), corpus.rows(split, kind)
+    changed = change(rows)
+    path.write_text(json.dumps(rows if changed is None else changed))
+    return path
+
+
+def edit_lists(corpus: Corpus, split: str, change: Callable[[Rows], Any]) -> None:
+    """Change the three lists of a split alike: take mixtures out, or put them in another order."""
+    for kind in KINDS:
+        edit_list(corpus, split, kind, change)
+
+
+def make_frames(frames: int, seed: int = 0, name: str = "") -> Frames:
     """Mouth frames of noise, `(frames, 96, 96)`."""
-    return _noise(seed, name).integers(0, 256, (frames, 96, 96), dtype=np.uint8)
+    return noise_frames(_noise(seed, name), frames)
 
 
-def write_mouth(path: Path, frames: npt.NDArray[Any], key: str = "data") -> None:
-    """Write a mouth npz, uncompressed: as many bytes whatever the frames show, and no clock time."""
+def write_mouth(path: Path, frames: npt.NDArray[Any], key: str = "data", *, compressed: bool = False) -> None:
+    """Write a mouth npz, which holds no clock time; uncompressed, it has as many bytes whatever the frames show."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **{key: frames})  # type: ignore[arg-type]
+    save = np.savez_compressed if compressed else np.savez
+    save(path, **{key: frames})  # type: ignore[arg-type]
+
+
+def _lengths(splits: Splits, frames: int | Sequence[int]) -> dict[str, Mapping[str, int]]:
+    """Names of the utterances of each split, with the frames of their mouths."""
+    turns = [frames] if isinstance(frames, int) else list(frames)
+    found: dict[str, Mapping[str, int]] = {}
+    for split, given in splits.items():
+        if isinstance(given, int):
+            given = {f"{FOLDERS[split]}_{number:03d}": turns[number % len(turns)] for number in range(given)}
+        assert len(given) != 1, f"one utterance makes no mixture: {splits}"
+        found[split] = given
+    return found
 
 
 def _noise(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
 
 
-def _write_lists(corpus: Corpus, split: str, samples: Sequence[int], start: Path, seed: int) -> None:
-    lists: dict[str, list[list[str | int]]] = {"mix": [], "s1": [], "s2": []}
-    for (one, other), length in zip(pairwise(corpus.names[split]), samples, strict=True):
+def _write_lists(
+    corpus: Corpus, split: str, pairs: Sequence[tuple[str, str]], samples: Sequence[int], start: Path, seed: int
+) -> None:
+    lists: dict[str, Rows] = {kind: [] for kind in KINDS}
+    for (one, other), length in zip(pairs, samples, strict=True):
         name = f"{one}_1.00_{other}_-1.00.wav"
         wavs = {kind: Path("audio", FOLDERS[split], kind, name) for kind in lists}
         sources = [_noise(seed, kind, name).integers(-9000, 9001, length).astype(np.int16) for kind in ("s1", "s2")]
@@ -135,8 +193,8 @@ def _write_lists(corpus: Corpus, split: str, samples: Sequence[int], start: Path
         path.write_text(json.dumps(rows, indent=1))
 
 
-def _write_config(corpus: Corpus, segment_frames: int, absolute: bool) -> None:
-    """Everything as small as it goes: 2 shards a split, a separator of a few thousand weights, one process."""
+def _write_config(corpus: Corpus, segment_frames: int, absolute: bool, shardwriter: Mapping[str, Any]) -> None:
+    """Everything as small as it goes: few utterances a shard, a separator of a few thousand weights, one process."""
     data: dict[str, Any] = {
         "train_dir": str(corpus.root / "json/tr"),
         "valid_dir": str(corpus.root / "json/cv"),
@@ -154,7 +212,7 @@ def _write_config(corpus: Corpus, segment_frames: int, absolute: bool) -> None:
         "videonet": {"videonet_config": {"pretrain": None, "seed": 0}},
         "training": {"gpus": None, "epochs": 1, "loggers": ["csv"]},
         "datamodule": {"data_config": data},
-        "shardwriter": {"utterances_per_shard": 3, "batch_size": 4, "num_workers": 2},
+        "shardwriter": {"utterances_per_shard": 3, "batch_size": 4, "num_workers": 2, **shardwriter},
         "exp": {"exp_name": "tiny"},
     }
     corpus.config_file.write_text(yaml.safe_dump(values, sort_keys=False))

@@ -1,21 +1,19 @@
 """A small real store beside its corpus, and how the tests call inspect-shards on copies of it."""
 
 import json
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 import torch
-import yaml
 
-from iianet.config.schema import load_config
-from shardwriter.build.build import BuildOptions, build
+from helpers.corpus import Corpus, copy_corpus, make_corpus
+from shardwriter.build.build import build
+from shardwriter.build.options import BuildOptions
+from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect_cli import main
+from shardwriter.storage.folder import Folder
 
 FRAMES = {"train": {"ann": 4, "bob": 3, "cat.two": 5, "dan": 4, "eve": 2}, "val": {"fay": 3, "gus": 4}}
 BROKEN = "eve"
@@ -25,10 +23,13 @@ STORED = {"train": 4, "val": 2}
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with a corpus, its config, and a store; `shardwriter` is that section of the config."""
+    """A folder with a corpus, its config, and a store."""
 
-    root: Path
-    shardwriter: Mapping[str, Any] = field(default_factory=dict)
+    corpus: Corpus
+
+    @property
+    def root(self) -> Path:
+        return self.corpus.root
 
     @property
     def store(self) -> Path:
@@ -36,65 +37,33 @@ class Place:
 
     @property
     def config(self) -> Path:
-        return self.root / "conf.yml"
+        return self.corpus.config_file
 
     def mouth(self, name: str) -> Path:
-        return self.root / "mouths" / f"{name}.npz"
+        return self.corpus.mouth(name)
+
+    def inspected(self) -> InspectedStore:
+        """The store as it is now, as inspect-shards sees it."""
+        return InspectedStore.open(Folder(self.store))
 
     def copy(self, to: Path) -> "Place":
         """Copy everything, times too; the copied config names the copied corpus."""
-        shutil.copytree(self.root, to, dirs_exist_ok=True)
-        other = replace(self, root=to)
-        other.write_config()
-        return other
-
-    def write_config(self) -> None:
-        folders = {"train_dir": "json/train", "valid_dir": "json/val", "test_dir": "json/none"}
-        data = {name: str(self.root / folder) for name, folder in folders.items()} | {"data_root": str(self.root)}
-        values = {
-            "datamodule": {"data_config": data},
-            "videonet": {"videonet_config": {"pretrain": None}},
-            "shardwriter": {"utterances_per_shard": 2, **self.shardwriter},
-            "exp": {"exp_name": "inspected"},
-        }
-        self.config.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return Place(copy_corpus(self.corpus, to))
 
     def build(self) -> None:
         options = BuildOptions(splits=("train", "val"), device=torch.device("cpu"))
-        build(load_config(self.config), self.store, options)
+        build(self.corpus.config(), Folder(self.store), options)
 
 
 def make_place(root: Path, **shardwriter: Any) -> Place:
-    """Make a corpus and build its store: five train utterances in three shards, one of them broken, and two for val."""
-    place = Place(root, shardwriter)
-    generator = np.random.default_rng(0)
-    for split, utterances in FRAMES.items():
-        rows: dict[str, list[Any]] = {"mix": [], "s1": [], "s2": []}
-        names = list(utterances)
-        for first, second in zip(names, [*names[1:], names[0]], strict=True):  # each serves two mixtures
-            num_samples = 640 * min(utterances[first], utterances[second])
-            rows["mix"].append([f"audio/mix/{first}_{second}.wav", num_samples])
-            rows["s1"].append([f"audio/s1/{first}_{second}.wav", f"mouths/{first}.npz", num_samples])
-            rows["s2"].append([f"audio/s2/{first}_{second}.wav", f"mouths/{second}.npz", num_samples])
-        for kind, listed in rows.items():
-            for row in listed:
-                (root / row[0]).parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(root / row[0], generator.uniform(-0.5, 0.5, row[-1]), 16000)
-            folder = root / "json" / split
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{kind}.json").write_text(json.dumps(listed), encoding="utf-8")
-        for name, frames in utterances.items():
-            write_mouth(place, name, frames, seed=len(name))
+    """Make a corpus and build its store: five train utterances in three shards, one of them broken, and two for val.
+
+    `shardwriter` are values of that section of the config.
+    """
+    place = Place(make_corpus(root, FRAMES, ring=True, shardwriter={"utterances_per_shard": 2, **shardwriter}))
     place.mouth(BROKEN).write_bytes(b"not a zip")
-    place.write_config()
     place.build()
     return place
-
-
-def write_mouth(place: Place, name: str, frames: int, seed: int) -> None:
-    place.mouth(name).parent.mkdir(exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (frames, 96, 96), dtype=np.uint8)
-    np.savez_compressed(place.mouth(name), data=pixels)
 
 
 def damage(place: Place, shard: str, offset: int, content: bytes) -> None:

@@ -9,21 +9,24 @@ from iianet.batch import Batch
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.encoder.source import EncoderSource
 from loaders.datamodule import SeparationData
-from shardwriter.store.catalog import Catalog
+from shardwriter.storage.folder import Folder
+from shardwriter.store.snapshot import Snapshot
 
 NO_AUGMENTATION = "datamodule.data_config.augment_mouth=false"
 
 
 def data(corpus: Corpus, store: Path | None, *overrides: str, others: tuple[Path, ...] = ()) -> SeparationData:
     """Raw mode, or a store (and others beside it), without augmentation."""
-    catalogs = [Catalog.open(path) for path in ([store] if store else []) + list(others)]
+    catalogs = [Snapshot.open(Folder(path)) for path in ([store] if store else []) + list(others)]
     return SeparationData(corpus.config(NO_AUGMENTATION, *overrides), catalogs, "build-shards ...")
 
 
 def batches(source: SeparationData, epochs: int = 2) -> list[Batch]:
-    """Those of some training epochs, then of validation."""
+    """Those of some training epochs, then of validation. Both have some."""
     loader = source.train_dataloader()
-    return [batch for _ in range(epochs) for batch in loader] + list(source.val_dataloader())
+    training, validation = [batch for _ in range(epochs) for batch in loader], list(source.val_dataloader())
+    assert training and validation
+    return training + validation
 
 
 def completed(corpus: Corpus, found: list[Batch]) -> list[torch.Tensor]:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-import train
 from iianet.batch import Batch
 from iianet.training import trainer
 from iianet.training.lightning_module import SeparationModule
+from iianet_cli import train_cli
 
 
 class Stop(NamedTuple):
@@ -63,7 +63,7 @@ def recorded(record: Path, stop: Stop | None = None, ranks: int = 1) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SeparationModule, "training_step", train_and_record)
         patch.setattr(SeparationModule, "validation_step", validate)
-        patch.setattr(trainer, "choose_devices", lambda _: ("cpu", ranks))
+        patch.setattr(trainer, "training_devices", lambda _: ("cpu", ranks))
         yield
 
 
@@ -85,4 +85,4 @@ def steps(record: Path, rank: int = 0) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     wishes = json.loads(sys.argv[1])
     with recorded(Path(wishes["record"]), wishes["stop"] and Stop(*wishes["stop"]), wishes["ranks"]):
-        train.main(sys.argv[2:])
+        train_cli.main(sys.argv[2:])

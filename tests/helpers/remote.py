@@ -1,35 +1,38 @@
-"""A bucket on loopback, and commands that use it."""
+"""A store's place in a bucket on loopback, for one test."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from urllib.request import Request, urlopen
 
-import boto3
-import fsspec
 import pytest
-import tenacity
 
-from helpers.s3 import BUCKET, S3Server, s3_server
+from helpers.s3 import BUCKET, S3Server
+from shardwriter.storage import objects
 
 URL = f"s3://{BUCKET}/lrs2"
 PREFIX = "lrs2"
+ATTEMPTS = 3
 
 
 @contextmanager
-def bucket(cache: Path, read_timeout: float = 20) -> Iterator[S3Server]:
-    """A server, and an environment that leads all S3 clients to it and puts mirrors below `cache`; waits are short."""
-    with s3_server() as server, pytest.MonkeyPatch.context() as patch:
+def bucket(server: S3Server, cache: Path, read_timeout: float = 20) -> Iterator[S3Server]:
+    """The bucket, empty, and an environment that leads all clients to it and puts caches below `cache`.
+
+    Waits are short in this process; those that it starts wait as the product does.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("AWS_PROFILE", raising=False)
+        patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
         patch.setenv("AWS_ACCESS_KEY_ID", "testing-id")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")
-        patch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": read_timeout}})
         patch.setenv("XDG_CACHE_HOME", str(cache))
-        patch.setattr(tenacity, "wait_random_exponential", lambda **_: tenacity.wait_none())
-        fsspec.get_filesystem_class("s3").clear_instance_cache()  # of clients of another server
-        urlopen(Request(f"{server.endpoint}/moto-api/reset", method="POST")).close()  # moto keeps buckets by process
-        boto3.client("s3", endpoint_url=server.endpoint).create_bucket(Bucket=BUCKET)
+        patch.setattr(objects, "ATTEMPTS", ATTEMPTS)
+        patch.setattr(objects, "READ_TIMEOUT", timedelta(seconds=read_timeout))
+        patch.setattr(objects, "LONGEST_RETRY", timedelta(seconds=30))
+        server.empty()
+        objects._connect.cache_clear()
         yield server
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        objects._connect.cache_clear()  # clients that wait so shortly

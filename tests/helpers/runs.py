@@ -11,29 +11,32 @@ from typing import Any
 import pytest
 import torch
 
-import train
 from helpers import recorder
 from helpers.corpus import Corpus
 from helpers.recorder import Stop
-from shardwriter.build.build import BuildOptions, build
+from iianet_cli import train_cli
+from shardwriter.build.build import build
+from shardwriter.build.options import BuildOptions
+from shardwriter.storage.folder import Folder
 
 RESULTS = Path("Experiments/checkpoint/tiny")
 """Folder of a run's results, below the working directory."""
 EPOCHS = ("--set", "training.epochs=2")
-ROOT = Path(train.__file__).parent
+ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "train.py"
 
 
 def build_store(corpus: Corpus, name: str, limit: int | None = None, *overrides: str) -> Path:
     path = corpus.root / name
     options = BuildOptions(device=torch.device("cpu"), dtype="float32", limit=limit)
-    build(corpus.config(*overrides), path, options)
+    build(corpus.config(*overrides), Folder(path), options)
     return path
 
 
 def run(corpus: Corpus, *words: object) -> tuple[int, Path]:
     """Exit code and folder of the results."""
     with pytest.raises(SystemExit) as stopped:
-        train.main(["--conf_dir", str(corpus.config_file), *(str(word) for word in words)])
+        train_cli.main(["--conf_dir", str(corpus.config_file), *(str(word) for word in words)])
     assert isinstance(stopped.value.code, int)
     return stopped.value.code, RESULTS
 

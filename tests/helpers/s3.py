@@ -1,13 +1,16 @@
 """An S3 server on loopback, moto's, that can be told to fail, and to kill its clients."""
 
 import os
+import re
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
+from urllib.request import Request, urlopen
 
 import boto3
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -15,7 +18,12 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 BUCKET = "bucket"
 
-Fault = Literal["500", "cut", "hang", "close"]
+Fault = Literal["500", "403", "cut", "hang", "close", "500 afterwards", "hang afterwards", "close afterwards"]
+"""What happens to a request: an error, half of the answer, none as long as the server runs, or a closed connection.
+
+Those `afterwards` carry the request out before, so that only its answer is lost.
+"""
+_STATUS = {"500": "500 Internal Server Error", "403": "403 Forbidden"}
 
 
 @dataclass
@@ -29,11 +37,14 @@ class Rule:
 
 @dataclass
 class Kill:
-    """A process that dies at a request that writes: the `at`-th, which is carried out before, or is not."""
+    """An end at the `at`-th request that writes, counted from 0, which is carried out before, or is not.
 
-    pid: int
+    The process of number `pid` dies; where it is None, it lives on and cannot reach the server to write any more.
+    """
+
+    pid: int | None
     at: int
-    is_carried_out: bool
+    is_carried_out: bool = False
     writes: int = 0
 
 
@@ -44,6 +55,7 @@ class S3Server:
     Attributes:
         endpoint: Its address.
         requests: Method and path of all that were answered or failed.
+        rules: Which of the next requests fail.
         kill: Whom to kill, if anybody.
     """
 
@@ -54,28 +66,43 @@ class S3Server:
     released: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def empty(self) -> None:
+        """Begin anew, with an empty bucket and no faults."""
+        self.released.set()
+        with self.lock:
+            self.kill, self.released = None, threading.Event()
+            self.rules.clear()
+        urlopen(Request(f"{self.endpoint}/moto-api/reset", method="POST")).close()  # moto keeps buckets by process
+        self._client.create_bucket(Bucket=BUCKET)
+        self.requests.clear()
+
     def fail(self, method: str, ending: str, fault: Fault, times: int = 1) -> None:
-        """Let the next requests of a method fail whose path ends so."""
-        self.rules.append(Rule(lambda verb, path: verb == method and path.endswith(ending), fault, times))
+        """Let the next requests of a method fail whose path ends in what a regular expression describes."""
+        pattern = re.compile(f"(?:{ending})$")
+        self.rules.append(Rule(lambda verb, path: verb == method and pattern.search(path) is not None, fault, times))
 
     def names(self, prefix: str) -> list[str]:
         """Objects below a prefix."""
-        client = boto3.client("s3", endpoint_url=self.endpoint)
-        found = client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])
+        found = self._client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])
         return sorted(item["Key"].removeprefix(f"{prefix}/") for item in found)
 
     def read(self, name: str) -> bytes:
         """An object."""
-        body: bytes = boto3.client("s3", endpoint_url=self.endpoint).get_object(Bucket=BUCKET, Key=name)["Body"].read()
+        body: bytes = self._client.get_object(Bucket=BUCKET, Key=name)["Body"].read()
         return body
 
     def write(self, name: str, content: bytes) -> None:
         """Put an object."""
-        boto3.client("s3", endpoint_url=self.endpoint).put_object(Bucket=BUCKET, Key=name, Body=content)
+        self._client.put_object(Bucket=BUCKET, Key=name, Body=content)
 
     def delete(self, name: str) -> None:
         """Delete an object."""
-        boto3.client("s3", endpoint_url=self.endpoint).delete_object(Bucket=BUCKET, Key=name)
+        self._client.delete_object(Bucket=BUCKET, Key=name)
+
+    @cached_property
+    def _client(self) -> Any:
+        keys = {"aws_access_key_id": "testing-id", "aws_secret_access_key": "testing-secret"}
+        return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
 
     def count_write(self, method: str) -> int | None:
         """Number of a request that writes and comes from whom is to be killed."""
@@ -89,47 +116,64 @@ class S3Server:
         """The fault of a request that comes in."""
         with self.lock:
             self.requests.append((method, path))
-            for rule in self.rules:
-                if rule.times and rule.chosen(method, path):
+        for rule in [rule for rule in self.rules if rule.times]:
+            if rule.chosen(method, path):  # without the lock, since it may ask the server for something
+                with self.lock:
                     rule.times -= 1
-                    return rule.fault
+                return rule.fault
         return None
 
 
 class _Failing:
-    """Stands before moto's application."""
+    """Stands before moto's application, which answers one request at a time: conditional writes must not overlap."""
 
     def __init__(self, server: S3Server) -> None:
         self.server = server
-        self.inner = DomainDispatcherApplication(create_backend_app)
+        self._inner = DomainDispatcherApplication(create_backend_app)
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         number, kill = self.server.count_write(environ["REQUEST_METHOD"]), self.server.kill
         if number is not None and kill is not None and number >= kill.at:
             if number == kill.at:
                 if kill.is_carried_out:
-                    b"".join(self.inner(environ, lambda *_: None))
-                os.kill(kill.pid, signal.SIGKILL)
-            raise ConnectionResetError
+                    self._answer(environ, _ignore)
+                if kill.pid is not None:
+                    os.kill(kill.pid, signal.SIGKILL)
+            raise _closed(environ)
         fault = self.server.take_fault(environ["REQUEST_METHOD"], environ["PATH_INFO"])
         if fault is None:
-            answer: Iterable[bytes] = self.inner(environ, start_response)
-            return answer
-        if fault == "500":
-            start_response("500 Internal Server Error", [("Content-Length", "0")])
-            return [b""]
-        if fault == "hang":
-            self.server.released.wait()
+            return [self._answer(environ, start_response)]
         if fault == "cut":
             return self._cut(environ, start_response)
-        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        raise ConnectionResetError
+        kind, _, afterwards = fault.partition(" ")
+        if afterwards:
+            self._answer(environ, _ignore)
+        if kind == "hang":
+            self.server.released.wait()
+        if kind in _STATUS:
+            start_response(_STATUS[kind], [("Content-Length", "0")])
+            return [b""]
+        raise _closed(environ)
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> bytes:
+        with self._one_at_a_time:
+            return b"".join(self._inner(environ, start_response))
 
     def _cut(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        body = b"".join(self.inner(environ, start_response))
+        body = self._answer(environ, start_response)
         yield body[: len(body) // 2]
-        environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        raise ConnectionResetError
+        raise _closed(environ)
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+def _closed(environ: dict[str, Any]) -> ConnectionResetError:
+    """Close the connection of a request; what is returned ends it here."""
+    environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    return ConnectionResetError()
 
 
 class _Quiet(WSGIRequestHandler):
@@ -141,9 +185,9 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """Run a server with an empty bucket."""
+    """Run a server; `empty` makes its bucket."""
     state = S3Server()
-    server: BaseWSGIServer = make_server("127.0.0.1", 0, _Failing(state), threaded=True, request_handler=_Quiet)  # type: ignore[arg-type]
+    server: BaseWSGIServer = make_server("127.0.0.1", 0, _Failing(state), threaded=True, request_handler=_Quiet)
     state.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

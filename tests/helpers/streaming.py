@@ -13,7 +13,7 @@ import soundfile
 from helpers.corpus import Corpus
 from helpers.foreign_tars import npy, write_tar
 from iianet.batch import Batch
-from loaders.stream_data import StreamData
+from loaders.streams import StreamData
 
 SEGMENT = 640 * 2
 """Samples of the segment of a corpus whose shortest mouths have 2 frames."""

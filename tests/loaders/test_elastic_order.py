@@ -13,7 +13,7 @@ from helpers.reading import data
 from iianet.batch import Batch
 from iianet.errors import ManifestError
 from loaders.datamodule import SeparationData
-from loaders.loader import BatchLoader
+from loaders.dataset import BatchLoader
 
 STEP = 8
 """Examples of a global batch."""
@@ -52,6 +52,7 @@ def global_batches(
         loader = source.train_dataloader() if split == "train" else source.val_dataloader()
         steps.append([rows(batch) for _ in range(2) for batch in loader])
     assert len({len(own) for own in steps}) == 1, "a rank with fewer steps would hang the others"
+    assert steps[0]
     return [list(chain.from_iterable(parts)) for parts in zip(*steps, strict=True)]
 
 
@@ -94,7 +95,9 @@ def test_workers_may_be_started_in_any_way(
         plain.batches, advance_epoch=True, num_workers=1, multiprocessing_context=context, persistent_workers=persistent
     )
     for _ in range(2):  # epochs
-        for ours, theirs in zip(plain, started, strict=True):
+        pairs = list(zip(plain, started, strict=True))
+        assert pairs
+        for ours, theirs in pairs:
             assert ours.keys == theirs.keys
             assert torch.equal(ours.embedding, theirs.embedding)
             assert torch.equal(ours.mixture, theirs.mixture)

@@ -6,37 +6,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
 from loaders.matching import refuse_other_encoder
 from shardwriter import write_store
-from shardwriter.store.catalog import Catalog
-from shardwriter.store.identity import imported_identity
-from shardwriter.store.recorded import UNKNOWN_ENCODER
+from shardwriter.storage.folder import Folder
+from shardwriter.store.identity import UNKNOWN_ENCODER, imported_identity
+from shardwriter.store.snapshot import Snapshot
 
 RANDOM = EncoderSource(pretrain=None, seed=0)
 
 
-def store_of(folder: Path, encoder: dict[str, object], dim: int = 512) -> Catalog:
+def store_of(folder: Path, encoder: dict[str, object], dim: int = 512) -> Snapshot:
     embedding = np.zeros((dim, 2), dtype=np.float16)
     write_store(folder, [("ann", embedding, {})], identity=encoder)
-    return Catalog.open(folder)
+    return Snapshot.open(Folder(folder))
 
 
 @pytest.fixture
-def imported(tmp_path: Path) -> Catalog:
-    return store_of(tmp_path, dict(imported_identity("float16").encoder))
+def imported(tmp_path: Path) -> Snapshot:
+    return store_of(tmp_path, dict(imported_identity(ClipEncoder, "float16").encoder))
 
 
-def test_imported_embeddings_are_refused_until_they_are_trusted(imported: Catalog) -> None:
-    with pytest.raises(StoreError, match=r"nothing tells the encoder .*earlier.*random weights of seed 0") as refused:
+def test_imported_embeddings_are_refused_until_they_are_trusted(imported: Snapshot) -> None:
+    with pytest.raises(StoreError, match=r"is unknown .*earlier.*random weights of seed 0") as refused:
         refuse_other_encoder(imported, RANDOM)
     assert "--trust_imported (datamodule.data_config.trust_imported)" in str(refused.value)
-    assert f"inspect-shards {imported.store} --against CONFIG --recheck" in str(refused.value)
+    assert f"inspect-shards {imported.storage.name} --against CONFIG --recheck" in str(refused.value)
 
 
 def test_trust_is_taken_with_one_warning_that_the_fallback_may_mix_encoders(
-    imported: Catalog, caplog: pytest.LogCaptureFixture
+    imported: Snapshot, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         refuse_other_encoder(imported, RANDOM, trust_imported=True)
@@ -45,19 +46,19 @@ def test_trust_is_taken_with_one_warning_that_the_fallback_may_mix_encoders(
     assert "the run mixes two encoders" in record.getMessage()
 
 
-def test_tars_of_others_are_named_as_such(tmp_path: Path) -> None:
-    catalog = store_of(tmp_path, dict(UNKNOWN_ENCODER))
-    with pytest.raises(StoreError, match="tars of others, indexed by --reindex"):
-        refuse_other_encoder(catalog, RANDOM)
+def test_reindexed_tars_are_named_as_such(tmp_path: Path) -> None:
+    snapshot = store_of(tmp_path, dict(UNKNOWN_ENCODER))
+    with pytest.raises(StoreError, match="tars indexed by --reindex"):
+        refuse_other_encoder(snapshot, RANDOM)
 
 
 def test_embeddings_of_another_shape_cannot_be_trusted(tmp_path: Path) -> None:
-    catalog = store_of(tmp_path, dict(UNKNOWN_ENCODER), dim=8)
-    with pytest.raises(StoreError, match="have 8 rows at 25 fps; IIANet's have 512 at 25"):
-        refuse_other_encoder(catalog, RANDOM, trust_imported=True)
+    snapshot = store_of(tmp_path, dict(UNKNOWN_ENCODER), dim=8)
+    with pytest.raises(StoreError, match="have 8 rows at 25 fps; the config's encoder has 512 at 25"):
+        refuse_other_encoder(snapshot, RANDOM, trust_imported=True)
 
 
 def test_trust_covers_imported_embeddings_alone(tmp_path: Path) -> None:
-    catalog = store_of(tmp_path, {"name": "ResNetVideoModel", "fingerprint": "another", "pretrain": None, "seed": 7})
+    snapshot = store_of(tmp_path, {"name": "ResNetVideoModel", "fingerprint": "another", "pretrain": None, "seed": 7})
     with pytest.raises(StoreError, match="encoder fingerprint"):
-        refuse_other_encoder(catalog, RANDOM, trust_imported=True)
+        refuse_other_encoder(snapshot, RANDOM, trust_imported=True)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from helpers.builds import tar
 from torch.utils.data import DataLoader
 
 from iianet.errors import StoreError
@@ -103,7 +104,7 @@ def test_the_length_is_the_number_of_batches(store: Path) -> None:
     assert len(dataset) == len(read(dataset)) == 7
 
 
-def test_splits_are_added_and_told_apart(tmp_path: Path) -> None:
+def test_splits_are_added_and_read_separately(tmp_path: Path) -> None:
     write_store(tmp_path, samples(3), split="train")
     write_store(tmp_path, samples(5), split="val")
     assert sum(map(len, read(ShardedEmbeddings(tmp_path, split="train")))) == 3
@@ -124,25 +125,25 @@ def test_a_folder_that_is_no_store_says_how_to_make_one(tmp_path: Path) -> None:
 def test_a_shard_cut_after_opening_is_an_error_not_garbage(tmp_path: Path) -> None:
     write_store(tmp_path, samples(8), utterances_per_shard=8)
     dataset = ShardedEmbeddings(tmp_path, batch_size=8, read_ahead_windows=0)
-    tar = tmp_path / "train-000000.tar"
-    tar.write_bytes(tar.read_bytes()[:3000])
-    with pytest.raises(StoreError, match=r"train-000000.tar: has 3,000 bytes now"):
+    path = tar(tmp_path, "train")
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(StoreError, match=rf"{path.name}: has 3,000 bytes now"):
         read(dataset)
 
 
 def test_a_damaged_shard_is_found_before_its_epoch_is_over(tmp_path: Path) -> None:
     write_store(tmp_path, samples(8), utterances_per_shard=4)
-    tar = tmp_path / "train-000001.tar"
-    content = bytearray(tar.read_bytes())
+    path = tar(tmp_path, "train", 1)
+    content = bytearray(path.read_bytes())
     content[1000] ^= 1  # a finite value still
-    tar.write_bytes(content)
-    with pytest.raises(StoreError, match=r"train-000001.tar: its digest is .* Delete it and run build-shards"):
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=rf"{path.name}: its digest is .* Delete it and run build-shards"):
         read(ShardedEmbeddings(tmp_path, batch_size=8))
     assert read(ShardedEmbeddings(tmp_path, batch_size=8, read_ahead_windows=0))
 
 
 def test_many_shards_need_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loaders.shard_files.OPEN_SHARDS", 2)
+    monkeypatch.setattr("loaders.reader.OPEN_SHARDS", 2)
     write_store(tmp_path, samples(12), utterances_per_shard=1)
     dataset = ShardedEmbeddings(tmp_path, batch_size=5)
     assert sum(map(len, dataset)) == 12

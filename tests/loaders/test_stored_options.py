@@ -1,6 +1,5 @@
 """Stores of further members when their corpus goes on, and several of them as one: what is read stays right."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 import soundfile
 import torch
 from helpers.builds import build_store, change_mouth, interrupt_build
-from helpers.corpus import FOLDERS, SAMPLE_RATE, Corpus, make_corpus
+from helpers.corpus import FOLDERS, SAMPLE_RATE, Corpus, edit_lists, make_corpus
 from helpers.reading import batches, data
 
 from iianet.batch import Batch
@@ -37,8 +36,7 @@ def assert_same(found: Sequence[Batch], expected: Sequence[Batch]) -> None:
 
 def rewrite_lists(corpus: Corpus, split: str, rows: slice) -> None:
     """Keep some mixtures of a split, or put them in another order."""
-    for kind in ("mix", "s1", "s2"):
-        corpus.list_file(split, kind).write_text(json.dumps(corpus.rows(split, kind)[rows]))
+    edit_lists(corpus, split, lambda listed: listed[rows])
 
 
 def make_lists(corpus: Corpus) -> None:
@@ -194,5 +192,5 @@ def test_stores_of_unlike_numbers_of_views_give_what_both_have(corpus: Corpus, t
 def test_stores_that_were_made_unlike_are_refused(corpus: Corpus, tmp_path: Path, setting: str, message: str) -> None:
     build_store(corpus, tmp_path / "one", splits=SPLITS)
     build_store(corpus, tmp_path / "other", setting, splits=SPLITS)
-    with pytest.raises(StoreError, match=rf"one and .*other were not made alike \({message}\)"):
+    with pytest.raises(StoreError, match=rf"one and .*other were built with different settings \({message}\)"):
         data(corpus, tmp_path / "one", others=(tmp_path / "other",)).prepare_splits()

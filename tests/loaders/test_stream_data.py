@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from helpers.builds import build_store, stored
+from helpers.builds import build_store, stored, tar
 from helpers.corpus import Corpus, make_corpus
 from helpers.streaming import SEGMENT, keys, stream
 
 from iianet.errors import ConfigError, FeatureStoreError, StoreError
-from loaders.stream_words import validation_word
+from shardwriter.storage.tar_urls import validation_word
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def store(corpus: Corpus, quick: None) -> Path:
 
 
 def pattern(store: Path) -> str:
-    return str(store / "train-{000000..000001}.tar")
+    return str(tar(store, "train")).replace("000000", "{000000..000001}")
 
 
 def examples(corpus: Corpus, split: str) -> Counter[str]:
@@ -59,7 +59,7 @@ def test_two_ranks_see_every_example_once(corpus: Corpus, store: Path) -> None:
         for rank in range(2)
     ]
     seen = [keys(list(data.train_dataloader())) for data in own]
-    assert not seen[0].keys() & seen[1].keys()
+    assert all(seen) and not seen[0].keys() & seen[1].keys()
     assert {*seen[0], *seen[1]} == {*examples(corpus, "train")}
     validated = [list(data.val_dataloader()) for data in own]
     assert len(validated[0]) == len(validated[1])
@@ -85,11 +85,13 @@ def test_epochs_are_shuffled_differently_and_again_the_same(corpus: Corpus, stor
     assert orders[0] == orders[2] != orders[1]
 
 
-@pytest.mark.parametrize("audio", ["path", "embed"])
-def test_rows_hold_what_the_store_and_the_wavs_hold(corpus: Corpus, store: Path, audio: str, tmp_path: Path) -> None:
-    if audio == "embed":
+@pytest.mark.parametrize("setting", [None, "shardwriter.audio=embed", "shardwriter.dtype=int8"])
+def test_rows_hold_what_the_store_and_the_wavs_hold(
+    corpus: Corpus, store: Path, setting: str | None, tmp_path: Path
+) -> None:
+    if setting is not None:
         store = tmp_path
-        build_store(corpus, store, "shardwriter.audio=embed")
+        build_store(corpus, store, setting)
     embeddings = stored(store, "train")
     wavs: dict[str, list[tuple[bytes, bytes]]] = {}
     for kind in ("s1", "s2"):
@@ -136,7 +138,9 @@ def test_dynamic_mixing_adds_a_source_of_another_utterance(corpus: Corpus, store
         for wav, mouth, _ in corpus.rows("train", kind)
     }
     pcm = np.float32(1 / 2**15)
-    for batch in stream(corpus, pattern(store)).train_dataloader():
+    batches = list(stream(corpus, pattern(store)).train_dataloader())
+    assert batches
+    for batch in batches:
         for key, mixture, target in zip(batch.keys, batch.mixture.numpy(), batch.target.numpy(), strict=True):
             added = np.rint((mixture - target) / pcm).astype(np.float32) * pcm
             assert sources[added.tobytes()] != key
@@ -146,9 +150,11 @@ def test_validation_shards_are_named_by_train_or_by_themselves(corpus: Corpus, s
     assert validation_word("http://train/x/train-{00..19}.tar") == "http://train/x/val-{00..19}.tar"
     with pytest.raises(ConfigError, match="no 'train' in its last part"):
         validation_word("/data/train/{00..19}.tar")
-    one = stream(corpus, [pattern(store), str(store / "val-000000.tar")])
-    assert [Path(url).name for url in one.urls["val"]] == ["val-000000.tar"]
-    (tmp_path / "train-0.tar").write_bytes((store / "train-000000.tar").read_bytes())
+    one = stream(corpus, [pattern(store), str(tar(store, "val"))])
+    assert [Path(url).name for url in one.urls["val"]] == [tar(store, "val").name]
+    with pytest.raises(StoreError, match="is named 2 times"):
+        stream(corpus, [pattern(store), str(tar(store, "train", 1))])
+    (tmp_path / "train-0.tar").write_bytes(tar(store, "train").read_bytes())
     with pytest.raises(StoreError, match=r"val-0.tar: no such file.*one more --shards"):
         stream(corpus, str(tmp_path / "train-0.tar"))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.corpus import Corpus, make_corpus
 from helpers.foreign_tars import npy, traps
 from helpers.serving import served
@@ -40,7 +41,7 @@ def test_audio_members_are_trained_on_over_http(corpus: Corpus, tmp_path: Path, 
         assert batch.mixture.shape == batch.target.shape == (2, SEGMENT)
 
 
-def test_a_missing_shard_is_told_before_training(corpus: Corpus, tmp_path: Path, http: str) -> None:
+def test_a_missing_shard_is_reported_before_training(corpus: Corpus, tmp_path: Path, http: str) -> None:
     for split in ("train", "val"):
         write_shard(tmp_path / f"{split}-0.tar", foreign(3))
     with pytest.raises(StoreError, match=r"-1.tar: cannot be fetched \(HTTP 404"):
@@ -65,7 +66,7 @@ def test_nothing_to_train_on_is_an_error(corpus: Corpus, tmp_path: Path) -> None
     for split in ("train", "val"):
         write_shard(tmp_path / f"{split}.tar", foreign(3, SEGMENT - 1))
     data = stream(corpus, str(tmp_path / "train.tar"))
-    with pytest.raises(StoreError, match="3 are shorter"):
+    with pytest.raises(StoreError, match="3 examples are shorter"):
         list(data.train_dataloader())
     endless = stream(corpus, str(tmp_path / "train.tar"), "datamodule.data_config.stream_batches=2")
     with pytest.raises(StoreError, match="nothing to train on"):
@@ -87,7 +88,7 @@ def test_bad_samples_are_listed_and_the_batch_is_filled_up(corpus: Corpus, tmp_p
         samples[2]["source.wav"] = b"no wav"
         write_shard(tmp_path / f"{split}.tar", samples)
     data = stream(corpus, str(tmp_path / "train.tar"), "datamodule.data_config.train_mixing=static")
-    for loader, rows in ((data.train_dataloader(), [2, 1]), (data.val_dataloader(), [1, 1, 1])):
+    for loader, rows in ((data.train_dataloader(), [2, 1]), (data.val_dataloader(), [1, 2])):
         batches = list(loader)
         assert [batch.num_examples for batch in batches] == rows
         assert {key for batch in batches for key, _ in batch.dropped} == {"clip1", "clip2"}
@@ -103,6 +104,50 @@ def test_nothing_is_ever_unpickled(corpus: Corpus, tmp_path: Path) -> None:
     assert len(keys(batches)) == 3
     assert [key for batch in batches for key, reason in batch.dropped if "never unpickled" in reason] == ["clip3"]
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"x.npy": npy(np.zeros((512, 2), np.float16))}, "emb.npy, mixture.wav, source.wav, x.npy; expected one npy"),
+        ({"emb.npy": npy(np.zeros((6, 2), np.float16))}, r"is \(6, 2\); expected \(512, frames\)"),
+        ({"emb.npy": npy(np.zeros(512, np.float16))}, r"is \(512,\); expected \(512, frames\)"),
+        ({"emb.npy": npy(np.zeros((512, 2)))}, "is of float64; expected float16 or float32 or int8"),
+        ({"emb.npy": npy(np.zeros((512, 2), np.int8))}, "has no scale.npy"),
+        ({"emb.npy": npy(np.full((512, 2), np.inf, np.float16))}, "not finite"),
+        ({"emb.npy": npy(np.zeros((512, 2), np.float16))[:-2]}, "an npy of 2,174 bytes; expected 2,176"),
+        ({"source.wav": b""}, "its audio cannot be read"),
+    ],
+)
+def test_tars_of_another_layout_are_refused_before_training(
+    corpus: Corpus, tmp_path: Path, members: dict[str, bytes], reason: str
+) -> None:
+    for split in ("train", "val"):
+        write_shard(tmp_path / f"{split}.tar", [{**sample, **members} for sample in foreign(2)])
+    with pytest.raises(StoreError, match=rf"train\.tar: cannot be trained on: .*train\.tar: clip1: .*{reason}"):
+        stream(corpus, str(tmp_path / "train.tar"))
+
+
+def test_embedding_npy_is_taken_among_several_and_dtypes_may_differ(corpus: Corpus, tmp_path: Path) -> None:
+    first, second = foreign(2)
+    first["embedding.npy"] = npy(np.full((512, 2), 7, dtype=">f2"))
+    for split in ("train", "val"):
+        write_shard(tmp_path / f"{split}.tar", [first, second])
+    [batch] = stream(corpus, str(tmp_path / "train.tar")).val_dataloader()
+    assert batch.embedding[:, 0, 0].tolist() == [7, 1]
+    assert batch.embedding.dtype == torch.float32
+
+
+@pytest.mark.parametrize("damage", ["cut", "header"])
+def test_a_damaged_tar_is_an_error_that_names_it(corpus: Corpus, tmp_path: Path, damage: str) -> None:
+    for split in ("train", "val"):
+        write_shard(tmp_path / f"{split}.tar", foreign(12))
+    tar = tmp_path / "train.tar"
+    content = tar.read_bytes()
+    magic = content.rindex(b"ustar")  # in the header of the last member
+    tar.write_bytes(content[: magic + 1000] if damage == "cut" else content[:magic] + b"X" + content[magic + 1 :])
+    with pytest.raises(StoreError, match=r"train\.tar: cannot be read to its end"):
+        list(stream(corpus, str(tar)).train_dataloader())
 
 
 @pytest.mark.parametrize("word", ["pipe:touch {ran}", "{{pipe:touch {ran},a}}train.tar", "-", "s3://b/train.tar"])

@@ -11,7 +11,7 @@ from helpers.runs import run
 
 from iianet.batch import Batch
 from iianet.training.lightning_module import SeparationModule
-from iianet.training.step_record import WARM_UP, StepRecord
+from iianet.training.step_times import WARM_UP, StepRecord
 from loaders.dataset import ExampleDataset
 
 

@@ -53,7 +53,7 @@ def test_a_store_of_another_encoder_is_refused_with_both_fingerprints(
     [
         ("preprocessing", "mean", 0.5, "preprocessing"),
         ("precision", "dtype", "bfloat16", "precision"),
-        ("precision", "batch_norm", "separate", "computed as none of this version does"),
+        ("precision", "batch_norm", "separate", "computed in a way that this version does not have"),
     ],
 )
 def test_a_store_of_other_preprocessing_or_precision_is_refused(

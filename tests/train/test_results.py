@@ -69,7 +69,7 @@ def test_training_on_nothing_is_an_error(here: Path, capsys: pytest.CaptureFixtu
         corpus.mouth(name).write_bytes(b"broken")
     code, folder = run(corpus)
     assert code == 1
-    assert "none of its examples could be had" in capsys.readouterr().err
+    assert "none of its examples could be read" in capsys.readouterr().err
     assert not (folder / "best_model.pth").exists()
     for name in corpus.names["train"]:
         corpus.mouth(name).unlink()
@@ -86,9 +86,9 @@ def test_a_new_run_moves_an_earlier_one_aside(corpus: Corpus, store: Path, here:
     assert (folder / "best_model.pth").read_bytes() != first
 
 
-def test_wishes_for_devices_that_do_not_exist_are_told(
+def test_requested_devices_that_do_not_exist_are_reported(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert run(corpus, "--shards", store, "--set", "training.gpus=[0,1]")[0] == 0
-    assert "asks for [0, 1]; this machine has 0" in capsys.readouterr().err
+    assert "asks for [0, 1]; found 0 GPUs on this machine, using the CPU" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""--resume: what it goes on from, and what it refuses."""
+"""--resume: which checkpoints it resumes from, and which it refuses."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -6,19 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.corpus import Corpus, make_corpus
+from helpers.builds import tar
+from helpers.corpus import Corpus, edit_lists, make_corpus
 from helpers.runs import build_store, losses, run, run_recorded
 
 from iianet.encoder.source import EncoderSource
-from shardwriter.build.build import BuildOptions, build
-from shardwriter.store.catalog import Catalog
+from shardwriter.build.build import build
+from shardwriter.build.options import BuildOptions
+from shardwriter.storage.folder import Folder
+from shardwriter.store.snapshot import Snapshot
 
 CPU = torch.device("cpu")
 PREFIX = "datamodule.data_config"
 
 
 def stored(store: Path) -> dict[str, int]:
-    catalog = Catalog.open(store)
+    catalog = Snapshot.open(Folder(store))
     return {split: len(catalog.split(split).stored_rows) for split in catalog.splits}
 
 
@@ -47,7 +50,9 @@ def test_what_is_missing_is_built_once_before_the_first_epoch(
     assert stored(growing) == counts
 
 
-def test_no_shards_overrules_a_config_that_builds(corpus: Corpus, here: Path) -> None:
+def test_no_shards_overrules_a_config_that_builds(
+    corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     named = (
         "--set",
         f"{PREFIX}.shards=new",
@@ -56,7 +61,9 @@ def test_no_shards_overrules_a_config_that_builds(corpus: Corpus, here: Path) ->
     )
     assert run(corpus, "--no_shards", *named)[0] == 0
     assert not (here / "new").exists()
+    capsys.readouterr()
     assert run(corpus, "--no_shards", "--build_missing")[0] == 2
+    assert "--build_missing" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -82,7 +89,7 @@ def test_tars_without_an_index_are_named_with_the_cure(
 ) -> None:
     tars = here / "tars"
     tars.mkdir()
-    shutil.copy(store / "train-000000.tar", tars)
+    shutil.copy(tar(store, "train"), tars)
     assert run(corpus, "--shards", tars)[0] == 2
     assert f"inspect-shards {tars} --reindex makes one of its tars" in capsys.readouterr().err
 
@@ -102,9 +109,8 @@ def test_two_stores_are_trained_from_as_one(
     expected = losses()
     for name, kept, splits in (("first", slice(0, 2), ("train", "val")), ("second", slice(3, 5), ("train",))):
         part = make_corpus(here / name, {"train": 6, "val": 3, "test": 2}, frames=5)
-        for kind in ("mix", "s1", "s2"):
-            part.list_file("train", kind).write_text(json.dumps(part.rows("train", kind)[kept]))
-        build(part.config(), here / f"{name}-store", BuildOptions(device=CPU, dtype="float32", splits=splits))
+        edit_lists(part, "train", lambda rows, kept=kept: rows[kept])
+        build(part.config(), Folder(here / f"{name}-store"), BuildOptions(device=CPU, dtype="float32", splits=splits))
     capsys.readouterr()
     assert run(corpus, "--shards", here / "first-store", "--shards", here / "second-store")[0] == 0
     assert losses() == [pytest.approx(row, rel=1e-6) for row in expected]
@@ -114,9 +120,9 @@ def test_two_stores_are_trained_from_as_one(
 def test_stores_made_unlike_are_refused_together(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build(corpus.config(), here / "half", BuildOptions(device=CPU, dtype="float16", limit=2))
+    build(corpus.config(), Folder(here / "half"), BuildOptions(device=CPU, dtype="float16", limit=2))
     assert run(corpus, "--shards", store, "--shards", here / "half")[0] == 2
-    assert "were not made alike (dtype: float32 here, float16 there)" in capsys.readouterr().err
+    assert "were built with different settings (dtype: float32 here, float16 there)" in capsys.readouterr().err
 
 
 def test_imported_embeddings_are_trained_from_only_where_they_are_trusted(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from helpers.builds import tar
 from helpers.corpus import Corpus
 from helpers.recorder import Crash, Stop, recorded, steps
 from helpers.runs import last, losses, run, run_recorded
@@ -12,7 +13,12 @@ FROZEN = "optimizer.lr=0.0"
 
 
 def words(store: Path) -> tuple[object, ...]:
-    return "--shards", store / "train-{000000..000001}.tar", "--shards", store / "val-000000.tar", "--set"
+    return "--shards", brace(store, 2), "--shards", tar(store, "val"), "--set"
+
+
+def brace(store: Path, count: int) -> str:
+    """The first training shards of a store, as one word."""
+    return str(tar(store, "train")).replace("000000.tar", f"{{000000..{count - 1:06d}}}.tar")
 
 
 def test_a_stream_is_trained_on_like_its_store(
@@ -40,7 +46,7 @@ def test_an_epoch_of_unknown_length_is_one_pass_and_is_recorded(corpus: Corpus, 
 def test_the_validation_shards_are_named_after_the_training_shards(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(corpus, "--shards", store / "train-{000000..000000}.tar", "--set", f"{BATCHES}=2")[0] == 0
+    assert run(corpus, "--shards", brace(store, 1), "--set", f"{BATCHES}=2")[0] == 0
     assert "train: 1 shards are streamed, val: 1" in capsys.readouterr().err
 
 
@@ -68,11 +74,11 @@ def test_what_a_stream_cannot_do_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     filled = [word.format(store=store) for word in extra]
-    assert run(corpus, "--shards", store / "train-000000.tar", *filled)[0] == 2
+    assert run(corpus, "--shards", tar(store, "train"), *filled)[0] == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_stream_cannot_be_gone_on_with_after_a_store(
+def test_a_stream_cannot_resume_the_run_of_a_store(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(corpus, "--shards", store)

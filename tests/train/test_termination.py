@@ -1,4 +1,4 @@
-"""SIGTERM ends a run with its own exit code and a checkpoint; what goes on from there is in test_exact_resume.py."""
+"""SIGTERM ends a run with its own exit code and a checkpoint; resuming from there is in test_exact_resume.py."""
 
 import os
 import signal
@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.corpus import Corpus
 from helpers.recorder import Stop, recorded, steps
-from helpers.runs import RESULTS, last, run
+from helpers.runs import RESULTS, TRAIN, last, run
 
-import train
 from iianet.training.lightning_module import SeparationModule
 
 
@@ -25,12 +24,12 @@ def test_sigterm_saves_and_ends_with_its_own_code(
     assert last()["global_step"] == len(steps(here / "record")) == {"train": 3, "validation": 10}[stage]
     assert last()["validation_is_due"] == (stage == "validation")
     assert not (folder / "best_model.pth").exists()
-    assert "go on with --resume last" in capsys.readouterr().err
+    assert "resume with --resume last" in capsys.readouterr().err
 
 
 def test_sigterm_to_all_processes_of_a_run_saves_too(corpus: Corpus, store: Path, here: Path) -> None:
     """As Slurm sends it: loader workers get it as well."""
-    command = [sys.executable, train.__file__, "--conf_dir", corpus.config_file, "--shards", store]
+    command = [sys.executable, TRAIN, "--conf_dir", corpus.config_file, "--shards", store]
     workers = [
         "--set",
         "training.epochs=10000",

@@ -19,6 +19,7 @@ def test_a_limited_epoch_has_the_first_batches_of_a_whole_one(
     with recorded(here / "limited"):
         run(corpus, "--shards", store, *EPOCHS, f"training.limit_train_batches={limit}")
     keys = [step["keys"] for step in steps(here / "whole")]
+    assert len(keys) == 2 * 5
     assert [step["keys"] for step in steps(here / "limited")] == keys[:3] + keys[5:8]
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from helpers.corpus import Corpus, make_corpus
 from helpers.recorder import steps
-from helpers.runs import last, losses, run, run_recorded
+from helpers.runs import TRAIN, last, losses, run, run_recorded
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-import train
+from iianet_cli import train_cli
 
 FROZEN = "optimizer.lr=0.0"
 
@@ -49,7 +49,7 @@ def test_more_ranks_than_validation_examples_do_not_hang(here: Path, validated: 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_machines_train_as_one(corpus: Corpus, store: Path, here: Path) -> None:
-    command = [sys.executable, train.__file__, "--conf_dir", corpus.config_file, "--shards", store]
+    command = [sys.executable, TRAIN, "--conf_dir", corpus.config_file, "--shards", store]
     settings = ["--set", "training.num_nodes=2", "datamodule.data_config.batch_size=1"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -74,7 +74,7 @@ def test_only_the_first_rank_touches_the_folder(
 ) -> None:
     _, folder = run(corpus, "--shards", store)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    monkeypatch.setattr(train, "fit", lambda *_: 0)
+    monkeypatch.setattr(train_cli, "fit", lambda *_: 0)
     monkeypatch.setattr(rank_zero_only, "rank", 0)  # Lightning sets it for the whole process
     monkeypatch.setenv("NODE_RANK", "1")
     assert run(corpus, "--shards", store, "--set", "training.num_nodes=2", "training.epochs=3")[0] == 0

@@ -26,7 +26,7 @@ def test_each_epoch_and_the_end_tell_the_share_of_waiting(
     """By a clock of the test's own: a batch takes 3 s, a step 1 s; what validation takes is not part of it."""
     now = 0.0
     clock = SimpleNamespace(monotonic=lambda: now)
-    monkeypatch.setattr("loaders.loader.time", clock)
+    monkeypatch.setattr("loaders.dataset.time", clock)
     monkeypatch.setattr("iianet.training.lightning_module.time", clock)
 
     def takes(seconds: float, owner: type, name: str) -> None:

@@ -33,12 +33,12 @@ def test_an_error_within_training_ends_the_process(here: Path, mode: str) -> Non
 SLOWLY = """
 import os, signal, time
 from torch.utils.data import DataLoader
-from loaders.workers import iterate, leave_termination_to_the_trainer
+from loaders.dataset import ignore_termination, start_workers
 
 kill = os.kill
 os.kill = lambda *words: (kill(*words), time.sleep(0.2))  # so that each is dead before the next one is killed
-loader = DataLoader(range(100), num_workers=3, worker_init_fn=leave_termination_to_the_trainer, persistent_workers=True)
-batches = iterate(lambda: iter(loader))
+loader = DataLoader(range(100), num_workers=3, worker_init_fn=ignore_termination, persistent_workers=True)
+batches = start_workers(lambda: iter(loader))
 next(batches)
 raise ValueError("what ends it")
 """

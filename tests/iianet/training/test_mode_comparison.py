@@ -1,6 +1,7 @@
 """Runs of --compare_modes come by turns, and are summed up without losing what is slow in them."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from helpers.corpus import Corpus, make_corpus
 from iianet.errors import ConfigError, TrainingError
 from iianet.training.comparison_report import save_comparison, table
 from iianet.training.mode_comparison import Figures, Way, refuse_unfit_comparison, run_ways, ways
-from iianet.training.step_record import StepRecord
+from iianet.training.step_times import StepRecord
 
 RAW = Way(mode="raw", precision="32-true", compile=False)
 STORE = Way(mode="store", precision="32-true", compile=False)
@@ -26,7 +27,7 @@ times = {{"seconds": [0.1] * steps, "waited": [0.0] * steps}}
 counts = {{"examples": 2 * steps, "bytes_read": steps, "epoch_steps": 7, "peak_bytes": 5}}
 Path(flags[-1]).write_text(json.dumps({{"device": "CPU", **times, **counts}}))
 """
-"""Stands in for train.py: notes its flags, and leaves a record."""
+"""Stands in for the training command: notes its flags, and leaves a record."""
 
 
 def record(seconds: tuple[float, ...], waited: tuple[float, ...], **changes: int) -> StepRecord:
@@ -80,7 +81,7 @@ def test_both_modes_run_in_the_settings_asked_for_and_plainly(
 
 def test_the_second_round_runs_backwards(corpus: Corpus, tmp_path: Path) -> None:
     path, log = script(tmp_path)
-    figures = run_ways(corpus.config("training.compile=true"), path, 3)
+    figures = run_ways(corpus.config("training.compile=true"), [sys.executable, str(path)], 3)
     plain, compiled = ["--precision", "32-true"], ["--precision", "32-true", "--compile"]
     forwards = [["--no_shards", *plain], plain, ["--no_shards", *compiled], compiled]
     assert [json.loads(line) for line in log.read_text().splitlines()] == [*forwards, *reversed(forwards)]
@@ -91,7 +92,7 @@ def test_the_second_round_runs_backwards(corpus: Corpus, tmp_path: Path) -> None
 def test_a_run_that_fails_is_named(corpus: Corpus, tmp_path: Path) -> None:
     path, log = script(tmp_path, fails="--no_shards")
     with pytest.raises(TrainingError, match="the run of raw, 32-true, ended with exit code 3; expected 4"):
-        run_ways(corpus.config(), path, 4)
+        run_ways(corpus.config(), [sys.executable, str(path)], 4)
     assert len(log.read_text().splitlines()) == 1
 
 

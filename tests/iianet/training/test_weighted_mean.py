@@ -1,5 +1,7 @@
 """The mean that validation is judged by."""
 
+import math
+
 import pytest
 import torch
 
@@ -23,8 +25,8 @@ def test_rows_of_weight_0_do_not_count_whatever_they_hold() -> None:
 
 
 def test_what_is_not_finite_is_not_left_out() -> None:
-    assert mean(([float("nan"), -20.0], [1.0, 1.0])) != mean(([float("nan"), -20.0], [1.0, 1.0]))  # NaN
+    assert math.isnan(mean(([float("nan"), -20.0], [1.0, 1.0])))
 
 
 def test_the_mean_of_nothing_is_nan() -> None:
-    assert mean(([5.0], [0.0])) != mean(([5.0], [0.0]))
+    assert math.isnan(mean(([5.0], [0.0])))

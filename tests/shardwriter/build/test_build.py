@@ -12,14 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 import yaml
-from helpers.builds import build_store, quick_embedding, reasons, samples, stored
+from helpers.builds import build_store, opened, quick_embedding, read_index, reasons, samples, stored
 from helpers.corpus import Corpus, make_corpus
 
 from shardwriter.build.report import BuildReport
 from shardwriter.corpus.manifest import load_manifests
-from shardwriter.format.index import read_index
 from shardwriter.format.names import SPLITS, hash_position
-from shardwriter.store.catalog import read_store_record
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -34,7 +32,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, quick: None) -> tuple[Corpu
 
 def test_full_build_stores_every_utterance(shared: tuple[Corpus, Path, BuildReport]) -> None:
     corpus, store, report = shared
-    assert report.encoded == {"train": 7, "val": 2, "test": 3}
+    assert report.stored == {"train": 7, "val": 2, "test": 3}
     assert not report.any_failed
     for split in SPLITS:
         found = stored(store, split)
@@ -99,13 +97,14 @@ def test_card_names_the_tars_of_every_split_to_hugging_face(shared: tuple[Corpus
     assert list(patterns) == ["train", "validation", "test"]
     names = [path.relative_to(store).as_posix() for path in store.rglob("*") if path.is_file()]
     for split, own in zip(patterns, SPLITS, strict=True):
-        matched = {name for name in names if fnmatch(name, patterns[split])}
+        matched = {name for pattern in patterns[split] for name in names if fnmatch(name, pattern)}
         assert matched == {path.name for path in store.glob(f"{own}-*.tar")} != set()
 
 
 def test_merged_index_says_what_the_shards_own_say(shared: tuple[Corpus, Path, BuildReport]) -> None:
     _, store, _ = shared
     merged, records = read_index(store / "train.index")
+    assert len(records) == 3
     each = [read_index(store / f"{record.shard}.index") for record in records]
     assert merged.to_pylist() == [row for table, _ in each for row in table.to_pylist()]
     assert records == [record for _, own in each for record in own]
@@ -119,7 +118,7 @@ def test_store_names_no_folder_of_the_corpus_but_data_root(tmp_path: Path) -> No
     store = tmp_path / "store"
     report = build_store(corpus, store)
     assert len(report.failed["train"]) == 3
-    assert read_store_record(store).data_root == str(corpus.root)
+    assert opened(store).record.data_root == str(corpus.root)
     searched = 0
     for path in (path for path in store.iterdir() if path.is_file()):
         text = path.read_bytes().decode(errors="replace")

@@ -12,9 +12,12 @@ from helpers.builds import (
     change_mouth,
     contents,
     interrupt_build,
+    opened,
+    plans,
     quick_embedding,
     reasons,
     samples,
+    shards,
     stored,
 )
 from helpers.corpus import Corpus, make_corpus
@@ -22,7 +25,6 @@ from helpers.corpus import Corpus, make_corpus
 from iianet.errors import StoreError
 from shardwriter.build.report import BuildReport
 from shardwriter.corpus.manifest import load_manifests
-from shardwriter.store.catalog import Catalog, read_store_record
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -42,7 +44,7 @@ def test_running_again_encodes_nothing_and_changes_no_file(corpus: Corpus, store
     assert len(before) == 7
     report = again(corpus, store)
     assert reasons(report, "train") == {"skipped": 5}
-    assert (report.encoded, report.shards) == ({"train": 0, "val": 0}, 0)
+    assert (report.stored, report.shards) == ({"train": 0, "val": 0}, 0)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.glob("*-*.*")} == before
 
 
@@ -50,24 +52,33 @@ def test_new_utterances_come_into_a_further_plan(corpus: Corpus, store: Path) ->
     before, kept = contents(store), stored(store, "train")
     grown = make_corpus(corpus.root, {"train": 9, "val": 2})
     report = again(grown, store)
-    assert report.planned["train"]["new"] == report.encoded["train"] == 4
+    assert report.planned["train"]["new"] == report.stored["train"] == 4
     after = contents(store)
     assert before.items() <= after.items()
+    first, second = plans(store)
+    assert first in before
     assert after.keys() - before.keys() == {
-        "plan-001.parquet",
-        *(f"train-00000{number}{suffix}" for number in (2, 3) for suffix in (".tar", ".index")),
+        second,
+        *(f"{shard}{suffix}" for shard in shards(store, "train")[2:] for suffix in (".tar", ".index")),
     }
-    assert read_store_record(store).plans == ("plan-000.parquet", "plan-001.parquet")
+    assert len(shards(store, "train")) == 4 and len(shards(store, "val")) == 1
     found = stored(store, "train")
     assert set(found) == set(grown.names["train"])
     assert all((found[key] == embedding).all() for key, embedding in kept.items())
 
 
-def test_number_of_a_stray_shard_is_never_used(corpus: Corpus, store: Path) -> None:
-    (store / "train-000007.tar").write_bytes(b"of another time")
-    again(make_corpus(corpus.root, {"train": 6, "val": 2}), store)
-    assert (store / "train-000007.tar").read_bytes() == b"of another time"
-    assert (store / "train-000008.tar").exists()
+def test_shards_of_a_plan_that_the_record_does_not_name_are_deleted_and_files_of_others_stay(
+    corpus: Corpus, store: Path, tmp_path: Path
+) -> None:
+    before, theirs = contents(store), tmp_path / "theirs"
+    build_store(corpus, theirs, splits=("val",))
+    strays = contents(theirs)
+    assert len(strays) == 3 and not before.keys() & strays.keys()
+    for name, content in strays.items():
+        (store / name).write_bytes(content)
+    (store / "train-notes.tar").write_bytes(b"somebody's own")
+    assert again(corpus, store).planned["val"]["skipped"] == 2
+    assert contents(store) == {**before, "train-notes.tar": b"somebody's own"}
 
 
 def test_split_may_be_built_later(corpus: Corpus, tmp_path: Path) -> None:
@@ -75,9 +86,9 @@ def test_split_may_be_built_later(corpus: Corpus, tmp_path: Path) -> None:
     build_store(corpus, store, splits=("train",))
     before = contents(store)
     report = build_store(corpus, store, splits=("val",))
-    assert report.encoded == {"val": 2}
+    assert report.stored == {"val": 2}
     assert before.items() < contents(store).items()
-    assert Catalog.open(store).splits == ("train", "val")
+    assert opened(store).splits == ["train", "val"]
 
 
 def test_changed_npz_is_encoded_again_and_its_newest_entry_wins(corpus: Corpus, store: Path) -> None:
@@ -85,10 +96,10 @@ def test_changed_npz_is_encoded_again_and_its_newest_entry_wins(corpus: Corpus, 
     change_mouth(corpus.mouth("tr_001"))
     report = again(corpus, store)
     assert reasons(report, "train") == {"changed": 1, "skipped": 4}
-    assert report.encoded == {"train": 1, "val": 0}
+    assert report.stored == {"train": 1, "val": 0}
     assert before.items() < contents(store).items()
     np.testing.assert_array_equal(stored(store, "train")["tr_001"], quick_embedding(corpus.mouth("tr_001")))
-    assert again(corpus, store).encoded == {"train": 0, "val": 0}
+    assert again(corpus, store).stored == {"train": 0, "val": 0}
 
 
 def test_touched_npz_of_the_same_content_is_not_encoded_again(corpus: Corpus, store: Path) -> None:
@@ -119,11 +130,11 @@ def test_limit_then_everything(corpus: Corpus, tmp_path: Path) -> None:
     store = tmp_path / "store"
     report = again(corpus, store, limit=2)
     first = [utterance.key for utterance in load_manifests(corpus.config(), ["train"])["train"].utterances[:2]]
-    assert report.encoded == {"train": 2, "val": 2}
+    assert report.stored == {"train": 2, "val": 2}
     assert set(stored(store, "train")) == set(first)
     before = contents(store)
     report = again(corpus, store)
-    assert report.encoded == {"train": 3, "val": 0}
+    assert report.stored == {"train": 3, "val": 0}
     assert before.items() < contents(store).items()
     assert set(stored(store, "train")) == set(corpus.names["train"])
 
@@ -133,7 +144,7 @@ def test_corpus_at_another_place_continues_the_same_store(corpus: Corpus, store:
     shutil.rmtree(corpus.root)
     report = again(elsewhere, store)
     assert reasons(report, "train") == {"new": 1, "skipped": 5}
-    assert Catalog.open(store).manifest("train", elsewhere.root).data_root == elsewhere.root
+    assert opened(store).manifest("train", elsewhere.root).data_root == elsewhere.root
 
 
 def test_corpus_that_moved_is_found_by_its_own_absolute_paths(tmp_path: Path) -> None:
@@ -142,18 +153,18 @@ def test_corpus_that_moved_is_found_by_its_own_absolute_paths(tmp_path: Path) ->
     shutil.rmtree(tmp_path / "old")
     moved = make_corpus(tmp_path / "new/place", {"train": 5}, absolute=True)
     report = build_store(moved, tmp_path / "store", splits=("train",))
-    assert (report.encoded, report.failed) == ({"train": 2}, {"train": []})
+    assert (report.stored, report.failed) == ({"train": 2}, {"train": []})
 
 
 def test_store_records_where_a_moved_corpus_lies_now(corpus: Corpus, store: Path, tmp_path: Path) -> None:
     elsewhere = make_corpus(tmp_path / "elsewhere", {"train": 5, "val": 2})
-    assert again(elsewhere, store).encoded == {"train": 0, "val": 0}
-    assert read_store_record(store).data_root == str(elsewhere.root)
+    assert again(elsewhere, store).stored == {"train": 0, "val": 0}
+    assert opened(store).record.data_root == str(elsewhere.root)
 
 
 def test_other_paths_than_the_stores_are_refused(corpus: Corpus, store: Path) -> None:
     before = contents(store)
-    with pytest.raises(StoreError, match=r"tr_\d+ is mouths/tr_\d+\.npz in the store's plan-000.*Give the --data_root"):
+    with pytest.raises(StoreError, match=r"tr_\d+ is mouths/tr_\d+\.npz in the store's plan-.*Give the --data_root"):
         again(corpus, store, f"datamodule.data_config.data_root={corpus.root.parent}", absolute_lists(corpus))
     assert contents(store) == before
 
@@ -173,7 +184,7 @@ def test_recorded_data_root_serves_where_none_is_given(tmp_path: Path) -> None:
 
 
 def test_store_gives_the_manifest_to_machines_without_the_corpus(corpus: Corpus, store: Path) -> None:
-    own, recorded = load_manifests(corpus.config(), ["train"])["train"], Catalog.open(store).manifest("train")
+    own, recorded = load_manifests(corpus.config(), ["train"])["train"], opened(store).manifest("train")
     assert recorded == own
 
 
@@ -196,20 +207,20 @@ def test_other_identity_is_refused(corpus: Corpus, store: Path, change: dict[str
 def test_dtype_of_the_store_wins_over_the_configs(corpus: Corpus, tmp_path: Path) -> None:
     store = tmp_path / "store"
     again(corpus, store, dtype="float32")
-    assert again(corpus, store, "shardwriter.dtype=float16").encoded["train"] == 0
+    assert again(corpus, store, "shardwriter.dtype=float16").stored["train"] == 0
     assert {embedding.dtype for embedding in stored(store, "train").values()} == {np.dtype(np.float32)}
 
 
 def test_empty_split_is_no_obstacle(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "corpus", {"train": 3, "val": 0, "test": 0})
     store = tmp_path / "store"
-    assert build_store(corpus, store).encoded == {"train": 3, "val": 0, "test": 0}
-    assert build_store(corpus, store).encoded == {"train": 0, "val": 0, "test": 0}
-    assert Catalog.open(store).splits == ("train",)
+    assert build_store(corpus, store).stored == {"train": 3, "val": 0, "test": 0}
+    assert build_store(corpus, store).stored == {"train": 0, "val": 0, "test": 0}
+    assert opened(store).splits == ["train"]
 
 
 def test_a_split_of_which_no_shard_is_written_yet_does_not_stop_another(corpus: Corpus, tmp_path: Path) -> None:
     store = tmp_path / "begun"
     interrupt_build(corpus, store, packs=0, splits=("train",))
     report = build_store(corpus, store, splits=("val",))
-    assert report.encoded["val"] == len(corpus.names["val"])
+    assert report.stored["val"] == len(corpus.names["val"])

@@ -1,22 +1,23 @@
 """With the real encoder: what is stored is what it says of each clip alone, and the bytes depend on nothing else."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xxhash
-from helpers.builds import CPU, build_store, contents, stored
+from helpers.builds import CPU, build_store, contents, index, opened, stored, tar
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.encoder.clip_encoder import ClipEncoder
-from iianet.encoder.mouth import FPS, center_crop
+from iianet.encoder.mouth import center_crop
 from iianet.encoder.source import EncoderSource
 from shardwriter.build.report import BuildReport
 from shardwriter.corpus.mouth_npz import read_mouth_npz
-from shardwriter.encode.tasks import Encoding, run_tasks
-from shardwriter.store.catalog import Catalog
+from shardwriter.encode.encoded import EncodedClips
+from shardwriter.encode.write_shards import write_shards
+from shardwriter.format.plan import ShardTask
+from shardwriter.storage.folder import Folder
 
 NAMES = {"train": 5, "val": 2}
 
@@ -24,7 +25,7 @@ NAMES = {"train": 5, "val": 2}
 class Unheard:
     """Progress that nobody watches."""
 
-    def encoded(self, split: str, key: str) -> None: ...
+    def stored(self, split: str, key: str) -> None: ...
     def failed(self, split: str, key: str, mouth: str, reason: str) -> None: ...
     def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None: ...
 
@@ -85,27 +86,34 @@ def test_bytes_do_not_depend_on_workers(
 def test_bytes_do_not_depend_on_the_order_of_the_shards(
     corpus: Corpus, store: Path, tmp_path: Path, encoder: ClipEncoder
 ) -> None:
-    (plan,) = Catalog.open(store).plans
-    encoding = Encoding(encoder=encoder, device=CPU, dtype="float16", fps=FPS, batch_size=4, num_workers=2)
-    backwards = list(plan.tasks(tuple(NAMES)))[::-1]
+    snapshot = opened(store)
+    (header,) = snapshot.active
+    backwards = list(snapshot.plan(header).tasks())[::-1]
     assert len(backwards) == 3
-    run_tasks(tmp_path, corpus.root, backwards, encoding, Unheard())
-    assert tars(tmp_path) == tars(store)
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    run_tasks(alone, corpus.root, backwards[1:2], replace(encoding, num_workers=1), Unheard())
-    assert tars(alone).items() < tars(store).items()
+
+    def write(to: Path, tasks: list[ShardTask], *overrides: str) -> None:
+        to.mkdir()
+        source = EncodedClips(
+            data_root=corpus.root, config=corpus.config(*overrides), identity=snapshot.identity, encoder=encoder
+        )
+        write_shards(Folder(to), tasks, source.open(CPU), Unheard())
+
+    write(tmp_path / "backwards", backwards)
+    assert tars(tmp_path / "backwards") == tars(store) and len(tars(store)) == 3
+    write(tmp_path / "alone", backwards[1:2], "shardwriter.num_workers=1")
+    assert tars(tmp_path / "alone").items() < tars(store).items() and len(tars(tmp_path / "alone")) == 1
 
 
 def test_lost_shard_is_written_again_with_the_same_bytes(corpus: Corpus, store: Path) -> None:
     before = contents(store)
-    (store / "train-000000.tar").unlink()
-    (store / "val-000000.index").unlink()
+    tar(store, "train").unlink()
+    index(store, "val").unlink()
     assert build(corpus, store).shards == 2
     assert contents(store) == before
 
 
 def test_index_holds_the_digest_of_the_tar_on_disk(store: Path) -> None:
-    for split in NAMES:
-        for record in Catalog.open(store).split(split).shards:
-            assert record.tar_digest == xxhash.xxh3_64_hexdigest((store / f"{record.shard}.tar").read_bytes())
+    records = [record for split in NAMES for record in opened(store).split(split).shards]
+    assert len(records) == 3
+    for record in records:
+        assert record.tar_digest == xxhash.xxh3_64_hexdigest((store / f"{record.shard}.tar").read_bytes())

@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.builds import QuickEncoder, build_store, contents, reasons, stored
-from helpers.corpus import Corpus, make_corpus, make_frames, write_mouth
+from helpers.builds import QuickEncoder, build_store, contents, index, opened, read_index, reasons, stored, tar
+from helpers.corpus import Corpus, copy_corpus, make_corpus, make_frames, write_mouth
 
 from shardwriter.build.report import BuildReport
-from shardwriter.format.index import read_index
-from shardwriter.store.catalog import Catalog
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -46,25 +43,24 @@ GOOD = {"tr_007", "tr_008"}
 
 
 @pytest.fixture(scope="module")
-def broken(tmp_path_factory: pytest.TempPathFactory, quick: None) -> tuple[Path, BuildReport]:
-    """A corpus with one npz of every kind of damage, its store inside, and how the build went; to read or to copy."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A corpus with one npz of every kind of damage."""
     corpus = make_corpus(tmp_path_factory.mktemp("broken"), {"train": 9})
     for name, (damage, _) in DAMAGES.items():
         damage(corpus.mouth(name))
-    return corpus.root, build_store(corpus, corpus.root / "store", splits=("train",))
+    return corpus
+
+
+@pytest.fixture(scope="module")
+def broken(made: Corpus, quick: None) -> tuple[Path, BuildReport]:
+    """Its folder, with its store inside, and how the build went; to read or to copy."""
+    return made.root, build_store(made, made.root / "store", splits=("train",))
 
 
 @pytest.fixture
-def corpus(broken: tuple[Path, BuildReport], tmp_path: Path) -> Corpus:
+def corpus(made: Corpus, broken: tuple[Path, BuildReport], tmp_path: Path) -> Corpus:
     """A copy of it that may be changed, with the times of its files."""
-    shutil.copytree(broken[0], tmp_path / "copy")
-    return make_corpus_of(tmp_path / "copy", broken[0])
-
-
-def make_corpus_of(root: Path, original: Path) -> Corpus:
-    file = root / "config.yml"
-    file.write_text(file.read_text().replace(str(original), str(root)))
-    return Corpus(root=root, names={"train": [*DAMAGES, *sorted(GOOD)]})
+    return copy_corpus(made, tmp_path / "copy")
 
 
 def again(corpus: Corpus, *overrides: str, **options: bool) -> BuildReport:
@@ -89,12 +85,12 @@ def test_index_holds_what_is_listed(broken: tuple[Path, BuildReport]) -> None:
         row = rows[failure.key]
         assert (row["error"], row["mouth"]) == (failure.reason, failure.mouth)
         assert (row["frames"], row["embedding_offset"], row["metadata_offset"]) == (0, None, None)
-    assert Catalog.open(root / "store").split("train").failures == {f.key: f.reason for f in report.failed["train"]}
+    assert opened(root / "store").split("train").failures == {f.key: f.reason for f in report.failed["train"]}
 
 
 def test_bad_npz_do_not_stop_the_rest(broken: tuple[Path, BuildReport]) -> None:
     root, report = broken
-    assert report.encoded == {"train": len(GOOD)}
+    assert report.stored == {"train": len(GOOD)}
     assert set(stored(root / "store", "train")) == GOOD
 
 
@@ -110,16 +106,16 @@ def test_failed_are_tried_again_on_request(corpus: Corpus) -> None:
     before = contents(corpus.root / "store")
     report = again(corpus, retry_failed=True)
     assert reasons(report, "train") == {"retried": 7, "skipped": 2}
-    assert report.encoded == {"train": 0}
+    assert report.stored == {"train": 0}
     assert {failure.key for failure in report.failed["train"]} == set(DAMAGES)
     assert before.items() < contents(corpus.root / "store").items()
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_failed_that_was_mended_is_tried_again_and_stored(corpus: Corpus, name: str) -> None:
+def test_failed_that_was_fixed_is_tried_again_and_stored(corpus: Corpus, name: str) -> None:
     write_mouth(corpus.mouth(name), make_frames(5))
     report = again(corpus)
-    assert (report.planned["train"]["retried"], report.encoded) == (1, {"train": 1})
+    assert (report.planned["train"]["retried"], report.stored) == (1, {"train": 1})
     assert {failure.key for failure in report.failed["train"]} == set(DAMAGES) - {name}
     assert set(stored(corpus.root / "store", "train")) == GOOD | {name}
     assert again(corpus).planned["train"]["retried"] == 0
@@ -140,9 +136,9 @@ def test_shard_of_failures_alone_counts_as_done(tmp_path: Path) -> None:
     report = again(corpus)
     store = tmp_path / "store"
     assert (report.shards, report.stored_bytes, len(report.failed["train"])) == (1, 0, 3)
-    assert (store / "train-000000.index").exists() and not list(store.glob("*.tar"))
+    assert index(store, "train").exists() and not list(store.glob("*.tar"))
     assert again(corpus).planned["train"]["skipped"] == 3
-    assert "train" in Catalog.open(store).splits
+    assert "train" in opened(store).splits
 
 
 def test_shard_written_again_with_failures_alone_has_no_tar(tmp_path: Path) -> None:
@@ -150,7 +146,7 @@ def test_shard_written_again_with_failures_alone_has_no_tar(tmp_path: Path) -> N
     again(corpus)
     for name in corpus.names["train"]:
         corpus.mouth(name).unlink()
-    (tmp_path / "store/train-000000.index").unlink()
+    index(tmp_path / "store", "train").unlink()
     again(corpus)
     assert not list((tmp_path / "store").glob("*.tar"))
 
@@ -158,7 +154,7 @@ def test_shard_written_again_with_failures_alone_has_no_tar(tmp_path: Path) -> N
 def test_failure_in_a_shard_written_again_is_reported(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path, {"train": 3})
     again(corpus)
-    (tmp_path / "store/train-000000.tar").unlink()
+    tar(tmp_path / "store", "train").unlink()
     _truncate(corpus.mouth("tr_001"))
     assert [failure.key for failure in again(corpus).failed["train"]] == ["tr_001"]
 
@@ -174,7 +170,7 @@ def test_embedding_too_large_for_its_dtype_is_a_failure(tmp_path: Path, monkeypa
     report = again(corpus)
     assert len(report.failed["train"]) == 2
     assert "its embedding is not finite in float16 (largest value 1e+06)" in report.failed["train"][0].reason
-    assert build_store(corpus, tmp_path / "wide", splits=("train",), dtype="float32").encoded == {"train": 2}
+    assert build_store(corpus, tmp_path / "wide", splits=("train",), dtype="float32").stored == {"train": 2}
 
 
 def test_touched_but_equally_bad_npz_is_tried_once_more_only(corpus: Corpus) -> None:
@@ -189,4 +185,4 @@ def test_npz_whose_array_is_no_npy_does_not_stop_the_build(tmp_path: Path) -> No
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("data.npy", b"")
     corpus.mouth("tr_001").write_bytes(stream.getvalue())
-    assert again(corpus).encoded == {"train": 2}
+    assert again(corpus).stored == {"train": 2}

@@ -1,22 +1,27 @@
 """build-shards --import_embeddings: a build whose embeddings an earlier tool made."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers.builds import build_store, interrupt_build, reasons, samples, stored
+from helpers.builds import build_store, opened, reasons, samples, stored
 from helpers.commands import run_main
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import ConfigError, StoreError
 from shardwriter import build_cli, inspect_cli
 from shardwriter.corpus.embedding_npz import write_embedding_npz
+from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.mouth_npz import read_mouth_npz
-from shardwriter.inspect.contents import Contents
+from shardwriter.encode.imported import ImportReader
+from shardwriter.format.sample import Failed, Sample
+from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.sample import find_samples
-from shardwriter.store.catalog import Catalog, read_store_record
+from shardwriter.storage.folder import Folder
 
 NO_WEIGHTS = "videonet.videonet_config.pretrain=/nowhere/weights.pth"
 
@@ -65,7 +70,7 @@ def test_embeddings_are_packed_as_they_are_and_no_weights_are_needed(corpus: Cor
 
 def test_the_store_says_that_nobody_knows_the_encoder(corpus: Corpus, store: Path) -> None:
     build_store(corpus, store, import_embeddings=True)
-    encoder = read_store_record(store).identity.encoder
+    encoder = opened(store).record.identity.encoder
     assert encoder == {"name": "ResNetVideoModel", "imported": True, "fingerprint": None}
 
 
@@ -73,14 +78,14 @@ def test_samples_name_their_mouth_and_the_index_the_file_that_was_read(corpus: C
     build_store(corpus, store, import_embeddings=True)
     [sample] = [sample for sample in samples(store, "val") if sample["__key__"] == "cv_000"]
     assert sample["json"]["mouth"] == "mouths/cv_000.npz"
-    origins = {origin.mouth for origin in Catalog.open(store).split("val").origins}
-    assert origins == {"mouths/cv_000_embedding.npz", "mouths/cv_001_embedding.npz"}
-    [shown] = find_samples(Contents.open(store), "cv_000")
+    origins = opened(store).split("val").entries["mouth"].to_pylist()
+    assert set(origins) == {"mouths/cv_000_embedding.npz", "mouths/cv_001_embedding.npz"}
+    [shown] = find_samples(InspectedStore.open(Folder(store)), "cv_000")
     assert shown.facts()["mouth"] == "mouths/cv_000.npz"
     assert shown.facts()["imported_from"] == "mouths/cv_000_embedding.npz"
 
 
-def test_files_that_cannot_be_taken_are_listed_and_tried_again_once_mended(corpus: Corpus, store: Path) -> None:
+def test_files_that_cannot_be_taken_are_listed_and_tried_again_once_fixed(corpus: Corpus, store: Path) -> None:
     file_of(corpus, "cv_000").unlink()
     padded = np.zeros((512, 50), dtype=np.float32)
     write_embedding_npz(file_of(corpus, "cv_001"), padded)
@@ -107,10 +112,22 @@ def test_a_file_that_was_made_anew_is_imported_again(corpus: Corpus, store: Path
     np.testing.assert_array_equal(stored(store, "val")["cv_000"], expected)
 
 
-def test_an_interrupted_import_goes_on(corpus: Corpus, store: Path) -> None:
-    interrupt_build(corpus, store, packs=1, import_embeddings=True)
+def test_an_interrupted_import_is_resumed(corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = load_manifests(corpus.config(), ["train"])["train"].utterances[-1].key
+    read = ImportReader.read
+
+    def read_or_stop(reader: ImportReader, row: Mapping[str, Any]) -> Sample | Failed:
+        if row["key"] == last:
+            raise KeyboardInterrupt
+        return read(reader, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImportReader, "read", read_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            build_store(corpus, store, import_embeddings=True)
+    assert len(stored(store, "train")) == 3 and not list(store.glob(".tmp-*"))
     report = build_store(corpus, store, import_embeddings=True)
-    assert reasons(report, "train")["resumed"] > 0
+    assert reasons(report, "train") == {"resumed": 3, "skipped": 3}
     assert set(stored(store, "train")) == set(corpus.names["train"])
 
 
@@ -129,20 +146,20 @@ def test_there_is_nothing_to_make_views_of(corpus: Corpus, store: Path) -> None:
         build_store(corpus, store, "shardwriter.views=1", import_embeddings=True)
 
 
-def test_inspect_says_where_it_came_from_and_how_to_go_on(
+def test_inspect_says_where_it_came_from_and_how_to_add_to_it(
     corpus: Corpus, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file_of(corpus, "cv_000").unlink()
     build_store(corpus, store, splits=("val",), import_embeddings=True)
     out = run_main(inspect_cli.main, [store, "--against", corpus.config_file], capsys).out
-    assert "whose weights nothing names: from an earlier tool's files, packed by --import_embeddings" in out
+    assert "weights not recorded: from an earlier tool's files, packed by --import_embeddings" in out
     assert "\n  val mouths/cv_000_embedding.npz: cannot be read (No such file or directory)\n" in out
     assert f"--shards {store} --import_embeddings\n" in out
 
 
 def test_audio_is_embedded_as_in_any_build(corpus: Corpus, store: Path) -> None:
     build_store(corpus, store, audio="embed", import_embeddings=True)
-    [shown] = find_samples(Contents.open(store), "cv_000")
+    [shown] = find_samples(InspectedStore.open(Folder(store)), "cv_000")
     assert shown.audio is not None and shown.metadata is not None
     [example] = shown.metadata["audio"]
     assert len(shown.audio) == 2 * example["num_samples"]
@@ -158,7 +175,9 @@ def test_what_was_exported_is_imported_the_same(tmp_path: Path, dtype: str, caps
     build_store(corpus, tmp_path / "two", NO_WEIGHTS, f"shardwriter.dtype={dtype}", import_embeddings=True)
     for split, names in corpus.names.items():
         for name in names:
-            [before], [after] = (find_samples(Contents.open(tmp_path / store), name) for store in ("one", "two"))
+            [before], [after] = (
+                find_samples(InspectedStore.open(Folder(tmp_path / store)), name) for store in ("one", "two")
+            )
             assert before.entry.split == split and before.embedding is not None and after.embedding is not None
             np.testing.assert_array_equal(after.embedding, before.embedding)
             assert before.values is not None and after.values is not None

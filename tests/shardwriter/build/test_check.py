@@ -61,14 +61,14 @@ def test_looking_leaves_the_plan_that_a_running_build_is_publishing(
     (store / "store.json").write_bytes(record)
     before = everything(store)
     with build_lock(store):
-        run(flag)
+        assert run(flag).code == 0
     before[".lock"] = everything(store)[".lock"]
     assert everything(store) == before
 
 
 def rows_of(outcome: Outcome) -> dict[str, str]:
     """First column of the table of --check -> second."""
-    found = re.findall(r"^(\w+(?: \w+)?) {2,}(ok|what to do) {2,}", outcome.out, re.MULTILINE)
+    found = re.findall(r"^(\w+(?: \w+)?) {2,}(ok|FIX) {2,}", outcome.out, re.MULTILINE)
     return dict(found)
 
 
@@ -82,24 +82,24 @@ def test_check_of_a_good_corpus_exits_0_with_every_row_ok(run: Run, store: Path)
     assert not store.exists()
 
 
-def test_check_of_a_missing_manifest_exits_2_with_what_to_do(run: Run, corpus: Corpus) -> None:
+def test_check_of_a_missing_manifest_exits_2_with_what_to_fix(run: Run, corpus: Corpus) -> None:
     corpus.list_file("train", "s1").unlink()
     outcome = run("--check")
     assert outcome.code == 2
-    assert rows_of(outcome)["manifests"] == "what to do"
+    assert rows_of(outcome)["manifests"] == "FIX"
     assert str(corpus.list_file("train", "s1")) in outcome.out and "train_dir" in outcome.out
 
 
-def test_check_of_missing_weights_exits_2_with_what_to_do(run: Run) -> None:
+def test_check_of_missing_weights_exits_2_with_what_to_fix(run: Run) -> None:
     outcome = run("--check", "--set", "videonet.videonet_config.pretrain=none.pth.tar")
     assert outcome.code == 2
-    assert rows_of(outcome)["weights"] == "what to do" and rows_of(outcome)["manifests"] == "ok"
+    assert rows_of(outcome)["weights"] == "FIX" and rows_of(outcome)["manifests"] == "ok"
 
 
-def test_check_of_another_identity_exits_2_with_what_to_do(run: Run) -> None:
+def test_check_of_another_identity_exits_2_with_what_to_fix(run: Run) -> None:
     run()
     outcome = run("--check", *OTHER)
-    assert outcome.code == 2 and rows_of(outcome)["store"] == "what to do"
+    assert outcome.code == 2 and rows_of(outcome)["store"] == "FIX"
     assert run("--check", *OTHER, "--overwrite").code == 0
 
 
@@ -119,7 +119,7 @@ def test_check_counts_some_bad_npz_but_refuses_only_where_all_are(run: Run, corp
     for name in corpus.names["train"][1:]:
         corpus.mouth(name).unlink()
     outcome = run("--check")
-    assert outcome.code == 2 and rows_of(outcome)["train npz"] == "what to do"
+    assert outcome.code == 2 and rows_of(outcome)["train npz"] == "FIX"
 
 
 @pytest.mark.parametrize("damage", ["missing", "length"])
@@ -131,7 +131,7 @@ def test_check_opens_wavs(run: Run, corpus: Corpus, damage: str) -> None:
         soundfile.write(wav, np.zeros(100, np.int16), SAMPLE_RATE)
     outcome = run("--check")
     assert outcome.code == 2
-    assert rows_of(outcome)["val wav"] == "what to do" and str(wav) in outcome.out
+    assert rows_of(outcome)["val wav"] == "FIX" and str(wav) in outcome.out
 
 
 def test_check_takes_an_empty_split_as_the_build_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,5 +142,5 @@ def test_check_takes_an_empty_split_as_the_build_does(tmp_path: Path, capsys: py
 def test_check_of_a_folder_that_may_not_be_written_exits_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
     outcome = run("--check")
-    assert outcome.code == 2 and rows_of(outcome)["disk"] == "what to do"
+    assert outcome.code == 2 and rows_of(outcome)["disk"] == "FIX"
     assert "cannot be written; choose another --shards folder" in outcome.out

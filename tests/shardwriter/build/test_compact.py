@@ -3,6 +3,7 @@
 import copy
 import errno
 import gc
+import json
 import os
 import re
 import shutil
@@ -10,24 +11,39 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
-from helpers.builds import Run, build_store, change_mouth, contents, interrupt_build, samples, stored
+from helpers.builds import (
+    CPU,
+    Run,
+    build_store,
+    change_mouth,
+    contents,
+    index,
+    interrupt_build,
+    opened,
+    plans,
+    samples,
+    shards,
+    stored,
+    tar,
+)
 from helpers.commands import run_main
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
+from loaders.reader import StoreReader
 from loaders.sharded_embeddings import ShardedEmbeddings
-from loaders.store import StoreReader
 from shardwriter import inspect_cli
-from shardwriter.build import compact as compact_module
-from shardwriter.build.compact import Compaction
-from shardwriter.encode.copied_split import CopiedSplit
-from shardwriter.store.catalog import Catalog, read_store_record, write_store_record
-from shardwriter.store.generation import Generations
+from shardwriter.build.compact import Compaction, CompactReport
+from shardwriter.execute.executor import OneProcess
+from shardwriter.execute.operation import run_operation
+from shardwriter.format.shard_writer import ShardWriter
+from shardwriter.storage.folder import Folder
+from shardwriter.store.transaction import Transaction
 
 SPLITS = ("train", "val", "test")
 PER_SHARD = 4
@@ -51,16 +67,37 @@ def grown(quick: None, corpus: Corpus, store: Path) -> Corpus:
     return corpus
 
 
-def compact(store: Path) -> Any:
-    return Compaction(store=store, utterances_per_shard=PER_SHARD).run()
+def compaction(store: Path, utterances_per_shard: int = PER_SHARD, **options: Any) -> Compaction:
+    return Compaction(storage=Folder(store), utterances_per_shard=utterances_per_shard, **options)
 
 
-def begin_and_die(store: Path) -> None:
-    """A compaction that wrote everything, and ended before it counted."""
+def compact(store: Path, *words: Any, **options: Any) -> CompactReport | None:
+    """Run a compaction. Returns what it did; None where there was nothing to do."""
+    work = compaction(store, *words, **options)
+    run_operation(work, Folder(store), OneProcess(CPU))
+    return work.report
+
+
+def compacted(store: Path, *words: Any, **options: Any) -> CompactReport:
+    """The same where there is something to do."""
+    report = compact(store, *words, **options)
+    assert report is not None
+    return report
+
+
+def die(*_: object, **__: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def begin_and_die(store: Path) -> str:
+    """A compaction that wrote everything, and ended before it was active. Returns its plan."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Generations, "switch_to_copies", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Transaction, "switch", die)
         with pytest.raises(KeyboardInterrupt):
             compact(store)
+    pending = opened(store).record.pending
+    assert pending is not None
+    return pending
 
 
 def everything(store: Path) -> dict[str, dict[str, bytes]]:
@@ -81,22 +118,23 @@ def test_it_keeps_the_newest_of_every_key_and_nothing_else(
     assert everything(store) == before
     keys = [sample["__key__"] for sample in samples(store, "train")]
     assert len(keys) == len(set(keys)) == 7
-    (plan,) = read_store_record(store).plans
-    assert [path.name for path in store.glob("plan-*")] == [plan]
-    assert Catalog.open(store).split("train").failures.keys() == {"tr_002"}
+    assert [path.name for path in store.glob("plan-*")] == plans(store)
+    assert opened(store).split("train").failures.keys() == {"tr_002"}
 
 
 def test_what_is_compacted_is_fine_and_grows_on(
     grown: Corpus, store: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     compact(store)
-    shown = run_main(inspect_cli.main, [store, "--verify", "--against", grown.config_file], capsys)
-    assert "all as the indexes say" in shown.out
-    assert "tr_002" in shown.out and "0 stale" not in shown.err
+    words = [store, "--verify", "--json", "--against", grown.config_file]
+    document = json.loads(run_main(inspect_cli.main, words, capsys).out)
+    assert document["problems"] == ["train: 1 utterances of the manifest are missing, 1 of them failed"]
+    assert document["splits"]["train"]["missing_keys"] == ["tr_002"]
+    assert [document["splits"][split]["stale_keys"] for split in SPLITS] == [[], [], []]
     report = build_store(grown, store)
-    assert sum(report.encoded.values()) == 0
+    assert sum(report.stored.values()) == 0
     change_mouth(grown.mouth("tr_003"))
-    assert build_store(grown, store).encoded["train"] == 1
+    assert build_store(grown, store).stored["train"] == 1
 
 
 def test_shards_are_the_same_after_interruptions(
@@ -104,41 +142,56 @@ def test_shards_are_the_same_after_interruptions(
 ) -> None:
     shutil.copytree(store, tmp_path / "other")
     compact(tmp_path / "other")
-    copy_one = CopiedSplit.copy
+    add = ShardWriter.add
     for lived in (0, 2, 1, 3):
         left = iter(range(lived))
 
-        def copy_or_die(self: CopiedSplit, *words: Any, left: Any = left) -> None:
+        def add_or_die(self: ShardWriter, *words: Any, left: Any = left) -> None:
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            copy_one(self, *words)
+            add(self, *words)
 
-        monkeypatch.setattr(CopiedSplit, "copy", copy_or_die)
+        monkeypatch.setattr(ShardWriter, "add", add_or_die)
         with pytest.raises(KeyboardInterrupt):
             compact(store)
-        assert len(read_store_record(store).plans) == 3
-    monkeypatch.setattr(CopiedSplit, "copy", copy_one)
+        assert len(plans(store)) == 3
+    monkeypatch.setattr(ShardWriter, "add", add)
     compact(store)
+    assert contents(store) == contents(tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_processes_make_the_shards_that_one_makes(grown: Corpus, store: Path, tmp_path: Path, run: Run) -> None:
+    shutil.copytree(store, tmp_path / "other")
+    compact(tmp_path / "other")
+    outcome = run("--compact", "--utterances_per_shard", PER_SHARD, "--num_processes", 2)
+    assert outcome.code == 0, outcome.err
+    assert "entries: 12 copied, 4 superseded ones left out" in outcome.out
     assert contents(store) == contents(tmp_path / "other")
 
 
 def test_one_that_ends_while_it_deletes_leaves_the_rest_to_the_next(
     grown: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drop = Generations.drop
+    def delete_one_and_die(self: Folder, names: Any) -> None:
+        for name in names:
+            (self.path / name).unlink()
+            raise KeyboardInterrupt
 
-    def drop_and_die(self: Generations, plan: Any) -> None:
-        drop(self, plan)
-        raise KeyboardInterrupt
-
+    before = everything(store)
     with monkeypatch.context() as patch:
-        patch.setattr(Generations, "drop", drop_and_die)
+        patch.setattr(Folder, "delete", delete_one_and_die)
         with pytest.raises(KeyboardInterrupt):
             compact(store)
-    assert not (store / "train.index").exists()
+    assert len(opened(store).record.retired) == 3
+    assert everything(store) == before
     assert compact(store) is None
-    assert not read_store_record(store).retired
-    assert [path.name for path in store.glob("plan-*")] == ["plan-003.parquet"]
+    assert not opened(store).record.retired
+    assert [path.name for path in store.glob("plan-*")] == plans(store)
+    assert {path.stem for path in store.glob("*-*.*")} == {
+        *(Path(plan).stem for plan in plans(store)),
+        *(shard for split in SPLITS for shard in shards(store, split)),
+    }
     assert {path.name for path in store.glob("*.index") if "-" not in path.name} == {
         "train.index",
         "val.index",
@@ -146,27 +199,19 @@ def test_one_that_ends_while_it_deletes_leaves_the_rest_to_the_next(
     }
 
 
-def test_one_that_dies_once_its_copies_count_leaves_indexes_and_card_to_the_next(
+def test_one_that_dies_once_its_copies_are_active_leaves_indexes_and_card_to_the_next(
     grown: Corpus, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was replaced stays, so nothing takes the older merged indexes away."""
-
-    def die(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     shutil.copytree(store, tmp_path / "other")
-    dying, living = (
-        Compaction(store=folder, utterances_per_shard=PER_SHARD, keep_replaced_days=1)
-        for folder in (store, tmp_path / "other")
-    )
-    living.run()
+    compact(tmp_path / "other", keep_replaced_days=1)
     with monkeypatch.context() as patch:
-        patch.setattr(compact_module, "finish", die)
+        patch.setattr(Transaction, "conclude", die)
         with pytest.raises(KeyboardInterrupt):
-            dying.run()
-    assert dying.run() is None
+            compact(store, keep_replaced_days=1)
+    assert compact(store, keep_replaced_days=1) is None
     for name in ("train.index", "val.index", "test.index", "README.md"):
-        assert (store / name).read_bytes() == (living.store / name).read_bytes()
+        assert (store / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
 def test_a_build_between_is_not_lost(
@@ -176,18 +221,19 @@ def test_a_build_between_is_not_lost(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    begin_and_die(store)
+    pending = begin_and_die(store)
     change_mouth(grown.mouth("tr_003"))
     with caplog.at_level("INFO"):
-        assert build_store(grown, store).encoded["train"] == 1
-    assert "a --compact was begun (plan-003.parquet) and waits" in caplog.text
+        assert build_store(grown, store).stored["train"] == 1
+    assert f"a --compact is in progress ({pending})" in caplog.text
     shown = run_main(inspect_cli.main, [store, "--verify"], capsys)
-    assert "plan-003.parquet: a --compact was begun" in shown.out and "does not count" not in shown.out
+    assert f"{pending}: a --compact is in progress" in shown.out
+    assert shown.code == 0, shown.out
     before = everything(store)
     compact(store)
     assert everything(store) == before
-    assert len(read_store_record(store).plans) == 2
-    assert sum(build_store(grown, store).encoded.values()) == 0
+    assert len(plans(store)) == 2
+    assert sum(build_store(grown, store).stored.values()) == 0
 
 
 def test_stores_with_all_that_stores_may_hold(quick: None, corpus: Corpus, tmp_path: Path) -> None:
@@ -199,7 +245,7 @@ def test_stores_with_all_that_stores_may_hold(quick: None, corpus: Corpus, tmp_p
     before = {
         sample["__key__"]: sample for split in ("train", "train_view1", "val") for sample in samples(store, split)
     }
-    assert compact(store).superseded == 2
+    assert compacted(store).superseded == 2
     after = [sample for split in ("train", "train_view1", "val") for sample in samples(store, split)]
     assert sorted(before) == sorted(sample["__key__"] for sample in after)
     for sample in after:
@@ -225,10 +271,8 @@ def test_who_reads_meanwhile_is_not_disturbed(grown: Corpus, store: Path, how: s
     first = next(batches)
     old = {path.name for path in store.glob("*.tar")}
     if how == "compact":
-        kept = compact(store).kept
-        assert (
-            "what was replaced stays (plan-000.parquet, plan-001.parquet, plan-002.parquet): the store is being" in kept
-        )
+        replaced = ", ".join(plans(store))
+        assert f"replaced shards stay ({replaced}): the store is being read" in compacted(store).kept
     else:
         build_store(grown, store, overwrite=True)
     assert old <= {path.name for path in store.glob("*.tar")}
@@ -256,19 +300,19 @@ def test_who_may_only_read_a_store_is_not_disturbed_either(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", no_files_made)
-        hold = Catalog.open_to_read(store).hold
+        hold = opened(store).hold
         assert hold is not None
-    assert "is being read" in compact(store).kept
+    assert "is being read" in compacted(store).kept
     del hold
     build_store(grown, store)
-    assert not read_store_record(store).retired
+    assert not opened(store).record.retired
 
 
 def test_who_came_later_does_not_keep_what_was_replaced(grown: Corpus, store: Path) -> None:
-    early = Catalog.open_to_read(store)
+    early = opened(store)
     old = {path.name for path in store.glob("*.tar")}
     compact(store)
-    late = Catalog.open_to_read(store)
+    late = opened(store)
     build_store(grown, store)
     assert old <= {path.name for path in store.glob("*.tar")}
     del early
@@ -279,11 +323,11 @@ def test_who_came_later_does_not_keep_what_was_replaced(grown: Corpus, store: Pa
 
 
 def test_who_reads_what_was_replaced_keeps_what_was_added_to_it(grown: Corpus, store: Path) -> None:
-    """A build adds to a store while its compaction waits; then that is replaced, too."""
+    """A build adds to a store while its compaction is unfinished; then that is replaced, too."""
     begin_and_die(store)
     change_mouth(grown.mouth("tr_003"))
     build_store(grown, store)
-    reader = StoreReader([Catalog.open_to_read(store)], "train")
+    reader = StoreReader([opened(store)], "train")
     expected = {reader.key(row): reader.read(row).tobytes() for row in range(len(reader))}
     reader.files = copy.copy(reader.files)  # nothing of it is open yet
     compact(store)
@@ -291,38 +335,40 @@ def test_who_reads_what_was_replaced_keeps_what_was_added_to_it(grown: Corpus, s
     assert {reader.key(row): reader.read(row).tobytes() for row in range(len(reader))} == expected
 
 
-def test_shards_of_another_size_begin_it_anew(grown: Corpus, store: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_with_shards_of_another_size_is_planned_anew(
+    grown: Corpus, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = everything(store)
-    begin_and_die(store)
-    Compaction(store=store, utterances_per_shard=100).run()
-    assert "plan-003.parquet was begun with shards of another size, so it is dropped" in caplog.text
+    pending = begin_and_die(store)
+    compact(store, 100)
+    assert f"{pending} has shards of another size, so it is abandoned" in caplog.text
     assert len(list(store.glob("*.tar"))) == 3
     assert everything(store) == before
 
 
-def test_one_that_is_begun_anew_waits_for_what_was_added_meanwhile(grown: Corpus, store: Path) -> None:
+def test_one_that_is_planned_anew_needs_all_that_was_added_meanwhile(grown: Corpus, store: Path) -> None:
     begin_and_die(store)
     for name in ("tr_003", "tr_004"):
         change_mouth(grown.mouth(name))
     interrupt_build(grown, store, "shardwriter.utterances_per_shard=1", "shardwriter.batch_size=1", packs=1)
     with pytest.raises(StoreError, match=r"planned shards? not built yet"):
-        Compaction(store=store, utterances_per_shard=100).run()
+        compact(store, 100)
     build_store(grown, store)
     before = everything(store)
-    Compaction(store=store, utterances_per_shard=100).run()
+    compact(store, 100)
     assert everything(store) == before
 
 
 def test_each_split_is_compacted_where_its_own_shards_are_not_full(quick: None, corpus: Corpus, store: Path) -> None:
     build_store(corpus, store, "shardwriter.utterances_per_shard=2", splits=("train",))
     build_store(corpus, store, "shardwriter.utterances_per_shard=100", splits=("val",))
-    assert Compaction(store=store, utterances_per_shard=4).survey() is not None
-    Compaction(store=store, utterances_per_shard=4).run()
+    assert compaction(store).survey() is not None
+    compact(store)
     assert len(list(store.glob("train-*.tar"))) == 2
-    assert Compaction(store=store, utterances_per_shard=4).survey() is None
+    assert compaction(store).survey() is None
 
 
-def test_a_disk_without_room_for_both_is_told_of_before_anything_is_written(
+def test_a_disk_without_room_for_both_is_named_before_anything_is_written(
     grown: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(store)
@@ -332,91 +378,95 @@ def test_a_disk_without_room_for_both_is_told_of_before_anything_is_written(
     assert contents(store) == before
 
 
-def test_the_card_names_the_tars_that_count_while_others_lie_beside_them(grown: Corpus, store: Path) -> None:
-    def named() -> Any:
+def test_the_card_names_the_tars_of_active_plans_while_others_lie_beside_them(grown: Corpus, store: Path) -> None:
+    def named() -> set[str]:
+        """The tars that the card's patterns match."""
         front_matter = yaml.safe_load((store / "README.md").read_text().split("---\n")[1])
-        return {part["split"]: part["path"] for part in front_matter["configs"][0]["data_files"]}
+        (patterns,) = [part["path"] for part in front_matter["configs"][0]["data_files"] if part["split"] == "train"]
+        return {path.name for pattern in patterns for path in store.glob(pattern)}
 
-    def counting(catalog: Catalog) -> list[str]:
-        return [f"{record.shard}.tar" for record in catalog.split("train").shards]
+    def active() -> set[str]:
+        return {f"{record.shard}.tar" for record in opened(store).split("train").shards}
 
-    assert named()["train"] == "train-*.tar"
-    old = Catalog.open_to_read(store)
+    old, kept = opened(store), active()
+    assert named() == kept
     begin_and_die(store)
-    assert named()["train"] == counting(old)
+    assert named() == kept != {path.name for path in store.glob("train-*.tar")}
     compact(store)
-    assert named()["train"] == counting(Catalog.open(store)) != counting(old)
+    assert named() == active() != kept
+    assert kept < {path.name for path in store.glob("train-*.tar")}
     del old
     gc.collect()
     build_store(grown, store)
-    assert named()["train"] == "train-*.tar"
+    assert named() == active() == {path.name for path in store.glob("train-*.tar")}
 
 
-def test_inspect_shards_tells_of_what_was_begun_and_of_what_was_replaced(
+def test_inspect_shards_tells_of_what_is_in_progress_and_of_what_was_replaced(
     grown: Corpus, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reader = Catalog.open_to_read(store)
-    begin_and_die(store)
+    reader, pending, first = opened(store), begin_and_die(store), plans(store)[0]
     shown = run_main(inspect_cli.main, [store], capsys).out
-    assert "plan-003.parquet: a --compact was begun and has 4 of 4 shards; this store serves until it is" in shown
-    assert f"--shards {store} --compact; to give it up: --abandon instead" in shown
+    assert f"{pending}: a --compact is in progress and has 4 of 4 shards; this store stays in use until" in shown
+    assert f"--shards {store} --compact; to abandon it: --abandon instead" in shown
     compact(store)
     shown = run_main(inspect_cli.main, [store], capsys).out
-    assert re.search(r"plan-000.parquet: was replaced \(20.*\), and its 5 shards stay while they may be read", shown)
+    assert re.search(rf"{first}: was replaced \(20.*\), and its 5 shards stay while they may be read", shown)
     assert reader.hold is not None
 
 
-@pytest.mark.parametrize("begun", ["--compact", "--overwrite"])
-def test_what_was_begun_can_be_given_up(grown: Corpus, store: Path, run: Run, begun: str) -> None:
-    before = contents(store)
-    if begun == "--compact":
+@pytest.mark.parametrize("how", ["--compact", "--overwrite"])
+def test_what_is_unfinished_can_be_abandoned(grown: Corpus, store: Path, run: Run, how: str) -> None:
+    before, card = contents(store), (store / "README.md").read_bytes()
+    if how == "--compact":
         begin_and_die(store)
     else:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Generations, "switch", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(Transaction, "switch", die)
             with pytest.raises(KeyboardInterrupt):
                 build_store(grown, store, "videonet.videonet_config.seed=7", overwrite=True)
     assert before.items() < contents(store).items()
+    pending = opened(store).record.pending
     outcome = run("--abandon")
-    assert (outcome.code, "given up: plan-003.parquet" in outcome.out) == (0, True), outcome.err
+    assert (outcome.code, f"Abandoned: {pending}" in outcome.out) == (0, True), outcome.err
     assert contents(store) == before
-    assert "train-*.tar" in (store / "README.md").read_text()
-    assert "nothing was begun" in run("--abandon").out
+    assert (store / "README.md").read_bytes() == card
+    assert "Nothing to abandon" in run("--abandon").out
     assert run("--abandon", "--overwrite").code == 2
 
 
-def test_an_overwrite_drops_a_compaction_that_waits(grown: Corpus, store: Path) -> None:
+def test_an_overwrite_abandons_an_unfinished_compaction(grown: Corpus, store: Path) -> None:
     begin_and_die(store)
     build_store(grown, store, "videonet.videonet_config.seed=7", overwrite=True)
-    (plan,) = Catalog.open(store).plans
-    assert {path.stem for path in store.glob("*.tar")} == set(plan.shards)
-    assert [path.name for path in store.glob("plan-*")] == list(read_store_record(store).plans)
+    (header,) = opened(store).active
+    assert {path.stem for path in store.glob("*.tar")} == set(header.all_shard_names)
+    assert [path.name for path in store.glob("plan-*")] == plans(store)
 
 
 def test_what_was_replaced_stays_for_the_days_that_the_config_says(grown: Corpus, store: Path) -> None:
     old = {path.name for path in store.glob("*.tar")}
-    Compaction(store=store, utterances_per_shard=PER_SHARD, keep_replaced_days=1).run()
+    first, second, third = plans(store)
+    compact(store, keep_replaced_days=1)
     build_store(grown, store, "shardwriter.keep_replaced_days=1")
     assert old <= {path.name for path in store.glob("*.tar")}
-    record = read_store_record(store)
+    record = opened(store).record
     day_before = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%dT%H:%M:%S%z}"
-    retired = {**record.retired, "plan-000.parquet": day_before, "plan-001.parquet": day_before}
-    write_store_record(store, replace(record, retired=retired))
+    retired = {**record.retired, first: day_before, second: day_before}
+    (store / "store.json").write_bytes(replace(record, retired=retired).to_bytes())
     build_store(grown, store, "shardwriter.keep_replaced_days=1")
-    assert set(read_store_record(store).retired) == {"plan-002.parquet"}
+    assert set(opened(store).record.retired) == {third}
     build_store(grown, store)
-    assert not read_store_record(store).retired
+    assert not opened(store).record.retired
     assert not old & {path.name for path in store.glob("*.tar")}
 
 
 def test_damage_is_not_copied(grown: Corpus, store: Path) -> None:
-    tar = sorted(store.glob("train-*.tar"))[0]
-    content = bytearray(tar.read_bytes())
+    damaged = tar(store, "train")
+    content = bytearray(damaged.read_bytes())
     content[700] ^= 1
-    tar.write_bytes(bytes(content))
-    with pytest.raises(StoreError, match=rf"{tar.name}.*it is damaged, and nothing was copied from it"):
+    damaged.write_bytes(bytes(content))
+    with pytest.raises(StoreError, match=rf"{damaged.name}.*it is damaged, and nothing was copied from it"):
         compact(store)
-    assert len(read_store_record(store).plans) == 3
+    assert len(plans(store)) == 3
 
 
 def test_nothing_to_do_is_said_and_writes_nothing(quick: None, corpus: Corpus, store: Path, run: Run) -> None:
@@ -447,8 +497,7 @@ def test_a_dry_run_says_what_it_would_do(grown: Corpus, store: Path, run: Run) -
         ("--views", 0),
         ("--audio", "path"),
         ("--encoder_precision", "bf16"),
-        ("--num_processes", 2),
-        ("--executor", "ray"),
+        ("--check",),
     ],
 )
 def test_flags_that_make_no_sense_with_it_are_refused(
@@ -456,7 +505,7 @@ def test_flags_that_make_no_sense_with_it_are_refused(
 ) -> None:
     outcome = run("--compact", *words)
     assert outcome.code == 2
-    assert "--compact: copies a whole store as it is, in one process, without" in outcome.err
+    assert "--compact: copies a whole store as it is, without" in outcome.err
 
 
 def test_what_is_no_store_is_named_and_not_made(quick: None, corpus: Corpus, store: Path, run: Run) -> None:
@@ -468,7 +517,7 @@ def test_what_is_no_store_is_named_and_not_made(quick: None, corpus: Corpus, sto
 
 def test_an_unfinished_store_is_finished_first(quick: None, corpus: Corpus, store: Path, run: Run) -> None:
     build_store(corpus, store, "shardwriter.utterances_per_shard=1", splits=("train",))
-    (store / "train-000001.index").unlink()
+    index(store, "train", 1).unlink()
     outcome = run("--compact")
     assert outcome.code == 2
-    assert "1 planned shard not built yet (e.g. train-000001)" in outcome.err
+    assert f"1 planned shard not built yet (e.g. {shards(store, 'train')[1]})" in outcome.err

@@ -10,7 +10,7 @@ from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import StoreError
 from shardwriter import inspect_cli
-from shardwriter.encode import tasks
+from shardwriter.encode import encoded
 from shardwriter.storage.lock import build_lock
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -40,7 +40,7 @@ def test_a_tenth_new_and_a_twentieth_changed_are_encoded_and_nothing_else(
         change_mouth(corpus.mouth(name))
     report = build_store(corpus, store)
     assert reasons(report, "train") == {"new": 4, "changed": 2, "skipped": 38}
-    assert report.encoded["train"] == 6
+    assert report.stored["train"] == 6
     after = stored(store, "train")
     assert {key for key in before if not (before[key] == after[key]).all()} == set(changed)
     outcome = run_main(inspect_cli.main, [store, "--against", corpus.config_file], capsys)
@@ -56,22 +56,22 @@ def test_of_two_builds_at_once_the_second_names_the_first_and_finds_the_grown_co
     corpus = grown(corpus)
     with build_lock(store), pytest.raises(StoreError, match=r"another build is writing to it \(process \d+ on "):
         build_store(corpus, store)
-    assert build_store(corpus, store).encoded["train"] == 4
+    assert build_store(corpus, store).stored["train"] == 4
 
 
 def test_an_npz_that_vanishes_while_the_build_runs_is_a_listed_failure(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start_pack = tasks.start_pack
+    start_pack = encoded.start_pack
 
     def vanish(*arguments: object) -> object:
         for name in corpus.names["val"]:  # which comes after train
             corpus.mouth(name).unlink(missing_ok=True)
         return start_pack(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tasks, "start_pack", vanish)
+    monkeypatch.setattr(encoded, "start_pack", vanish)
     report = build_store(corpus, tmp_path / "store", "shardwriter.batch_size=4")
-    assert report.encoded["train"] == 40
+    assert report.stored["train"] == 40
     assert {failure.key: "cannot be read" in failure.reason for failure in report.failed["val"]} == dict.fromkeys(
         corpus.names["val"], True
     )

@@ -4,16 +4,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from helpers.builds import build_store, change_mouth, contents, interrupt_build, reasons, stored
+from helpers.builds import (
+    CPU,
+    build_store,
+    change_mouth,
+    contents,
+    interrupt_build,
+    opened,
+    plans,
+    reasons,
+    stored,
+)
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import ConfigError, StoreError
-from shardwriter.build.build import BuildOptions, begin, prepare
+from shardwriter.build.build import create, prepare
+from shardwriter.build.options import BuildOptions
 from shardwriter.build.report import BuildReport
 from shardwriter.corpus.manifest import load_manifests
-from shardwriter.store.catalog import Catalog
-from shardwriter.store.generation import Generations
+from shardwriter.storage.folder import Folder
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -45,14 +54,14 @@ def interrupt(corpus: Corpus, store: Path, *overrides: str, shards: int) -> None
 
 
 def seed_of(store: Path) -> int:
-    seed: int = Catalog.open(store).record.identity.encoder["seed"]
+    seed: int = opened(store).record.identity.encoder["seed"]
     return seed
 
 
 def test_overwrite_replaces_the_whole_store(corpus: Corpus, store: Path) -> None:
     before = stored(store, "train")
     report = again(corpus, store, OTHER, overwrite=True)
-    assert report.encoded == {"train": 8, "val": 2}
+    assert report.stored == {"train": 8, "val": 2}
     assert seed_of(store) == 1
     after = stored(store, "train")
     assert set(after) == set(before) == set(corpus.names["train"])
@@ -67,10 +76,10 @@ def test_overwritten_store_keeps_no_old_shard_index_or_plan(corpus: Corpus, stor
     assert not after.keys() & before.keys()
 
 
-def test_overwritten_store_is_continued_without_overwrite(corpus: Corpus, store: Path) -> None:
+def test_overwritten_store_is_complete_for_a_build_without_overwrite(corpus: Corpus, store: Path) -> None:
     again(corpus, store, OTHER, overwrite=True)
     before = contents(store)
-    assert again(corpus, store, OTHER).encoded == {"train": 0, "val": 0}
+    assert again(corpus, store, OTHER).stored == {"train": 0, "val": 0}
     assert contents(store) == before
 
 
@@ -80,20 +89,21 @@ def test_old_store_serves_while_the_overwrite_is_incomplete(corpus: Corpus, stor
     interrupt(corpus, store, OTHER, shards=shards)
     assert old.items() < contents(store).items()
     assert len(contents(store)) == len(old) + 1 + 2 * shards
+    assert opened(store).split("train").is_merged
     assert seed_of(store) == 0
-    assert Catalog.open(store).split("train").newest.keys() == kept.keys()
+    assert opened(store).split("train").newest.keys() == kept.keys()
     found = stored(store, "train")
     assert all((found[key] == embedding).all() for key, embedding in kept.items())
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_interrupted_overwrite_continues_and_switches(corpus: Corpus, store: Path, overwrite: bool) -> None:
+def test_interrupted_overwrite_is_resumed_and_switches(corpus: Corpus, store: Path, overwrite: bool) -> None:
     old = contents(store)
     interrupt(corpus, store, OTHER, shards=2)
     begun = contents(store)
     report = again(corpus, store, OTHER, overwrite=overwrite)
     assert report.shards == 2
-    assert sum(counts["resumed"] for counts in report.planned.values()) == sum(report.encoded.values()) < 10
+    assert sum(counts["resumed"] for counts in report.planned.values()) == sum(report.stored.values()) < 10
     assert seed_of(store) == 1
     after = contents(store)
     assert not after.keys() & old.keys()
@@ -101,24 +111,24 @@ def test_interrupted_overwrite_continues_and_switches(corpus: Corpus, store: Pat
     assert set(stored(store, "train")) == set(corpus.names["train"])
 
 
-def test_overwrite_continued_for_one_split_does_not_switch(corpus: Corpus, store: Path) -> None:
+def test_overwrite_resumed_for_one_split_does_not_switch(corpus: Corpus, store: Path) -> None:
     interrupt(corpus, store, OTHER, shards=1)
-    assert again(corpus, store, OTHER, splits=("train",)).encoded == {"train": 5}
+    assert again(corpus, store, OTHER, splits=("train",)).stored == {"train": 5}
     assert seed_of(store) == 0
-    assert again(corpus, store, OTHER).encoded == {"train": 0, "val": 2}
+    assert again(corpus, store, OTHER).stored == {"train": 0, "val": 2}
     assert seed_of(store) == 1
 
 
 def test_overwrite_with_the_same_identity_builds_everything_anew(corpus: Corpus, store: Path) -> None:
     before = contents(store)
-    assert again(corpus, store, overwrite=True).encoded == {"train": 8, "val": 2}
+    assert again(corpus, store, overwrite=True).stored == {"train": 8, "val": 2}
     after = contents(store)
     assert not after.keys() & before.keys()
     tars = [[content for name, content in files.items() if name.endswith(".tar")] for files in (before, after)]
-    assert tars[0] == tars[1]
+    assert tars[0] == tars[1] and len(tars[0]) == 4
 
 
-def test_overwrite_with_a_third_identity_drops_the_one_begun(corpus: Corpus, store: Path) -> None:
+def test_overwrite_with_a_third_identity_abandons_the_unfinished_one(corpus: Corpus, store: Path) -> None:
     interrupt(corpus, store, OTHER, shards=2)
     again(corpus, store, "videonet.videonet_config.seed=2", overwrite=True)
     assert seed_of(store) == 2
@@ -127,21 +137,21 @@ def test_overwrite_with_a_third_identity_drops_the_one_begun(corpus: Corpus, sto
 
 def test_overwrite_of_no_store_makes_one(corpus: Corpus, tmp_path: Path) -> None:
     store = tmp_path / "new"
-    assert again(corpus, store, overwrite=True).encoded == {"train": 8, "val": 2}
-    assert Catalog.open(store).record.plans == ("plan-000.parquet",)
+    assert again(corpus, store, overwrite=True).stored == {"train": 8, "val": 2}
+    assert len(plans(store)) == 1
 
 
-def test_plans_are_cleared_away_after_dying_between_switch_and_clearing(
+def test_replaced_plans_are_deleted_by_the_next_build_where_one_dies_after_its_switch(
     corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = contents(store)
     with monkeypatch.context() as patch:
-        patch.setattr(Generations, "drop", interrupted)
+        patch.setattr(Folder, "readers", interrupted)  # who reads what was replaced is asked before it is deleted
         with pytest.raises(KeyboardInterrupt):
             again(corpus, store, OTHER, overwrite=True)
     assert seed_of(store) == 1
     assert old.items() < contents(store).items()
-    assert again(corpus, store, OTHER).encoded == {"train": 0, "val": 0}
+    assert again(corpus, store, OTHER).stored == {"train": 0, "val": 0}
     assert not contents(store).keys() & old.keys()
     assert set(stored(store, "train")) == set(corpus.names["train"])
 
@@ -158,31 +168,31 @@ def test_overwrite_of_a_part_is_refused(corpus: Corpus, store: Path, options: di
     assert contents(store) == before
 
 
-def test_old_identity_may_go_on_while_an_overwrite_waits(
+def test_the_old_identity_may_add_to_the_store_while_an_overwrite_is_in_progress(
     corpus: Corpus, store: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     interrupt(corpus, store, OTHER, shards=1)
     before = contents(store)
-    assert again(corpus, store).encoded == {"train": 0, "val": 0}
-    assert "an --overwrite with another identity was begun and waits" in caplog.text
+    assert again(corpus, store).stored == {"train": 0, "val": 0}
+    assert "an --overwrite with another identity is in progress" in caplog.text
     assert contents(store) == before
     assert again(corpus, store, OTHER).shards == 3
 
 
-def test_third_identity_is_refused_while_an_overwrite_waits(corpus: Corpus, store: Path) -> None:
+def test_third_identity_is_refused_while_an_overwrite_is_in_progress(corpus: Corpus, store: Path) -> None:
     interrupt(corpus, store, OTHER, shards=1)
     with pytest.raises(StoreError, match="quick-2 here, quick-0 there"):
         again(corpus, store, "videonet.videonet_config.seed=2")
 
 
-def test_utterances_added_while_an_overwrite_waits_stay(corpus: Corpus, store: Path) -> None:
+def test_utterances_added_while_an_overwrite_is_in_progress_stay(corpus: Corpus, store: Path) -> None:
     interrupt(corpus, store, OTHER, shards=1)
     grown = make_corpus(corpus.root, {"train": 12, "val": 2})
-    assert again(grown, store).encoded["train"] == 4
-    assert again(grown, store).encoded["train"] == 0
+    assert again(grown, store).stored["train"] == 4
+    assert again(grown, store).stored["train"] == 0
 
 
-def test_utterances_added_since_the_overwrite_was_begun_are_stored_with_it(corpus: Corpus, store: Path) -> None:
+def test_utterances_that_are_new_since_the_overwrite_began_are_stored_with_it(corpus: Corpus, store: Path) -> None:
     interrupt(corpus, store, OTHER, shards=1)
     grown = make_corpus(corpus.root, {"train": 12, "val": 2})
     report = again(grown, store, OTHER)
@@ -196,7 +206,7 @@ def test_overwrite_that_can_store_nothing_leaves_the_old_store(corpus: Corpus, s
     assert len(stored(store, "train")) == 8
 
 
-def test_counts_of_a_continued_overwrite_add_up(corpus: Corpus, store: Path) -> None:
+def test_counts_of_a_resumed_overwrite_add_up(corpus: Corpus, store: Path) -> None:
     interrupt(corpus, store, OTHER, shards=1)
     change_mouth(corpus.mouth(stored_first(corpus)))
     grown = make_corpus(corpus.root, {"train": 10, "val": 2})
@@ -212,13 +222,13 @@ def test_overwrite_that_begins_now_reports_its_utterances_as_new(corpus: Corpus,
     assert reasons(again(corpus, store, OTHER, overwrite=True), "train") == {"new": 8}
 
 
-def test_continued_overwrite_verifies_the_sources_of_shards_written_before(corpus: Corpus, store: Path) -> None:
+def test_resumed_overwrite_verifies_the_sources_of_shards_written_before(corpus: Corpus, store: Path) -> None:
     interrupt(corpus, store, OTHER, shards=1)
     change_mouth(corpus.mouth(stored_first(corpus)), mtime=False)
     assert again(corpus, store, OTHER, verify_sources=True).planned["train"]["changed"] == 1
 
 
-def test_overwrite_still_waits_after_the_old_store_grew(corpus: Corpus, store: Path) -> None:
+def test_overwrite_is_resumed_after_the_old_store_grew(corpus: Corpus, store: Path) -> None:
     interrupt(corpus, store, OTHER, shards=1)
     grown = make_corpus(corpus.root, {"train": 12, "val": 2})
     again(grown, store)
@@ -229,36 +239,39 @@ def test_overwrite_still_waits_after_the_old_store_grew(corpus: Corpus, store: P
 
 def test_an_overwrite_that_another_one_replaced_never_comes_back(corpus: Corpus, store: Path) -> None:
     """The first has no base, as one of an empty store: it would fit every store."""
-    begin(corpus.config(), store.with_name("fresh"), BuildOptions(splits=SPLITS, device=torch.device("cpu")))
     fresh = store.with_name("fresh")
+    create(corpus.config(), Folder(fresh), BuildOptions(splits=SPLITS, device=CPU))
     again(corpus, fresh, overwrite=True)
-    first = (fresh / "plan-000.parquet").read_bytes()
+    (first,) = plans(fresh)
+    content = (fresh / first).read_bytes()
     again(corpus, fresh, overwrite=True)
     before = contents(fresh)
-    (fresh / "plan-000.parquet").write_bytes(first)  # as if it had died before deleting what it replaced
+    assert first not in before
+    (fresh / first).write_bytes(content)  # as if it had died before deleting what it replaced
     again(corpus, fresh)
     assert contents(fresh) == before
 
 
-def test_dry_run_says_what_a_waiting_overwrite_would_encode(corpus: Corpus, store: Path) -> None:
+def test_dry_run_says_what_an_unfinished_overwrite_would_encode(corpus: Corpus, store: Path) -> None:
     interrupt(corpus, store, OTHER, shards=1)
     before = contents(store)
-    options = BuildOptions(splits=SPLITS, device=torch.device("cpu"))
-    work = prepare(corpus.config(OTHER), store, options).survey()
+    options = BuildOptions(splits=SPLITS, device=CPU)
+    work = prepare(corpus.config(OTHER), Folder(store), options).survey()
+    assert contents(store) == before
     report = again(corpus, store, OTHER)
-    assert {split: len(item.resumed) for split, item in work.items()} == {
-        split: report.planned[split]["resumed"] for split in work
-    }
-    assert contents(store) != before
+    assert {split: len(item.resumed) for split, item in work.items()} == {"train": 5, "val": 2}
+    assert {split: counts["resumed"] for split, counts in report.planned.items()} == {"train": 5, "val": 2}
 
 
 def test_dry_run_refuses_what_an_overwrite_would(corpus: Corpus, store: Path) -> None:
-    options = BuildOptions(splits=("val",), device=torch.device("cpu"), overwrite=True)
+    options = BuildOptions(splits=("val",), device=CPU, overwrite=True)
     with pytest.raises(ConfigError, match="replaces the whole store"):
-        prepare(corpus.config(), store, options).survey()
+        prepare(corpus.config(), Folder(store), options).survey()
 
 
 def test_an_overwrite_of_some_splits_is_reported_as_waiting(corpus: Corpus, store: Path) -> None:
     interrupt(corpus, store, OTHER, shards=1)
-    assert again(corpus, store, OTHER, splits=("val",)).waiting == "plan-001.parquet"
+    assert again(corpus, store, OTHER, splits=("val",)).waiting == opened(store).record.pending
+    assert opened(store).record.pending is not None
     assert again(corpus, store, OTHER).waiting is None
+    assert opened(store).record.pending is None

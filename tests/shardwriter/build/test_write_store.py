@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.builds import contents, samples, stored
+from helpers.builds import CPU, contents, opened, plans, samples, stored
 
 from iianet.errors import StoreError
 from loaders.sharded_embeddings import ShardedEmbeddings
 from shardwriter import write_store
+from shardwriter.build.compact import Compaction
 from shardwriter.build.write_store import Sample
-from shardwriter.format.names import escape_key
-from shardwriter.format.quantize import quantize
-from shardwriter.store.catalog import Catalog, read_store_record, write_store_record
+from shardwriter.execute.executor import OneProcess
+from shardwriter.execute.operation import run_operation
+from shardwriter.format.names import escape_key, parse_plan_name
+from shardwriter.format.sample import quantize
+from shardwriter.storage.folder import Folder
+from shardwriter.store.transaction import Transaction
 
 DIM = 4
 
@@ -53,7 +57,7 @@ def test_store_reads_back_through_webdataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
 def test_embeddings_may_be_stored_in_another_dtype(tmp_path: Path, given: str, dtype: str) -> None:
     write_store(tmp_path, make_samples(5, dtype=given), dtype=dtype, utterances_per_shard=2)
-    assert Catalog.open(tmp_path).record.identity.dtype == dtype
+    assert opened(tmp_path).record.identity.dtype == dtype
     for sample, (_, embedding, _) in zip(samples(tmp_path, "train"), make_samples(5, dtype=given), strict=True):
         found = sample["embedding.npy"]
         assert found.dtype == dtype and ("scale.npy" in sample) == (dtype == "int8")
@@ -62,7 +66,9 @@ def test_embeddings_may_be_stored_in_another_dtype(tmp_path: Path, given: str, d
         else:
             np.testing.assert_array_equal(found, embedding.astype(dtype))
     expected = {escape_key(name): embedding for name, embedding, _ in make_samples(5, dtype=given)}
-    for key, embedding in stored(tmp_path, "train").items():
+    found = stored(tmp_path, "train")
+    assert found.keys() == expected.keys()
+    for key, embedding in found.items():
         np.testing.assert_allclose(embedding, expected[key], atol=0.02)
 
 
@@ -80,9 +86,9 @@ def test_value_that_another_dtype_cannot_hold_is_named(tmp_path: Path, dtype: st
 
 def test_plan_says_which_name_each_key_stands_for(tmp_path: Path) -> None:
     write_store(tmp_path, make_samples(3))
-    (plan,) = Catalog.open(tmp_path).plans
-    assert plan.table["utterance"].to_pylist() == ["clip.0", "clip.1", "clip.2"]
-    assert plan.table["key"].to_pylist() == ["clip%2E0", "clip%2E1", "clip%2E2"]
+    table = opened(tmp_path).planned_rows("train")
+    assert table["utterance"].to_pylist() == ["clip.0", "clip.1", "clip.2"]
+    assert table["key"].to_pylist() == ["clip%2E0", "clip%2E1", "clip%2E2"]
 
 
 def test_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
@@ -98,18 +104,19 @@ def test_further_split_joins_the_store(tmp_path: Path) -> None:
     before = contents(tmp_path)
     write_store(tmp_path, make_samples(2, start=10), split="val", identity=identity)
     assert before.items() < contents(tmp_path).items()
-    catalog = Catalog.open(tmp_path)
-    assert catalog.splits == ("train", "val")
-    assert dict(catalog.record.identity.encoder) == identity
+    snapshot = opened(tmp_path)
+    assert snapshot.splits == ["train", "val"]
+    assert dict(snapshot.identity.encoder) == identity
     assert len(stored(tmp_path, "train")) == 3 and len(stored(tmp_path, "val")) == 2
     card = (tmp_path / "README.md").read_text()
-    assert "path: train-*.tar" in card and "path: val-*.tar" in card
+    for split, plan in zip(("train", "val"), plans(tmp_path), strict=True):
+        assert f"- {split}-{parse_plan_name(plan)}-*.tar\n" in card
 
 
 def test_samples_are_streamed(tmp_path: Path) -> None:
     def watched() -> Iterator[Sample]:
         for number, sample in enumerate(make_samples(6)):
-            assert len(list(tmp_path.glob("*.tar"))) >= (number - 1) // 2
+            assert len(list(tmp_path.glob(".tmp-shard-*"))) >= (number - 1) // 2
             yield sample
 
     write_store(tmp_path, watched(), utterances_per_shard=2)
@@ -142,12 +149,12 @@ def replaced(number: int, name: str | None = None, embedding: Any = None) -> Ite
         (1, {"embedding": np.full((DIM, 2), np.inf, np.float16)}, "'clip.1' is not finite"),
     ],
 )
-def test_bad_sample_is_named_and_its_split_does_not_count(
+def test_bad_sample_is_named_and_nothing_of_its_split_is_stored(
     tmp_path: Path, number: int, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
         write_store(tmp_path, replaced(number, **change), utterances_per_shard=2)
-    assert not list(tmp_path.glob("plan-*")) and not list(tmp_path.glob(".tmp-*"))
+    assert not [path.name for path in tmp_path.iterdir() if path.name != ".lock"]
     assert write_store(tmp_path, make_samples(4), utterances_per_shard=2) == 4
     assert len(stored(tmp_path, "train")) == 4
 
@@ -179,7 +186,7 @@ def test_split_of_another_identity_is_refused(tmp_path: Path, kind: str, change:
     others = make_samples(2, dtype="float32" if kind == "dtype" else "float16")
     with pytest.raises(StoreError, match="a store has one identity"):
         write_store(tmp_path, others, split="val", **{"identity": {"name": "one"}, **change})
-    assert Catalog.open(tmp_path).splits == ("train",)
+    assert opened(tmp_path).splits == ["train"]
 
 
 def stop_after(count: int) -> Iterator[Sample]:
@@ -210,11 +217,54 @@ def test_shards_whose_record_was_never_published_are_kept(tmp_path: Path) -> Non
     assert len(samples(tmp_path, "train")) == 3
 
 
-def test_tars_of_others_are_never_deleted(tmp_path: Path) -> None:
+def test_shards_of_a_split_whose_plan_was_never_active_are_deleted_and_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path, make_samples(3))
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write_store(tmp_path, make_samples(5, start=50), split="val", utterances_per_shard=2)
+    assert len(list(tmp_path.glob("val-*.tar"))) == 3
+    assert opened(tmp_path).splits == ["train"]
+    write_store(tmp_path, make_samples(2), split="val", utterances_per_shard=2)
+    assert len(list(tmp_path.glob("val-*.tar"))) == 1
+    assert len(contents(tmp_path)) == len(before) + 3
+    assert len(stored(tmp_path, "val")) == 2
+
+
+def test_the_first_split_is_written_anew_too_where_its_plan_was_never_active(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write_store(tmp_path, make_samples(5), utterances_per_shard=2)
+    assert len(list(tmp_path.glob("train-*.index"))) == 3 and opened(tmp_path).splits == []
+    assert write_store(tmp_path, make_samples(2, start=50)) == 2
+    assert len(list(tmp_path.glob("train-*.index"))) == 1
+    assert len(stored(tmp_path, "train")) == 2
+
+
+def test_tars_of_others_are_never_deleted_and_never_counted(tmp_path: Path) -> None:
     (tmp_path / "train-000001.tar").write_bytes(b"another's")
-    with pytest.raises(StoreError, match=r"train-000001.tar: is there already, and no index of ours"):
-        write_store(tmp_path, make_samples(3))
+    write_store(tmp_path, make_samples(3))
     assert (tmp_path / "train-000001.tar").read_bytes() == b"another's"
+    assert len(stored(tmp_path, "train")) == 3
+    assert "train-*" not in (tmp_path / "README.md").read_text()
+
+
+def test_a_split_may_be_added_while_what_was_replaced_is_still_read(tmp_path: Path) -> None:
+    write_store(tmp_path, make_samples(6), utterances_per_shard=2)
+    reader = opened(tmp_path)
+    old = {path.name for path in tmp_path.glob("*.tar")}
+    run_operation(Compaction(storage=Folder(tmp_path), utterances_per_shard=100), Folder(tmp_path), OneProcess(CPU))
+    assert opened(tmp_path).record.retired
+    write_store(tmp_path, make_samples(3, start=50), split="val")
+    assert old < {path.name for path in tmp_path.glob("*.tar")}
+    assert len(stored(tmp_path, "train")) == 6 and len(stored(tmp_path, "val")) == 3
+    assert reader.hold is not None
 
 
 @pytest.mark.parametrize(
@@ -234,12 +284,12 @@ def test_identity_may_hold_tuples(tmp_path: Path) -> None:
 
 
 def test_empty_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="empty name"):
         write_store(tmp_path, replaced(1, name=""))
 
 
 def test_shards_of_no_utterances_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError, match="utterances_per_shard is 0; expected at least 1"):
         write_store(tmp_path, make_samples(2), utterances_per_shard=0)
 
 
@@ -250,8 +300,9 @@ def test_first_sample_that_is_no_array_is_named(tmp_path: Path) -> None:
 
 def test_a_split_that_is_added_changes_nothing_else_of_the_record(tmp_path: Path) -> None:
     write_store(tmp_path, make_samples(3))
-    before = replace(read_store_record(tmp_path), data_root="/corpus")
-    write_store_record(tmp_path, before)
+    before = replace(opened(tmp_path).record, data_root="/corpus")
+    (tmp_path / "store.json").write_bytes(before.to_bytes())
     write_store(tmp_path, make_samples(3), split="val")
-    after = read_store_record(tmp_path)
-    assert after == replace(before, plans=("plan-000.parquet", "plan-001.parquet"))
+    after = opened(tmp_path).record
+    assert after == replace(before, plans=after.plans)
+    assert after.plans[:1] == before.plans and len(after.plans) == 2

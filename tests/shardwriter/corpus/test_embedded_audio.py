@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from iianet.errors import AudioError
-from shardwriter.format.audio import decode_pcm, read_audio
+from shardwriter.corpus.wavs import read_audio
+from shardwriter.format.sample import decode_pcm
 
 RATE = 16_000
 SUBTYPES = {"PCM_U8": "int16", "PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32", "FLOAT": "float32"}
@@ -82,7 +83,7 @@ DAMAGES = {
         r"bad\.wav: \(100,\) samples at 8000 Hz; expected",
     ),
     "stereo": (_stereo, r"bad\.wav: \(100, 2\) samples at 16000 Hz; expected mono"),
-    "double": (lambda path: write_wav(path, "DOUBLE"), r"bad\.wav: is of 64-bit floats, .* use --audio path"),
+    "double": (lambda path: write_wav(path, "DOUBLE"), r"bad\.wav: has 64-bit floats, .* use --audio path"),
 }
 
 

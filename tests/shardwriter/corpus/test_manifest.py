@@ -1,21 +1,16 @@
 """The corpus manifest: which utterances and examples there are, in which order, and what is wrong with a bad one."""
 
-import json
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from helpers.corpus import Corpus, make_corpus, make_frames, write_mouth
+from helpers.corpus import KINDS, Corpus, edit_list, edit_lists, make_corpus, make_frames, write_mouth
 
 from iianet.errors import ManifestError
 from shardwriter.corpus.manifest import Manifest, load_manifests
 from shardwriter.format.names import hash_position
-
-Rows = list[list[Any]]
 
 
 @pytest.fixture
@@ -25,20 +20,6 @@ def corpus(tmp_path: Path) -> Corpus:
 
 def load(corpus: Corpus, split: str = "train", *overrides: str) -> Manifest:
     return load_manifests(corpus.config(*overrides))[split]
-
-
-def edit(corpus: Corpus, split: str, kind: str, change: Callable[[Rows], Any]) -> Path:
-    """Change one list, in place or by what `change` returns."""
-    path = corpus.list_file(split, kind)
-    rows = json.loads(path.read_text())
-    changed = change(rows)
-    path.write_text(json.dumps(rows if changed is None else changed))
-    return path
-
-
-def edit_all(corpus: Corpus, split: str, change: Callable[[Rows], Any]) -> None:
-    for kind in ("mix", "s1", "s2"):
-        edit(corpus, split, kind, change)
 
 
 def test_utterance_is_one_mouth_and_serves_all_its_examples(corpus: Corpus) -> None:
@@ -52,7 +33,7 @@ def test_utterance_is_one_mouth_and_serves_all_its_examples(corpus: Corpus) -> N
 def test_examples_say_what_the_lists_say(corpus: Corpus) -> None:
     manifest = load(corpus)
     found = {(manifest.utterances[example.utterance].mouth, *vars(example).values()) for example in manifest.examples}
-    lists = [corpus.rows("train", kind) for kind in ("mix", "s1", "s2")]
+    lists = [corpus.rows("train", kind) for kind in KINDS]
     asked = {
         (mouth, corpus_index(manifest, mouth), mix[0], wav, speaker, num_samples)
         for mix, *sources in zip(*lists, strict=True)
@@ -70,7 +51,7 @@ def test_utterances_lie_in_hash_order_whatever_the_order_of_the_lists(corpus: Co
     keys = [utterance.key for utterance in before.utterances]
     assert keys == sorted(keys, key=hash_position) != sorted(keys)
     assert before.utterance_of_example().tolist() == sorted(before.utterance_of_example())
-    edit_all(corpus, "train", lambda rows: rows[::-1])
+    edit_lists(corpus, "train", lambda rows: rows[::-1])
     after = load(corpus)
     assert after.utterances == before.utterances
     assert set(after.examples) == set(before.examples)
@@ -85,18 +66,18 @@ def test_digest_does_not_depend_on_folders(tmp_path: Path) -> None:
 def test_digest_tells_which_examples_there_are(corpus: Corpus, change: str) -> None:
     before = load(corpus).digest()
     if change == "num_samples":
-        for kind in ("mix", "s1", "s2"):
-            edit(corpus, "train", kind, lambda rows: rows[0].__setitem__(-1, 1000))
+        for kind in KINDS:
+            edit_list(corpus, "train", kind, lambda rows: rows[0].__setitem__(-1, 1000))
     elif change == "speaker":
         one, other = corpus.rows("train", "s1"), corpus.rows("train", "s2")
-        edit(corpus, "train", "s1", lambda _: other)
-        edit(corpus, "train", "s2", lambda _: one)
+        edit_list(corpus, "train", "s1", lambda _: other)
+        edit_list(corpus, "train", "s2", lambda _: one)
     elif change == "mixture":
-        edit(corpus, "train", "mix", lambda rows: rows[0].__setitem__(0, "audio/tr/mix/other.wav"))
+        edit_list(corpus, "train", "mix", lambda rows: rows[0].__setitem__(0, "audio/tr/mix/other.wav"))
     elif change == "mouth":
-        edit(corpus, "train", "s1", lambda rows: rows[0].__setitem__(1, "mouths/other.npz"))
+        edit_list(corpus, "train", "s1", lambda rows: rows[0].__setitem__(1, "mouths/other.npz"))
     else:
-        edit_all(corpus, "train", lambda rows: rows[1:])
+        edit_lists(corpus, "train", lambda rows: rows[1:])
     assert load(corpus).digest() != before
 
 
@@ -125,7 +106,7 @@ def test_data_root_is_the_configs_else_the_stores_else_the_common_ancestor(tmp_p
 
 def test_data_root_does_not_depend_on_the_splits_asked_for(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "one", absolute=True)
-    edit(corpus, "train", "mix", lambda rows: rows[0].__setitem__(0, str(tmp_path / "other/mix.wav")))
+    edit_list(corpus, "train", "mix", lambda rows: rows[0].__setitem__(0, str(tmp_path / "other/mix.wav")))
     assert load_manifests(corpus.config(), ["val"])["val"].data_root == tmp_path
     assert load_manifests(corpus.config())["val"].data_root == tmp_path
 
@@ -151,7 +132,7 @@ def clash(corpus: Corpus) -> tuple[Path, Path]:
         write_mouth(path, make_frames(2))
     for kind, path in zip(("s1", "s2"), paths, strict=True):
         name = str(path.relative_to(corpus.root))
-        edit(corpus, "train", kind, lambda rows, name=name: rows[0].__setitem__(1, name))
+        edit_list(corpus, "train", kind, lambda rows, name=name: rows[0].__setitem__(1, name))
     return paths[0], paths[1]
 
 
@@ -184,7 +165,7 @@ def test_key_from_path_refuses_an_npz_out_of_data_root(tmp_path: Path) -> None:
 
 
 def test_lists_of_unequal_length_are_an_error_with_the_lengths(corpus: Corpus) -> None:
-    edit(corpus, "train", "s2", lambda rows: rows[:-1])
+    edit_list(corpus, "train", "s2", lambda rows: rows[:-1])
     with pytest.raises(ManifestError, match=r"tr: the lists differ in length.*'s1.json': 5, 's2.json': 4"):
         load(corpus)
 
@@ -203,7 +184,7 @@ def test_lists_of_unequal_length_are_an_error_with_the_lengths(corpus: Corpus) -
     ],
 )
 def test_entry_of_other_types_is_named(corpus: Corpus, kind: str, row: object, expected: str) -> None:
-    path = edit(corpus, "train", kind, lambda rows: rows.__setitem__(3, row))
+    path = edit_list(corpus, "train", kind, lambda rows: rows.__setitem__(3, row))
     with pytest.raises(ManifestError, match=re.escape(f"{path}: entry 3 is {row!r}; expected {expected}")):
         load(corpus)
 
@@ -217,7 +198,7 @@ def test_invalid_json_is_named(corpus: Corpus, text: str) -> None:
 
 
 def test_json_that_is_no_list_is_named(corpus: Corpus) -> None:
-    path = edit(corpus, "train", "mix", lambda rows: {"rows": rows})
+    path = edit_list(corpus, "train", "mix", lambda rows: {"rows": rows})
     with pytest.raises(ManifestError, match=re.escape(f"{path}: holds a dict; expected a list of [wav, num_samples]")):
         load(corpus)
 
@@ -237,7 +218,7 @@ def test_split_that_is_not_asked_for_may_be_missing(tmp_path: Path) -> None:
 
 
 def test_sources_longer_than_their_mixture_are_an_error(corpus: Corpus) -> None:
-    edit(corpus, "train", "s2", lambda rows: rows[2].__setitem__(-1, 77))
+    edit_list(corpus, "train", "s2", lambda rows: rows[2].__setitem__(-1, 77))
     wav = re.escape(corpus.rows("train", "s2")[2][0])
     with pytest.raises(ManifestError, match=rf"tr: entry 2: .* has 1280 samples and its source {wav} has 77"):
         load(corpus)
@@ -247,7 +228,7 @@ def test_utterance_in_two_splits_draws_a_warning(corpus: Corpus, caplog: pytest.
     load(corpus)
     assert not caplog.records
     mouth = corpus.rows("train", "s1")[0][1]
-    edit(corpus, "val", "s1", lambda rows: rows[0].__setitem__(1, mouth))
+    edit_list(corpus, "val", "s1", lambda rows: rows[0].__setitem__(1, mouth))
     load(corpus)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -257,7 +238,7 @@ def test_utterance_in_two_splits_draws_a_warning(corpus: Corpus, caplog: pytest.
 def test_sources_named_otherwise_than_their_mixture_draw_a_warning(
     corpus: Corpus, caplog: pytest.LogCaptureFixture
 ) -> None:
-    edit(corpus, "train", "s1", lambda rows: rows[0].__setitem__(0, "audio/tr/s1/other.wav"))
+    edit_list(corpus, "train", "s1", lambda rows: rows[0].__setitem__(0, "audio/tr/s1/other.wav"))
     load(corpus)
     (record,) = caplog.records
     assert "1 sources are named otherwise than their mixture" in record.getMessage()

@@ -4,6 +4,7 @@ Needs the extra `ray`, which `make test-all` installs.
 """
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -11,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.builds import Run, build_store, contents
+from helpers.builds import CPU, Run, build_store, contents
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import ConfigError, StoreError
-from shardwriter.encode.job import Recipe
-from shardwriter.encode.tasks import Encoding, Progress
+from shardwriter.build.compact import Compaction
+from shardwriter.encode.write_shards import Progress
+from shardwriter.execute.executor import Executor, Job, OneProcess
+from shardwriter.execute.operation import run_operation
 from shardwriter.execute.ray_cluster import RayCluster
 from shardwriter.format.plan import ShardTask
+from shardwriter.storage.folder import Folder
 
 SMALL = "shardwriter.utterances_per_shard=1"
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra ray is not installed")
@@ -53,9 +57,9 @@ class Losing:
         self.cluster = cluster
         self.published: list[str] = []
 
-    def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:
+    def run(self, job: Job, tasks: Iterable[ShardTask], progress: Progress) -> None:
         class Watching:
-            encoded, failed = progress.encoded, progress.failed
+            stored, failed = progress.stored, progress.failed
 
             @staticmethod
             def published(shard: str, stored_bytes: int, audio_bytes: int) -> None:
@@ -64,7 +68,7 @@ class Losing:
                 if len(self.published) == 4:
                     self.cluster.remove_node(self.cluster.lost, allow_graceful=False)
 
-        RayCluster(device="cpu").run(recipe, encoding, tasks, Watching)
+        RayCluster(device="cpu").run(job, tasks, Watching)
 
 
 @needs_ray
@@ -77,7 +81,7 @@ def test_a_lost_node_leaves_the_store_that_one_process_makes(tmp_path: Path, sto
     report = build_store(corpus, store, SMALL, executor=losing)
     assert len(losing.published) == len(set(losing.published)) == 16
     assert contents(store) == contents(tmp_path / "alone")
-    assert report.encoded == {"train": 11, "val": 2, "test": 2}
+    assert report.stored == {"train": 11, "val": 2, "test": 2}
     assert [failure.key for failure in report.failed["train"]] == ["tr_003"]
     assert not list(store.glob(".tmp-*"))
 
@@ -109,11 +113,27 @@ def test_what_an_actor_refuses_ends_the_build(corpus: Corpus, store: Path, clust
     class Elsewhere(RayCluster):
         """Whose nodes see another folder."""
 
-        def run(self, recipe: Recipe, encoding: Encoding, tasks: Iterable[ShardTask], progress: Progress) -> None:
-            super().run(replace(recipe, store=store / "elsewhere"), encoding, tasks, progress)
+        def run(self, job: Job, tasks: Iterable[ShardTask], progress: Progress) -> None:
+            super().run(replace(job, storage=Folder(store / "elsewhere")), tasks, progress)
 
-    with pytest.raises(StoreError, match=r"plan-000.parquet is not there on .* that all nodes share"):
+    with pytest.raises(StoreError, match=r"store.json: is not there on .* that all nodes share"):
         build_store(corpus, store, executor=Elsewhere(device="cpu"), splits=("train",))
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_cluster_compacts_a_store_of_a_relative_path_as_one_process_does(
+    corpus: Corpus, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the nodes were started elsewhere
+    build_store(corpus, Path("store"), SMALL, splits=("train", "val"))
+    shutil.copytree("store", "one")
+    executors: dict[str, Executor] = {"one": OneProcess(CPU), "store": RayCluster(device="cpu")}
+    for name, executor in executors.items():
+        work = Compaction(storage=Folder(Path(name)), utterances_per_shard=3)
+        run_operation(work, Folder(Path(name)), executor)
+    assert contents(Path("store")) == contents(Path("one"))
+    assert len(list(Path("store").glob("*.tar"))) == 3
 
 
 @needs_ray

@@ -1,27 +1,74 @@
-"""The format: keys, names, hash order, and what store.json holds."""
+"""The format: keys, names, hash order, and what store.json holds.
+
+Golden values, here and in test_writer.py, are of version 2 of the format: names with ids, store.json, a plan's id, and
+the bytes of tars. The tests themselves printed them: one that fails shows the new value beside the old one. Who has to
+change one makes stores that today's code cannot read, so FORMAT_VERSION goes up with it, and then all of them are made
+anew in this way.
+"""
 
 import json
 import re
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from shardwriter.format.names import (
+    AUDIO_MEMBER,
     EMBEDDING_MEMBER,
+    FORMAT_VERSION,
+    ID_DIGITS,
     KEY_BYTES,
     METADATA_MEMBER,
+    SCALE_MEMBER,
     SPLITS,
-    Identity,
-    StoreRecord,
+    ShardName,
     escape_key,
     hash_position,
+    index_name,
+    is_metadata,
     member_name,
+    parse_plan_name,
+    parse_shard,
+    plan_id_of,
     plan_name,
-    plan_number,
-    shard_name,
-    shard_number,
+    tar_name,
     unescape_key,
 )
+from shardwriter.format.plan import PLAN_SCHEMA, make_plan
+from shardwriter.format.record import Identity, OtherVersion, StoreRecord
+
+ID = "0123456789"
+GOLDEN_PLAN_ID = "9e89c773a6"
+"""Of the plan in `test_plans_id_never_changes`."""
+GOLDEN_RECORD = """{
+  "format": "iianet-shards",
+  "version": 2,
+  "identity": {
+    "encoder": {
+      "fingerprint": "f"
+    },
+    "precision": {
+      "tf32": false
+    },
+    "preprocessing": {},
+    "dtype": "float16",
+    "dim": 512,
+    "fps": 25,
+    "audio": "path"
+  },
+  "data_root": "/ü",
+  "plans": [
+    "plan-0123456789.parquet"
+  ],
+  "pending": "plan-aaaaaaaaaa.parquet",
+  "retired": {
+    "plan-bbbbbbbbbb.parquet": "2026-01-01T00:00:00+00:00"
+  }
+}
+"""
+"""store.json of `make_record()`."""
 
 NAMES = [
     "spk00_u0",
@@ -84,7 +131,8 @@ def test_cut_key_has_no_half_escape(shift: int) -> None:
 def test_longest_member_name_fits_ustar() -> None:
     key = escape_key("k" * 1000)
     assert len(key) == KEY_BYTES
-    assert max(len(member_name(key, member)) for member in (EMBEDDING_MEMBER, METADATA_MEMBER)) <= 100
+    members = (EMBEDDING_MEMBER, SCALE_MEMBER, METADATA_MEMBER, AUDIO_MEMBER)
+    assert max(len(member_name(f"{key}@10", member)) for member in members) <= 100
 
 
 def test_hash_order_never_changes() -> None:
@@ -93,32 +141,155 @@ def test_hash_order_never_changes() -> None:
     assert hash_position("a") != hash_position("b")
 
 
-def test_names_of_plans_and_shards_give_their_numbers_back() -> None:
-    for number in (0, 7, 999, 1000, 12345678):
-        assert plan_number(plan_name(number)) == number
-        assert [shard_number(shard_name(split, number)) for split in SPLITS] == [(split, number) for split in SPLITS]
+def test_plans_id_never_changes() -> None:
+    """Golden: another id would give the shards of an interrupted build other names, so it would begin anew."""
+    row = {"shard": 0, "utterance": "ü/a", "mouth": "m/ü.npz"}
+    audio = [{"mixture": "mix/a.wav", "source": "s1/a.wav", "speaker": 1, "num_samples": 640}]
+    rows = [{**row, "split": "train", "key": "a", "audio": audio}, {**row, "split": "val", "key": "b", "audio": []}]
+    plan = make_plan(
+        kind="extend",
+        base=[plan_name(ID)],
+        identity=make_identity(),
+        manifest_digests={"train": "d"},
+        table=pa.Table.from_pylist(rows, schema=PLAN_SCHEMA),
+    )
+    assert plan.header.id == GOLDEN_PLAN_ID
 
 
-@pytest.mark.parametrize("name", ["plan-0.parquet", "plan-000.parquet.tmp", ".tmp-plan-000.parquet", "plan.parquet"])
+def test_names_never_change() -> None:
+    """Golden: stores that there are would not be found."""
+    shard = str(ShardName("train", ID, 7))
+    assert [plan_name(ID), shard, tar_name(shard), index_name(shard)] == [
+        "plan-0123456789.parquet",
+        "train-0123456789-000007",
+        "train-0123456789-000007.tar",
+        "train-0123456789-000007.index",
+    ]
+
+
+@pytest.mark.parametrize("number", [0, 7, 999_999, 1_000_000, 12_345_678])
+@pytest.mark.parametrize("split", [*SPLITS, "train_view1", "train_view12"])
+def test_a_shards_name_gives_split_plan_and_number_back(split: str, number: int) -> None:
+    name = ShardName(split, ID, number)
+    assert parse_shard(str(name)) == name
+    assert {plan_id_of(tar_name(str(name))), plan_id_of(index_name(str(name)))} == {ID}
+
+
+def test_a_plans_name_gives_its_id_back() -> None:
+    assert len(ID) == ID_DIGITS
+    assert parse_plan_name(plan_name(ID)) == plan_id_of(plan_name(ID)) == ID
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plan-000.parquet",
+        "plan-012345678.parquet",
+        "plan-01234567890.parquet",
+        "plan-012345678G.parquet",
+        "plan-0123456789.parquet.tmp",
+        ".tmp-plan-0123456789.parquet",
+        "plan.parquet",
+    ],
+)
 def test_other_file_is_no_plan(name: str) -> None:
-    assert plan_number(name) is None
+    assert parse_plan_name(name) is None
+    assert plan_id_of(name) is None
 
 
-@pytest.mark.parametrize("name", ["train", "train-00", "dev-000000", "train-000000.tar", ".tmp-train-000000"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train",
+        "train-000000",
+        "train-0123456789-00",
+        "dev-0123456789-000000",
+        "train_view0-0123456789-000000",
+        "train-0123456789-000000.tar",
+        ".tmp-train-0123456789-000000",
+    ],
+)
 def test_other_file_is_no_shard(name: str) -> None:
-    assert shard_number(name) is None
+    assert parse_shard(name) is None
+    assert plan_id_of(tar_name(name)) is None
 
 
-def test_store_record_reads_back_from_its_json() -> None:
-    record = StoreRecord(identity=make_identity(), data_root="/somewhere", plans=("plan-000.parquet",))
-    assert StoreRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
+@pytest.mark.parametrize("name", ["notes.txt", "train.index", "store.json", "README.md", "train-0123456789-000000.txt"])
+def test_files_of_no_plan_belong_to_none(name: str) -> None:
+    assert plan_id_of(name) is None
 
 
-@pytest.mark.parametrize("change", [{"format": "other"}, {"version": 2}, {"identity": {"dim": 1}}])
-def test_store_record_of_another_version_is_refused(change: dict[str, object]) -> None:
-    record = StoreRecord(identity=make_identity(), data_root=None, plans=()).to_json()
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("store.json", True),
+        ("README.md", True),
+        (plan_name(ID), True),
+        (f"train-{ID}-000000.index", True),
+        ("train_view1.index", True),
+        (f"train-{ID}-000000.tar", False),
+        ("other.index", False),
+        ("notes.md", False),
+    ],
+)
+def test_what_is_read_whole_is_told_by_its_name(name: str, small: bool) -> None:
+    assert is_metadata(name) == small
+
+
+@pytest.mark.parametrize("name", ["plan-000.parquet", "train-000000.tar", "val-000001.index", "train_view1-000000.tar"])
+def test_files_of_version_1_are_none_of_ours(name: str) -> None:
+    """So nothing ever deletes them."""
+    assert plan_id_of(name) is None
+
+
+def make_record(**changes: Any) -> StoreRecord:
+    facts = {
+        "identity": make_identity(),
+        "data_root": "/ü",
+        "plans": (plan_name(ID),),
+        "pending": plan_name("a" * 10),
+        "retired": {plan_name("b" * 10): "2026-01-01T00:00:00+00:00"},
+    }
+    return StoreRecord(**{**facts, **changes})
+
+
+def test_store_record_is_written_as_ever() -> None:
+    """Golden."""
+    assert make_record().to_bytes().decode() == GOLDEN_RECORD
+
+
+@pytest.mark.parametrize("changes", [{}, {"plans": (), "pending": None, "retired": {}, "data_root": None}])
+def test_store_record_reads_back_from_its_json(changes: dict[str, Any]) -> None:
+    record = make_record(**changes)
+    assert StoreRecord.from_bytes(record.to_bytes()) == record
+
+
+def test_a_record_names_all_plans_that_belong_to_the_store() -> None:
+    assert set(make_record().named) == {plan_name(ID), plan_name("a" * 10), plan_name("b" * 10)}
+    assert make_record(pending=None, retired={}).named == (plan_name(ID),)
+
+
+def changed(change: dict[str, object]) -> bytes:
+    """store.json with other values."""
+    return json.dumps({**json.loads(make_record().to_bytes()), **change}).encode()
+
+
+@pytest.mark.parametrize("version", [1, 3, "2", None])
+def test_store_record_of_another_version_is_told_from_a_damaged_one(version: object) -> None:
+    with pytest.raises(OtherVersion, match=rf"version {version!r} of the format; expected {FORMAT_VERSION}"):
+        StoreRecord.from_bytes(changed({"version": version}))
+
+
+@pytest.mark.parametrize("change", [{"format": "other"}, {"identity": {"dim": 1}}, {"plans": None}, {"retired": 3}])
+def test_damaged_store_record_is_refused(change: dict[str, object]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
-        StoreRecord.from_json({**record, **change})
+        StoreRecord.from_bytes(changed(change))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b"\xff"])
+def test_what_is_no_store_record_is_refused(content: bytes) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        StoreRecord.from_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -139,3 +310,11 @@ def test_difference_of_identities_is_named(change: dict[str, object], named: str
 def test_same_weights_from_another_file_are_no_difference() -> None:
     renamed = make_identity(encoder={"fingerprint": "f", "pretrain": "renamed.pth.tar"})
     assert make_identity().differences(renamed) == []
+
+
+@pytest.mark.parametrize(("dtype", "audio"), [("int8", "path"), ("float16", "embed")])
+def test_how_it_is_stored_makes_no_other_embeddings(dtype: str, audio: str) -> None:
+    other = make_identity(dtype=dtype, audio=audio)
+    assert make_identity().differences(other) == []
+    (difference,) = make_identity().storage_differences(other)
+    assert difference.startswith("dtype" if dtype == "int8" else "audio")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shardwriter.format.quantize import as_stored, dequantize, quantize
+from shardwriter.format.sample import as_stored, dequantize, quantize
 
 EMBEDDING = (np.random.default_rng(0).normal(size=(512, 50)) * np.geomspace(1e-6, 1e6, 512)[:, None]).astype(np.float32)
 

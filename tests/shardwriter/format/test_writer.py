@@ -1,28 +1,36 @@
 """One shard: its bytes, its index, and that it appears whole or not at all."""
 
+import io
 import json
 import tarfile
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import webdataset
 import xxhash
 from helpers.builds import load_npy
 
-from shardwriter.format import shard_writer as writer
-from shardwriter.format.index import read_index
-from shardwriter.format.names import NPY_HEADER_BYTES, escape_key
-from shardwriter.format.shard_writer import ShardWriter, Source
+from iianet.errors import StoreError
+from shardwriter.encode.write_shards import publish_shard
+from shardwriter.format.index import INDEX_SCHEMA, ShardRecord, decode_index, encode_index, entries_of
+from shardwriter.format.names import escape_key
+from shardwriter.format.sample import NPY_HEADER_BYTES, Failed, Sample, Source, Stored, encode_sample
+from shardwriter.format.shard_writer import ShardWriter, WrittenShard
+from shardwriter.storage.folder import Folder
 
 GOLDEN_DIGEST = "757dfdc80d4f18be"
-"""xxh3_64 of the tar of `SAMPLES`: whoever changes it makes another format version."""
+"""xxh3_64 of the tar of `SAMPLES`: whoever changes it makes another format version. How it is made anew: see
+test_format.py."""
 GOLDEN_FULL_DIGEST = "88b12e621bcb8d76"
-"""Of that of one sample with every member."""
+"""The same of the tar of one sample with every member."""
 
+SHARD = "train-0123456789-000000"
 SAMPLES: list[tuple[str, npt.NDArray[Any], dict[str, Any]]] = [
     ("one", np.arange(8, dtype=np.float16).reshape(2, 4), {"utterance": "one", "frames": 4, "mouth": "m/ö.npz"}),
     (escape_key("b.2/" + "x" * 200), np.full((2, 3), -0.5, dtype=np.float16), {"frames": 3, "utterance": "two"}),
@@ -30,21 +38,45 @@ SAMPLES: list[tuple[str, npt.NDArray[Any], dict[str, Any]]] = [
 SOURCE = Source(mouth="m/one.npz", size=10, mtime_ns=20, digest="abc")
 
 
-def write_shard(store: Path, shard: str = "train-000000") -> Path:
-    store.mkdir(exist_ok=True)
-    with ShardWriter(store, shard, "plan-000.parquet") as shard_writer:
-        for key, embedding, metadata in SAMPLES:
-            shard_writer.add(key, embedding, metadata, SOURCE)
-    return store / f"{shard}.tar"
+def sample(embedding: npt.NDArray[Any], metadata: dict[str, Any], source: Source = SOURCE) -> Sample:
+    return encode_sample(Stored(embedding, None), metadata, source)
+
+
+ENCODED = [(key, sample(embedding, metadata)) for key, embedding, metadata in SAMPLES]
+
+
+def written(staging: Path, samples: Iterable[tuple[str, Sample | Failed]] = ENCODED) -> WrittenShard:
+    staging.mkdir(exist_ok=True)
+    with ShardWriter(staging) as writer:
+        for key, item in samples:
+            writer.add(key, item)
+        return writer.finish()
+
+
+def write_shard(
+    store: Path, samples: Iterable[tuple[str, Sample | Failed]] = ENCODED, shard: str = SHARD
+) -> tuple[Path, Path]:
+    """Its tar and its index."""
+    publish_shard(Folder(store), shard, written(store, samples))
+    return store / f"{shard}.tar", store / f"{shard}.index"
+
+
+def read_index(path: Path) -> tuple[pa.Table, list[ShardRecord]]:
+    with path.open("rb") as stream:
+        return decode_index(stream, str(path))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
 def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shard(tmp_path_factory.mktemp("shard"))
+    return write_shard(tmp_path_factory.mktemp("shard"))[0]
 
 
 def test_same_samples_always_give_the_same_bytes(tar: Path, tmp_path: Path) -> None:
-    again = write_shard(tmp_path, "val-000007")
+    again, _ = write_shard(tmp_path, shard="val-9876543210-000007")
     assert again.read_bytes() == tar.read_bytes()
     assert xxhash.xxh3_64_hexdigest(tar.read_bytes()) == GOLDEN_DIGEST
 
@@ -63,8 +95,8 @@ def test_tar_is_ustar_and_tells_nothing_of_time_or_owner(tar: Path) -> None:
 
 def test_embedding_comes_right_before_its_json(tar: Path) -> None:
     with tarfile.open(tar) as archive:
-        names = archive.getnames()
-    assert names == [f"{key}.{member}" for key, _, _ in SAMPLES for member in ("embedding.npy", "json")]
+        members = archive.getnames()
+    assert members == [f"{key}.{member}" for key, _, _ in SAMPLES for member in ("embedding.npy", "json")]
 
 
 def test_json_member_is_compact_sorted_and_utf8(tar: Path) -> None:
@@ -88,13 +120,13 @@ def test_index_points_at_the_payloads(tar: Path) -> None:
 def test_further_members_come_in_their_order(tmp_path: Path) -> None:
     values, scale = np.array([[1, -127], [0, 3]], dtype=np.int8), np.array([0.5, 2], dtype=np.float32)
     audio = np.arange(-3, 3, dtype=np.int16)
-    with ShardWriter(tmp_path, "train-000000", "plan-000.parquet") as shard_writer:
-        shard_writer.add("one", values, {"frames": 2}, SOURCE, scale=scale, audio=audio)
-    content = (tmp_path / "train-000000.tar").read_bytes()
+    full = encode_sample(Stored(values, scale), {"frames": 2}, SOURCE, audio)
+    path, index = write_shard(tmp_path, [("one", full)])
+    content = path.read_bytes()
     assert xxhash.xxh3_64_hexdigest(content) == GOLDEN_FULL_DIGEST
-    with tarfile.open(tmp_path / "train-000000.tar") as archive:
+    with tarfile.open(path) as archive:
         assert archive.getnames() == ["one.embedding.npy", "one.scale.npy", "one.json", "one.audio.npy"]
-    (row,) = read_index(tmp_path / "train-000000.index")[0].to_pylist()
+    (row,) = read_index(index)[0].to_pylist()
     for member, array in {"embedding": values, "scale": scale, "audio": audio}.items():
         found = load_npy(content[row[f"{member}_offset"] :][: row[f"{member}_length"]])
         assert found.dtype == array.dtype
@@ -103,7 +135,7 @@ def test_further_members_come_in_their_order(tmp_path: Path) -> None:
 
 def test_index_records_the_tar_and_the_sources(tar: Path) -> None:
     table, (record,) = read_index(tar.with_suffix(".index"))
-    assert (record.shard, record.plan, record.rows) == ("train-000000", "plan-000.parquet", 2)
+    assert (record.shard, record.rows) == (SHARD, 2)
     assert record.tar_size == tar.stat().st_size
     assert record.tar_digest == xxhash.xxh3_64_hexdigest(tar.read_bytes())
     row = table.to_pylist()[0]
@@ -111,44 +143,58 @@ def test_index_records_the_tar_and_the_sources(tar: Path) -> None:
     assert row["mouth"] == "m/one.npz"
 
 
+def test_what_is_written_counts_its_bytes(tmp_path: Path) -> None:
+    audio = np.zeros(100, dtype=np.int16)
+    with_audio = encode_sample(Stored(SAMPLES[0][1], None), {}, SOURCE, audio)
+    found = written(tmp_path, [("one", with_audio), ("two", with_audio)])
+    assert found.audio_bytes == 2 * audio.nbytes
+    assert found.tar is not None and found.tar_size == found.tar.stat().st_size
+
+
 def test_webdataset_reads_keys_arrays_and_json(tar: Path) -> None:
-    samples = list(webdataset.WebDataset(str(tar), shardshuffle=False).decode())
-    for sample, (key, embedding, metadata) in zip(samples, SAMPLES, strict=True):
-        assert {name for name in sample if not name.startswith("__")} == {"embedding.npy", "json"}
-        assert (sample["__key__"], sample["json"]) == (key, metadata)
-        assert sample["embedding.npy"].dtype == embedding.dtype
-        np.testing.assert_array_equal(sample["embedding.npy"], embedding)
+    found = list(webdataset.WebDataset(str(tar), shardshuffle=False).decode())
+    for item, (key, embedding, metadata) in zip(found, SAMPLES, strict=True):
+        assert {name for name in item if not name.startswith("__")} == {"embedding.npy", "json"}
+        assert (item["__key__"], item["json"]) == (key, metadata)
+        assert item["embedding.npy"].dtype == embedding.dtype
+        np.testing.assert_array_equal(item["embedding.npy"], embedding)
 
 
 def test_view_is_stored_as_it_reads(tmp_path: Path) -> None:
     whole = np.arange(24, dtype=np.float32).reshape(4, 6)
-    with ShardWriter(tmp_path, "train-000000", "plan-000.parquet") as shard_writer:
-        shard_writer.add("view", whole.T[1:, ::2], {})
-    (sample,) = webdataset.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False).decode()
-    np.testing.assert_array_equal(sample["embedding.npy"], whole.T[1:, ::2])
+    path, _ = write_shard(tmp_path, [("view", sample(whole.T[1:, ::2], {}))])
+    (found,) = webdataset.WebDataset(str(path), shardshuffle=False).decode()
+    np.testing.assert_array_equal(found["embedding.npy"], whole.T[1:, ::2])
 
 
 def test_nothing_is_left_behind_when_writing_raises(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path, "train-000000", "plan-000.parquet") as shard_writer:
-        shard_writer.add(*SAMPLES[0])
-        assert list(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt), ShardWriter(tmp_path) as writer:
+        writer.add(*ENCODED[0])
+        assert names(tmp_path)
         raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
+    assert not names(tmp_path)
+
+
+def test_a_shard_that_is_written_is_not_published_yet(tmp_path: Path) -> None:
+    found = written(tmp_path)
+    assert found.tar is not None and names(tmp_path) == {found.tar.name}
+    assert found.tar.name.startswith(".tmp-")
 
 
 def test_index_is_written_when_its_tar_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
+    replace = Path.replace
 
-    def no_room(store: Path, *_: object) -> None:
-        with tarfile.open(store / "train-000000.tar") as archive:
-            seen.append(len(archive.getnames()) == 4)
-        raise OSError("no space left on device")
+    def no_room(path: Path, to: Path) -> Path:
+        if to.suffix == ".index":
+            with tarfile.open(tmp_path / f"{SHARD}.tar") as archive:
+                assert len(archive.getnames()) == 4
+            raise OSError("no space left on device")
+        return replace(path, to)
 
-    monkeypatch.setattr(writer, "write_index", no_room)
+    monkeypatch.setattr(Path, "replace", no_room)
     with pytest.raises(OSError, match="no space"):
         write_shard(tmp_path)
-    assert seen == [True]
-    assert not list(tmp_path.glob("*.index")) and not list(tmp_path.glob(".tmp-*"))
+    assert names(tmp_path) == {f"{SHARD}.tar"}
 
 
 def test_no_index_without_its_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,29 +204,92 @@ def test_no_index_without_its_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(OSError, match="stale"):
         write_shard(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not names(tmp_path)
+
+
+FAILURES = [
+    ("one", Failed(reason="it is bad", source=SOURCE)),
+    ("two", Failed(reason="it is missing", source=Source(mouth="m/two.npz"))),
+]
 
 
 def test_shard_of_failures_alone_has_an_index_and_no_tar(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path, "train-000000", "plan-000.parquet") as shard_writer:
-        shard_writer.fail("one", "it is bad", SOURCE)
-        shard_writer.fail("two", "it is missing", Source(mouth="m/two.npz"))
-    assert [path.name for path in tmp_path.iterdir()] == ["train-000000.index"]
-    table, (record,) = read_index(tmp_path / "train-000000.index")
+    write_shard(tmp_path, FAILURES)
+    assert names(tmp_path) == {f"{SHARD}.index"}
+    table, (record,) = read_index(tmp_path / f"{SHARD}.index")
     assert (record.tar_size, record.tar_digest, record.rows) == (0, "", 2)
     assert table["error"].to_pylist() == ["it is bad", "it is missing"]
     assert table["embedding_offset"].to_pylist() == [None, None]
     assert table["source_size"].to_pylist() == [10, None]
 
 
+def test_a_shard_whose_utterances_all_fail_now_loses_its_tar(tmp_path: Path) -> None:
+    write_shard(tmp_path)
+    write_shard(tmp_path, FAILURES)
+    assert names(tmp_path) == {f"{SHARD}.index"}
+
+
 def test_failure_takes_no_room_in_the_tar(tar: Path, tmp_path: Path) -> None:
-    (one, two) = SAMPLES
-    with ShardWriter(tmp_path, "train-000000", "plan-000.parquet") as shard_writer:
-        shard_writer.add(*one)
-        shard_writer.fail("bad", "it is bad", SOURCE)
-        shard_writer.add(*two)
-    assert (tmp_path / "train-000000.tar").read_bytes() == tar.read_bytes()
-    table, _ = read_index(tmp_path / "train-000000.index")
+    one, two = ENCODED
+    path, index = write_shard(tmp_path, [one, ("bad", Failed(reason="it is bad", source=SOURCE)), two])
+    assert path.read_bytes() == tar.read_bytes()
+    table, _ = read_index(index)
     assert table["key"].to_pylist() == [one[0], "bad", two[0]]
     offsets = [offset for offset in table["embedding_offset"].to_pylist() if offset is not None]
     assert all(before < after for before, after in pairwise(offsets)) and len(offsets) == 2
+
+
+def test_several_shards_share_an_index_and_read_back_in_their_order(tmp_path: Path) -> None:
+    tables, records = [], []
+    for number, samples in enumerate((ENCODED, FAILURES)):
+        found = written(tmp_path, samples)
+        tables.append(found.index)
+        records.append(found.record(f"train-0123456789-{number:06d}"))
+    table = pa.concat_tables(tables)
+    content = encode_index(table, records)
+    found_table, found_records = decode_index(io.BytesIO(content), "train.index")
+    assert found_table.equals(table) and found_records == records
+    keys, _ = decode_index(io.BytesIO(content), "train.index", ["error", "key"])
+    assert keys.equals(table.select(["error", "key"]))
+
+
+def test_an_entry_lists_the_members_that_it_has(tar: Path) -> None:
+    table, _ = read_index(tar.with_suffix(".index"))
+    stored, _ = entries_of("train", SHARD, table)
+    assert list(stored.members) == ["embedding.npy", "json"]
+    assert stored.where == f"{SHARD}.tar: one"
+    (failed, _) = entries_of("train", SHARD, written(tar.parent, FAILURES).index)
+    assert failed.members == {} and failed.error == "it is bad"
+
+
+DAMAGE = {
+    "empty": lambda _: b"",
+    "truncated": lambda content: content[:-20],
+    "nonsense": lambda _: b"{}" * 100,
+    "flipped byte": lambda content: content[:40] + bytes([content[40] ^ 0xFF]) + content[41:],
+    "fewer rows": lambda content: encode_index(read(content)[0].slice(1), read(content)[1]),
+    "more shards": lambda content: encode_index(read(content)[0], read(content)[1] * 2),
+    "no columns": lambda content: encode_index(read(content)[0].drop_columns(["mouth"]), read(content)[1]),
+    "other version": lambda content: other_version(content),
+}
+
+
+def read(content: bytes) -> tuple[pa.Table, list[ShardRecord]]:
+    return decode_index(io.BytesIO(content), "here")
+
+
+def other_version(content: bytes) -> bytes:
+    """A file whose metadata say another version."""
+    table, records = read(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shardwriter.format.index.FORMAT_VERSION", 1)
+        return encode_index(table, records)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_index_is_named_with_the_cure(tar: Path, damage: str) -> None:
+    content = tar.with_suffix(".index").read_bytes()
+    assert read(content)[0].schema == INDEX_SCHEMA
+    damaged = DAMAGE[damage](content)
+    with pytest.raises(StoreError, match=r"(?s)^here: not an index of this format .* Delete it and run build-shards"):
+        read(damaged)

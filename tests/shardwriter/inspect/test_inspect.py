@@ -1,17 +1,19 @@
 """inspect-shards: the table, one sample, JSON, and how it ends."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.builds import build_store, index, interrupt_build, opened, plans, tar
 from helpers.inspection import BROKEN, FRAMES, STORED, Place, run, run_json
 
-from iianet.config.schema import load_config
 from shardwriter import write_store
-from shardwriter.corpus.manifest import load_manifests
-from shardwriter.format.names import EMBEDDING_MEMBER
-from shardwriter.store.generation import Generations
+from shardwriter.build.compact import Compaction
+from shardwriter.format.names import EMBEDDING_MEMBER, parse_plan_name
+from shardwriter.storage.folder import Folder
+from shardwriter.store.transaction import open_transaction
 
 SPLIT_KEYS = {"shards", "utterances", "examples", "frames", "bytes", "failed", "missing", "stale"}
 IDENTITY_KEYS = {"encoder", "precision", "preprocessing", "dtype", "dim", "fps", "audio"}
@@ -56,31 +58,62 @@ def test_json_counts_what_was_built(made: Place, capsys: pytest.CaptureFixture[s
         "missing": None, "stale": None,
     }  # fmt: skip
     assert document["store"]["data_root"] == str(made.root)
-    assert document["store"]["plans"] == ["plan-000.parquet"]
+    assert document["store"]["plans"] == plans(made.store)
 
 
-def test_an_unfinished_store_says_how_to_go_on(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    (place.store / "train-000001.index").unlink()
+def test_an_unfinished_store_says_how_to_resume(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    index(place.store, "train", 1).unlink()
     assert run(place.store) == 0
     out = capsys.readouterr().out
     assert "train: 1 of 3 planned shards are not complete" in out
-    assert f"build-shards --conf_dir CONFIG --shards {place.store}" in out
+    assert f"To resume: build-shards --conf_dir CONFIG --shards {place.store}" in out
 
 
-def test_a_begun_overwrite_is_told_of(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    generations = Generations.open(place.store)
-    assert generations.identity is not None
-    manifests = load_manifests(load_config(place.config), ["train"])
-    generations.replace(manifests, generations.identity, utterances_per_shard=2)
+@pytest.mark.parametrize("packs", [0, 4])
+def test_an_overwrite_in_progress_is_told_of(place: Place, packs: int, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("shardwriter.batch_size=1", "shardwriter.num_workers=1")
+    before = run_json(capsys, place.store)[1]
+    interrupt_build(place.corpus, place.store, *settings, packs=packs, splits=("train", "val"), overwrite=True)
+    name = opened(place.store).record.pending
+    assert name is not None
+    done = len(list(place.store.glob(f"*-{parse_plan_name(name)}-*.index")))
+    assert bool(done) == bool(packs)
+    assert run_json(capsys, place.store) == (0, before)
     assert run(place.store) == 0
-    assert "plan-001.parquet: an --overwrite was begun and has 0 of 3 shards" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{name}: an --overwrite is in progress and has {done} of 4 shards; this store stays in use" in out
+    assert f"To resume: build-shards --conf_dir CONFIG --shards {place.store}" in out
+
+
+def test_a_compaction_in_progress_is_told_of(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = Folder(place.store)
+    with open_transaction(storage) as transaction:
+        Compaction(storage=storage, utterances_per_shard=3).begin(transaction)
+    assert run(place.store) == 0
+    out = capsys.readouterr().out
+    name = opened(place.store).record.pending
+    assert f"{name}: a --compact is in progress and has 0 of 3 shards; this store stays in use" in out
+    command = f"build-shards --conf_dir CONFIG --shards {place.store}"
+    assert f"To resume: {command} --compact; to abandon it: --abandon instead" in out
+
+
+def test_replaced_shards_that_stay_are_told_of(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    [replaced] = plans(place.store)
+    keep = "shardwriter.keep_replaced_days=7"
+    build_store(place.corpus, place.store, keep, splits=("train", "val"), overwrite=True)
+    code, document = run_json(capsys, place.store, "--verify")
+    assert (code, document["notes"], document["store"]["plans"]) == (0, [], plans(place.store))
+    assert run(place.store) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"{replaced}: was replaced \(20.*\), and its 4 shards stay while they may be read", out)
 
 
 def test_a_lost_tar_is_a_problem(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    (place.store / "val-000000.tar").unlink()
+    path = tar(place.store, "val")
+    path.unlink()
     code, document = run_json(capsys, place.store)
     assert code == 1
-    assert document["problems"][0].startswith("val-000000.tar: is gone")
+    assert document["problems"][0].startswith(f"{path.name}: is gone")
     assert document["splits"]["val"]["utterances"] == 0
 
 
@@ -88,11 +121,12 @@ def test_an_unreadable_index_leaves_the_other_splits_to_be_seen(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place.store / "val.index").unlink()
-    (place.store / "val-000000.index").write_bytes(b"junk")
+    path = index(place.store, "val")
+    path.write_bytes(b"junk")
     code, document = run_json(capsys, place.store)
     assert code == 1
     assert list(document["splits"]) == ["train"]
-    assert "val-000000.index: not an index" in document["problems"][0]
+    assert f"{path.name}: not an index" in document["problems"][0]
 
 
 @pytest.mark.parametrize("given", ["cat%2Etwo", "cat.two"])
@@ -129,7 +163,7 @@ def test_an_unknown_key_names_the_nearest(made: Place, capsys: pytest.CaptureFix
 def test_a_planned_key_that_is_not_stored_yet_is_told_from_an_unknown_one(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (place.store / "val-000000.index").unlink()
+    index(place.store, "val").unlink()
     assert run(place.store, "--key", "fay") == 1
     assert "is planned for val but not stored yet" in capsys.readouterr().out
 
@@ -170,7 +204,7 @@ def test_useless_flags_are_exit_code_2(
 
 
 def test_json_to_programs_is_all_of_stdout_even_with_warnings(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    (place.store / "val-000000.tar").unlink()
+    tar(place.store, "val").unlink()
     run(place.store, "--verify", "--json")
     captured = capsys.readouterr()
     assert json.loads(captured.out)["problems"]

@@ -1,20 +1,16 @@
 """inspect-shards --against and --recheck: the store beside its corpus."""
 
-import json
 import os
 
 import pytest
-from helpers.inspection import BROKEN, STORED, Place, damage, run, run_json, write_mouth
-
-from shardwriter.inspect.contents import Contents
+from helpers.builds import change_mouth, index
+from helpers.corpus import edit_lists
+from helpers.inspection import BROKEN, STORED, Place, damage, run, run_json
 
 
 def forget(place: Place, split: str, name: str) -> None:
     """Take an utterance out of the corpus."""
-    for kind in ("mix", "s1", "s2"):
-        path = place.root / "json" / split / f"{kind}.json"
-        rows = [row for row in json.loads(path.read_text(encoding="utf-8")) if name not in row[0]]
-        path.write_text(json.dumps(rows), encoding="utf-8")
+    edit_lists(place.corpus, split, lambda rows: [row for row in rows if name not in row[0]])
 
 
 def test_a_corpus_that_is_stored_whole_is_fine(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,7 +30,7 @@ def test_a_failed_utterance_is_missing(place: Place, capsys: pytest.CaptureFixtu
 
 
 def test_an_utterance_that_the_store_lacks_is_missing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    (place.store / "val-000000.index").unlink()
+    index(place.store, "val").unlink()
     code, document = run_json(capsys, place.store, "--against", place.config)
     assert code == 1
     assert document["splits"]["val"]["missing"] == 2
@@ -42,7 +38,7 @@ def test_an_utterance_that_the_store_lacks_is_missing(place: Place, capsys: pyte
 
 
 def test_an_npz_written_anew_is_stale(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    write_mouth(place, "fay", frames=3, seed=99)
+    change_mouth(place.mouth("fay"))
     code, document = run_json(capsys, place.store, "--against", place.config)
     assert code == 1
     assert document["splits"]["val"]["stale_keys"] == ["fay"]
@@ -59,7 +55,8 @@ def test_an_npz_with_another_time_and_the_same_bytes_is_not_stale(
 
 
 def test_a_split_that_only_the_corpus_has_is_all_missing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    (place.root / "json" / "val").rename(place.root / "json" / "none")  # the val manifest is now the test manifest
+    val, test = (place.corpus.list_file(split, "mix").parent for split in ("val", "test"))
+    val.rename(test)  # the val manifest is now the test manifest
     document = run_json(capsys, place.store, "--against", place.config)[1]
     assert document["splits"]["test"] == {
         "shards": 0, "utterances": 0, "examples": 0, "frames": 0, "bytes": 0, "failed": 0,
@@ -69,11 +66,11 @@ def test_a_split_that_only_the_corpus_has_is_all_missing(place: Place, capsys: p
     assert document["splits"]["val"]["missing_keys"] is None
 
 
-def test_the_command_that_mends_it_repeats_the_flags(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_that_fixes_it_repeats_the_flags(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--against", place.config, "--data-root", place.root, "--set", "exp.exp_name=a b"]
     run(place.store, *words)
-    expected = f"--data_root {place.root} --set 'exp.exp_name=a b' --shards {place.store}"
-    assert expected in capsys.readouterr().out
+    told = f"--conf_dir {place.config} --data_root {place.root} --set 'exp.exp_name=a b' --shards {place.store}"
+    assert f"To fix it: build-shards {told}" in capsys.readouterr().out
 
 
 def test_a_corpus_without_any_manifest_is_exit_code_2(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,8 +92,7 @@ def test_stored_utterances_come_out_the_same_when_encoded_again(
 
 
 def test_a_changed_value_is_found_by_encoding_again(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    contents = Contents.open(place.store)
-    entry = contents.entry("val", "gus")
+    entry = place.inspected().entry("val", "gus")
     assert entry.embedding_offset is not None
     damage(place, entry.shard, entry.embedding_offset + 128, b"\x00\x54")  # 64.0, finite and far off
     code, document = run_json(capsys, place.store, "--against", place.config, "--recheck", 9)
@@ -105,7 +101,7 @@ def test_a_changed_value_is_found_by_encoding_again(place: Place, capsys: pytest
 
 
 def test_an_npz_that_changed_cannot_be_rechecked(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    write_mouth(place, "fay", frames=3, seed=99)
+    change_mouth(place.mouth("fay"))
     assert run(place.store, "--against", place.config, "--recheck", 9) == 1
     assert "val fay: mouths/fay.npz has changed since it was encoded" in capsys.readouterr().out
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers.inspection import BROKEN, FRAMES, STORED, Place, damage, run, run_json, write_mouth
+from helpers.builds import change_mouth, tar
+from helpers.inspection import BROKEN, FRAMES, STORED, Place, damage, run, run_json
 
 from shardwriter import inspect_cli
-from shardwriter.inspect.contents import Contents, Entry
-from shardwriter.inspect.portrait import portrait
+from shardwriter.format.index import Entry
+from shardwriter.inspect.plot import drawing_of
 from shardwriter.inspect.sample import Sample, find_samples
 
 VIEWS = ("train_view1", "train_view2")
@@ -25,11 +26,11 @@ def changed(full: Place, tmp_path: Path) -> Place:
 
 
 def entry_of(place: Place, split: str, key: str) -> Entry:
-    return Contents.open(place.store).entry(split, key)
+    return place.inspected().entry(split, key)
 
 
 def sample_of(place: Place, key: str) -> Sample:
-    [sample] = find_samples(Contents.open(place.store), key)
+    [sample] = find_samples(place.inspected(), key)
     return sample
 
 
@@ -104,14 +105,15 @@ def test_a_changed_sample_of_audio_is_found_in_its_shard(changed: Place, capsys:
     entry = entry_of(changed, "val", "gus")
     damage(changed, entry.shard, entry.members["audio.npy"].offset + 200, b"\x11\x22")
     [problem] = run_json(capsys, changed.store, "--verify")[1]["problems"]
-    assert problem.startswith("val-000000.tar: has changed since it was written")
+    assert problem.startswith(f"{tar(changed.store, 'val').name}: has changed since it was written")
 
 
 def test_a_changed_header_before_the_audio_is_found(changed: Place, capsys: pytest.CaptureFixture[str]) -> None:
     entry = entry_of(changed, "val", "gus")
     damage(changed, entry.shard, entry.members["audio.npy"].offset - 500, b"\x11")
     problems = run_json(capsys, changed.store, "--verify")[1]["problems"]
-    assert any("val-000000.tar: gus: header " in problem for problem in problems)
+    name = tar(changed.store, "val").name
+    assert any(f"{name}: gus: header " in problem for problem in problems)
 
 
 def test_views_are_compared_with_the_corpus(changed: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +123,7 @@ def test_views_are_compared_with_the_corpus(changed: Place, capsys: pytest.Captu
     assert splits["train_view1"]["missing_keys"] == [f"{BROKEN}@1"]
     for index in changed.store.glob("train_view2*.index"):
         index.unlink()
-    write_mouth(changed, "ann", frames=FRAMES["train"]["ann"], seed=99)
+    change_mouth(changed.mouth("ann"))
     splits = run_json(capsys, changed.store, "--against", changed.config)[1]["splits"]
     assert splits["train"]["stale_keys"] == ["ann"]
     assert splits["train_view1"]["stale_keys"] == ["ann@1"]
@@ -143,17 +145,17 @@ def test_all_views_come_out_the_same_when_encoded_again(full: Place, capsys: pyt
         assert 1e-4 < item["difference"] < 4e-3  # what rounding to int8 costs
 
 
-def test_a_portrait_has_the_values_the_views_crop_and_the_stored_voice(full: Place, tmp_path: Path) -> None:
+def test_a_drawing_has_the_values_the_views_crop_and_the_stored_voice(full: Place, tmp_path: Path) -> None:
     sample = sample_of(full, "ann")
     shutil.copytree(full.root / "mouths", tmp_path / "mouths")  # and no wavs
-    drawn = portrait(sample, 25, tmp_path)
+    drawn = drawing_of(sample, 25, tmp_path)
     assert drawn.embedding.dtype == np.float32
     assert sample.metadata is not None
     first = sample.metadata["audio"][0]
     expected = soundfile.read(full.root / first["source"], frames=first["num_samples"], dtype="float32")[0]
     assert not isinstance(drawn.voice, str) and drawn.voice[1] == 16000
     np.testing.assert_array_equal(drawn.voice[0], expected)
-    seen = portrait(sample_of(full, "ann@1"), 25, tmp_path)
+    seen = drawing_of(sample_of(full, "ann@1"), 25, tmp_path)
     assert isinstance(seen.mouth, np.ndarray) and seen.mouth.shape == (4, 88, 88)
     assert isinstance(seen.voice, str)
 

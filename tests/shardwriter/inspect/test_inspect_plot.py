@@ -8,8 +8,7 @@ import pytest
 from helpers.inspection import BROKEN, Place, run
 
 from shardwriter import write_store
-from shardwriter.inspect.contents import Contents
-from shardwriter.inspect.portrait import portrait
+from shardwriter.inspect.plot import drawing_of
 from shardwriter.inspect.sample import find_samples
 
 
@@ -46,16 +45,16 @@ def test_a_failed_utterance_is_not_drawn(made: Place, tmp_path: Path) -> None:
 def test_parts_on_another_machine_are_told_of(made: Place, tmp_path: Path) -> None:
     assert run(made.store, "--plot", tmp_path / "p.png", "--data_root", tmp_path) == 0
     assert png_size(tmp_path / "p.png")[0] > 1000
-    [sample] = find_samples(Contents.open(made.store), "ann")
-    drawn = portrait(sample, 25, tmp_path)
+    [sample] = find_samples(made.inspected(), "ann")
+    drawn = drawing_of(sample, 25, tmp_path)
     assert drawn.mouth == "mouths/ann.npz\nis not on this machine"
     assert isinstance(drawn.voice, str) and drawn.voice.endswith("is not on this machine")
 
 
-def test_a_portrait_has_the_mouth_and_the_first_source(made: Place) -> None:
-    contents = Contents.open(made.store)
-    [sample] = find_samples(contents, "ann")
-    drawn = portrait(sample, 25, contents.data_root)
+def test_a_drawing_has_the_mouth_and_the_first_source(made: Place) -> None:
+    store = made.inspected()
+    [sample] = find_samples(store, "ann")
+    drawn = drawing_of(sample, 25, store.snapshot.data_root)
     assert isinstance(drawn.mouth, np.ndarray) and drawn.mouth.shape == (4, 96, 96)
     assert not isinstance(drawn.voice, str) and drawn.voice[1] == 16000
     assert drawn.seconds == pytest.approx(max(4 / 25, len(drawn.voice[0]) / 16000))

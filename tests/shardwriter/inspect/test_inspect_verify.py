@@ -6,15 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from helpers.builds import change_mouth, index, plans, tar
 from helpers.inspection import Place, damage, run, run_json
 
-from shardwriter.format.index import read_index, write_index
-from shardwriter.format.names import INDEX_SUFFIX
-from shardwriter.inspect.contents import Contents, Entry
+from shardwriter.format.index import Entry, decode_index, encode_index, index_table
 
 
 def entry_of(place: Place, split: str, key: str) -> Entry:
-    return Contents.open(place.store).entry(split, key)
+    return place.inspected().entry(split, key)
 
 
 def problems(capsys: pytest.CaptureFixture[str], place: Place) -> list[str]:
@@ -46,9 +45,10 @@ def test_a_flipped_byte_is_found_with_shard_and_key(
     byte = (place.store / f"{entry.shard}.tar").read_bytes()[offset]
     damage(place, entry.shard, offset, bytes([byte ^ 0xFF]))
     found = problems(capsys, place)
-    assert any("val-000000.tar: has changed since it was written" in problem for problem in found)
-    assert any(problem.startswith("val-000000.tar: gus: ") for problem in found)
-    assert not any(problem.startswith("val-000000.tar: fay: ") for problem in found if "header" not in where)
+    name = tar(place.store, "val").name
+    assert any(f"{name}: has changed since it was written" in problem for problem in found)
+    assert any(problem.startswith(f"{name}: gus: ") for problem in found)
+    assert not any(problem.startswith(f"{name}: fay: ") for problem in found if "header" not in where)
 
 
 def test_a_flipped_value_that_stays_finite_is_found_in_its_shard(
@@ -57,7 +57,7 @@ def test_a_flipped_value_that_stays_finite_is_found_in_its_shard(
     entry = entry_of(place, "val", "gus")
     damage(place, entry.shard, (entry.embedding_offset or 0) + 128, b"\x00\x54")
     [problem] = problems(capsys, place)
-    assert problem.startswith("val-000000.tar: has changed since it was written")
+    assert problem.startswith(f"{tar(place.store, 'val').name}: has changed since it was written")
     assert "may be any of 2 utterances" in problem
 
 
@@ -79,29 +79,29 @@ def test_frames_that_disagree_are_found(place: Place, capsys: pytest.CaptureFixt
 def test_a_truncated_tar_names_the_first_lost_key(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     entries = sorted((entry_of(place, "val", key) for key in ("fay", "gus")), key=lambda it: it.embedding_offset or 0)
     last = entries[-1]
-    path = place.store / "val-000000.tar"
+    path = tar(place.store, "val")
     path.write_bytes(path.read_bytes()[: (last.embedding_offset or 0) + 200])
     found = problems(capsys, place)
     assert any(f"has {path.stat().st_size:,} bytes, its index says" in problem for problem in found)
-    assert f"val-000000.tar: {last.key}: lies beyond the end of the tar, first of 1 that do" in found
+    assert f"{path.name}: {last.key}: lies beyond the end of the tar, first of 1 that do" in found
     assert len(found) == 2
 
 
 def test_a_lost_tar_is_found_once(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    (place.store / "val-000000.tar").unlink()
+    tar(place.store, "val").unlink()
     assert len(problems(capsys, place)) == 1
 
 
 def test_an_unreadable_index_is_found_once(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     (place.store / "val.index").unlink()
-    (place.store / "val-000000.index").write_bytes(b"junk")
+    index(place.store, "val").write_bytes(b"junk")
     assert len(problems(capsys, place)) == 1
 
 
 def test_members_in_another_order_than_the_index_says_are_found(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = place.store / "val-000000.tar"
+    path = tar(place.store, "val")
     with tarfile.open(path) as archive:
         members = [(member, archive.extractfile(member).read()) for member in archive]  # type: ignore[union-attr]
     with tarfile.TarFile(path, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -109,44 +109,68 @@ def test_members_in_another_order_than_the_index_says_are_found(
             archive.addfile(member, io.BytesIO(content))
     first = min((entry_of(place, "val", key) for key in ("fay", "gus")), key=lambda entry: entry.embedding_offset or 0)
     assert any(
-        problem.startswith(f"val-000000.tar: {first.key}: header 0 of the tar is ")
-        for problem in problems(capsys, place)
+        problem.startswith(f"{path.name}: {first.key}: header 0 of the tar is ") for problem in problems(capsys, place)
     )
 
 
 def test_an_index_of_other_utterances_than_planned_is_found(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    path = place.store / f"val-000000{INDEX_SUFFIX}"
-    table, [record] = read_index(path)
+    path = index(place.store, "val")
+    with path.open("rb") as stream:
+        table, records = decode_index(stream, path.name)
     rows = [{**row, "key": "stranger"} if row["key"] == "gus" else row for row in table.to_pylist()]
-    write_index(place.store, record, rows)
+    path.write_bytes(encode_index(index_table(rows), records))
     found = problems(capsys, place)
-    assert "val-000000.index: lists other utterances than plan-000.parquet planned for this shard" in found
+    assert f"{path.name}: lists other utterances than its plan" in found
     assert any(problem.startswith("val.index: contradicts") for problem in found)
 
 
+def test_an_index_under_the_name_of_another_is_found(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = index(place.store, "train", 0), index(place.store, "train", 1)
+    first.write_bytes(second.read_bytes())
+    found = problems(capsys, place)
+    assert f"{first.name}: is the index of {second.stem}; expected {first.stem}" in found
+
+
 def test_leftovers_are_told_of_and_harmless(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    (place.store / "train-000000.index").unlink()
-    (place.store / ".tmp-train-000001.tar-host-1").touch()
-    (place.store / "test-000007.tar").touch()
-    (place.store / "test-000008.index").touch()
+    shard = index(place.store, "train").stem
+    index(place.store, "train").unlink()
+    left = [f".tmp-{shard}.tar-host-1", "test-aaaaaaaaaa-000007.tar", "test-aaaaaaaaaa-000008.index"]
+    left += ["plan-aaaaaaaaaa.parquet"]
+    for name in left:
+        (place.store / name).touch()
     code, document = run_json(capsys, place.store, "--verify")
     assert code == 0
     told = {note.split(":")[0] for note in document["notes"]}
-    assert told == {".tmp-train-000001.tar-host-1", "test-000007.tar", "test-000008.index", "train-000000.tar"}
+    assert told == {*left, f"{shard}.tar"}
 
 
 def test_people_are_told_what_to_delete(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     damage(place, entry_of(place, "val", "gus").shard, 600, b"\xff")
     assert run(place.store, "--verify") == 1
     out = capsys.readouterr().out
-    assert f"To mend it, delete these and run build-shards again:\n  {place.store}/val-000000.index" in out
+    assert f"To fix it, delete these and run build-shards again:\n  {index(place.store, 'val')}" in out
 
 
 def test_what_was_deleted_as_told_is_built_again(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (place.store / "val-000000.tar").read_bytes()
-    damage(place, entry_of(place, "val", "gus").shard, 600, b"\xff")
-    for suffix in (".index", ".tar"):
-        (place.store / f"val-000000{suffix}").unlink()
+    path = tar(place.store, "val")
+    before = path.read_bytes()
+    damage(place, path.stem, 600, b"\xff")
+    for told in (index(place.store, "val"), path):
+        told.unlink()
     place.build()
     assert problems(capsys, place) == []
-    assert (place.store / "val-000000.tar").read_bytes() == before
+    assert path.read_bytes() == before
+
+
+def test_shards_of_every_active_plan_are_verified(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Superseded entries, too: whoever reads the tars with other tools meets them."""
+    change_mouth(place.mouth("fay"))
+    place.build()
+    assert len(plans(place.store)) == 2
+    assert run(place.store, "--verify") == 0
+    assert "Verified 7 samples in 5 shards: all as the indexes say." in capsys.readouterr().out
+    first, second = tar(place.store, "val", 0), tar(place.store, "val", 1)
+    for path in (first, second):
+        damage(place, path.stem, 600, b"\xff")
+    found = problems(capsys, place)
+    assert all(any(problem.startswith(path.name) for problem in found) for path in (first, second))

@@ -1,108 +1,252 @@
-"""inspect-shards --reindex: a store of tars that have no index."""
+"""inspect-shards --reindex: a store again of its own tars, whatever of its other files was lost."""
 
+import shutil
 import tarfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
-from helpers.builds import contents, stored
+from helpers.builds import CPU, build_store, change_mouth, contents, index, opened, plans, read_index, stored, tar
 from helpers.foreign_tars import embedding, npy, own_members, traps, write_tar
-from helpers.inspection import STORED, Place, run, run_json
+from helpers.inspection import BROKEN, STORED, Place, make_place, run
 
-from iianet.config.schema import load_config
 from iianet.errors import StoreError
 from loaders.sharded_embeddings import ShardedEmbeddings
 from shardwriter import write_store
-from shardwriter.build.build import BuildOptions, build
+from shardwriter.build.compact import Compaction
+from shardwriter.execute.executor import OneProcess
+from shardwriter.execute.operation import run_operation
+from shardwriter.format.names import parse_plan_name, parse_shard, unescape_key
+from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.reindex import reindex
-from shardwriter.store.catalog import Catalog
-from shardwriter.store.identity import is_imported
+from shardwriter.inspect.verify import verify
+from shardwriter.storage.folder import Folder
+from shardwriter.store.transaction import open_transaction
+
+SPLITS = ("train", "val")
+EVERYTHING = ("*.index", "plan-*", "store.json", "README.md")
+MERGED = ("train.index", "val.index")
+"""Derived; they would still say what is lost."""
+LOST = [EVERYTHING, ("*.index",), ("plan-*",), ("plan-*", "*.index"), ("store.json",), ("store.json", "*.index")]
+LOST += [("store.json", "plan-*")]
+Embeddings = dict[str, dict[str, npt.NDArray[Any]]]
 
 
 def lose(store: Path, *patterns: str) -> None:
-    for pattern in patterns:
+    for pattern in (*patterns, *MERGED):
         for path in store.glob(pattern):
             path.unlink()
 
 
-EVERYTHING = ("*.index", "plan-*", "store.json", "README.md")
+def embeddings(store: Path) -> Embeddings:
+    return {split: stored(store, split) for split in SPLITS}
 
 
-@pytest.mark.parametrize("lost", [EVERYTHING, ("*.index",), ("plan-*",), ("store.json",), ("train-000001.index",)])
+def assert_equal(found: Embeddings, expected: Embeddings) -> None:
+    for split in expected:
+        assert found[split].keys() == expected[split].keys()
+        for key, values in expected[split].items():
+            np.testing.assert_array_equal(found[split][key], values)
+
+
+def tar_contents(store: Path) -> Counter[bytes]:
+    """What the tars hold, whatever they are called."""
+    return Counter(path.read_bytes() for path in store.glob("*.tar"))
+
+
+def plan_ids(store: Path) -> set[str]:
+    """Ids in the names of tars."""
+    return {name.plan_id for path in store.glob("*.tar") if (name := parse_shard(path.stem))}
+
+
+def begin_a_build(store: Path) -> None:
+    """Do what every build does first: refuse the store, or delete what does not belong to it."""
+    with suppress(StoreError), open_transaction(Folder(store)):
+        pass
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A store of two plans: one utterance of each split was encoded again."""
+    place = make_place(tmp_path_factory.mktemp("grown"))
+    for name in ("ann", "fay"):
+        change_mouth(place.mouth(name))
+    place.build()
+    assert len(plans(place.store)) == 2
+    return place
+
+
+@pytest.mark.parametrize("lost", [*LOST, ("train-*-000001.index",)])
 def test_a_store_that_lost_its_records_is_read_as_before(place: Place, lost: tuple[str, ...]) -> None:
-    before = {split: stored(place.store, split) for split in STORED}
-    tars = {path.name: path.read_bytes() for path in place.store.glob("*.tar")}
+    before, tars = embeddings(place.store), tar_contents(place.store)
     lose(place.store, *lost)
-    lose(place.store, "train.index")  # it would say what is lost
     assert run(place.store, "--reindex", "--verify") == 0
-    assert {path.name: path.read_bytes() for path in place.store.glob("*.tar")} == tars
-    for split, embeddings in before.items():
-        found = stored(place.store, split)
-        assert found.keys() == embeddings.keys()
-        for key in found:
-            np.testing.assert_array_equal(found[key], embeddings[key])
+    assert tar_contents(place.store) == tars
+    assert_equal(embeddings(place.store), before)
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_tars_are_renamed_just_where_their_plan_is_lost(place: Place, lost: tuple[str, ...]) -> None:
+    before, old = {path.name for path in place.store.glob("*.tar")}, plan_ids(place.store)
+    lose(place.store, *lost)
+    assert run(place.store, "--reindex") == 0
+    assert ({path.name for path in place.store.glob("*.tar")} == before) == ("plan-*" not in lost)
+    assert (plan_ids(place.store) == old) == ("plan-*" not in lost)
+    assert plan_ids(place.store) == {parse_plan_name(name) for name in plans(place.store)}
+
+
+@pytest.mark.parametrize("lost", [lost for lost in LOST if "plan-*" not in lost or "store.json" not in lost])
+def test_the_newer_of_two_entries_of_a_key_counts(grown: Place, tmp_path: Path, lost: tuple[str, ...]) -> None:
+    place = grown.copy(tmp_path)
+    before = embeddings(place.store)
+    lose(place.store, *lost)
+    assert run(place.store, "--reindex", "--verify") == 0
+    assert len(plans(place.store)) == 2
+    assert_equal(embeddings(place.store), before)
+
+
+@pytest.mark.parametrize("lost", [("store.json",), ("store.json", "*.index"), ("*.index",)])
+def test_what_was_added_to_a_compacted_store_is_newer(grown: Place, tmp_path: Path, lost: tuple[str, ...]) -> None:
+    """By what the plans say: the ids of the plans and the number of plans in their base say nothing."""
+    place = grown.copy(tmp_path)
+    storage = Folder(place.store)
+    run_operation(Compaction(storage=storage, utterances_per_shard=3), storage, OneProcess(CPU))
+    for seed in range(2):
+        for name in ("ann", "fay"):
+            change_mouth(place.mouth(name), seed=seed)
+        place.build()
+    before, names = embeddings(place.store), plans(place.store)
+    assert [header.kind for header in opened(place.store).active] == ["compact", "extend", "extend"]
+    lose(place.store, *lost)
+    assert run(place.store, "--reindex", "--verify") == 0
+    assert plans(place.store) == names
+    assert_equal(embeddings(place.store), before)
+
+
+def test_a_damaged_record_is_made_anew(grown: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = grown.copy(tmp_path)
+    before, record = embeddings(place.store), opened(place.store).record
+    (place.store / "store.json").write_bytes(b"{")
+    assert run(place.store, "--reindex", "--verify", "--data_root", record.data_root) == 0
+    assert "is damaged, or not the record of a store" in capsys.readouterr().err
+    assert opened(place.store).record == record
+    assert_equal(embeddings(place.store), before)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_of_two_plans_may_be_lost(grown: Place, tmp_path: Path, number: int) -> None:
+    place = grown.copy(tmp_path)
+    before, names = embeddings(place.store), plans(place.store)
+    lose(place.store, names[number])
+    assert run(place.store, "--reindex", "--verify") == 0
+    after = plans(place.store)
+    assert after[1 - number] == names[1 - number] and after[number] != names[number]
+    assert_equal(embeddings(place.store), before)
+
+
+@pytest.mark.parametrize("lost", [EVERYTHING, ("store.json", "plan-*")])
+def test_where_nothing_says_which_plan_is_newer_a_warning_does(
+    grown: Place, tmp_path: Path, lost: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = grown.copy(tmp_path)
+    before, tars = embeddings(place.store), tar_contents(place.store)
+    lose(place.store, *lost)
+    assert run(place.store, "--reindex", "--verify") == 0
+    assert "nothing says which of 2 builds is the newer one" in capsys.readouterr().err
+    assert tar_contents(place.store) == tars
+    found = embeddings(place.store)
+    assert {split: found[split].keys() for split in found} == {split: before[split].keys() for split in before}
+
+
+def test_an_utterance_that_was_encoded_twice_is_read_once(grown: Place, tmp_path: Path) -> None:
+    place = grown.copy(tmp_path)
+    lose(place.store, *EVERYTHING)
+    reindex(str(place.store))
+    read = [key for batch in ShardedEmbeddings(place.store, batch_size=1) for key in batch.keys]
+    assert len(read) == len(set(read)) == STORED["train"]
 
 
 def test_int8_audio_and_views_are_found_again(full: Place, tmp_path: Path) -> None:
     place = full.copy(tmp_path)
-    before = Catalog.open(place.store).record.identity
-    lose(place.store, *EVERYTHING)
+    before = opened(place.store).identity
+    lose(place.store, *EVERYTHING, "train_view*.index")
     assert run(place.store, "--reindex", "--verify") == 0
-    catalog = Catalog.open(place.store)
-    assert catalog.splits == ("train", "train_view1", "train_view2", "val")
-    identity = catalog.record.identity
+    snapshot = opened(place.store)
+    assert snapshot.splits == ["train", "train_view1", "train_view2", "val"]
+    identity = snapshot.identity
     assert (identity.dtype, identity.dim, identity.audio) == (before.dtype, before.dim, before.audio)
 
 
 def test_the_audio_lists_are_in_the_new_plan(place: Place) -> None:
-    before = Catalog.open(place.store).manifest("val")
+    before = opened(place.store).manifest("val")
     lose(place.store, *EVERYTHING)
     assert run(place.store, "--reindex", "--data_root", place.root) == 0
-    after = Catalog.open(place.store).manifest("val")
+    after = opened(place.store).manifest("val")
     assert after.digest() == before.digest()
     assert after.utterances.table.equals(before.utterances.table)
 
 
 def test_the_identity_is_kept_where_anything_still_tells_it(place: Place) -> None:
-    before = Catalog.open(place.store).record
+    before = opened(place.store).record
     lose(place.store, "*.index", "plan-*")
     assert run(place.store, "--reindex") == 0
-    assert Catalog.open(place.store).record.identity == before.identity
-    assert Catalog.open(place.store).record.data_root == before.data_root
+    assert opened(place.store).identity == before.identity
+    assert opened(place.store).record.data_root == before.data_root
     lose(place.store, "*.index", "store.json")
     assert run(place.store, "--reindex") == 0
-    assert Catalog.open(place.store).record.identity == before.identity
+    assert opened(place.store).identity == before.identity
 
 
 def test_where_nothing_tells_the_encoder_the_store_says_so(place: Place) -> None:
     lose(place.store, *EVERYTHING)
     assert run(place.store, "--reindex") == 0
-    identity = Catalog.open(place.store).record.identity
-    assert is_imported(identity)
+    identity = opened(place.store).identity
+    assert identity.is_imported
     assert identity.encoder["reindexed"] is True
     assert identity.encoder["fingerprint"] is None
 
 
-def test_a_build_goes_on_and_encodes_nothing_again(place: Place) -> None:
-    before = contents(place.store)
-    lose(place.store, "*.index", "plan-*")
+@pytest.mark.parametrize("lost", [lost for lost in LOST if lost != EVERYTHING and lost != ("store.json", "plan-*")])
+def test_a_build_goes_on_and_encodes_nothing_again(place: Place, lost: tuple[str, ...]) -> None:
+    tars = tar_contents(place.store)
+    lose(place.store, *lost)
+    assert run(place.store, "--reindex", "--data_root", place.root) == 0
+    names = {path.name for path in place.store.glob("*.tar")}
+    report = build_store(place.corpus, place.store, splits=SPLITS)  # may try the broken one again, and nothing else
+    assert not report.stored.total() and sum(map(len, report.failed.values())) == 1
+    assert {path.name for path in place.store.glob("*.tar")} == names
+    assert tar_contents(place.store) == tars
+    assert run(place.store, "--verify") == 0
+
+
+def test_indexes_that_are_there_keep_what_tars_do_not_say(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {split: opened(place.store).split(split).entries.to_pylist() for split in SPLITS}
+    lose(place.store, "store.json")
+    assert run(place.store, "--reindex", "--data_root", place.root) == 0
+    assert {split: opened(place.store).split(split).entries.to_pylist() for split in SPLITS} == before
+    assert "recorded as failed" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", [("*.index",), ("store.json", "*.index")])
+def test_a_failure_whose_index_is_lost_is_tried_again(place: Place, lost: tuple[str, ...]) -> None:
+    lose(place.store, *lost)
+    assert run(place.store, "--reindex", "--data_root", place.root) == 0
+    report = build_store(place.corpus, place.store, splits=SPLITS)
+    assert report.planned["train"]["new"] + report.planned["train"]["retried"] + report.planned["train"]["resumed"] == 1
+    [failed] = report.failed["train"]
+    assert failed.key == BROKEN
+
+
+def test_forgotten_failures_are_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    lose(place.store, "plan-*", index(place.store, "val").name)
     assert run(place.store, "--reindex") == 0
-    place.build()  # tries the broken one again, and nothing else
-    after = contents(place.store)
-    tars = {name for name in before if name.endswith(".tar")}
-    assert {name: after[name] for name in tars} == {name: before[name] for name in tars}
-    assert {name for name in after if name.endswith(".tar")} == tars
-
-
-def test_the_newer_of_two_entries_of_a_key_counts(tmp_path: Path) -> None:
-    write_tar(tmp_path / "train-000000.tar", own_members("a", embedding(1)))
-    write_tar(tmp_path / "train-000010.tar", own_members("a", embedding(2)))
-    reindex(str(tmp_path))
-    np.testing.assert_array_equal(stored(tmp_path, "train")["a"], embedding(2))
+    assert "1 utterances are recorded as failed; build-shards takes them for new" in capsys.readouterr().err
 
 
 def test_a_whole_store_is_left_alone(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,63 +256,176 @@ def test_a_whole_store_is_left_alone(place: Place, capsys: pytest.CaptureFixture
     assert contents(place.store) == before
 
 
-def test_what_was_replaced_and_stays_for_its_readers_does_not_count_again(
+def overwrite(place: Place, *overrides: str) -> None:
+    build_store(place.corpus, place.store, *overrides, splits=SPLITS, overwrite=True)
+
+
+KEEP = "shardwriter.keep_replaced_days=7"
+
+
+def test_what_was_replaced_and_stays_for_its_readers_is_nothing_to_do(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = BuildOptions(splits=("train", "val"), device=torch.device("cpu"), overwrite=True)
-    build(load_config(place.config, ["shardwriter.keep_replaced_days=7"]), place.store, options)
-    plans = Catalog.open(place.store).record.plans
-    assert len(list(place.store.glob("plan-*"))) > len(plans)
+    overwrite(place, KEEP)
+    before = contents(place.store)
+    assert len(plan_ids(place.store)) == 2
     assert run(place.store, "--reindex") == 2
     assert "there is nothing to do" in capsys.readouterr().err
-    assert Catalog.open(place.store).record.plans == plans
+    assert contents(place.store) == before
 
 
-def test_tars_of_two_identities_are_refused(tmp_path: Path) -> None:
-    write_store(tmp_path / "one", [("a", embedding(1), {})], identity={"name": "one"})
-    write_store(tmp_path / "two", [("b", embedding(2), {})], identity={"name": "two"})
-    (tmp_path / "two/plan-000.parquet").rename(tmp_path / "one/plan-001.parquet")
-    (tmp_path / "two/train-000000.tar").rename(tmp_path / "one/train-000001.tar")
-    with pytest.raises(StoreError, match=r"plan-001\.parquet speak of embeddings that were made differently"):
+@pytest.mark.parametrize("lost", [("store.json",), ("store.json", "*.index"), ("*.index",)])
+def test_what_was_replaced_and_stays_for_its_readers_does_not_count_again(place: Place, lost: tuple[str, ...]) -> None:
+    """It stays, since a training may still read it."""
+    [replaced] = plans(place.store)
+    overwrite(place, KEEP, "videonet.videonet_config.seed=3")
+    before, names, identity = embeddings(place.store), plans(place.store), opened(place.store).identity
+    tars = tar_contents(place.store)
+    if (
+        "*.index" in lost
+    ):  # a shard of failures alone has no tar, and without its index it cannot be told from a lost one
+        lost = (*lost[:-1], "val-*.index")
+    lose(place.store, *lost)
+    assert run(place.store, "--reindex", "--verify") == 0
+    assert plans(place.store) == names
+    assert opened(place.store).identity == identity
+    assert_equal(embeddings(place.store), before)
+    assert list(opened(place.store).record.retired) == [replaced]
+    assert tar_contents(place.store) == tars
+    overwrite(place, "shardwriter.keep_replaced_days=0", "videonet.videonet_config.seed=3")
+    assert len(plan_ids(place.store)) == 1
+
+
+@pytest.mark.parametrize("lost", [("store.json",), ("store.json", "*.index"), ("*.index",), ("plan-*",)])
+def test_an_overwritten_store_whose_old_shards_are_gone_is_found_again(place: Place, lost: tuple[str, ...]) -> None:
+    entries, _ = read_index(index(place.store, "train", 0))
+    for key in entries["key"].to_pylist():  # a shard of failures alone has no tar
+        place.mouth(unescape_key(key)).write_bytes(b"not a zip")
+    overwrite(place)
+    before, tars = embeddings(place.store), tar_contents(place.store)
+    assert opened(place.store).active[0].kind == "replace" and not opened(place.store).record.retired
+    assert len(place.inspected().splits["train"].planned) > len(list(place.store.glob("train-*.tar")))
+    lose(place.store, *lost)
+    assert run(place.store, "--reindex", "--verify") == 0
+    assert_equal(embeddings(place.store), before)
+    assert tar_contents(place.store) == tars
+
+
+@pytest.mark.parametrize("lost", [("store.json",), ("store.json", "*.index"), ("*.index",)])
+def test_a_compaction_in_progress_is_resumed_afterwards(grown: Place, tmp_path: Path, lost: tuple[str, ...]) -> None:
+    place = grown.copy(tmp_path)
+    storage, before = Folder(place.store), embeddings(place.store)
+    active = plans(place.store)
+    compaction = Compaction(storage=storage, utterances_per_shard=3)
+    with open_transaction(storage) as transaction:
+        tasks = compaction.begin(transaction)
+        with_one_shard(compaction, storage, tasks)
+    pending = opened(place.store).record.pending
+    assert pending is not None and len(list(place.store.glob(f"*-{parse_plan_name(pending)}-*.tar"))) == 1
+    lose(place.store, *lost)
+    assert run(place.store, "--reindex", "--verify") == 0
+    record = opened(place.store).record
+    assert (list(record.plans), record.pending) == (active, pending)
+    assert_equal(embeddings(place.store), before)
+
+
+def with_one_shard(compaction: Compaction, storage: Folder, tasks: Sequence[Any]) -> None:
+    """Write the first of a compaction's shards."""
+    with compaction.watch(None, shown=False) as progress:
+        OneProcess(CPU).run(compaction.job(), tasks[:1], progress)
+
+
+def test_a_lost_plan_of_an_unfinished_overwrite_is_given_up(place: Place) -> None:
+    before = embeddings(place.store)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shardwriter.store.transaction.Transaction.run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            overwrite(place)
+    pending = opened(place.store).record.pending
+    assert pending is not None
+    lose(place.store, pending)
+    with pytest.raises(StoreError, match=rf"{pending}: is missing"):
+        opened(place.store)
+    assert run(place.store, "--reindex", "--verify") == 0
+    assert opened(place.store).record.pending is None
+    assert_equal(embeddings(place.store), before)
+
+
+def test_plans_that_were_made_with_two_encoders_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_store(tmp_path / name, [(name, embedding(1), {})], identity={"name": name, "fingerprint": name})
+    (tmp_path / "one/store.json").unlink()
+    names = {name: next((tmp_path / name).glob("plan-*")).name for name in ("one", "two")}
+    for path in (tmp_path / "two").glob("*-*"):
+        shutil.copy(path, tmp_path / "one")
+    before = contents(tmp_path / "one")
+    with pytest.raises(StoreError, match="were made with different encoders") as refused:
         reindex(str(tmp_path / "one"))
+    assert all(name in str(refused.value) for name in names.values())
+    assert contents(tmp_path / "one") == before and not (tmp_path / "one/store.json").exists()
+
+
+def test_a_store_json_of_another_store_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_store(tmp_path / name, [(name, embedding(1), {})], identity={"name": name, "fingerprint": name})
+    shutil.copy(tmp_path / "two/store.json", tmp_path / "one/store.json")
+    before = contents(tmp_path / "one")
+    with pytest.raises(StoreError, match=r"one"):
+        reindex(str(tmp_path / "one"))
+    assert contents(tmp_path / "one") == before
 
 
 Change = Callable[[Path], object]
 VALUES = embedding(1)
+SHARD = "train-0123456789-000000.tar"
 UNFIT: Mapping[str, Change] = {
-    "name of the tar": lambda at: write_tar(at / "shard-0.tar", own_members("a", VALUES)),
-    "PAX": lambda at: write_tar(
-        at / "train-000000.tar", own_members("a" * 70 + "é" * 20, VALUES), format=tarfile.PAX_FORMAT
-    ),
-    "member names": lambda at: write_tar(at / "train-000000.tar", {"a.npy": npy(VALUES), "a.json": b"{}"}),
-    "no json": lambda at: write_tar(at / "train-000000.tar", {"a.embedding.npy": npy(VALUES)}),
+    "PAX": lambda at: write_tar(at / SHARD, own_members("a" * 70 + "é" * 20, VALUES), format=tarfile.PAX_FORMAT),
+    "member names": lambda at: write_tar(at / SHARD, {"a.npy": npy(VALUES), "a.json": b"{}"}),
+    "no json": lambda at: write_tar(at / SHARD, {"a.embedding.npy": npy(VALUES)}),
+    "no embedding": lambda at: write_tar(at / SHARD, {**own_members("a", VALUES), "b.json": b"{}"}),
+    "json first": lambda at: write_tar(at / SHARD, dict(reversed(own_members("a", VALUES).items()))),
     "header length": lambda at: write_tar(
-        at / "train-000000.tar", {"a.embedding.npy": npy(VALUES)[:8] + _longer(VALUES), "a.json": b"{}"}
+        at / SHARD, {"a.embedding.npy": npy(VALUES)[:8] + _longer(VALUES), "a.json": b"{}"}
     ),
     "header version": lambda at: write_tar(
-        at / "train-000000.tar", {"a.embedding.npy": npy(VALUES, version=(2, 0)), "a.json": b"{}"}
+        at / SHARD, {"a.embedding.npy": npy(VALUES, version=(2, 0)), "a.json": b"{}"}
     ),
     "column by column": lambda at: write_tar(
-        at / "train-000000.tar", {"a.embedding.npy": npy(np.asfortranarray(VALUES)), "a.json": b"{}"}
+        at / SHARD, {"a.embedding.npy": npy(np.asfortranarray(VALUES)), "a.json": b"{}"}
     ),
-    "big-endian": lambda at: write_tar(at / "train-000000.tar", own_members("a", VALUES.astype(">f2"))),
+    "big-endian": lambda at: write_tar(at / SHARD, own_members("a", VALUES.astype(">f2"))),
+    "one axis": lambda at: write_tar(at / SHARD, own_members("a", VALUES[0])),
+    "float64": lambda at: write_tar(at / SHARD, own_members("a", VALUES.astype("float64"))),
+    "objects": lambda at: write_tar(at / SHARD, {"a.embedding.npy": traps(at / "unpickled")[1], "a.json": b"{}"}),
     "dotted keys": lambda at: write_tar(
-        at / "train-000000.tar",
-        {"a.1.npy": npy(VALUES), "a.1.json": b"{}", "a.2.npy": npy(embedding(2)), "a.2.json": b"{}"},
+        at / SHARD, {"a.1.npy": npy(VALUES), "a.1.json": b"{}", "a.2.npy": npy(embedding(2)), "a.2.json": b"{}"}
     ),
     "mixed dtypes": lambda at: write_tar(
-        at / "train-000000.tar", {**own_members("a", VALUES), **own_members("b", embedding(2, dtype="float32"))}
+        at / SHARD, {**own_members("a", VALUES), **own_members("b", embedding(2, dtype="float32"))}
     ),
-    "other files": lambda at: write_tar(
-        at / "train-000000.tar", {**own_members("a", VALUES), "b.jpg": b"x", "LICENSE": b""}
+    "mixed dims": lambda at: write_tar(
+        at / SHARD, {**own_members("a", VALUES), **own_members("b", embedding(2, dim=7))}
     ),
+    "other files": lambda at: write_tar(at / SHARD, {**own_members("a", VALUES), "b.jpg": b"x", "LICENSE": b""}),
+    "a pickle": lambda at: write_tar(at / SHARD, {**own_members("a", VALUES), "a.pyd": traps(at / "unpickled")[0]}),
     "not finite": lambda at: write_tar(
-        at / "train-000000.tar", {**own_members("a", VALUES), **own_members("b", np.full((6, 2), np.nan, np.float16))}
+        at / SHARD, {**own_members("a", VALUES), **own_members("b", np.full((6, 2), np.nan, np.float16))}
     ),
-    "key": lambda at: write_tar(at / "train-000000.tar", own_members("sub/a", VALUES)),
-    "folder in it": lambda at: _with_folder(write_tar(at / "train-000000.tar", own_members("a", VALUES))),
+    "key": lambda at: write_tar(at / SHARD, own_members("sub/a", VALUES)),
+    "key of a view": lambda at: write_tar(at / SHARD, own_members("a@1", VALUES)),
+    "key that is a view's": lambda at: write_tar(
+        at / SHARD.replace("train", "train_view2"), own_members("a@1", VALUES)
+    ),
+    "folder in it": lambda at: _with_folder(write_tar(at / SHARD, own_members("a", VALUES))),
+    "json that is none": lambda at: write_tar(at / SHARD, {"a.embedding.npy": npy(VALUES), "a.json": b"{"}),
+    "audio list": lambda at: write_tar(at / SHARD, own_members("a", VALUES, audio=[{"mixture": "m.wav"}])),
+    "frames": lambda at: write_tar(at / SHARD, own_members("a", VALUES, frames=99)),
+    "a sample twice": lambda at: _with_member(
+        write_tar(at / SHARD, {**own_members("a", VALUES), **own_members("b", VALUES)}), "a.embedding.npy"
+    ),
+    "a member twice": lambda at: _with_member(write_tar(at / SHARD, own_members("a", VALUES)), "a.json"),
+    "nothing": lambda at: write_tar(at / SHARD, {}),
 }
-FIRST_KEYS = {"PAX": None, "dotted keys": "a%2E1", "key": "sub%2Fa"}
 
 
 def _longer(values: npt.NDArray[Any]) -> bytes:
@@ -178,194 +435,185 @@ def _longer(values: npt.NDArray[Any]) -> bytes:
 
 
 def _with_folder(path: Path) -> None:
+    _with_member(path, "folder", tarfile.DIRTYPE)
+
+
+def _with_member(path: Path, name: str, kind: bytes = tarfile.REGTYPE) -> None:
     with tarfile.open(path, "a") as archive:
-        info = tarfile.TarInfo("folder")
-        info.type = tarfile.DIRTYPE
+        info = tarfile.TarInfo(name)
+        info.type = kind
         archive.addfile(info)
 
 
 @pytest.mark.parametrize("unfit", UNFIT)
-def test_what_is_not_as_a_stores_own_is_written_anew(unfit: str, tmp_path: Path) -> None:
-    UNFIT[unfit](tmp_path / "theirs")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "theirs").glob("*.tar")}
-    with pytest.raises(StoreError, match="--into"):
-        reindex(str(tmp_path / "theirs"))
-    store = reindex(str(tmp_path / "theirs"), str(tmp_path / "ours"))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "theirs").glob("*.tar")} == before
-    assert run(store, "--verify") == 0
-    found = stored(store, "train")
-    key = FIRST_KEYS.get(unfit, "a") or next(iter(found))
-    np.testing.assert_array_equal(found[key], VALUES.astype(found[key].dtype))
+def test_a_tar_that_is_not_as_a_stores_own_is_named_and_left_alone(unfit: str, tmp_path: Path) -> None:
+    UNFIT[unfit](tmp_path)
+    [path] = tmp_path.glob("*.tar")
+    before = {path.name: path.read_bytes()}
+    with pytest.raises(StoreError, match=rf"^{tmp_path}(/|: ){path.name}: "):
+        reindex(str(tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name[0] != "."} == before
+    begin_a_build(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name[0] != "."} == before
 
 
-def test_foreign_tars_become_a_store_split_by_split(tmp_path: Path) -> None:
-    for split, numbers in {"train": range(4), "valid": range(4, 6)}.items():
-        members = {f"utt{number}.lips.npy": npy(embedding(number, dtype="float32")) for number in numbers}
-        write_tar(tmp_path / f"{split}-00.tar", {**members, "utt0.jpg": b""} if split == "train" else members)
-    store = reindex(f"{tmp_path}/{{train,valid}}-00.tar", str(tmp_path / "store"))
-    found = {
-        key: values[:, :frames].numpy()
-        for split in ("train", "val")
-        for batch in ShardedEmbeddings(store, split, batch_size=3)
-        for key, values, frames in zip(batch.keys, batch.embedding, batch.frames, strict=True)
-    }
-    assert found.keys() == {f"utt{number}" for number in range(6)}
-    for number in range(6):
-        np.testing.assert_array_equal(found[f"utt{number}"], embedding(number, dtype="float32"))
-    assert set(stored(store, "val")) == {"utt4", "utt5"}
-
-
-def test_embeddings_that_lie_the_other_way_are_turned(tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", {f"{number}.npy": npy(embedding(number).T[None]) for number in range(3)})
-    found = stored(reindex(str(tmp_path / "x.tar"), str(tmp_path / "store")), "train")
-    for number in range(3):
-        np.testing.assert_array_equal(found[str(number)], embedding(number))
-
-
-def test_what_cannot_be_stored_is_recorded_with_its_reason(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trap, objects = traps(tmp_path / "unpickled")
-    members = {
-        "good.npy": npy(embedding(0)),
-        "good.pyd": trap,
-        "flat.npy": npy(np.zeros(4, np.float32)),
-        "objects.npy": objects,
-        "two.a.npy": npy(embedding(1)),
-        "two.b.npy": npy(embedding(1)),
-        "bare.json": b"{}",
-        "torn.npy": npy(embedding(2))[:-1],
-        "text.npy": npy(embedding(3)),
-        "text.json": b"{",
-    }
-    store = reindex(str(write_tar(tmp_path / "x.tar", members)), str(tmp_path / "store"))
-    assert set(stored(store, "train")) == {"good"}
-    failures = Catalog.open(store).split("train").failures
-    assert failures.keys() == {"flat", "objects", "two", "bare", "torn", "text"}
-    assert "never unpickled" in failures["objects"]
-    assert not any(str(tmp_path) in reason for reason in failures.values())
-    assert "pyd (1)" in caplog.text
-    assert "6 samples could not be stored" in caplog.text
-    assert not (tmp_path / "unpickled").exists()
-    _, document = run_json(capsys, store)
-    assert document["splits"]["train"]["failed"] == 6
-
-
-def test_audio_lists_of_foreign_samples_are_kept_and_broken_ones_fail(tmp_path: Path) -> None:
-    audio = {"mixture": "m.wav", "source": "s.wav", "speaker": 1, "num_samples": 640}
-    broken = {**audio, "num_samples": "many"}
-    members = {**own_members("a", embedding(0), audio=[audio]), **own_members("b", embedding(1), audio=[broken])}
-    store = reindex(str(write_tar(tmp_path / "x.tar", members)), str(tmp_path / "store"), str(tmp_path))
-    manifest = Catalog.open(store).manifest("train")
-    assert [example.mixture for example in manifest.examples] == ["m.wav"]
-    assert "num_samples" in Catalog.open(store).split("train").failures["b"]
-
-
-def test_two_samples_of_one_key_are_refused(tmp_path: Path) -> None:
-    for name in ("x", "y"):
-        write_tar(tmp_path / f"{name}.tar", {"a.npy": npy(embedding(0))})
-    with pytest.raises(StoreError, match="both have a sample 'a'"):
-        reindex(f"{tmp_path}/{{x,y}}.tar", str(tmp_path / "store"))
+def test_a_tar_that_is_as_a_stores_own_is_indexed(tmp_path: Path) -> None:
+    """What the tars above differ from."""
+    write_tar(tmp_path / SHARD, own_members("a", VALUES))
+    reindex(str(tmp_path))
+    np.testing.assert_array_equal(stored(tmp_path, "train")["a"], VALUES)
 
 
 @pytest.mark.parametrize("kept", [2048, 1536, 100])
 def test_a_cut_tar_is_refused(kept: int, tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "train-000000.tar", {"a.npy": npy(np.zeros((8, 64), np.float16))})
+    path = write_tar(tmp_path / SHARD, own_members("a", np.zeros((8, 64), np.float16)))
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(StoreError, match=r"train-000000\.tar"):
-        reindex(str(tmp_path), str(tmp_path / "store"))
+    with pytest.raises(StoreError, match=rf"^{path}: cannot be read to its end"):
+        reindex(str(tmp_path))
+    assert not (tmp_path / "store.json").exists()
 
 
-@pytest.mark.parametrize("given", ["pipe:touch {}/ran", "{{pipe:touch {}/ran,x}}", "http://localhost:1/x.tar"])
-def test_only_local_tars_are_reindexed(given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(given.format(tmp_path), "--reindex", "--into", tmp_path / "store") == 2
-    assert "expected a path" in (err := capsys.readouterr().err) or "local" in err
-    assert not (tmp_path / "ran").exists()
-
-
-def test_an_interrupted_reindexing_never_lets_a_build_delete_tars(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between its files store.json names a plan that is not there, which everything refuses to open."""
-    tars = {path.name for path in place.store.glob("*.tar")}
-    lose(place.store, "*.index", "store.json")
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    for at in ("shardwriter.inspect.adopt.write_index", "shardwriter.inspect.adopt.write_plan"):
-        monkeypatch.setattr(at, stop)
-        with pytest.raises(KeyboardInterrupt):
-            reindex(str(place.store))
-        with pytest.raises(StoreError):
-            place.build()
-        monkeypatch.undo()
-    assert {path.name for path in place.store.glob("*.tar")} == tars
-    reindex(str(place.store))
-    place.build()
-    assert tars <= {path.name for path in place.store.glob("*.tar")}
-
-
-def test_into_needs_reindex_and_an_empty_folder(place: Place, tmp_path: Path) -> None:
-    assert run(place.store, "--into", tmp_path / "new") == 2
-    assert run(place.store, "--reindex", "--into", place.store) == 2
-
-
-@pytest.mark.parametrize("into", [False, True])
-def test_nothing_behind_a_damaged_header_is_lost_without_a_word(tmp_path: Path, into: bool) -> None:
+def test_nothing_behind_a_damaged_header_is_lost_without_a_word(tmp_path: Path) -> None:
     members = {name: content for key in "abc" for name, content in own_members(key, embedding(1)).items()}
-    path = write_tar(tmp_path / "old" / "train-000000.tar", members)
+    path = write_tar(tmp_path / SHARD, members)
     with tarfile.open(path) as archive:
         offset = archive.getmembers()[2].offset
     content = bytearray(path.read_bytes())
     content[offset + 148 : offset + 156] = b"damaged!"  # its checksum
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=rf"train-000000.tar: cannot be read to its end .*at byte {offset:,}"):
-        reindex(str(path.parent), str(tmp_path / "new") if into else None)
-    assert not (tmp_path / "new" / "store.json").exists()
+    with pytest.raises(StoreError, match=rf"^{path}: cannot be read to its end .*at byte {offset:,}"):
+        reindex(str(tmp_path))
+    assert not (tmp_path / "store.json").exists()
 
 
-def test_an_utterance_that_was_encoded_twice_is_read_once(tmp_path: Path) -> None:
-    for number, keys in enumerate(("ab", "bc")):
-        members = {}
-        for key in keys:
-            members |= own_members(key, embedding(number))
-        write_tar(tmp_path / f"train-00000{number}.tar", members)
-    reindex(str(tmp_path))
-    read = [(batch.keys[0], batch.embedding[0].numpy()) for batch in ShardedEmbeddings(tmp_path, batch_size=1)]
-    assert sorted(key for key, _ in read) == ["a", "b", "c"]
-    np.testing.assert_array_equal(dict(read)["b"], embedding(1))
+@pytest.mark.parametrize("lost", [("store.json",), ("plan-*",), ("val-*.index",)])
+def test_a_tar_that_has_changed_since_its_index_was_written_is_refused(place: Place, lost: tuple[str, ...]) -> None:
+    path = tar(place.store, "train")
+    entry = place.inspected().entry("train", "ann")
+    path = place.store / f"{entry.shard}.tar"
+    content = bytearray(path.read_bytes())
+    content[entry.members["embedding.npy"].offset + 129] ^= 1  # it stays finite
+    path.write_bytes(content)
+    lose(place.store, *lost)
+    before = tar_contents(place.store)
+    with pytest.raises(StoreError, match=rf"^{path}: has changed since it was written"):
+        reindex(str(place.store))
+    assert tar_contents(place.store) == before
 
 
-def test_tars_of_two_stores_do_not_take_each_others_identity(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_store(tmp_path / name, [(name, embedding(1), {})], identity={"name": name, "fingerprint": name})
-    with pytest.raises(StoreError, match="not made alike"):
-        reindex(str(tmp_path / "{one,two}" / "train-000000.tar"), str(tmp_path / "new"))
+def test_a_sample_that_its_plan_does_not_list_is_refused(place: Place) -> None:
+    first, second = tar(place.store, "train", 0), tar(place.store, "val")
+    first.write_bytes(second.read_bytes())
+    lose(place.store, "*.index")
+    with pytest.raises(StoreError, match=rf"^{first}: has (fay|gus), which .* does not list"):
+        reindex(str(place.store))
 
 
-def test_one_key_in_two_folders_is_refused(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_tar(tmp_path / name / "train-000000.tar", own_members("a", embedding(1)))
-    with pytest.raises(StoreError, match="both have a sample 'a'"):
-        reindex(str(tmp_path / "{one,two}" / "train-000000.tar"), str(tmp_path / "new"))
+@pytest.mark.parametrize("name", ["shard-0.tar", "train-000000.tar", "a.tar"])
+def test_tars_made_by_others_are_refused_and_the_way_for_them_is_named(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(tmp_path / name, own_members("a", VALUES))
+    assert run(tmp_path, "--reindex") == 2
+    said = capsys.readouterr().err
+    assert "its 1 tars are not named as a store's" in said
+    assert "shardwriter.write_store" in said and "examples/foreign_tars.py" in said
+    assert (Path(__file__).parents[3] / "examples/foreign_tars.py").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_an_interrupted_reindex_into_a_folder_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = write_tar(tmp_path / "old" / "x.tar", own_members("a", embedding(1)))
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("shardwriter.inspect.rewrite.write_plan", stop)
-        with pytest.raises(KeyboardInterrupt):
-            reindex(str(old), str(tmp_path / "new"))
-    reindex(str(old), str(tmp_path / "new"))
-    assert stored(tmp_path / "new", "train").keys() == {"a"}
+def test_a_folder_without_tars_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--reindex") == 2
+    assert f"{tmp_path}: holds no tars" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
-def test_forgotten_failures_are_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    lose(place.store, "val*.index", "train.index")
-    assert run(place.store, "--reindex") == 0
-    assert "1 utterances are recorded as failed; build-shards will take them for new" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("pipe:touch {}/ran", "holds no tars"),
+        ("{{pipe:touch {}/ran,x}}", "holds no tars"),
+        ("http://localhost:1/x.tar", "not a store URL"),
+        ("s3://bucket/prefix", "this works on a folder; copy the store to one"),
+    ],
+)
+def test_only_folders_are_reindexed(
+    given: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(given.format(tmp_path), "--reindex") == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_of_version_1_is_refused(place: Place) -> None:
+    path = place.store / "store.json"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    before = contents(place.store)
+    with pytest.raises(StoreError, match=r"version 1 of the format"):
+        reindex(str(place.store))
+    assert contents(place.store) == before
+
+
+def test_a_build_does_not_run_beside_it(place: Place) -> None:
+    lose(place.store, "*.index")
+    with Folder(place.store).write_lock(), pytest.raises(StoreError, match="another build is writing to it"):
+        reindex(str(place.store))
+
+
+def stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def stopped_at(number: int) -> Iterator[list[bool]]:
+    """Stop what writes, renames or deletes just before the `number`-th time. Gives whether it was."""
+    left, stopped = count(), [False]
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((Folder, "write"), (Folder, "commit"), (Folder, "delete"), (Path, "rename")):
+            patch.setattr(owner, name, _counted(getattr(owner, name), left, number, stopped))
+        yield stopped
+
+
+def _counted(function: Callable[..., Any], left: "count[int]", number: int, stopped: list[bool]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        if stopped[0] or next(left) == number:
+            stopped[0] = True
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return call
+
+
+def reindex_or_leave(store: Path) -> None:
+    """Reindex a store, which may be whole already."""
+    try:
+        reindex(str(store))
+    except StoreError as error:
+        assert "nothing to do" in str(error)
+
+
+@pytest.mark.parametrize("lost", [EVERYTHING, ("plan-*",), ("store.json", "*.index")])
+def test_an_interruption_at_any_moment_loses_nothing(grown: Place, tmp_path: Path, lost: tuple[str, ...]) -> None:
+    """Nor does a build that comes then; and the same command goes on, though it is interrupted again."""
+    before, tars = embeddings(grown.store), tar_contents(grown.store)
+    is_stopped, moment = True, 0
+    while is_stopped:
+        store = shutil.copytree(grown.store, tmp_path / str(moment))
+        lose(store, *lost)
+        for again in range(2):
+            with stopped_at(moment + again) as stopped, suppress(KeyboardInterrupt):
+                reindex_or_leave(store)
+            is_stopped = stopped[0] if again == 0 else is_stopped
+            begin_a_build(store)
+            assert tar_contents(store) == tars, (moment, again)
+        reindex_or_leave(store)
+        assert verify(InspectedStore.open(Folder(store))).problems == []
+        found = embeddings(store)
+        if lost == EVERYTHING:  # nothing says which entry of a key is newer
+            assert {split: found[split].keys() for split in found} == {split: before[split].keys() for split in before}
+        else:
+            assert_equal(found, before)
+        assert not list(store.glob(".tmp-*"))
+        moment += 1
+    assert moment > 10

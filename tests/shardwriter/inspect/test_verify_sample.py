@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from shardwriter.format.names import INDEX_SCHEMA, Identity
-from shardwriter.inspect.contents import Entry
-from shardwriter.inspect.verify_sample import verify_sample
+from shardwriter.format.index import INDEX_SCHEMA, MEMBER_COLUMNS, Entry
+from shardwriter.format.record import Identity
+from shardwriter.inspect.verify_shard import verify_sample
 
 MEMBERS = ("embedding.npy", "scale.npy", "json", "audio.npy")
 IDENTITY = Identity(dtype="int8", dim=6, fps=25, audio="embed")
@@ -24,7 +24,6 @@ SOUND: Mapping[str, Any] = {
     "json": {"frames": FRAMES, "fps": 25, "audio": AUDIO},
     "audio.npy": np.ones(34, dtype=np.int16),
 }
-COLUMNS = {"embedding.npy": "embedding", "scale.npy": "scale", "json": "metadata", "audio.npy": "audio"}
 
 
 def content(value: Any) -> bytes:
@@ -40,11 +39,11 @@ def problems(members: Mapping[str, Any], expected: tuple[str, ...] = MEMBERS, cu
     row: dict[str, Any] = dict.fromkeys(INDEX_SCHEMA.names)
     tar = io.BytesIO()
     for name, value in members.items():
-        row[f"{COLUMNS[name]}_offset"] = tar.tell()
-        row[f"{COLUMNS[name]}_length"] = tar.write(content(value))
+        row[f"{MEMBER_COLUMNS[name]}_offset"] = tar.tell()
+        row[f"{MEMBER_COLUMNS[name]}_length"] = tar.write(content(value))
     tar.truncate(tar.tell() - cut)
-    entry = Entry(split="val", shard="val-000000", **row | {"key": "gus", "frames": FRAMES})
-    start = "val-000000.tar: gus: "
+    entry = Entry(split="val", shard="val-0123456789-000000", **row | {"key": "gus", "frames": FRAMES})
+    start = "val-0123456789-000000.tar: gus: "
     found = verify_sample(tar, entry, expected, IDENTITY)
     assert all(problem.startswith(start) for problem in found)
     return [problem.removeprefix(start) for problem in found]
@@ -95,7 +94,7 @@ def test_a_member_that_is_cut_is_told_of() -> None:
 def test_members_that_the_index_lacks_are_told_of() -> None:
     without = {name: value for name, value in SOUND.items() if name != "scale.npy"}
     assert problems(without) == [
-        "its index tells of embedding.npy, json, audio.npy; expected embedding.npy, scale.npy, json, audio.npy"
+        "its index lists embedding.npy, json, audio.npy; expected embedding.npy, scale.npy, json, audio.npy"
     ]
 
 

@@ -1,0 +1,90 @@
+"""The stores that a config names, opened for reading, and the command that completes them."""
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+import torch
+
+from iianet.config.schema import Config
+from iianet.encoder.source import EncoderSource
+from iianet.errors import ConfigError
+from loaders.matching import refuse_other_encoder
+from shardwriter.build.build import create
+from shardwriter.build.options import BuildOptions
+from shardwriter.storage.folder import Folder
+from shardwriter.storage.locate import Cache, is_bucket, open_storage
+from shardwriter.store.snapshot import Snapshot, is_store
+
+
+def open_stores(config: Config, source: EncoderSource) -> list[Snapshot]:
+    """Open the stores to read embeddings from; none means raw mode.
+
+    Args:
+        config: Config with the command line's values.
+        source: Encoder of the config, which must be that of the stores.
+
+    Raises:
+        ConfigError: No store is named, one is named twice, or one was made with another encoder.
+        StoreError: A store is missing or damaged.
+    """
+    data = config.datamodule.data_config
+    if not data.use_precomputed_embeddings:
+        if data.build_missing:
+            raise ConfigError("--build_missing adds to a store, but this run uses none; give --shards STORE")
+        return []
+    if not data.shards:
+        raise ConfigError(
+            "datamodule.data_config.use_precomputed_embeddings is true, but no store is named: build one with "
+            "build-shards and give --shards STORE, or train from raw mouths with --no_shards. "
+            "(The earlier tool's *_embedding.npz files become a store by build-shards --import_embeddings.)"
+        )
+    if data.build_missing:
+        _begin_store(config)
+    stores = named_stores(config)
+    storages = [open_storage(store, Cache.of(data)) for store in stores]
+    if len({os.path.realpath(storage.name) for storage in storages}) < len(stores):
+        raise ConfigError(f"--shards {' --shards '.join(stores)}: a store is named twice; name each once")
+    snapshots = [Snapshot.open(storage) for storage in storages]
+    for snapshot in snapshots:
+        refuse_other_encoder(snapshot, source, data.trust_imported)
+    return snapshots
+
+
+def _begin_store(config: Config) -> None:
+    """Make sure that the one store to which --build_missing adds exists, if only empty.
+
+    Raises:
+        ConfigError: There are several, or it is not on this machine.
+    """
+    stores = named_stores(config)
+    if len(stores) > 1:
+        raise ConfigError(
+            f"--build_missing adds to one store, and there are {len(stores)}: {', '.join(stores)}; build them with "
+            "build-shards first"
+        )
+    if is_bucket(stores[0]):
+        raise ConfigError(
+            f"--build_missing: {stores[0]} is not on this machine; add what is missing with build-shards, then train"
+        )
+    folder = Folder(Path(stores[0]))
+    if not is_store(folder):
+        create(config, folder, BuildOptions(device=torch.device("cpu")))
+
+
+def named_stores(config: Config) -> list[str]:
+    """Folders and URLs of the stores that the config names."""
+    shards = config.datamodule.data_config.shards
+    return [shards] if isinstance(shards, str) else list(shards or [])
+
+
+def build_command(arguments: argparse.Namespace, config: Config) -> str:
+    """The command that adds missing utterances to the first of the stores."""
+    store = next(iter(named_stores(config)), "STORE")
+    words = ["build-shards", "--conf_dir", arguments.conf_dir, "--data_split", "all", "--shards", store]
+    words += ["--data_root", arguments.data_root] if arguments.data_root else []
+    sections = ("datamodule.", "shardwriter.", "videonet.")
+    overrides = [word for group in arguments.overrides for word in group if word.startswith(sections)]
+    words += ["--set", *overrides] if overrides else []
+    return shlex.join(words)

@@ -1,0 +1,258 @@
+"""The command train-iianet: train from raw mouths (the default), or from a store of embeddings (--shards)."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from iianet.command_line import add_config_flags, add_version_flag, config_overrides, run_command
+from iianet.config.schema import Config, dump_config, load_config
+from iianet.encoder.lazy_encoder import LazyEncoder
+from iianet.encoder.source import EncoderSource
+from iianet.errors import ConfigError, FeatureStoreError, TrainingError
+from iianet.interruption import terminable
+from iianet.training.comparison_report import save_comparison
+from iianet.training.epoch_length import limited, refuse_unfit_interval
+from iianet.training.lightning_module import SeparationModule
+from iianet.training.mode_comparison import refuse_unfit_comparison, run_ways
+from iianet.training.results import save_results
+from iianet.training.resume import (
+    keep_earlier_run,
+    refuse_other_network,
+    refuse_other_order,
+    resolve_checkpoint,
+)
+from iianet.training.step_times import StepRecorder
+from iianet.training.termination import RunStopped, own_interruption
+from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning
+from iianet.wording import counted
+from iianet_cli.stores import build_command, named_stores, open_stores
+from loaders.build_missing import BuildMissing
+from loaders.datamodule import SeparationData
+from loaders.matching import kernels_of
+from loaders.streams import StreamData, stream_words
+from shardwriter.storage.folder import Folder
+
+OWN_COMMAND = (sys.executable, "-m", "iianet_cli.train_cli")
+"""What starts this command again, in a clone and from the wheel."""
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "train-iianet") -> None:
+    """Run the command.
+
+    Args:
+        argv: Words of the command line; None takes those of this process.
+        prog: Name of the command in its help and errors.
+    """
+    sys.exit(run_command(partial(_run, prog=prog), argv))
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        prog=prog,
+        description="Train IIANet. The default encodes raw mouths in every step; --shards, or `shards:` with "
+        "`use_precomputed_embeddings: true` in the config, trains from a store. Flags may be written with - or _.",
+    )
+    add_version_flag(parser)
+    add_config_flags(parser)
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--shards",
+        action="append",
+        metavar="STORE",
+        help="train from this store, a folder or a URL such as s3://bucket/prefix, or from tars by path, pattern or "
+        "URL; from several where it is given several times",
+    )
+    source.add_argument("--no_shards", action="store_true", help="train from raw mouths, whatever the config says")
+    parser.add_argument(
+        "--use_precomputed_embeddings", action="store_true", help="train from the stores that the config names"
+    )
+    parser.add_argument(
+        "--on_missing",
+        choices=["encode", "skip", "error"],
+        help="what to do with utterances missing from the store: encode them on the fly (default), skip them, or stop",
+    )
+    parser.add_argument(
+        "--build_missing", action="store_true", help="add missing utterances to the store before the first epoch"
+    )
+    parser.add_argument(
+        "--trust_imported",
+        action="store_true",
+        help="use embeddings whose encoder is not recorded (imported, or made by others) as if the config's had made "
+        "them",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["32-true", "bf16-mixed", "16-mixed"],
+        help="arithmetic of the separator (default 32-true); the lip encoder uses the store's",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the separator with torch.compile")
+    parser.add_argument(
+        "--resume", metavar="last|PATH", help="resume from this experiment's last.ckpt, or from a checkpoint"
+    )
+    parser.add_argument(
+        "--compare_modes",
+        type=_count,
+        metavar="STEPS",
+        help="measure STEPS training steps of raw mode and of the store in turns, and keep no model; with --precision "
+        "or --compile, also without them. Prints a table; writes a chart and a JSON file below Experiments",
+    )
+    # For the processes that --compare_modes starts.
+    parser.add_argument("--record_steps", type=_count, help=argparse.SUPPRESS)
+    parser.add_argument("--record_file", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of steps, at least 1")
+    return int(text)
+
+
+def _run(argv: list[str], prog: str) -> int:
+    arguments = _parser(prog).parse_args(argv)
+    config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_own_overrides(arguments)])
+    if arguments.record_steps:
+        logging.getLogger().setLevel(logging.WARNING)
+    source = EncoderSource.from_config(config)
+    if arguments.compare_modes:
+        return _compare_modes(arguments, config, source)
+    streams = stream_words(config.datamodule.data_config)
+    snapshots = [] if streams else open_stores(config, source)
+    folder = Path("Experiments", "checkpoint", config.exp.exp_name).absolute()
+    will_build = bool(snapshots) and config.datamodule.data_config.build_missing
+    stored = SeparationData(config, snapshots, build_command(arguments, config), will_build)
+    data = StreamData(config, streams) if streams else stored
+    data.prepare_splits()  # data that cannot be used is reported before anything is written
+    quieten_lightning()
+    pl.seed_everything(config.training.seed, workers=True, verbose=False)
+    module = SeparationModule(config, LazyEncoder(source, kernels_of(snapshots, source)))
+    _try_optimizer(module)
+    if arguments.record_steps:
+        return _record_steps(module, data, arguments.record_steps, arguments.record_file)
+    first = [BuildMissing(config, Folder(Path(named_stores(config)[0])), stored)] if will_build else []
+    trainer = make_trainer(config, folder, first)
+    data.trainer = trainer  # it knows the number of ranks
+    module.order = data.order_facts() if isinstance(data, StreamData) else _order_facts(config, data)
+    resume = resolve_checkpoint(arguments.resume, folder)
+    if resume is not None:
+        refuse_other_network(resume, module.model)
+        refuse_other_order(resume, module.order)
+        logger.info("Resuming from %s", resume)
+    if trainer.is_global_zero:
+        _begin_folder(arguments, config, folder, resume)
+    return fit(trainer, module, data, folder, resume)
+
+
+def _compare_modes(arguments: argparse.Namespace, config: Config, source: EncoderSource) -> int:
+    """Measure raw mode against the store, without reading or writing what training keeps."""
+    refuse_unfit_comparison(config, arguments.resume, stream_words(config.datamodule.data_config))
+    open_stores(config, source)  # an unfit store is refused before the minutes of raw mode
+    with terminable():  # SIGTERM ends the measured run too
+        figures = run_ways(config, OWN_COMMAND, arguments.compare_modes)
+    print(save_comparison(figures, config, arguments.compare_modes, Path("Experiments", "compare_modes")))
+    return 0
+
+
+def _record_steps(module: SeparationModule, data: SeparationData | StreamData, steps: int, file: Path) -> int:
+    """Measure one run for --compare_modes."""
+    recorder = StepRecorder(steps)
+    trainer = make_measuring_trainer(module.config, recorder)
+    data.trainer = trainer
+    trainer.fit(module, datamodule=data)
+    if trainer.is_global_zero:
+        recorder.record(trainer).save(file)
+    return 0
+
+
+def _order_facts(config: Config, data: SeparationData) -> dict[str, Any]:
+    """Collect what decides the order of the examples; a checkpoint's position is valid for equal facts only.
+
+    Raises:
+        ConfigError: The training section's limits and intervals do not fit the number of batches.
+    """
+    training, order = config.training, data.order("train")
+    batches = limited(order.num_batches, training.limit_train_batches, "limit_train_batches")
+    limited(data.order("val").num_batches, training.limit_val_batches, "limit_val_batches")
+    refuse_unfit_interval(training, batches)
+    return {**data.order_facts(), "global batch": order.global_batch, "batches in an epoch": batches}
+
+
+def _begin_folder(arguments: argparse.Namespace, config: Config, folder: Path, resume: Path | None) -> None:
+    """Make the run's folder and write its conf.yml; the results of an earlier run are moved aside."""
+    if resume is None:
+        keep_earlier_run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = config.model_copy(update={"main_args": {"conf_dir": arguments.conf_dir, "exp_dir": str(folder)}})
+    (folder / "conf.yml").write_text(dump_config(config), encoding="utf-8")
+
+
+def _try_optimizer(module: SeparationModule) -> None:
+    """Raise ConfigError where torch refuses the values of the optimizer or the scheduler."""
+    try:
+        module.configure_optimizers()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer or scheduler: torch refuses the values: {error}") from error
+
+
+def fit(
+    trainer: pl.Trainer, module: SeparationModule, data: pl.LightningDataModule, folder: Path, resume: Path | None
+) -> int:
+    """Run the Trainer and save the results; returns the exit code."""
+    batch_size = module.config.datamodule.data_config.batch_size
+    logger.info(
+        "training on %s, %s, %d examples per step",
+        "gpu" if trainer.strategy.root_device.type == "cuda" else "cpu",
+        counted(trainer.world_size, "rank"),
+        batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+    )
+    try:
+        with own_interruption(), terminable():
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except SystemExit as stop:  # Lightning's answer to a signal before the first step, and to a second Ctrl-C
+        raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
+    except RunStopped as stop:
+        logger.warning("%s", stop)
+        return 128 + stop.number
+    except FeatureStoreError as error:
+        if trainer.global_step:
+            error.exit_code = TrainingError.exit_code
+        raise
+    if trainer.is_global_zero:
+        save_results(folder, module.model, trainer.checkpoint_callback, module.history)
+        logger.info("%s; results: %s", module.times.run, folder)
+    return 0
+
+
+def _own_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Overrides that the command's own flags stand for. --shards and --no_shards win over the config's mode."""
+    prefix = "datamodule.data_config"
+    overrides = []
+    if arguments.shards is not None:
+        stores = arguments.shards[0] if len(arguments.shards) == 1 else arguments.shards
+        overrides.append(f"{prefix}.shards={json.dumps(stores)}")
+    if arguments.shards is not None or arguments.use_precomputed_embeddings:
+        overrides.append(f"{prefix}.use_precomputed_embeddings=true")
+    if arguments.no_shards:
+        overrides += [f"{prefix}.use_precomputed_embeddings=false", f"{prefix}.build_missing=false"]
+    overrides += [f"{prefix}.{name}=true" for name in ("build_missing", "trust_imported") if getattr(arguments, name)]
+    if arguments.on_missing is not None:
+        overrides.append(f"{prefix}.on_missing={arguments.on_missing}")
+    if arguments.precision is not None:
+        overrides.append(f"training.precision={arguments.precision}")
+    if arguments.compile:
+        overrides.append("training.compile=true")
+    return overrides
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""What a store lacks of a manifest: new, changed, failed or unfinished utterances. Column by column."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from tqdm import tqdm
+
+from iianet.errors import StoreError
+from shardwriter.corpus.manifest_data import Manifest
+from shardwriter.corpus.tables import last_of_each
+from shardwriter.encode.clips import source_state
+from shardwriter.format.names import SPLITS, parse_view_split, view_split
+from shardwriter.format.plan import PlanHeader
+from shardwriter.store.snapshot import Snapshot, SplitEntries
+
+logger = logging.getLogger(__name__)
+
+STAT_THREADS = 16
+"""Threads that ask for file sizes and times: that is waiting, not work, especially on network file systems."""
+STAT_ROWS = 2048
+"""Files that a thread asks for at a time."""
+ORIGIN_COLUMNS = ("key", "mouth", "source_size", "source_mtime_ns", "source_digest", "error")
+"""Of the index: all that a difference needs."""
+
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+def _no_rows() -> Rows:
+    return np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Which utterances of a split a build stores, and why, as indices into its manifest, ascending: in hash order.
+
+    Attributes:
+        manifest: Of the split.
+        new: Not stored.
+        changed: Stored, but their npz has changed.
+        retried: Failed before.
+        resumed: In unfinished shards of earlier plans.
+        left_out: How many a limit leaves out.
+    """
+
+    manifest: Manifest
+    new: Rows = field(default_factory=_no_rows)
+    changed: Rows = field(default_factory=_no_rows)
+    retried: Rows = field(default_factory=_no_rows)
+    resumed: Rows = field(default_factory=_no_rows)
+    left_out: int = 0
+
+    @property
+    def to_plan(self) -> Rows:
+        """Those that no unfinished task of an earlier plan has."""
+        return np.sort(np.concatenate([self.new, self.changed, self.retried]))
+
+    @property
+    def count(self) -> int:
+        """Utterances to be stored."""
+        return len(self.to_plan) + len(self.resumed)
+
+
+class Wanted(NamedTuple):
+    """Which differences count.
+
+    Attributes:
+        limit: Take only the first so many utterances of a split; None takes all.
+        verify_sources: Digest every npz, even where size and time are as recorded.
+        retry_failed: Try those again that failed and have not changed since.
+    """
+
+    limit: int | None = None
+    verify_sources: bool = False
+    retry_failed: bool = False
+
+
+def everything(manifests: Mapping[str, Manifest]) -> dict[str, Difference]:
+    """The differences from an empty store."""
+    return {
+        split: Difference(manifest=manifest, new=np.arange(len(manifest.utterances)))
+        for split, manifest in manifests.items()
+    }
+
+
+def find_differences(
+    manifests: Mapping[str, Manifest], snapshot: Snapshot | None, headers: Sequence[PlanHeader], wanted: Wanted
+) -> dict[str, Difference]:
+    """What some plans of a store lack of manifests, split by split.
+
+    An utterance is changed where the size or time of its npz differ from the recorded ones and then its digest does.
+    One that failed is tried again where its npz has changed.
+
+    Raises:
+        StoreError: The store knows an utterance under another path.
+    """
+    return {
+        split: _difference(manifest, snapshot, headers, wanted)
+        if snapshot
+        else _limited(Difference(manifest=manifest), wanted, new=True)
+        for split, manifest in manifests.items()
+    }
+
+
+def _limited(difference: Difference, wanted: Wanted, *, new: bool) -> Difference:
+    count = len(difference.manifest.utterances)
+    chosen = np.arange(count)[: wanted.limit]
+    return Difference(manifest=difference.manifest, new=chosen if new else _no_rows(), left_out=count - len(chosen))
+
+
+def _difference(manifest: Manifest, snapshot: Snapshot, headers: Sequence[PlanHeader], wanted: Wanted) -> Difference:
+    refuse_other_paths(manifest, snapshot, headers)
+    entries = snapshot.entries_of(headers, manifest.split, ORIGIN_COLUMNS)
+    keys = manifest.utterances.column("key")[: wanted.limit]
+    rows = stored_rows(keys, entries)
+    unfinished = np.asarray(pc.is_in(keys, value_set=_unfinished_keys(snapshot, headers, entries, manifest.split)))
+    known = np.flatnonzero((rows >= 0) & ~unfinished)
+    failed = np.zeros(len(keys), dtype=np.bool_)
+    failed[known] = np.asarray(pc.is_valid(entries.entries["error"].take(pa.array(rows[known]))))
+    stale = np.zeros(len(keys), dtype=np.bool_)
+    stale[stale_utterances(manifest, known, rows[known], entries, verify_sources=wanted.verify_sources)] = True
+    return Difference(
+        manifest=manifest,
+        new=np.flatnonzero((rows < 0) & ~unfinished),
+        changed=np.flatnonzero(stale & ~failed),
+        retried=np.flatnonzero(failed if wanted.retry_failed else failed & stale),
+        resumed=np.flatnonzero(unfinished),
+        left_out=len(manifest.utterances) - len(keys),
+    )
+
+
+def stored_rows(keys: pa.Array, entries: SplitEntries) -> Rows:
+    """Row of each key's newest entry, stored or failed, -1 where it has none, `(keys,)`."""
+    newest = entries.entries["key"].combine_chunks().take(pa.array(entries.newest_rows))
+    found = np.asarray(pc.fill_null(pc.index_in(keys, value_set=newest), -1), dtype=np.int64)
+    if not len(entries.newest_rows):
+        return found
+    return np.where(found < 0, -1, entries.newest_rows[found])
+
+
+def _unfinished_keys(snapshot: Snapshot, headers: Sequence[PlanHeader], entries: SplitEntries, split: str) -> pa.Array:
+    """Keys whose newest row of a plan is in a shard that is not complete."""
+    left = set(entries.incomplete)
+    if not left:
+        return pa.array([], type=pa.string())
+    keys: list[pa.ChunkedArray] = []
+    flags: list[Mask] = []
+    for header in headers:
+        if split in header.shards:
+            for task in snapshot.plan(header, ("split", "shard", "key")).tasks([split]):
+                keys.append(task.rows["key"])
+                flags.append(np.full(len(task.rows), task.shard in left))
+    every = pa.chunked_array([chunk for key in keys for chunk in key.chunks], type=pa.string()).combine_chunks()
+    newest = last_of_each(every)
+    return every.take(pa.array(newest[np.concatenate(flags)[newest]]))
+
+
+def refuse_other_paths(manifest: Manifest, snapshot: Snapshot, headers: Sequence[PlanHeader]) -> None:
+    """Raise StoreError where the store knows an utterance under another path: then data_root is not what it was."""
+    asked, mouths = manifest.utterances.column("key"), manifest.utterances.column("mouth")
+    _, view = parse_view_split(manifest.split)
+    splits = pa.array([view_split(split, view) for split in SPLITS])
+    for header in headers:
+        table = snapshot.plan(header, ("split", "key", "mouth")).table
+        planned = table.filter(pc.is_in(table["split"], value_set=splits)).combine_chunks()
+        rows = pc.index_in(planned["key"], value_set=asked)
+        ours = mouths.take(rows.combine_chunks())
+        other = pc.fill_null(pc.not_equal(ours, planned["mouth"].combine_chunks()), False)
+        if pc.any(other).as_py():
+            first = int(np.flatnonzero(np.asarray(other))[0])
+            raise StoreError(
+                f"{manifest.split}: {planned['key'][first]} is {planned['mouth'][first]} in the store's {header.name} "
+                f"and {ours[first]} in the manifest, relative to data_root {manifest.data_root}. Give the --data_root "
+                "that the store was built with (or where that folder lies now), or another --shards folder for "
+                "another corpus."
+            )
+
+
+def stale_utterances(
+    manifest: Manifest, known: Rows, rows: Rows, entries: SplitEntries, *, verify_sources: bool = False
+) -> Rows:
+    """Stored utterances whose npz is no longer what was encoded. A vanished npz makes none stale.
+
+    Args:
+        manifest: Of the split.
+        known: Utterances of it that have an entry.
+        rows: The entry of each.
+        entries: With `ORIGIN_COLUMNS`.
+        verify_sources: Digest every npz.
+    """
+    stale: list[int] = []
+    vanished: list[str] = []
+    for part in _checked(manifest, known, rows, entries, verify_sources):
+        stale += part.stale
+        vanished += part.vanished
+    if vanished:
+        logger.warning(
+            "%s: %d of %d stored utterances have no npz at %s any more (e.g. %s); their embeddings are kept",
+            manifest.split,
+            len(vanished),
+            len(known),
+            manifest.data_root,
+            min(vanished),
+        )
+    return np.array(stale, dtype=np.int64)
+
+
+class _Checked(NamedTuple):
+    stale: list[int]
+    vanished: list[str]
+
+
+def _checked(
+    manifest: Manifest, known: Rows, rows: Rows, entries: SplitEntries, verify_sources: bool
+) -> Iterator[_Checked]:
+    """Compare files with what is recorded of them, part by part: their paths are Python objects for a moment only."""
+    mouths = manifest.utterances.column("mouth")
+
+    def check(start: int) -> _Checked:
+        chosen, its_rows = known[start : start + STAT_ROWS], pa.array(rows[start : start + STAT_ROWS])
+        recorded = entries.entries.select(list(ORIGIN_COLUMNS[1:])).take(its_rows).to_pylist()
+        found = _Checked([], [])
+        for index, mouth, origin in zip(
+            chosen.tolist(), mouths.take(pa.array(chosen)).to_pylist(), recorded, strict=True
+        ):
+            source = origin["mouth"] or mouth  # not the mouth itself where its embedding was imported
+            now = source_state(manifest.data_root / source, source)
+            if now.size is None:
+                found.vanished.extend([source] if origin["error"] is None else [])
+                continue
+            same = (now.size, now.mtime_ns) == (origin["source_size"], origin["source_mtime_ns"])
+            if origin["source_digest"] is None:  # it could not be read then, or came from no npz
+                is_stale = origin["error"] is not None and not same
+            else:
+                is_stale = (not same or verify_sources) and _digest(manifest.data_root / source) != origin[
+                    "source_digest"
+                ]
+            found.stale.extend([index] if is_stale else [])
+        return found
+
+    with (
+        ThreadPoolExecutor(STAT_THREADS, thread_name_prefix="stat-npz") as pool,
+        tqdm(total=len(known), desc=f"checking {manifest.split}", unit="npz", delay=1.0, leave=False) as bar,
+    ):
+        for part in pool.map(check, range(0, len(known), STAT_ROWS)):
+            bar.update(STAT_ROWS)
+            yield part
+
+
+def _digest(path: Path) -> str | None:
+    try:
+        return str(xxhash.xxh3_64_hexdigest(path.read_bytes()))
+    except OSError:
+        return None

@@ -1,0 +1,83 @@
+"""Wavs of an utterance, read to be stored: as integers as they are, or as float32."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from iianet.errors import AudioError
+
+SAMPLE_RATE = 16_000
+_DTYPES = {"PCM_S8": "int16", "PCM_U8": "int16", "PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32"}
+"""Smallest that holds what a wav of this kind holds; all others are floats."""
+_WIDER = {("int16", "int32"): "int32", ("float32", "int16"): "float32"}
+"""What holds two kinds without loss."""
+
+
+def read_audio(data_root: Path, entries: Sequence[Mapping[str, Any]]) -> npt.NDArray[Any]:
+    """Read the wavs of an utterance's audio list.
+
+    Args:
+        data_root: Folder that paths are relative to.
+        entries: `mixture`, `source` and `num_samples` of each.
+
+    Returns:
+        1-D, int16, int32 or float32: for each entry the samples of its source, then those of its mixture.
+
+    Raises:
+        AudioError: One is missing, damaged, too short, not mono at 16 kHz, or cannot be stored without loss.
+    """
+    paths = [(data_root / entry[name], entry["num_samples"]) for entry in entries for name in ("source", "mixture")]
+    wanted: str | None = None
+    for path, _ in paths:
+        wanted = _joint(wanted, stored_dtype(path), path)
+    parts = [_read(path, num_samples, wanted or "int16") for path, num_samples in paths]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int16)
+
+
+def stored_dtype(path: Path) -> str:
+    """The dtype that holds what a wav holds. Raises AudioError where it cannot be read, or none does."""
+    try:
+        subtype = soundfile.info(path).subtype
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(path, error) from error
+    if subtype == "DOUBLE":
+        raise AudioError(f"{path}: has 64-bit floats, which float32 cannot hold; convert it, or use --audio path")
+    return _DTYPES.get(subtype, "float32")
+
+
+def _joint(known: str | None, found: str, path: Path) -> str:
+    """What holds all of an utterance's wavs."""
+    if known is None or known == found:
+        return found
+    first, second = sorted((known, found))
+    if (first, second) not in _WIDER:
+        raise AudioError(
+            f"{path}: is {found}, another wav of its utterance is {known}, and no one type holds both without loss; "
+            "convert them to one, or use --audio path"
+        )
+    return _WIDER[first, second]
+
+
+def _read(path: Path, num_samples: int, dtype: str) -> npt.NDArray[Any]:
+    try:
+        samples, rate = soundfile.read(path, frames=num_samples, dtype=dtype)
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(path, error) from error
+    if rate != SAMPLE_RATE or samples.shape != (num_samples,):
+        raise AudioError(
+            f"{path}: {samples.shape} samples at {rate} Hz; expected mono at {SAMPLE_RATE} Hz and at least "
+            f"{num_samples} samples, as its manifest says"
+        )
+    found: npt.NDArray[Any] = samples
+    return found
+
+
+def _unreadable(path: Path, error: soundfile.LibsndfileError) -> AudioError:
+    # Not libsndfile's whole message: it has the path in it, and calls a file that is not there a system error.
+    why = error.error_string.rstrip(".") if os.path.exists(path) else "No such file or directory"
+    return AudioError(f"{path}: cannot be read ({why})")

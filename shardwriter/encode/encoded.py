@@ -1,0 +1,166 @@
+"""Samples that are encoded: mouths are read ahead, packed, and encoded while the pack before is written."""
+
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from iianet.config.schema import Config
+from iianet.encoder.kernels import Kernels
+from iianet.encoder.protocol import Encoder
+from iianet.encoder.source import EncoderSource
+from iianet.errors import WeightsError
+from shardwriter.encode.clips import Clip, ClipReader, read_ahead
+from shardwriter.encode.sources import Planned, finish_sample
+from shardwriter.format.plan import ShardTask
+from shardwriter.format.record import Identity
+from shardwriter.format.sample import Failed
+
+Read = tuple[dict[str, Any], Clip]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedClips:
+    """See `SampleSource`.
+
+    Attributes:
+        data_root: Folder that the paths of the tasks are relative to.
+        config: Says where the weights are, how many clips make a pack, and how many threads read.
+        identity: What the embeddings are made with.
+        encoder: One that is loaded already, for this process alone.
+    """
+
+    data_root: Path
+    config: Config
+    identity: Identity
+    encoder: Encoder | None = field(default=None, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "encoder": None}
+
+    def absolute(self) -> "EncodedClips":
+        """See `SampleSource`."""
+        encoder = self.config.videonet.videonet_config
+        if encoder.pretrain is not None:
+            encoder = encoder.model_copy(update={"pretrain": str(Path(encoder.pretrain).absolute())})
+        videonet = self.config.videonet.model_copy(update={"videonet_config": encoder})
+        return replace(self, config=self.config.model_copy(update={"videonet": videonet}))
+
+    def open(self, device: torch.device) -> "EncodedSamples":
+        """Load the encoder, as the process that planned the build has done before.
+
+        Raises:
+            WeightsError: The weights are not there, or not those of the plan.
+        """
+        encoder = self.encoder
+        if encoder is None:
+            with _without_warnings():
+                kernels = Kernels.from_record(self.identity.precision).on(device)
+                encoder = EncoderSource.from_config(self.config).load(device, kernels)
+        expected, found = self.identity.encoder["fingerprint"], encoder.fingerprint
+        if found != expected:
+            raise WeightsError(
+                f"the encoder's weights here have the fingerprint {found}, those of the build {expected}: the weights "
+                f"file ({self.config.videonet.videonet_config.pretrain}) is not the same on every machine, or was "
+                "changed meanwhile. Copy it to all of them"
+            )
+        return EncodedSamples(self, encoder, device)
+
+
+@dataclass(frozen=True)
+class EncodedSamples:
+    """See `Samples`."""
+
+    source: EncodedClips
+    encoder: Encoder
+    device: torch.device
+
+    def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:
+        """See `Samples`. A pack ends with its shard, so the numbers in a shard depend on its rows alone."""
+        settings = self.source.config.shardwriter
+        reader = ClipReader(data_root=self.source.data_root, embed_audio=self.source.identity.audio == "embed")
+        with closing(read_ahead(reader, tasks, settings.num_workers, depth=2 * settings.batch_size)) as begun:
+            for task, read in begun:
+                yield task, self._samples(read, settings.batch_size)
+
+    def _samples(self, read: Iterator[Read], batch_size: int) -> Iterator[Planned]:
+        """One pack is encoded while the one before is handed out."""
+        before: Pack | None = None
+        while clips := list(islice(read, batch_size)):
+            pack = start_pack(clips, self.encoder, self.device)
+            if before is not None:
+                yield from self._finished(before)
+            before = pack
+        if before is not None:
+            yield from self._finished(before)
+
+    def _finished(self, pack: "Pack") -> Iterator[Planned]:
+        for (row, clip), embedding in zip(pack.clips, pack.embeddings(), strict=True):
+            if embedding is None:
+                sample: Any = Failed(reason=clip.error or "", source=clip.source)
+            else:
+                sample = finish_sample(row, embedding, clip.audio, clip.source, self.source.identity)
+            yield Planned(row["key"], row["mouth"], sample)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Clips that are being encoded, on the GPU while the caller does other things.
+
+    Attributes:
+        clips: Rows and their clips, in order.
+        columns: Of the clips that have frames, `(frames of all, dim)`, in the CPU's memory once they are `ready`.
+        ready: None where they are.
+    """
+
+    clips: Sequence[Read]
+    columns: torch.Tensor
+    ready: torch.cuda.Event | None
+
+    def embeddings(self) -> Iterator[npt.NDArray[np.float32] | None]:
+        """Their embeddings `(dim, frames)`, in order, None for clips without frames; waits for them."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        start = 0
+        for _, clip in self.clips:
+            if clip.frames is None:
+                yield None
+            else:
+                yield self.columns[start : start + len(clip.frames)].t().numpy()
+                start += len(clip.frames)
+
+
+def start_pack(clips: Sequence[Read], encoder: Encoder, device: torch.device) -> Pack:
+    """Start to encode clips as one pack."""
+    # NumPy's crops become tensors here and are joined at once: copying with torch in the threads that read would start
+    # a second OpenMP team, and the encoder's own would sleep between its kernels (measured: up to a third slower).
+    frames = [torch.from_numpy(clip.frames) for _, clip in clips if clip.frames is not None]
+    if not frames:
+        return Pack(clips, torch.empty(0, encoder.dim), None)
+    lengths = list(map(len, frames))
+    if device.type != "cuda":
+        return Pack(clips, encoder.columns(torch.cat(frames).to(device), lengths).cpu(), None)
+    with torch.cuda.device(device):
+        columns = encoder.columns(torch.cat(frames).pin_memory().to(device, non_blocking=True), lengths)
+        arrived = torch.empty(columns.shape, pin_memory=True).copy_(columns, non_blocking=True)
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record()
+    return Pack(clips, arrived, ready)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """What there is to say of the weights, the process that planned the build has said."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,132 @@
+"""Embeddings that an earlier tool left beside the mouth npz, instead of encoding (build-shards --import_embeddings)."""
+
+import zipfile
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from iianet.errors import AudioError, ConfigError, MouthError, StoreError
+from shardwriter.corpus.embedding_npz import embedding_path, read_embedding_npz
+from shardwriter.corpus.mouth_npz import MOUTH_KEY
+from shardwriter.corpus.npz import DAMAGE
+from shardwriter.corpus.wavs import read_audio
+from shardwriter.encode.clips import read_ahead, source_state
+from shardwriter.encode.sources import Planned, finish_sample
+from shardwriter.format.names import parse_view_split
+from shardwriter.format.npy import read_npy_header
+from shardwriter.format.plan import ShardTask
+from shardwriter.format.record import Identity
+from shardwriter.format.sample import Failed, Sample, Source
+
+HEADER_BYTES = 4096
+"""Enough of an npy for its header, so that a mouth's frames are counted without reading them."""
+BATCHED_FRAMES = 50
+"""Where the earlier tool's batched mode cut clips."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedEmbeddings:
+    """See `SampleSource` and `Samples`; there is nothing to load.
+
+    Attributes:
+        data_root: Folder that the paths of the tasks are relative to.
+        identity: Of the store.
+        num_workers: Threads that read.
+        batch_size: Files that are read ahead, half of them.
+    """
+
+    data_root: Path
+    identity: Identity
+    num_workers: int
+    batch_size: int
+
+    def absolute(self) -> "ImportedEmbeddings":
+        """See `SampleSource`."""
+        return self
+
+    def open(self, device: torch.device) -> "ImportedEmbeddings":  # noqa: ARG002
+        """See `SampleSource`."""
+        return self
+
+    def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:
+        """See `Samples`."""
+        reader = ImportReader(data_root=self.data_root, identity=self.identity)
+        with closing(read_ahead(reader, tasks, self.num_workers, depth=2 * self.batch_size)) as begun:
+            for task, read in begun:
+                yield task, (Planned(row["key"], row["mouth"], sample) for row, sample in read)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReader:
+    """Reads the embeddings of rows.
+
+    Attributes:
+        data_root: Folder that paths are relative to.
+        identity: Of the store.
+    """
+
+    data_root: Path
+    identity: Identity
+
+    def read(self, row: Mapping[str, Any]) -> Sample | Failed:
+        """Read the embedding beside one mouth; what is wrong with it is part of the answer.
+
+        That file is the embedding's source: its size, time and digest show later whether it has changed.
+
+        Args:
+            row: Of a plan.
+        """
+        mouth = row["mouth"]
+        file = embedding_path(mouth)
+        path = self.data_root / file
+        try:
+            npz = read_embedding_npz(path, self.identity.dim)
+            _refuse_other_frames(path, npz.embedding.shape[1], self.data_root / mouth)
+            audio = read_audio(self.data_root, row["audio"]) if self.identity.audio == "embed" else None
+        except (MouthError, AudioError) as error:
+            reason = str(error).removeprefix(f"{self.data_root}/")  # a store names no folder of the machine it is from
+            return Failed(reason=reason, source=source_state(path, file))
+        source = Source(mouth=file, size=npz.size, mtime_ns=npz.mtime_ns, digest=npz.digest)
+        return finish_sample(row, npz.embedding, audio, source, self.identity)
+
+
+def refuse_views(splits: Iterable[str]) -> None:
+    """Raise ConfigError where views are among the splits to be imported."""
+    if any(parse_view_split(split)[1] for split in splits):
+        raise ConfigError(
+            "--import_embeddings: the earlier tool made one embedding of each utterance, so there is nothing to make "
+            "views of; leave --views out, and shardwriter.views at 0"
+        )
+
+
+def _refuse_other_frames(path: Path, found: int, mouth: Path) -> None:
+    """Raise MouthError where an embedding is not of all the mouth's frames and of nothing more."""
+    expected = _count_frames(path, mouth)
+    if found == expected:
+        return
+    if found > expected:
+        why = "the earlier tool's batched mode stored padding as data"
+    elif found == BATCHED_FRAMES:
+        why = f"the earlier tool's batched mode cut clips to {BATCHED_FRAMES}"
+    else:
+        why = "it was cut"
+    raise MouthError(
+        f"{path}: has {found} frames, {mouth.name} has {expected}: {why}. Delete it and make it anew, clip by clip"
+    )
+
+
+def _count_frames(path: Path, mouth: Path) -> int:
+    try:
+        with zipfile.ZipFile(mouth) as archive, archive.open(f"{MOUTH_KEY}.npy") as stream:
+            shape = read_npy_header(stream.read(HEADER_BYTES), mouth.name).shape
+    except OSError as error:
+        raise MouthError(f"{path}: cannot be checked, for {mouth.name} cannot be read ({error.strerror})") from error
+    except (*DAMAGE, KeyError, StoreError) as error:
+        raise MouthError(f"{path}: cannot be checked, for {mouth.name} is not a mouth npz ({error})") from error
+    if len(shape) != 3:
+        raise MouthError(f"{path}: cannot be checked, for {MOUTH_KEY!r} in {mouth.name} is {shape}; expected 3 axes")
+    return shape[0]

@@ -1,0 +1,178 @@
+"""Read one tar whole, and compare it, and each of its samples, with what its index says and with what the store is."""
+
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
+
+import numpy as np
+
+from iianet.errors import StoreError
+from shardwriter.format.digest import digest_of
+from shardwriter.format.index import Entry, ShardRecord
+from shardwriter.format.names import (
+    AUDIO_MEMBER,
+    EMBEDDING_MEMBER,
+    METADATA_MEMBER,
+    SCALE_MEMBER,
+    member_name,
+    tar_name,
+)
+from shardwriter.format.record import Identity
+from shardwriter.format.sample import AUDIO_DTYPES, read_array, read_metadata
+from shardwriter.format.tar import StrictTarInfo
+from shardwriter.inspect.inspected import open_tar
+from shardwriter.storage.storage import Storage
+
+
+def verify_tar(
+    storage: Storage,
+    record: ShardRecord,
+    stored: Sequence[Entry],
+    members: Sequence[str],
+    identity: Identity,
+    progress: Callable[[int], object],
+) -> list[str]:
+    """Check size, digest, headers and every sample of a tar.
+
+    Args:
+        storage: Where it lies.
+        record: What the index says of the tar.
+        stored: The index's rows that are in the tar, at least one.
+        members: That each sample must have.
+        identity: What the store's embeddings are.
+        progress: Counts bytes read.
+
+    Returns:
+        Problems, each naming the tar and, where it can be told, the key.
+    """
+    name = tar_name(record.shard)
+    try:
+        with open_tar(storage, record.shard, record.tar_size, record.tar_digest) as tar:
+            digest, size = digest_of(tar, progress)
+            reached = [entry for entry in stored if _end(entry) <= size]
+            headers = _headers(tar, stored) if len(reached) == len(stored) else []
+            inside = [*headers, *(found for entry in reached for found in verify_sample(tar, entry, members, identity))]
+    except StoreError as error:
+        return [str(error)]
+    except OSError as error:
+        return [f"{name}: cannot be read ({error.strerror})"]
+    problems = []
+    if size != record.tar_size:
+        problems.append(f"{name}: has {size:,} bytes, its index says {record.tar_size:,}")
+    elif digest != record.tar_digest:
+        problems.append(f"{name}: {_changed(record, digest, stored, located=bool(inside))}")
+    if lost := stored[len(reached) :]:
+        problems.append(f"{lost[0].where}: lies beyond the end of the tar, first of {len(lost)} that do")
+    return problems + inside
+
+
+def _changed(record: ShardRecord, digest: str, stored: Sequence[Entry], located: bool) -> str:
+    """The digest is of a whole tar: which value became another finite one cannot be told."""
+    where = "" if located else f"; it may be any of {len(stored)} utterances, {stored[0].key} to {stored[-1].key}"
+    return f"has changed since it was written (xxh3_64 {digest}, its index says {record.tar_digest}){where}"
+
+
+def _headers(tar: IO[bytes], stored: Sequence[Entry]) -> list[str]:
+    """Where the tar's own headers first contradict the index."""
+    expected = [
+        (entry, _place(member_name(entry.key, member), *place))
+        for entry in stored
+        for member, place in entry.members.items()
+    ]
+    present = list(_places(tar))
+    for index, (entry, place) in enumerate(expected):
+        there = present[index] if index < len(present) else "not readable"
+        if there != place:
+            return [f"{entry.where}: header {index} of the tar is {there}; its index says {place}"]
+    if len(present) > len(expected):
+        return [f"{stored[-1].where}: is followed by {present[len(expected)]}, which its index lacks"]
+    return []
+
+
+def _places(tar: IO[bytes]) -> Iterator[str]:
+    """The members that the tar's headers list, up to the first unreadable header."""
+    tar.seek(0)
+    try:
+        with tarfile.TarFile(fileobj=tar, mode="r", tarinfo=StrictTarInfo) as archive:
+            for member in archive:
+                yield _place(member.name, member.offset_data, member.size)
+    except tarfile.TarError:
+        return
+
+
+def _place(name: str, offset: int, size: int) -> str:
+    return f"{name}, {size} bytes at {offset}"
+
+
+def _end(entry: Entry) -> int:
+    return max((place.offset + place.size for place in entry.members.values()), default=0)
+
+
+def verify_sample(tar: IO[bytes], entry: Entry, members: Sequence[str], identity: Identity) -> list[str]:
+    """What is wrong with a sample, each problem naming tar and key.
+
+    Args:
+        tar: Its shard.
+        entry: Its row of the index.
+        members: That it must have.
+        identity: What the store's embeddings are.
+    """
+    if tuple(entry.members) != tuple(members):
+        told = ", ".join(entry.members) or "nothing"
+        return [f"{entry.where}: its index lists {told}; expected {', '.join(members)}"]
+    problems = []
+    for member in members:
+        try:
+            problem = _CHECKS[member](tar, entry, identity)
+        except StoreError as error:
+            problem = str(error).removeprefix(f"{entry.where}: ").removeprefix(f"{member}: ")
+        if problem is not None:
+            problems.append(f"{entry.where}: {member}: {problem}")
+    return problems
+
+
+def _embedding(tar: IO[bytes], entry: Entry, identity: Identity) -> str | None:
+    embedding = read_array(tar, entry, EMBEDDING_MEMBER)
+    expected = (identity.dim, entry.frames)
+    if embedding.shape != expected or str(embedding.dtype) != identity.dtype:
+        return f"is {embedding.shape} {embedding.dtype}; expected {expected} {identity.dtype}"
+    return _not_finite(embedding)
+
+
+def _scale(tar: IO[bytes], entry: Entry, identity: Identity) -> str | None:
+    scale = read_array(tar, entry, SCALE_MEMBER)
+    if scale.shape != (identity.dim,) or scale.dtype != np.float32:
+        return f"is {scale.shape} {scale.dtype}; expected ({identity.dim},) float32"
+    wrong = int((scale <= 0).sum())
+    return _not_finite(scale) or (f"has {wrong} values that are not above 0" if wrong else None)
+
+
+def _audio(tar: IO[bytes], entry: Entry, _identity: Identity) -> str | None:
+    audio = read_array(tar, entry, AUDIO_MEMBER)
+    if audio.ndim != 1 or str(audio.dtype) not in AUDIO_DTYPES:
+        return f"is {audio.shape} {audio.dtype}; expected 1 axis of {', '.join(AUDIO_DTYPES)}"
+    try:
+        expected = 2 * sum(int(example["num_samples"]) for example in read_metadata(tar, entry)["audio"])
+    except (StoreError, KeyError, TypeError, ValueError):
+        return f"has {len(audio):,} samples, but {METADATA_MEMBER} does not say how many there should be"
+    if len(audio) != expected:
+        return (
+            f"has {len(audio):,} samples; expected {expected:,}, the sources and mixtures that {METADATA_MEMBER} lists"
+        )
+    return _not_finite(audio)
+
+
+def _not_finite(values: Any) -> str | None:
+    wrong = int(values.size - np.isfinite(values).sum())
+    return f"has {wrong} values that are not finite" if wrong else None
+
+
+def _metadata(tar: IO[bytes], entry: Entry, identity: Identity) -> str | None:
+    metadata = read_metadata(tar, entry)
+    for name, expected in (("frames", entry.frames), ("fps", identity.fps)):
+        if metadata.get(name, expected) != expected:  # a store of somebody's own embeddings may say neither
+            return f"says {name} {metadata[name]!r}; expected {expected}"
+    return None
+
+
+_CHECKS = {EMBEDDING_MEMBER: _embedding, SCALE_MEMBER: _scale, METADATA_MEMBER: _metadata, AUDIO_MEMBER: _audio}

@@ -1,0 +1,326 @@
+"""A store behind a URL, in a bucket: small files are cached by their version, tars are downloaded on demand."""
+
+import fcntl
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import xxhash
+from tqdm import tqdm
+
+from iianet.errors import StoreError
+from shardwriter.format.files import delete_dead_temporary_files, temporary_path
+from shardwriter.format.index import decode_index
+from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, index_name, parse_shard, tar_name
+from shardwriter.storage.lease import Lease, held_lease
+from shardwriter.storage.objects import Conflict, ObjectFacts, Objects
+from shardwriter.storage.storage import Listed, OpenTar
+
+logger = logging.getLogger(__name__)
+
+DOWNLOADS = 16
+"""Small files that are downloaded at a time: each takes a round trip."""
+OPENINGS = 10
+"""How often a tar is fetched that others delete at once, because the cache is small."""
+STAGING_FOLDER, SMALL_FOLDER, LOCK_FOLDER = "staging", "small", "locks"
+
+
+class Bucket:
+    """See `Storage`.
+
+    Args:
+        objects: The objects of the store.
+        cache: Folder below which this machine keeps copies of all stores.
+        limit: Bytes of this store's tars to keep.
+    """
+
+    num_downloads = 4
+    num_uploads = 2
+    keep_replaced_days = 7.0
+    """Nobody can see who reads a bucket: longer than most trainings."""
+
+    def __init__(self, objects: Objects, cache: Path, limit: int) -> None:
+        words = re.sub(r"[^A-Za-z0-9]+", "-", objects.url)[-60:].strip("-")
+        server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        self.objects = objects
+        self.limit = limit
+        self.folder = (
+            Path(os.path.abspath(cache)) / f"{words}-{xxhash.xxh3_64_hexdigest((objects.url + server).encode())[:8]}"
+        )
+        self._known: dict[str, ObjectFacts] = {}
+        self._lease: Lease | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lease": None}  # the process that holds it writes; others may publish shards
+
+    @property
+    def name(self) -> str:
+        return self.objects.url
+
+    @property
+    def staging(self) -> Path:
+        return self.folder / STAGING_FOLDER
+
+    def absolute(self) -> "Bucket":
+        return self
+
+    def where(self, name: str) -> str:
+        return f"{self.objects.url}/{name}"
+
+    def exists(self) -> bool:
+        return True
+
+    def files(self) -> Mapping[str, Listed]:
+        self._known = {name: facts for name, facts in self.objects.list().items() if not name.startswith(".")}
+        return {name: Listed(facts.size, facts.version) for name, facts in self._known.items()}
+
+    def version(self, name: str) -> str | None:
+        facts = self.objects.head(name)
+        return facts.version if facts else None
+
+    def open(self, name: str) -> IO[bytes]:
+        facts = self._known.get(name) or self.objects.head(name)
+        if facts is None:
+            raise FileNotFoundError(self.where(name))
+        self._known[name] = facts
+        for _ in range(2):
+            with suppress(FileNotFoundError):
+                stream = self._cached(name, facts.version).open("rb")
+                if os.fstat(stream.fileno()).st_size == facts.size:  # a power cut may have left it short
+                    return stream
+                stream.close()
+            facts = self._download_small(name)
+        return self._cached(name, facts.version).open("rb")
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        wanted = [
+            name
+            for name in names
+            if name in self._known and not self._cached(name, self._known[name].version).is_file()
+        ]
+        if not wanted:
+            return
+        with ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="download") as pool:
+            done = pool.map(self._open_and_close, wanted)
+            for _ in tqdm(done, total=len(wanted), desc=f"opening {self.name}", delay=1.0, leave=False):
+                pass
+
+    def open_tar(self, name: str, size: int, digest: str) -> OpenTar:
+        path = self._copy(name, digest)
+        for _ in range(OPENINGS):
+            is_checked = self._fetch(name, path, size, digest)
+            try:
+                return OpenTar(os.open(path, os.O_RDONLY), is_checked)
+            except FileNotFoundError:  # another process has made room meanwhile
+                continue
+        raise StoreError(
+            f"{path}: was deleted again and again to make room; set datamodule.data_config.cache_gb higher"
+        )
+
+    def is_kept(self, name: str, digest: str) -> bool:
+        return self._copy(name, digest).is_file()
+
+    def forget(self, name: str, digest: str) -> bool:
+        self._copy(name, digest).unlink(missing_ok=True)
+        return True
+
+    def publish(self, files: Iterable[tuple[Path, str]]) -> None:
+        staged = []
+        for temporary, name in files:
+            path = self.staging / name
+            if temporary != path:
+                temporary.replace(path)
+            staged.append(path)
+        for path in staged:
+            self._check_lease()
+            self._note(path.name, path.stat().st_size, self.objects.write(path.name, path))
+        for path in reversed(staged):  # the index first: what has one here is whole
+            path.unlink(missing_ok=True)
+
+    def publish_staged(self, is_wanted: Callable[[str], bool]) -> list[str]:
+        published = []
+        for index in sorted(self.staging.glob(f"*-*{INDEX_SUFFIX}")):
+            shard, tar = index.stem, index.with_suffix(TAR_SUFFIX)
+            if parse_shard(shard) and index_name(shard) not in self._known and is_wanted(shard):
+                size = _tar_size(index)
+                if size == 0:
+                    self.publish([(index, index.name)])
+                    published.append(shard)
+                elif tar.is_file() and tar.stat().st_size == size:
+                    self.publish([(tar, tar_name(shard)), (index, index.name)])
+                    published.append(shard)
+        for leftover in self.staging.iterdir():
+            if not leftover.is_dir():  # the logs of builds
+                leftover.unlink(missing_ok=True)
+        return published
+
+    def write(self, name: str, content: bytes) -> None:
+        self._check_lease()
+        self._note(name, len(content), self.objects.write(name, content))
+
+    def delete(self, names: Iterable[str]) -> None:
+        self._check_lease()
+        chosen = [name for name in names if name in self._known]
+        self.objects.delete(chosen)
+        for name in chosen:
+            del self._known[name]
+
+    def commit(self, name: str, content: bytes, version: str | None) -> str:
+        self._check_lease()
+        try:
+            new = self.objects.replace(name, content, version)
+        except Conflict as error:
+            raise StoreError(
+                f"{self.where(name)}: another build has changed the store since this one opened it; nothing was "
+                "overwritten. Run the command again to resume"
+            ) from error
+        self._note(name, len(content), new)
+        return new
+
+    @contextmanager
+    def write_lock(self, *, patient: bool = False) -> Iterator[None]:  # noqa: ARG002 (a lease has nobody to wait for)
+        with held_lease(self.objects) as lease:
+            self._make_folders()
+            self._lease = lease
+            try:
+                yield
+            finally:
+                self._lease = None
+
+    def hold(self, name: str) -> None:  # noqa: ARG002
+        return None
+
+    def readers(self, name: str) -> AbstractContextManager[str | None]:  # noqa: ARG002
+        return nullcontext()
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def _note(self, name: str, size: int, version: str) -> None:
+        self._known[name] = ObjectFacts(size, version, 0.0)
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
+    def _cached(self, name: str, version: str) -> Path:
+        return self.folder / SMALL_FOLDER / f"{name}.{xxhash.xxh3_64_hexdigest(version.encode())}"
+
+    def _copy(self, name: str, digest: str) -> Path:
+        """Where the copy of a tar lies: other content never shares its file."""
+        return self.folder / f"{name.removesuffix(TAR_SUFFIX)}.{digest}{TAR_SUFFIX}"
+
+    def _open_and_close(self, name: str) -> None:
+        with suppress(FileNotFoundError):  # deleted just now; whoever opens it says so
+            self.open(name).close()
+
+    def _download_small(self, name: str) -> ObjectFacts:
+        """Download a small file as it is now, which may be newer than it was when listed."""
+        self._make_folders()
+        folder = self.folder / SMALL_FOLDER
+        with self._explained(folder / name):
+            temporary = temporary_path(folder / name)
+            try:
+                facts = self._known[name] = self.objects.download(name, temporary)
+                path = self._cached(name, facts.version)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            for other in folder.glob(f"{name}.*"):  # earlier versions
+                if other != path:
+                    other.unlink(missing_ok=True)
+        return facts
+
+    def _fetch(self, name: str, path: Path, size: int, digest: str) -> bool:
+        """Download a tar unless it is here whole. Returns whether it was downloaded, and checked, now."""
+        if _use(path, size):
+            return False
+        self._make_folders()
+        with self._explained(path), self._locked(name):
+            if _use(path, size):  # another process was quicker
+                return False
+            self._make_room(size)
+            temporary = temporary_path(path)
+            try:
+                self.objects.download(name, temporary, size=size, digest=digest)
+                temporary.replace(path)
+            except FileNotFoundError as error:
+                raise StoreError(
+                    f"{self.where(name)}: is gone; it was there when the store was opened. If it was replaced "
+                    "meanwhile, start again"
+                ) from error
+            finally:
+                temporary.unlink(missing_ok=True)
+        logger.debug("%s: downloaded, %d bytes", self.where(name), size)
+        return True
+
+    def _make_room(self, size: int) -> None:
+        """Delete the tars unused for longest, until `size` more bytes are within the limit.
+
+        Whoever has one of them mapped reads on: its bytes are freed when the last one closes it.
+        """
+        with self._locked("room"):
+            tars: list[tuple[os.stat_result, str]] = []
+            for entry in os.scandir(self.folder):
+                with suppress(FileNotFoundError):  # others may delete it just now
+                    tars += [(entry.stat(), entry.path)] if entry.name.endswith(TAR_SUFFIX) else []
+            held = sum(status.st_size for status, _ in tars)
+            for status, path in sorted(tars, key=lambda tar: tar[0].st_mtime_ns):
+                if held + size <= self.limit:
+                    return
+                Path(path).unlink(missing_ok=True)
+                held -= status.st_size
+
+    def _make_folders(self) -> None:
+        with self._explained(self.folder):
+            for name in (STAGING_FOLDER, SMALL_FOLDER, LOCK_FOLDER):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            for folder in (self.folder, self.folder / SMALL_FOLDER):
+                delete_dead_temporary_files(folder)
+
+    @contextmanager
+    def _explained(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and error.filename is None:  # of the bucket, not of the cache
+                raise
+            raise StoreError(
+                f"{error.filename or path}: cannot be written ({error.strerror or error}); make room, or name another "
+                "cache folder (datamodule.data_config.cache_dir)"
+            ) from error
+
+    @contextmanager
+    def _locked(self, what: str) -> Iterator[None]:
+        """Only one process at a time; the system drops the lock with the process."""
+        descriptor = os.open(self.folder / LOCK_FOLDER / what, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _tar_size(index: Path) -> int | None:
+    """Bytes of the tar that a staged index belongs to; None where it cannot be read."""
+    try:
+        with index.open("rb") as stream:
+            return decode_index(stream, str(index), ["key"])[1][0].tar_size
+    except (StoreError, IndexError):
+        return None
+
+
+def _use(path: Path, size: int) -> bool:
+    """Whether a file is there whole; it counts as used now."""
+    try:
+        if path.stat().st_size != size:
+            return False
+        os.utime(path)
+    except OSError:
+        return False
+    return True

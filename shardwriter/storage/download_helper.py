@@ -1,0 +1,101 @@
+"""Downloads for a process that was forked: obstore's threads are not inherited, so a process of its own fetches.
+
+The helper is started at the first download, answers one request after another, and ends with the process that started
+it, whose end closes its input.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from iianet.errors import StoreError
+
+_first_pid = os.getpid()
+_lock = threading.Lock()
+
+
+@dataclass
+class _Helper:
+    pid: int = 0
+    process: "subprocess.Popen[bytes] | None" = field(default=None)
+
+
+_helper = _Helper()
+
+
+def _forget_lock() -> None:
+    """Another thread may have held the lock when this process was forked."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_lock)
+
+
+def has_forked() -> bool:
+    """Whether this process was forked from one that has loaded this module."""
+    return os.getpid() != _first_pid
+
+
+def download_in_helper(
+    url: str, name: str, path: Path, *, size: int | None, digest: str | None
+) -> tuple[int, str, float]:
+    """See `Objects.download`."""
+    request = {"url": url, "name": name, "path": str(path), "size": size, "digest": digest}
+    with _lock:
+        process = _started()
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except OSError as error:
+            raise StoreError(f"{url}/{name}: the process that downloads has ended ({error}); start again") from error
+    if not answer:
+        raise StoreError(f"{url}/{name}: the process that downloads has ended; its message is above. Start again")
+    outcome: dict[str, Any] = json.loads(answer)
+    if "gone" in outcome:
+        raise FileNotFoundError(outcome["gone"])
+    if "error" in outcome:
+        raise StoreError(outcome["error"])
+    found: tuple[int, str, float] = tuple(outcome["found"])
+    return found
+
+
+def _started() -> "subprocess.Popen[bytes]":
+    if _helper.process is None or _helper.pid != os.getpid() or _helper.process.poll() is not None:
+        command = [sys.executable, "-c", "from shardwriter.storage.download_helper import serve; serve()"]
+        paths = os.pathsep.join(path for path in sys.path if path)
+        _helper.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": paths},
+            start_new_session=True,  # signals of a terminal are for the process that started it
+        )
+        _helper.pid = os.getpid()
+    return _helper.process
+
+
+def serve(requests: IO[Any] = sys.stdin, answers: IO[Any] = sys.stdout) -> None:
+    """Answer requests until there are no more."""
+    from shardwriter.storage.objects import Objects
+
+    for line in requests:
+        request = json.loads(line)
+        outcome: dict[str, Any] = {}
+        try:
+            outcome["found"] = Objects(request["url"]).download(
+                request["name"], Path(request["path"]), size=request["size"], digest=request["digest"]
+            )
+        except FileNotFoundError as error:
+            outcome = {"gone": str(error)}
+        except (StoreError, OSError) as error:
+            outcome = {"error": str(error)}
+        answers.write(json.dumps(outcome) + "\n")
+        answers.flush()

@@ -1,0 +1,124 @@
+"""A store in a folder, of this machine or of a file system that machines share."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from iianet.errors import StoreError
+from shardwriter.format.files import atomic_file, move_into_place
+from shardwriter.storage.hold import FileHold, hold_file, readers_of
+from shardwriter.storage.lock import build_lock
+from shardwriter.storage.storage import Listed, OpenTar
+
+
+@dataclass(frozen=True)
+class Folder:
+    """See `Storage`. Files are replaced by renames, builds exclude each other by flock.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    num_downloads = 1
+    num_uploads = 0
+    keep_replaced_days = 0.0
+    """Readers are seen by their locks, so nothing needs to stay longer than they do."""
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    @property
+    def staging(self) -> Path:
+        return self.path
+
+    def absolute(self) -> "Folder":
+        return Folder(self.path.absolute())
+
+    def where(self, name: str) -> str:
+        return str(self.path / name)
+
+    def exists(self) -> bool:
+        return self.path.is_dir()
+
+    def files(self) -> Mapping[str, Listed]:
+        found: dict[str, Listed] = {}
+        try:
+            entries = list(os.scandir(self.path))
+        except FileNotFoundError:
+            return found
+        for entry in entries:
+            try:
+                if not entry.name.startswith(".") and entry.is_file():
+                    status = entry.stat()
+                    found[entry.name] = Listed(status.st_size, _version(status))
+            except FileNotFoundError:  # deleted just now
+                continue
+        return found
+
+    def version(self, name: str) -> str | None:
+        try:
+            return _version((self.path / name).stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def open(self, name: str) -> IO[bytes]:
+        return (self.path / name).open("rb")
+
+    def prefetch(self, names: Iterable[str]) -> None:
+        pass
+
+    def open_tar(self, name: str, size: int, digest: str) -> OpenTar:  # noqa: ARG002 (a cache would need them)
+        return OpenTar(os.open(self.path / name, os.O_RDONLY), is_checked=False)
+
+    def is_kept(self, name: str, digest: str) -> bool:  # noqa: ARG002
+        return True
+
+    def forget(self, name: str, digest: str) -> bool:  # noqa: ARG002
+        return False
+
+    def publish(self, files: Iterable[tuple[Path, str]]) -> None:
+        for temporary, name in files:
+            move_into_place(temporary, self.path / name)
+
+    def publish_staged(self, is_wanted: Callable[[str], bool]) -> list[str]:  # noqa: ARG002
+        return []
+
+    def write(self, name: str, content: bytes) -> None:
+        with atomic_file(self.path / name) as stream:
+            stream.write(content)
+
+    def delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+
+    def commit(self, name: str, content: bytes, version: str | None) -> str:
+        if self.version(name) != version:  # other builds are excluded by the lock, and people are not
+            raise StoreError(
+                f"{self.where(name)}: has changed since this build opened the store; nothing was overwritten. Run the "
+                "command again to resume"
+            )
+        self.write(name, content)
+        return _version((self.path / name).stat())
+
+    def write_lock(self, *, patient: bool = False) -> AbstractContextManager[None]:
+        return build_lock(self.path, patient=patient)
+
+    def hold(self, name: str) -> FileHold | None:
+        return hold_file(self.path / name)
+
+    def readers(self, name: str) -> AbstractContextManager[str | None]:
+        return readers_of(self.path / name)
+
+    def free_bytes(self) -> int | None:
+        return shutil.disk_usage(next(part for part in (self.path, *self.path.parents) if part.exists())).free
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns}-{status.st_ino}"

@@ -1,0 +1,343 @@
+"""The one way in which a store changes: open, clean, publish a plan, run its tasks, commit.
+
+`extend`, `replace` and `compact` differ in which plans they retire, and in nothing else. What store.json names belongs
+to the store; every other file that is named as ours is garbage, and is deleted when the next build opens the store. So
+an interruption at any moment leaves a whole store, and the same command resumes.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from iianet.errors import StoreError
+from shardwriter.format.index import INDEX_SCHEMA, encode_index
+from shardwriter.format.names import (
+    CARD_FILE,
+    INDEX_SUFFIX,
+    STORE_FILE,
+    index_name,
+    is_split,
+    merged_index_name,
+    parse_shard,
+    plan_id_of,
+)
+from shardwriter.format.plan import Plan, PlanHeader, ShardTask, encode_plan
+from shardwriter.format.record import Identity, StoreRecord
+from shardwriter.storage.storage import Storage
+from shardwriter.store.card import card_text, is_written_by_us
+from shardwriter.store.snapshot import Snapshot, SplitEntries, is_store
+
+logger = logging.getLogger(__name__)
+
+COUNTED_COLUMNS = ("key", "error")
+
+DAY_SECONDS = 86_400
+
+RunTasks = Callable[[Sequence[ShardTask]], None]
+
+
+class Transaction:
+    """A store that this process may change; made by `open_transaction`.
+
+    Attributes:
+        storage: Where it lies.
+        kept: Why replaced shards are still there; empty where none are.
+    """
+
+    def __init__(self, storage: Storage, keep_replaced_days: float | None) -> None:
+        self.storage = storage
+        self.kept = ""
+        self._keep_replaced_days = storage.keep_replaced_days if keep_replaced_days is None else keep_replaced_days
+        self._snapshot: Snapshot | None = None
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The store as it is now; None where there is none yet."""
+        return self._snapshot
+
+    @property
+    def opened(self) -> Snapshot:
+        """The store as it is now, where there is one."""
+        assert self._snapshot is not None
+        return self._snapshot
+
+    @property
+    def active(self) -> list[PlanHeader]:
+        """The active plans, oldest first."""
+        return self._snapshot.active if self._snapshot else []
+
+    @property
+    def pending(self) -> PlanHeader | None:
+        """The plan of an --overwrite or --compact that is in progress."""
+        return self._snapshot.pending if self._snapshot else None
+
+    def open(self) -> None:
+        """Read the store, publish what an earlier run wrote and did not publish, and delete garbage.
+
+        Raises:
+            StoreError: It is damaged; or there are shards and no store.json, which was lost then.
+        """
+        if not is_store(self.storage):
+            self._refuse_lost_record()
+            self._delete(name for name in self.storage.files() if plan_id_of(name) is not None)
+            self.storage.publish_staged(lambda _: False)
+            return
+        self._snapshot = Snapshot.open(self.storage, hold=False)
+        self._delete_garbage()
+        published = self.storage.publish_staged(self._is_planned)
+        if published:
+            logger.info("%s: published %d shards which an earlier run wrote", self.storage.name, len(published))
+            self._snapshot = self.opened.listed_again()
+        self.delete_retired()
+
+    def read(self, snapshot: Snapshot) -> None:
+        """Look at a store that is open already, to change nothing."""
+        self._snapshot = snapshot
+
+    def publish(self, plan: Plan, data_root: str | None) -> None:
+        """Publish a plan: one that extends the store is active at once, others are pending until they are complete."""
+        record = self._snapshot.record if self._snapshot else None
+        header = plan.header
+        self.storage.write(header.name, encode_plan(plan))
+        if header.kind == "extend":
+            active = (*(record.plans if record else ()), header.name)
+            self._commit(record.identity if record else header.identity, data_root, active, self._pending_name, header)
+        else:
+            assert record is not None and record.pending is None
+            self._commit(record.identity, record.data_root, record.plans, header.name, header)
+
+    def create(self, identity: Identity, data_root: str | None) -> None:
+        """Make a store that holds nothing yet."""
+        self._commit(identity, data_root, (), None)
+
+    def move(self, data_root: str) -> None:
+        """Record that the corpus lies in another folder now."""
+        record = self.opened.record
+        if record.data_root != data_root:
+            self._commit(record.identity, data_root, record.plans, record.pending)
+
+    def unfinished(self, headers: Sequence[PlanHeader], splits: Sequence[str] | None = None) -> list[ShardTask]:
+        """Tasks of some plans, and splits, without a complete shard."""
+        tasks: list[ShardTask] = []
+        for header in headers:
+            wanted = [split for split in header.splits if splits is None or split in splits]
+            left = {shard for split in wanted for shard in self._entries(headers, split).incomplete}
+            if left.intersection(shard for split in wanted for shard in header.shard_names(split)):
+                plan = self.opened.plan(header)
+                tasks += [task for task in plan.tasks(wanted) if task.shard in left]
+        return tasks
+
+    def run(self, tasks: Sequence[ShardTask], run_tasks: RunTasks) -> None:
+        """Write the shards of tasks, by whoever `run_tasks` says."""
+        if not tasks:
+            return
+        self.prepare(tasks)
+        run_tasks(tasks)
+        self.refresh()
+
+    def prepare(self, tasks: Sequence[ShardTask]) -> None:
+        """Delete what would be untrue while shards are written again: their indexes, and merged ones, which list the
+        shards of active plans alone."""
+        own, active = {index_name(task.shard): task.split for task in tasks}, {header.id for header in self.active}
+        merged = {merged_index_name(split) for name, split in own.items() if plan_id_of(name) in active}
+        self._delete(name for name in (*own, *merged) if name in self.opened.files)
+
+    def refresh(self) -> None:
+        """See what tasks have written."""
+        self._snapshot = self.opened.listed_again()
+
+    def is_complete(self, header: PlanHeader) -> bool:
+        """Whether all shards of a plan are complete."""
+        return not any(self._entries([header], split).incomplete for split in header.splits)
+
+    def holds_anything(self, header: PlanHeader) -> bool:
+        """Whether a plan has stored anything."""
+        return any(len(self._entries([header], split).stored_rows) for split in header.splits)
+
+    def switch(self, data_root: str | None) -> None:
+        """Make the pending plan, which is complete, active in place of its base; later additions stay."""
+        header = self.pending
+        assert header is not None and self.is_complete(header)
+        record = self.opened.record
+        replaced = header.base if header.kind == "compact" else record.plans
+        kept = [name for name in record.plans if name not in replaced]
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        retired = {**record.retired, **dict.fromkeys(replaced, now)}
+        self._commit(header.identity, data_root, (header.name, *kept), None, retired=retired)
+        self.delete_retired()
+
+    def abandon(self) -> str | None:
+        """Delete the pending plan and its shards: nobody reads them. Returns its name; None where there is none."""
+        header = self.pending
+        if header is None:
+            return None
+        record = self.opened.record
+        self._commit(record.identity, record.data_root, record.plans, None)
+        self._delete_garbage()
+        return header.name
+
+    def delete_retired(self) -> None:
+        """Delete replaced shards, unless they are to be kept, or a training that began with them reads them.
+
+        In the order in which they were replaced: who holds a plan may read all that were replaced later, too.
+        """
+        if self._snapshot is None:
+            return
+        self.kept, retired = "", dict(self._snapshot.record.retired)
+        for name in list(retired):
+            if not self._is_due(retired[name]):
+                self.kept = self._words_of_date(retired)
+                break
+            with self.storage.readers(name) as reason:
+                if reason is not None:
+                    self.kept = f"{reason}; a build-shards deletes them when nobody reads them any more"
+                    break
+                del retired[name]
+                self._delete(other for other in self._snapshot.files if plan_id_of(other) == plan_id_of(name))
+        if len(retired) != len(self._snapshot.record.retired):
+            record = self._snapshot.record
+            self._commit(record.identity, record.data_root, record.plans, record.pending, retired=retired)
+        if retired:
+            self.kept = f"replaced shards stay ({', '.join(retired)}): {self.kept}"
+            logger.info("%s: %s", self.storage.name, self.kept)
+
+    def conclude(self) -> dict[str, SplitEntries]:
+        """Merge the indexes and write the card, where they are not up to date.
+
+        Returns:
+            The complete shards of each split.
+        """
+        found: dict[str, SplitEntries] = {}
+        for split in self.opened.splits:
+            entries = self.opened.split(split, COUNTED_COLUMNS)
+            if not entries.is_merged and entries.shards:
+                whole = self.opened.split(split)
+                table = whole.entries.select(INDEX_SCHEMA.names)
+                if not whole.damaged:
+                    self.storage.write(merged_index_name(split), encode_index(table, whole.shards))
+            found[split] = entries
+        self._write_card(found)
+        self._delete(
+            name
+            for name in self.opened.files
+            if name.endswith(INDEX_SUFFIX) and is_split(split := name.removesuffix(INDEX_SUFFIX)) and split not in found
+        )
+        return found
+
+    def _write_card(self, found: dict[str, SplitEntries]) -> None:
+        counts = {split: len(entries.stored_rows) for split, entries in found.items()}
+        plans = {split: _plans_with_tars(entries) for split, entries in found.items()}
+        text = card_text(self.opened.identity, counts, plans).encode()
+        before = b""
+        if CARD_FILE in self.opened.files:
+            with self.storage.open(CARD_FILE) as stream:
+                before = stream.read()
+            if not is_written_by_us(before):
+                logger.info("%s: was written by somebody else, so it stays", self.storage.where(CARD_FILE))
+                return
+        if text != before:
+            self.storage.write(CARD_FILE, text)
+
+    def _entries(self, headers: Sequence[PlanHeader], split: str) -> SplitEntries:
+        return self.opened.entries_of(headers, split, COUNTED_COLUMNS)
+
+    @property
+    def _pending_name(self) -> str | None:
+        return self._snapshot.record.pending if self._snapshot else None
+
+    def _is_planned(self, shard: str) -> bool:
+        parsed = parse_shard(shard)
+        headers = {header.id: header for header in self.opened.headers.values()}
+        header = headers.get(parsed.plan_id) if parsed else None
+        return header is not None and shard in header.shard_names(parsed.split if parsed else "")
+
+    def _refuse_lost_record(self) -> None:
+        shards = [name for name in self.storage.files() if parse_shard(name.rpartition(".")[0])]
+        complete = [name for name in shards if name.endswith(INDEX_SUFFIX)]
+        if shards:
+            found = f"{len(complete)} complete shards" if complete else f"{len(shards)} tars"
+            raise StoreError(
+                f"{self.storage.name}: has no {STORE_FILE}, but {found}, which a build would "
+                f"delete. Put {STORE_FILE} back, make it anew with inspect-shards {self.storage.name} --reindex, or "
+                "delete the folder"
+            )
+
+    def _delete_garbage(self) -> None:
+        """Delete what belongs to plans that the record does not name."""
+        named = {plan_id_of(name) for name in self.opened.record.named}
+        self._delete(name for name in self.opened.files if plan_id_of(name) not in (None, *named))
+
+    def _delete(self, names: Iterable[str]) -> None:
+        """Delete files: indexes first, since what has one is complete; plans last, so that the rest is found again."""
+        chosen = list(names)
+        indexes = [name for name in chosen if name.endswith(INDEX_SUFFIX)]
+        plans = [name for name in chosen if plan_id_of(name) and not parse_shard(name.rpartition(".")[0])]
+        others = [name for name in chosen if name not in {*indexes, *plans}]
+        for part in (indexes, others, plans):
+            self.storage.delete(part)
+        if chosen and self._snapshot is not None:
+            self._snapshot = self._snapshot.listed_again()
+
+    def _commit(
+        self,
+        identity: Identity,
+        data_root: str | None,
+        plans: tuple[str, ...],
+        pending: str | None,
+        *added: PlanHeader,
+        retired: dict[str, str] | None = None,
+    ) -> None:
+        before = self._snapshot
+        record = StoreRecord(
+            identity=identity,
+            data_root=data_root,
+            plans=plans,
+            pending=pending,
+            retired=(before.record.retired if before else {}) if retired is None else retired,
+        )
+        version = self.storage.commit(STORE_FILE, record.to_bytes(), before.version if before else None)
+        if before is None:
+            headers = {header.name: header for header in added}
+            before = Snapshot(storage=self.storage, record=record, version=version, files={}, headers=headers)
+        self._snapshot = before.with_record(record, version, *added).listed_again()
+
+    def _is_due(self, since: str) -> bool:
+        age = datetime.now(UTC) - datetime.fromisoformat(since)
+        return age.total_seconds() >= self._keep_replaced_days * DAY_SECONDS
+
+    def _words_of_date(self, retired: dict[str, str]) -> str:
+        if self._keep_replaced_days == float("inf"):
+            return "trainings may still read them; a build-shards deletes them"
+        until = max(map(datetime.fromisoformat, retired.values())) + timedelta(days=self._keep_replaced_days)
+        return (
+            f"trainings may still read them; a build-shards after {until:%Y-%m-%d %H:%M} UTC deletes them, or one with "
+            "--set shardwriter.keep_replaced_days=0 now"
+        )
+
+
+@contextmanager
+def open_transaction(
+    storage: Storage, keep_replaced_days: float | None = None, *, patient: bool = False
+) -> Iterator[Transaction]:
+    """Hold a store against other builds, and read it.
+
+    Args:
+        storage: Where it lies, or will lie.
+        keep_replaced_days: How long replaced shards stay at least (`shardwriter.keep_replaced_days`); None: as the
+            storage needs it.
+        patient: Wait for a build that holds the store for a moment.
+
+    Raises:
+        StoreError: Another build is writing to it, or it is damaged.
+    """
+    with storage.write_lock(patient=patient):
+        transaction = Transaction(storage, keep_replaced_days)
+        transaction.open()
+        yield transaction
+
+
+def _plans_with_tars(entries: SplitEntries) -> list[str]:
+    """Ids of the plans that have at least one tar of a split, oldest first."""
+    shards = [parse_shard(record.shard) for record in entries.shards if record.tar_size]
+    return list(dict.fromkeys(shard.plan_id for shard in shards if shard))

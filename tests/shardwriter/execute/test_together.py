@@ -1,0 +1,86 @@
+"""Builds by processes that wait for each other, as the ranks of a training run do."""
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from helpers.builds import CPU, build_store, contents, interrupt_build, opened, stored
+from helpers.corpus import Corpus, make_corpus
+
+from iianet.errors import StoreError
+from shardwriter.build.build import prepare
+from shardwriter.build.options import BuildOptions
+from shardwriter.execute.executor import OneProcess
+from shardwriter.execute.ranks import run_together
+from shardwriter.storage.folder import Folder
+from shardwriter.storage.lock import build_lock
+
+SPLITS = ("train", "val")
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+class Rank:
+    """One of some threads that take the same steps."""
+
+    def __init__(self, number: int, count: int, barrier: threading.Barrier, values: list[bool]) -> None:
+        self.number = number
+        self.count = count
+        self._barrier = barrier
+        self._values = values
+
+    def all(self, value: bool) -> bool:
+        self._values[self.number] = value
+        self._barrier.wait()
+        agreed = all(self._values)
+        self._barrier.wait()
+        return agreed
+
+
+def build_with(ranks: int, corpus: Corpus, store: Path, *overrides: str) -> list[Exception | None]:
+    """What stopped each of some ranks; a rank that waits for one that never comes is stopped by the barrier."""
+    barrier, values = threading.Barrier(ranks, timeout=20), [True] * ranks
+
+    def one(number: int) -> Exception | None:
+        try:
+            build = prepare(corpus.config(*overrides), Folder(store), BuildOptions(device=CPU, splits=SPLITS))
+            run_together(build, Folder(store), OneProcess(CPU), Rank(number, ranks, barrier, values))
+        except Exception as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(ranks) as pool:
+        return list(pool.map(one, range(ranks)))
+
+
+def test_ranks_build_a_store_together(corpus: Corpus, store: Path, tmp_path: Path) -> None:
+    assert build_with(3, corpus, store) == [None, None, None]
+    assert (store / "train.index").is_file()
+    build_store(corpus, tmp_path / "alone", splits=SPLITS)
+    assert contents(store) == contents(tmp_path / "alone")
+
+
+def test_ranks_add_to_a_store_together(corpus: Corpus, complete_store: Path, tmp_path: Path) -> None:
+    grown = make_corpus(corpus.root, {"train": 9, "val": 2})
+    shutil.copytree(complete_store, tmp_path / "alone")
+    build_store(grown, tmp_path / "alone", splits=SPLITS)
+    assert build_with(2, grown, complete_store) == [None, None]
+    assert contents(complete_store) == contents(tmp_path / "alone")
+
+
+def test_ranks_finish_an_overwrite_in_progress_and_add_what_is_new_since(corpus: Corpus, complete_store: Path) -> None:
+    other = "videonet.videonet_config.seed=1"
+    interrupt_build(corpus, complete_store, other, packs=1, splits=SPLITS, overwrite=True)
+    grown = make_corpus(corpus.root, {"train": 9, "val": 2})
+    assert build_with(2, grown, complete_store, other) == [None, None]
+    assert opened(complete_store).identity.encoder["seed"] == 1
+    assert stored(complete_store, "train").keys() == set(grown.names["train"])
+
+
+def test_no_rank_waits_for_a_first_one_that_is_refused(corpus: Corpus, complete_store: Path) -> None:
+    with build_lock(complete_store):
+        first, second = build_with(2, corpus, complete_store)
+    assert isinstance(first, StoreError) and "another build is writing to it" in str(first)
+    assert isinstance(second, StoreError) and "another rank could not build what is missing" in str(second)

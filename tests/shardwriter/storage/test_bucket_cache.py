@@ -1,0 +1,217 @@
+"""Copies of what lies in a bucket: always what is there, downloaded once a machine, and no more than they may take."""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import xxhash
+from helpers.remote import PREFIX, URL, bucket
+from helpers.s3 import BUCKET, Rule, S3Server
+
+from iianet.errors import StoreError
+from shardwriter.format.files import temporary_path
+from shardwriter.storage import bucket as bucket_module
+from shardwriter.storage.bucket import Bucket
+from shardwriter.storage.objects import Objects
+
+SIZE = 1000
+DEAD = 2**22 + 1
+"""Above the highest process number."""
+
+
+@pytest.fixture
+def server(s3: S3Server, tmp_path: Path) -> Iterator[S3Server]:
+    with bucket(s3, tmp_path / "unused") as running:
+        yield running
+
+
+def content(number: int) -> bytes:
+    return bytes([number]) * SIZE
+
+
+def tar(number: int) -> str:
+    return f"train-0123456789-{number:06d}.tar"
+
+
+def put_tars(server: S3Server, count: int) -> None:
+    for number in range(count):
+        server.write(f"{PREFIX}/{tar(number)}", content(number))
+    server.requests.clear()
+
+
+def cached(tmp_path: Path, limit: int = 100 * SIZE) -> Bucket:
+    """The bucket, as a process of this machine has it."""
+    return Bucket(Objects.at(URL), tmp_path / "cache", limit)
+
+
+def read(storage: Bucket, number: int, expected: bytes | None = None) -> bytes:
+    expected = content(number) if expected is None else expected
+    opened = storage.open_tar(tar(number), len(expected), xxhash.xxh3_64_hexdigest(expected))
+    try:
+        return os.pread(opened.descriptor, 2 * SIZE, 0)
+    finally:
+        os.close(opened.descriptor)
+
+
+def kept(tmp_path: Path) -> list[int]:
+    """Numbers of the tars in the cache."""
+    return sorted(int(path.name[17:23]) for path in cached(tmp_path).folder.glob("*.tar"))
+
+
+def downloads(server: S3Server) -> list[str]:
+    return [path.removeprefix(f"/{BUCKET}/{PREFIX}/") for method, path in server.requests if method == "GET"]
+
+
+def read_small(storage: Bucket, name: str) -> bytes:
+    with storage.open(name) as stream:
+        return stream.read()
+
+
+def test_small_files_are_downloaded_once_for_each_version(server: S3Server, tmp_path: Path) -> None:
+    for version in (b"first", b"other"):
+        server.write(f"{PREFIX}/train.index", version)
+        server.requests.clear()
+        for _ in range(2):
+            storage = cached(tmp_path)
+            assert read_small(storage, "train.index") == version  # without a listing
+            storage.files()
+            storage.prefetch(["train.index"])
+            assert read_small(storage, "train.index") == version
+        assert downloads(server).count("train.index") == 1
+    assert len(list((tmp_path / "cache").rglob("train.index.*"))) == 1
+
+
+def test_what_was_written_after_the_listing_is_never_taken_for_what_was_listed(
+    server: S3Server, tmp_path: Path
+) -> None:
+    server.write(f"{PREFIX}/store.json", b"before")
+    storage = cached(tmp_path)
+    listed = storage.files()["store.json"].version
+    server.write(f"{PREFIX}/store.json", b"later!")
+    assert read_small(storage, "store.json") == b"later!"
+    server.write(f"{PREFIX}/store.json", b"before")  # as an --overwrite that is abandoned leaves it
+    for again in (storage, cached(tmp_path)):
+        assert again.files()["store.json"].version == listed
+        assert read_small(again, "store.json") == b"before"
+
+
+def test_many_small_files_are_downloaded_at_a_time(server: S3Server, tmp_path: Path) -> None:
+    names = [f"train-0123456789-{number:06d}.index" for number in range(8)]
+    for name in names:
+        server.write(f"{PREFIX}/{name}", name.encode())
+    together = threading.Barrier(8, timeout=10)
+    waited = Rule(lambda verb, path: verb == "GET" and path.endswith(".index") and together.wait() < 0, "500", 1)
+    server.rules.append(waited)
+    storage = cached(tmp_path)
+    storage.files()
+    storage.prefetch(names)
+    assert [read_small(storage, name) for name in names] == [name.encode() for name in names]
+
+
+def test_a_tar_is_downloaded_once_by_all_who_open_it_at_once(server: S3Server, tmp_path: Path) -> None:
+    put_tars(server, 1)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: read(cached(tmp_path), 0), range(6)))
+    assert found == [content(0)] * 6
+    assert downloads(server) == [tar(0)]
+    digest = xxhash.xxh3_64_hexdigest(content(0))
+    opened = cached(tmp_path).open_tar(tar(0), SIZE, digest)
+    os.close(opened.descriptor)
+    assert not opened.is_checked  # its digest was compared when it came, by another process perhaps
+
+
+def test_the_tars_unused_for_longest_make_room(server: S3Server, tmp_path: Path) -> None:
+    put_tars(server, 5)
+    storage = cached(tmp_path, limit=3 * SIZE)
+    for number in (0, 1, 2, 0, 3):
+        assert read(storage, number) == content(number)
+    assert kept(tmp_path) == [0, 2, 3]
+    assert [storage.is_kept(tar(number), xxhash.xxh3_64_hexdigest(content(number))) for number in (0, 1)] == [
+        True,
+        False,
+    ]
+    assert read(storage, 1) == content(1)
+    assert kept(tmp_path) == [0, 1, 3]
+    assert downloads(server) == [tar(number) for number in (0, 1, 2, 3, 1)]
+
+
+def test_a_tar_larger_than_the_cache_may_be_is_read_all_the_same(server: S3Server, tmp_path: Path) -> None:
+    put_tars(server, 2)
+    storage = cached(tmp_path, limit=SIZE // 2)
+    assert [read(storage, number) for number in (0, 1, 0)] == [content(number) for number in (0, 1, 0)]
+    assert kept(tmp_path) == [0]
+
+
+def test_a_tar_that_is_deleted_again_and_again_names_the_cure(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_tars(server, 1)
+    fetch = Bucket._fetch
+
+    def fetch_and_lose(self: Bucket, name: str, path: Path, size: int, digest: str) -> bool:
+        done = fetch(self, name, path, size, digest)
+        path.unlink()
+        return done
+
+    monkeypatch.setattr(bucket_module, "OPENINGS", 3)
+    monkeypatch.setattr(Bucket, "_fetch", fetch_and_lose)
+    with pytest.raises(StoreError, match=r"to make room; set datamodule\.data_config\.cache_gb higher"):
+        read(cached(tmp_path), 0)
+    assert len(downloads(server)) == 3
+
+
+@pytest.mark.parametrize("copy", [b"", b"cut", bytes(2 * SIZE)])
+def test_a_copy_of_another_size_is_fetched_anew(copy: bytes, server: S3Server, tmp_path: Path) -> None:
+    put_tars(server, 1)
+    storage = cached(tmp_path)
+    read(storage, 0)
+    (path,) = storage.folder.glob("*.tar")
+    path.write_bytes(copy)
+    assert read(storage, 0) == content(0)
+    assert downloads(server) == [tar(0)] * 2
+
+
+def test_a_tar_that_is_not_what_its_index_says_is_named_and_not_kept(server: S3Server, tmp_path: Path) -> None:
+    put_tars(server, 1)
+    with pytest.raises(StoreError, match=rf"{URL}/{tar(0)}: its digest is \w+, its index says \w+"):
+        read(cached(tmp_path), 0, content(7))
+    with pytest.raises(StoreError, match=rf"{URL}/{tar(0)}: 1,000 bytes arrived, expected 1,001"):
+        read(cached(tmp_path), 0, content(0) + b"x")
+    with pytest.raises(StoreError, match=rf"{URL}/{tar(1)}: is gone; it was there when the store was opened"):
+        read(cached(tmp_path), 1)
+    left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.parent.name != "locks"]
+    assert left == []
+
+
+def test_tars_of_one_name_and_other_content_share_no_copy(server: S3Server, tmp_path: Path) -> None:
+    put_tars(server, 1)
+    before = cached(tmp_path)
+    assert read(before, 0) == content(0)
+    server.write(f"{PREFIX}/{tar(0)}", content(9))
+    assert read(cached(tmp_path), 0, content(9)) == content(9)
+    assert read(before, 0) == content(0)
+
+
+def test_what_processes_that_died_were_downloading_is_deleted(server: S3Server, tmp_path: Path) -> None:
+    put_tars(server, 1)
+    storage = cached(tmp_path)
+    read(storage, 0)
+    own = temporary_path(storage.folder / tar(1))
+    dead = storage.folder / own.name.replace(f"-{os.getpid()}-", f"-{DEAD}-")
+    far = storage.folder / own.name.replace(f"-{socket.gethostname()}-", "-elsewhere-")
+    for path in (own, dead, far):
+        path.write_bytes(b"part")
+    storage.forget(tar(0), xxhash.xxh3_64_hexdigest(content(0)))
+    assert read(storage, 0) == content(0)
+    assert (own.exists(), dead.exists(), far.exists()) == (True, False, True)
+
+
+def test_a_cache_that_cannot_be_written_is_named(server: S3Server, tmp_path: Path) -> None:
+    put_tars(server, 1)
+    (tmp_path / "cache").write_bytes(b"a file")
+    with pytest.raises(StoreError, match=r"/cache/.* cannot be written .*; make room, or name another cache folder"):
+        read(cached(tmp_path), 0)
