@@ -30,7 +30,6 @@ from iianet.config.schema import Config
 from iianet.encoder.clip_encoder import ClipEncoder, load_network
 from iianet.encoder.kernels import PRECISIONS, default_kernels
 from iianet.encoder.mouth import CROP_SIZE, FRAME_SIZE, MEAN, STD, center_crop
-from iianet.encoder.source import EncoderSource
 from iianet.encoder.video_encoder import VideoEncoder
 from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.planning import plan_table
@@ -76,7 +75,7 @@ def main() -> None:
 
 def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], list[str]]:
     """Clips per second of every way, round by round; and the kernels of each precision."""
-    source = EncoderSource.from_config(bench.config)
+    source = bench.config.encoder_source()
     network = load_network(source.pretrain, source.seed)
     chosen = {name: default_kernels(bench.device, name) for name in PRECISIONS}
     encoders = {name: ClipEncoder(network, kernels).to(bench.device) for name, kernels in chosen.items()}
@@ -111,7 +110,7 @@ def _limit(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
 
 def _build(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
     """From the manifest to the last published shard."""
-    source = EncoderSource.from_config(bench.config)
+    source = bench.config.encoder_source()
     identity = identity_of(source, encoder.fingerprint, encoder.kernels, "float16")
 
     def run(number: int) -> None:

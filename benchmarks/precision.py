@@ -17,7 +17,6 @@ from tabulate import tabulate
 from iianet.checkpoint import load_published, read_checkpoint
 from iianet.config.schema import Config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
-from iianet.encoder.source import EncoderSource
 from iianet.losses import PermutationInvariantLoss
 from iianet.separator.model import IIANet
 from loaders.datamodule import SeparationData
@@ -98,7 +97,7 @@ def _trained(config: Config, conf_dir: Path, overrides: list[str], folder: Path)
 
 def _si_snr(config: Config, model: IIANet, store: Path) -> float:
     """Mean over the validation examples, dB."""
-    encoder = LazyEncoder(EncoderSource.from_config(config))
+    encoder = LazyEncoder(config.encoder_source())
     loss = PermutationInvariantLoss(sdr_type="pairwise_neg_sisdr", threshold_byloss=False)
     total, count = 0.0, 0
     with torch.no_grad():

@@ -123,7 +123,7 @@ def _run(argv: list[str], prog: str) -> int:
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_own_overrides(arguments)])
     if arguments.record_steps:
         logging.getLogger().setLevel(logging.WARNING)
-    source = EncoderSource.from_config(config)
+    source = config.encoder_source()
     if arguments.compare_modes:
         return _compare_modes(arguments, config, source)
     streams = stream_words(config.datamodule.data_config)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from iianet.command_line import add_override_flags, add_version_flag, config_overrides, run_command
 from iianet.config.schema import Config, load_config
-from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError, StoreError
 from shardwriter.execute.devices import choose_device
 from shardwriter.format.names import parse_view_split
@@ -140,7 +139,7 @@ def _compare(report: InspectionReport, config: Config, arguments: argparse.Names
         flags += ["--set", *group]
     report.command = build_command(store, arguments.against, flags)
     if arguments.recheck is not None:
-        source, device = EncoderSource.from_config(config), choose_device(arguments.device)
+        source, device = config.encoder_source(), choose_device(arguments.device)
         report.checked = recheck(store, manifests, source, device, arguments.recheck)
 
 

@@ -28,6 +28,7 @@ from iianet.config.sections import (
     VideonetSection,
 )
 from iianet.encoder.registry import encoder_class
+from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError
 
 __all__ = ["Config", "dump_config", "load_config"]
@@ -82,6 +83,26 @@ class Config(Section):
             wrong["datamodule.data_config.segment"] = problem
         raise_problems(wrong)
         return self
+
+    def encoder_source(self) -> EncoderSource:
+        """The encoder that the videonet section names; nothing is loaded.
+
+        Raises:
+            ConfigError: No encoder has the name.
+            WeightsError: The weights file does not exist.
+        """
+        encoder = encoder_class(self.videonet.videonet_name)  # a started process may lack it
+        videonet = self.videonet.videonet_config
+        source = EncoderSource(
+            Path(videonet.pretrain) if videonet.pretrain is not None else None,
+            videonet.seed,
+            videonet.precision,
+            name=encoder.name,
+            memory_format=videonet.memory_format,
+            max_frames=videonet.max_frames,
+        )
+        source.require_weights()
+        return source
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:

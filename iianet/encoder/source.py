@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from iianet.config.schema import Config
 from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.kernels import Kernels, default_kernels
 from iianet.encoder.mouth import SAMPLE_RATE
@@ -43,32 +42,14 @@ class EncoderSource:
     memory_format: str | None = field(default=None, kw_only=True)
     max_frames: int | None = field(default=None, kw_only=True)
 
-    @classmethod
-    def from_config(cls, config: Config) -> "EncoderSource":
-        """As the config's videonet section says.
-
-        Raises:
-            ConfigError: No encoder has the name.
-            WeightsError: The weights file does not exist.
-        """
-        encoder = encoder_class(config.videonet.videonet_name)  # a started process may lack it
-        videonet = config.videonet.videonet_config
-        pretrain = Path(videonet.pretrain) if videonet.pretrain is not None else None
-        source = cls(
-            pretrain,
-            videonet.seed,
-            videonet.precision,
-            name=encoder.name,
-            memory_format=videonet.memory_format,
-            max_frames=videonet.max_frames,
-        )
-        if source.pretrain is not None and not source.pretrain.is_file():
+    def require_weights(self) -> None:
+        """Raise WeightsError where the weights file does not exist."""
+        if self.pretrain is not None and not self.pretrain.is_file():
             raise WeightsError(
-                f"{source.pretrain}: no such weights file (videonet.videonet_config.pretrain). Download "
-                f"{encoder.published}, or give --set videonet.videonet_config.pretrain=PATH; null "
+                f"{self.pretrain}: no such weights file (videonet.videonet_config.pretrain). Download "
+                f"{encoder_class(self.name).published}, or give --set videonet.videonet_config.pretrain=PATH; null "
                 "means random weights, for trials only."
             )
-        return source
 
     @property
     def dim(self) -> int:

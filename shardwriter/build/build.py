@@ -71,7 +71,7 @@ def prepare(config: Config, storage: Storage, options: BuildOptions) -> "Build":
         refuse_views(with_views(manifests, config.shardwriter.views))
         identity = imported_identity(encoder_class(config.videonet.videonet_name), *stored)
     else:
-        source = EncoderSource.from_config(config)
+        source = config.encoder_source()
         encoder = source.load(options.device)
         kernels = chosen_kernels(snapshot, source, encoder, stored, overwrite=options.overwrite)
         identity = identity_of(source, encoder.fingerprint, kernels, *stored)

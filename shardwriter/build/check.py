@@ -16,7 +16,6 @@ from iianet.config.schema import Config
 from iianet.encoder.mouth import FRAME_SIZE, SAMPLES_PER_FRAME, center_crop
 from iianet.encoder.protocol import Encoder
 from iianet.encoder.registry import encoder_class
-from iianet.encoder.source import EncoderSource
 from iianet.errors import FeatureStoreError
 from shardwriter.build.build import chosen_kernels, is_pending_with
 from shardwriter.build.difference import Difference, find_differences
@@ -97,7 +96,7 @@ class _Checked:
         """Load the encoder."""
         if self.options.import_embeddings:
             return "none needed, embeddings are imported"
-        source = EncoderSource.from_config(self.config)
+        source = self.config.encoder_source()
         self.encoder = source.load(self.options.device)
         origin = source.pretrain or f"RANDOM, seed {source.seed}"
         return f"{origin}, fingerprint {self.encoder.fingerprint}"
@@ -139,7 +138,7 @@ class _Checked:
         if self.encoder is None:
             asked = imported_identity(self._encoder_class, *self._stored)
         else:
-            source = EncoderSource.from_config(self.config)
+            source = self.config.encoder_source()
             kernels = chosen_kernels(snapshot, source, self.encoder, self._stored, overwrite=False)
             asked = identity_of(source, self.encoder.fingerprint, kernels, *self._stored)
         if is_pending_with(snapshot, asked):

@@ -15,7 +15,6 @@ import torch
 from iianet.config.schema import Config
 from iianet.encoder.kernels import Kernels
 from iianet.encoder.protocol import Encoder
-from iianet.encoder.source import EncoderSource
 from iianet.errors import WeightsError
 from shardwriter.encode.clips import Clip, ClipReader, read_ahead
 from shardwriter.encode.sources import Planned, finish_sample
@@ -63,7 +62,7 @@ class EncodedClips:
         if encoder is None:
             with _without_warnings():
                 kernels = Kernels.from_record(self.identity.precision).on(device)
-                encoder = EncoderSource.from_config(self.config).load(device, kernels)
+                encoder = self.config.encoder_source().load(device, kernels)
         expected, found = self.identity.encoder["fingerprint"], encoder.fingerprint
         if found != expected:
             raise WeightsError(

@@ -15,7 +15,6 @@ from helpers.foreign_tars import embedding, npy, traps, write_tar
 from helpers.inspection import run
 
 from examples.foreign_tars import main, samples
-from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
 from loaders.matching import refuse_other_encoder
 from shardwriter.format.names import escape_key
@@ -70,7 +69,7 @@ def test_no_command_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_training_takes_it_when_it_is_trusted(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", {"a.lips.npy": npy(embedding(0, dim=512).T), "a.json": b"{}"})
     main(str(tmp_path / "store"), "train", str(tar))
-    snapshot, source = opened(tmp_path / "store"), EncoderSource.from_config(make_corpus(tmp_path / "corpus").config())
+    snapshot, source = opened(tmp_path / "store"), make_corpus(tmp_path / "corpus").config().encoder_source()
     with pytest.raises(StoreError, match="--trust_imported"):
         refuse_other_encoder(snapshot, source)
     refuse_other_encoder(snapshot, source, trust_imported=True)

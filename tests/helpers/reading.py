@@ -7,7 +7,6 @@ import torch
 from helpers.corpus import Corpus
 from iianet.batch import Batch
 from iianet.encoder.lazy_encoder import LazyEncoder
-from iianet.encoder.source import EncoderSource
 from loaders.datamodule import SeparationData
 from shardwriter.storage.folder import Folder
 from shardwriter.store.snapshot import Snapshot
@@ -31,5 +30,5 @@ def batches(source: SeparationData, epochs: int = 2) -> list[Batch]:
 
 def completed(corpus: Corpus, found: list[Batch]) -> list[torch.Tensor]:
     """Embeddings of each batch, with its mouths encoded."""
-    encoder = LazyEncoder(EncoderSource.from_config(corpus.config()))
+    encoder = LazyEncoder(corpus.config().encoder_source())
     return [encoder.complete(batch) for batch in found]

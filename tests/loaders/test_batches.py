@@ -10,7 +10,6 @@ from helpers.corpus import Corpus, make_corpus
 from helpers.reading import batches, completed, data
 
 from iianet.encoder.mouth import center_crop
-from iianet.encoder.source import EncoderSource
 from iianet.encoder.video_encoder import VideoEncoder
 from iianet.errors import ManifestError, StoreError
 from loaders.datamodule import SeparationData
@@ -98,7 +97,7 @@ def test_a_short_mouth_has_its_last_column_repeated(corpus: Corpus, stores: dict
 
 def test_audio_and_embedding_are_of_the_same_segment(corpus: Corpus, stores: dict[str, Path]) -> None:
     """The embedding is cut after encoding: its last columns have seen the frames after the segment."""
-    encoder = EncoderSource.from_config(corpus.config()).load(CPU)
+    encoder = corpus.config().encoder_source().load(CPU)
     batch = next(iter(data(corpus, stores["float32"]).val_dataloader()))
     for row, key in enumerate(batch.keys):
         with np.load(corpus.mouth(key), allow_pickle=False) as npz:

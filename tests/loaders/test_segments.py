@@ -11,7 +11,6 @@ from helpers.reading import batches, completed, data
 
 from iianet.batch import fit_frames
 from iianet.encoder.mouth import center_crop
-from iianet.encoder.source import EncoderSource
 from shardwriter.corpus.mouth_npz import read_mouth_npz
 
 RANDOM = ("datamodule.data_config.segment_start=random", "datamodule.data_config.segment=0.12")
@@ -42,7 +41,7 @@ def test_a_store_and_raw_mode_give_the_same_random_segments(corpus: Corpus, stor
 
 
 def test_audio_and_embedding_start_at_the_same_frame(corpus: Corpus, stores: dict[str, Path]) -> None:
-    encoder = EncoderSource.from_config(corpus.config()).load(torch.device("cpu"))
+    encoder = corpus.config().encoder_source().load(torch.device("cpu"))
     source = data(corpus, stores["full"], *RANDOM, "datamodule.data_config.normalize_audio=false")
     manifest, order = source.splits["train"].manifest, source.order("train")
     starts = set()

@@ -83,7 +83,7 @@ def test_the_encoder_neither_learns_nor_drifts_nor_lands_in_checkpoints(
     monkeypatch.setattr(EncoderSource, "load", keep)
     _, folder = run(corpus)
     assert len(loaded) == 1
-    fresh = load(EncoderSource.from_config(corpus.config()), torch.device("cpu"))
+    fresh = load(corpus.config().encoder_source(), torch.device("cpu"))
     assert not loaded[0].training
     assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in loaded[0].state_dict().items())
     assert all(name.startswith("model.") or "mean" in name for name in last(folder)["state_dict"])

@@ -12,7 +12,6 @@ from helpers.runs import EPOCHS, last, run, run_recorded
 from test_exact_resume import SETTINGS, Ended, assert_it_never_stopped
 
 from iianet.encoder.lazy_encoder import LazyEncoder
-from iianet.encoder.source import EncoderSource
 from iianet.separator.model import IIANet
 from iianet.training.lightning_module import SeparationModule
 
@@ -70,7 +69,7 @@ def test_16_mixed_is_refused_on_the_cpu(
 def test_a_compiled_network_has_the_tensors_of_any_other(corpus: Corpus) -> None:
     def tensors(*overrides: str) -> dict[str, Any]:
         config = corpus.config(*overrides)
-        return SeparationModule(config, LazyEncoder(EncoderSource.from_config(config))).state_dict()
+        return SeparationModule(config, LazyEncoder(config.encoder_source())).state_dict()
 
     assert tensors("training.compile=true").keys() == tensors().keys()
 

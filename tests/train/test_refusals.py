@@ -8,8 +8,6 @@ import torch
 from helpers.corpus import Corpus
 from helpers.runs import build_store, run
 
-from iianet.encoder.source import EncoderSource
-
 
 @pytest.mark.parametrize(
     ("words", "said"),
@@ -44,7 +42,7 @@ def test_a_store_of_another_encoder_is_refused_with_both_fingerprints(
     message = capsys.readouterr().err
     cpu = torch.device("cpu")
     for config in (corpus.config(), corpus.config(changed)):
-        assert EncoderSource.from_config(config).load(cpu).fingerprint in message
+        assert config.encoder_source().load(cpu).fingerprint in message
     assert "--overwrite" in message
 
 

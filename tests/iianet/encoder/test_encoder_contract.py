@@ -51,7 +51,7 @@ def config(folder: Path, name: str, *overrides: str) -> Config:
 
 @EVERY
 def test_config_that_names_it_gives_it(tmp_path: Path, name: str) -> None:
-    found = EncoderSource.from_config(config(tmp_path, name, "videonet.videonet_config.seed=3"))
+    found = config(tmp_path, name, "videonet.videonet_config.seed=3").encoder_source()
     encoder = found.load(CPU)
     assert type(encoder) is ENCODERS[name]
     assert (found.name, found.dim) == (encoder.name, encoder.dim) == (name, DIMS[name])

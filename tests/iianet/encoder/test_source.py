@@ -42,7 +42,7 @@ def test_encoder_that_only_another_process_knows_is_a_config_error(tiny: None, t
     config = load(tmp_path, *TINY)
     del ENCODERS[TinyEncoder.name]
     with pytest.raises(ConfigError, match=r"found 'TinyEncoder' .*expected ResNetVideoModel"):
-        EncoderSource.from_config(config)
+        config.encoder_source()
 
 
 def test_separator_that_takes_other_embeddings_is_refused_with_the_cure(tiny: None, tmp_path: Path) -> None:
@@ -56,17 +56,17 @@ def test_segment_counts_the_frames_of_the_encoder(tiny: None, tmp_path: Path, mo
         load(tmp_path, *TINY, segment)
     monkeypatch.setattr(TinyEncoder, "fps", 50)
     config = load(tmp_path, *TINY, segment)
-    assert EncoderSource.from_config(config).samples_per_frame == 320
+    assert config.encoder_source().samples_per_frame == 320
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 def test_kernels_are_the_device_s_default_until_the_config_says_otherwise(tmp_path: Path, device: str) -> None:
     place = torch.device(device)
-    assert EncoderSource.from_config(load(tmp_path)).kernels(place) == default_kernels(place)
+    assert load(tmp_path).encoder_source().kernels(place) == default_kernels(place)
     keys = ("precision=bf16", "memory_format=contiguous", "max_frames=9")
-    chosen = EncoderSource.from_config(load(tmp_path, *(f"videonet.videonet_config.{key}" for key in keys)))
+    chosen = load(tmp_path, *(f"videonet.videonet_config.{key}" for key in keys)).encoder_source()
     assert chosen.kernels(place) == Kernels(device=device, dtype="bfloat16", memory_format="contiguous", max_frames=9)
-    one = EncoderSource.from_config(load(tmp_path, "videonet.videonet_config.max_frames=9"))
+    one = load(tmp_path, "videonet.videonet_config.max_frames=9").encoder_source()
     assert one.kernels(place) == replace(default_kernels(place), max_frames=9)
 
 
@@ -79,7 +79,7 @@ def test_loaded_encoder_has_the_kernels_of_its_source_or_those_that_are_given(ti
 def test_missing_weights_say_where_the_encoder_s_own_are_published(tmp_path: Path) -> None:
     config = load(tmp_path, "videonet.videonet_config.pretrain=absent.pth")
     with pytest.raises(WeightsError, match=r"absent\.pth: no such weights file .*lrw_resnet18_mstcn_adamw_s3"):
-        EncoderSource.from_config(config)
+        config.encoder_source()
 
 
 def test_store_was_made_by_the_same_name_and_origin(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_store_was_made_by_the_same_name_and_origin(tmp_path: Path) -> None:
 
 def test_source_and_config_reach_started_processes(tmp_path: Path) -> None:
     config = load(tmp_path, "videonet.videonet_config.seed=3")
-    source = EncoderSource.from_config(config)
+    source = config.encoder_source()
     assert pickle.loads(pickle.dumps(source)) == source
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         there = pool.apply(_describe, (source, config))
@@ -107,4 +107,4 @@ def test_source_and_config_reach_started_processes(tmp_path: Path) -> None:
 
 
 def _describe(source: EncoderSource, config: Config) -> tuple[str, int, str, bool]:
-    return source.name, source.dim, source.load(CPU).fingerprint, EncoderSource.from_config(config) == source
+    return source.name, source.dim, source.load(CPU).fingerprint, config.encoder_source() == source
