@@ -11,6 +11,29 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = ("iianet", "shardwriter", "loaders", "iianet_cli", "train")
 """Each imports only those before it."""
+STORE = ("format", "storage", "corpus", "store")
+"""Rooms of shardwriter that a reader needs."""
+ROOMS = {
+    "iianet": {
+        "encoder": (),
+        "separator": (),
+        "config": ("encoder",),
+        "training": ("config", "encoder", "separator"),
+    },
+    "shardwriter": {
+        "format": (),
+        "storage": ("format",),
+        "corpus": ("format",),
+        "store": ("format", "storage", "corpus"),
+        "encode": STORE,
+        "execute": (*STORE, "encode"),
+        "build": (*STORE, "encode", "execute"),
+        "inspect": (*STORE, "build"),
+    },
+}
+"""Folder of a package -> its other folders that it may import. Files that lie in a package itself may import all."""
+READERS = {"loaders": (*STORE, "build", "execute"), "iianet_cli": (*STORE, "build")}
+"""Package -> rooms of shardwriter that it may import; building is for --build_missing alone."""
 MOST_FILES = 15
 MOST_LINES = 400
 
@@ -43,6 +66,54 @@ def imported(path: Path) -> set[str]:
 
 def package_of(module: str) -> str:
     return module.split(".")[0]
+
+
+def room_of(module: str) -> tuple[str, str] | None:
+    """Package and room of a module; None where it lies in no room."""
+    package, room = [*module.split("."), ""][:2]
+    return (package, room) if room in ROOMS.get(package, ()) else None
+
+
+def test_every_folder_is_a_room() -> None:
+    for package, rooms in ROOMS.items():
+        folders = {path.parent.name for path in (ROOT / package).glob("*/*.py")}
+        assert folders == set(rooms), package
+
+
+def test_rooms_import_one_way() -> None:
+    for path in ours():
+        own = module_of(path)
+        rooms = {room for module in imported(path) if (room := room_of(module))}
+        for package, room in rooms - {room_of(own)}:
+            if place := room_of(own):
+                allowed = package != place[0] or room in ROOMS[package][place[1]]
+            else:
+                allowed = package != "shardwriter" or room in READERS.get(package_of(own), ROOMS[package])
+            assert allowed, f"{path.relative_to(ROOT)} imports {package}.{room}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    modules = {module_of(path): imported(path) for path in ours()}
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way[way.index(module) :], module))
+        if module not in done:
+            for other in sorted(modules[module] & modules.keys() - {module}):
+                visit(other, (*way, module))
+            done.add(module)
+
+    for module in modules:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("package", LAYERS[:-1])
+def test_folders_and_files_are_small(package: str) -> None:
+    files = [path for path in sorted((ROOT / package).rglob("*.py")) if path.name != "__init__.py"]
+    for folder in {path.parent for path in files}:
+        assert len([path for path in files if path.parent == folder]) <= MOST_FILES, folder
+    for path in files:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES, path
 
 
 def test_imports_run_one_way() -> None:

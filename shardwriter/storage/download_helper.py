@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -69,7 +70,7 @@ def download_in_helper(
 
 def _started() -> "subprocess.Popen[bytes]":
     if _helper.process is None or _helper.pid != os.getpid() or _helper.process.poll() is not None:
-        command = [sys.executable, "-c", "from shardwriter.storage.download_helper import serve; serve()"]
+        command = [sys.executable, "-c", "from shardwriter.storage.objects import serve_downloads; serve_downloads()"]
         paths = os.pathsep.join(path for path in sys.path if path)
         _helper.process = subprocess.Popen(
             command,
@@ -82,17 +83,15 @@ def _started() -> "subprocess.Popen[bytes]":
     return _helper.process
 
 
-def serve(requests: IO[Any] = sys.stdin, answers: IO[Any] = sys.stdout) -> None:
-    """Answer requests until there are no more."""
-    from shardwriter.storage.objects import Objects
-
+def serve(
+    download: Callable[..., tuple[int, str, float]], requests: IO[Any] = sys.stdin, answers: IO[Any] = sys.stdout
+) -> None:
+    """Answer requests until there are no more; `download` has the arguments of `download_in_helper`."""
     for line in requests:
         request = json.loads(line)
         outcome: dict[str, Any] = {}
         try:
-            outcome["found"] = Objects(request["url"]).download(
-                request["name"], Path(request["path"]), size=request["size"], digest=request["digest"]
-            )
+            outcome["found"] = download(**{**request, "path": Path(request["path"])})
         except FileNotFoundError as error:
             outcome = {"gone": str(error)}
         except (StoreError, OSError) as error:

@@ -26,7 +26,7 @@ from obstore.store import from_url
 
 from iianet.errors import StoreError
 from shardwriter.format.digest import digest_of
-from shardwriter.storage.download_helper import download_in_helper, has_forked
+from shardwriter.storage.download_helper import download_in_helper, has_forked, serve
 
 ATTEMPTS = 5
 READ_TIMEOUT = timedelta(seconds=60)
@@ -203,6 +203,11 @@ class Objects:
                 f"{where}: cannot be {what} after {ATTEMPTS} attempts ({_first_line(error)}); check the network, the "
                 "server, endpoint and credentials, then run the command again to resume"
             ) from error
+
+
+def serve_downloads() -> None:
+    """Download what is asked for on standard input: the program of the process that helps forked ones."""
+    serve(lambda url, **request: Objects(url).download(**request))
 
 
 def _endpoint() -> str:
