@@ -9,8 +9,7 @@ import numpy.typing as npt
 import torch
 
 from iianet.batch import Batch, Dropped
-from iianet.encoder.mouth import CENTER_CROP, CROP_SIZE, SAMPLES_PER_FRAME, random_crop, view_crop
-from iianet.encoder.video_encoder import EMBEDDING_DIM
+from iianet.encoder.mouth import CENTER_CROP, CROP_SIZE, random_crop, view_crop
 from iianet.errors import AudioError, MouthError
 from loaders.audio import Samples
 from loaders.mixing import Mixer
@@ -52,6 +51,8 @@ class Assembler:
         stored: Stored embeddings; None in raw mode.
         num_samples: Audio samples of the segment.
         frames: Video frames of the segment.
+        samples_per_frame: Audio samples that one frame spans.
+        dim: Rows of an embedding.
         skip_missing: Whether a row that is not stored is left out; else it is encoded in the step.
         augment_mouth: Whether raw clips are cropped and flipped at random.
     """
@@ -63,6 +64,8 @@ class Assembler:
     stored: StoredEmbeddings | None
     num_samples: int
     frames: int
+    samples_per_frame: int
+    dim: int
     skip_missing: bool
     augment_mouth: bool
 
@@ -88,9 +91,9 @@ class Assembler:
         mouth = None if stored else self._mouth(key, epoch, position, utterance)
         mixed = self.mixer.read(
             example,
-            start * SAMPLES_PER_FRAME,
+            start * self.samples_per_frame,
             interferer if interferer >= 0 else None,
-            int(order.interferer_start[position]) * SAMPLES_PER_FRAME,
+            int(order.interferer_start[position]) * self.samples_per_frame,
         )
         bytes_read = mixed.bytes_read + (mouth.bytes_read if mouth else 0)
         return Row(key, mixed.mixture, mixed.target, bytes_read, mouth, (utterance, view, start) if stored else None)
@@ -109,7 +112,7 @@ class Assembler:
     def _embeddings(self, rows: Sequence[Row]) -> tuple[npt.NDArray[Any], int]:
         """The stored embeddings, zeros in other rows, and the bytes read for them."""
         dtype = np.dtype(np.float32) if self.stored is None else self.stored.centre.dtype
-        embedding = np.empty((max(len(rows), 1), EMBEDDING_DIM, self.frames), dtype=dtype)
+        embedding = np.empty((max(len(rows), 1), self.dim, self.frames), dtype=dtype)
         bytes_read = 0
         for index, out in enumerate(embedding):
             stored = rows[index].stored if rows else None

@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 
 from iianet.config.schema import Config
-from iianet.encoder.mouth import FPS
 from iianet.errors import ConfigError, ManifestError
 from loaders.assemble import Assembler
 from loaders.audio import Audio, EmbeddedAudio, WavFiles
@@ -97,7 +96,7 @@ class SeparationData(RankedData):
                     "store has no such split. Fix the folder in the config, or build the split."
                 )
         return {
-            split: open_split(self.options, self.snapshots, manifest, self.build_command, self.will_build)
+            split: open_split(self.config, self.snapshots, manifest, self.build_command, self.will_build)
             for split, manifest in manifests.items()
         }
 
@@ -168,15 +167,20 @@ class SeparationData(RankedData):
 
     def _loader(self, split: str) -> BatchLoader:
         opened, order = self.splits[split], self.order(split)
-        frames = round(self.options.segment * FPS)
+        encoder = self.config.encoder
+        frames = round(self.options.segment * encoder.fps)
         assembler = Assembler(
             manifest=opened.manifest,
             order=order,
             mixer=Mixer(audio=self._audio(opened), normalise=self.options.normalize_audio),
-            mouths=MouthReader(data_root=opened.manifest.data_root, frames=frames),
+            mouths=MouthReader(
+                data_root=opened.manifest.data_root, frames=frames, context_frames=encoder.context_frames
+            ),
             stored=opened.stored,
             num_samples=opened.num_samples,
             frames=frames,
+            samples_per_frame=opened.samples_per_frame,
+            dim=encoder.dim,
             skip_missing=opened.stored is not None and self.options.on_missing == "skip",
             augment_mouth=split == "train" and opened.stored is None and self.options.augment_mouth,
         )

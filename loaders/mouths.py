@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from iianet.encoder.mouth import Crop
-from iianet.encoder.video_encoder import CONTEXT_FRAMES
 from shardwriter.corpus.mouth_npz import read_mouth_npz
 
 
@@ -17,7 +16,7 @@ class MouthSegment(NamedTuple):
 
     Attributes:
         frames: `(at most lead + frames + 2, 88, 88)`, uint8.
-        lead: Frames before the segment, 0 to 2.
+        lead: Frames before the segment, up to `context_frames` of the encoder.
         bytes_read: Bytes of the npz.
     """
 
@@ -33,10 +32,12 @@ class MouthReader:
     Attributes:
         data_root: Folder that paths are relative to.
         frames: Video frames of the segment.
+        context_frames: Frames that the encoder sees before the segment, and after it.
     """
 
     data_root: Path
     frames: int
+    context_frames: int
 
     def read(self, mouth: str, start: int, crop: Crop) -> MouthSegment:
         """Read a clip's segment.
@@ -51,6 +52,6 @@ class MouthReader:
         """
         npz = read_mouth_npz(self.data_root / mouth)
         first = min(start, len(npz.frames) - 1)
-        lead = min(first, CONTEXT_FRAMES)
-        frames = crop.apply(npz.frames[first - lead : first + self.frames + CONTEXT_FRAMES])
+        lead = min(first, self.context_frames)
+        frames = crop.apply(npz.frames[first - lead : first + self.frames + self.context_frames])
         return MouthSegment(torch.from_numpy(frames), lead, npz.size)

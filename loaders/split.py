@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from iianet.config.data_section import DataConfig
 from iianet.config.schema import Config
-from iianet.encoder.mouth import SAMPLES_PER_FRAME
 from iianet.errors import ManifestError, StoreError
 from loaders.order import Indices
 from loaders.reader import OPEN_SHARDS, ShardFiles, StoreReader
@@ -156,12 +155,14 @@ class Split:
         stored: Stored embeddings of the split; None in raw mode.
         eligible: Examples that are as long as the segment, ascending.
         num_samples: Audio samples of the segment.
+        samples_per_frame: Audio samples that one video frame spans.
     """
 
     manifest: Manifest
     stored: StoredEmbeddings | None
     eligible: Indices
     num_samples: int
+    samples_per_frame: int
 
     @cached_property
     def used(self) -> Indices:
@@ -176,7 +177,7 @@ class Split:
     @cached_property
     def spare_frames(self) -> Indices:
         """Whole frames by which each example is longer than the segment, `(examples,)`."""
-        return np.maximum(self.manifest.num_samples() - self.num_samples, 0) // SAMPLES_PER_FRAME
+        return np.maximum(self.manifest.num_samples() - self.num_samples, 0) // self.samples_per_frame
 
     @property
     def views(self) -> int:
@@ -185,12 +186,12 @@ class Split:
 
 
 def open_split(
-    options: DataConfig, snapshots: Sequence[Snapshot], manifest: Manifest, build_command: str, will_build: bool = False
+    config: Config, snapshots: Sequence[Snapshot], manifest: Manifest, build_command: str, will_build: bool = False
 ) -> Split:
     """Open a split.
 
     Args:
-        options: Says what an example is.
+        config: Says what an example is.
         snapshots: Opened stores; none is raw mode.
         manifest: Utterances and examples of the split.
         build_command: Command that would add missing utterances, for the message about them.
@@ -199,10 +200,17 @@ def open_split(
     Raises:
         FeatureStoreError: No example is left, files are not there, or some are missing and on_missing is error.
     """
+    options = config.datamodule.data_config
     num_samples = round(options.segment * options.sample_rate)
     eligible = _eligible_examples(options, manifest, num_samples)
     stored = open_stored(snapshots, manifest, _num_views(options, snapshots, manifest.split)) if snapshots else None
-    split = Split(manifest=manifest, stored=stored, eligible=eligible, num_samples=num_samples)
+    split = Split(
+        manifest=manifest,
+        stored=stored,
+        eligible=eligible,
+        num_samples=num_samples,
+        samples_per_frame=options.sample_rate // config.encoder.fps,
+    )
     if stored is None or stored.centre.audio_offsets is None:
         _probe(manifest, "wavs", [manifest.examples[int(index)].source for index in eligible[:PROBED_FILES]])
     if stored is None:

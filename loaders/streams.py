@@ -30,8 +30,6 @@ from webdataset import DataPipeline, SimpleShardList, batched, shuffle
 from iianet.batch import Batch, Dropped, fit_frames
 from iianet.config.data_section import DataConfig
 from iianet.config.schema import Config
-from iianet.encoder.mouth import FPS, SAMPLES_PER_FRAME
-from iianet.encoder.video_encoder import EMBEDDING_DIM
 from iianet.errors import AudioError, ConfigError, ManifestError, StoreError
 from iianet.training.epoch_length import limited, refuse_unfit_interval
 from loaders.assemble import Row, collate
@@ -162,7 +160,8 @@ class StreamDataset(IterableDataset[Batch]):
         self.batches = options.stream_batches if split == TRAIN else None
         self.audio = StreamAudio(round(options.segment * options.sample_rate), options.sample_rate)
         self.mixer = Mixer(audio=self.audio, normalise=options.normalize_audio)
-        self.frames = round(options.segment * FPS)
+        self.dim, self.samples_per_frame = config.encoder.dim, options.sample_rate // config.encoder.fps
+        self.frames = round(options.segment * config.encoder.fps)
         self.too_short = torch.zeros(max(num_workers, 1), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._worker = Share(number=0, of=1)
@@ -220,7 +219,7 @@ class StreamDataset(IterableDataset[Batch]):
 
         def start(example: StreamExample | None) -> int:
             spare = example.num_samples - self.audio.num_samples if example else 0
-            return numbers.randint(0, spare // SAMPLES_PER_FRAME) if self.options.segment_start == "random" else 0
+            return numbers.randint(0, spare // self.samples_per_frame) if self.options.segment_start == "random" else 0
 
         found = False
         pairs = with_interferers(examples) if self.dynamic_mixing else ((example, None) for example in examples)
@@ -241,9 +240,9 @@ class StreamDataset(IterableDataset[Batch]):
     ) -> tuple[Row, Tensor] | None:
         """A row and its embedding, `(512, frames)`; None, and the reason noted, where it cannot be read."""
         try:
-            first, second = start * SAMPLES_PER_FRAME, interferer_start * SAMPLES_PER_FRAME
+            first, second = start * self.samples_per_frame, interferer_start * self.samples_per_frame
             mixed = self.mixer.read(example, first, interferer, second)
-            embedding = read_embedding(example.sample, EMBEDDING_DIM)
+            embedding = read_embedding(example.sample, self.dim)
         except (AudioError, StoreError) as error:
             self._dropped.append(Dropped(example.key, str(error)))
             return None
@@ -253,7 +252,7 @@ class StreamDataset(IterableDataset[Batch]):
 
     def _batch(self, made: Sequence[tuple[Row, Tensor]]) -> Batch:
         rows = [row for row, _ in made]
-        embeddings = [embedding for _, embedding in made] or [torch.zeros(EMBEDDING_DIM, self.frames)]
+        embeddings = [embedding for _, embedding in made] or [torch.zeros(self.dim, self.frames)]
         dropped = tuple(self._dropped)
         self._dropped.clear()
         bytes_read = sum(embedding.nbytes for _, embedding in made)
@@ -367,7 +366,7 @@ class StreamData(RankedData):
         reason = "it has no sample"
         for sample in islice(read_samples([url], select=is_decoded), PROBED_SAMPLES):
             try:
-                read_embedding(sample, EMBEDDING_DIM)
+                read_embedding(sample, self.config.encoder.dim)
                 read_examples(sample, self._data_root(split))
                 return
             except (StoreError, AudioError) as error:

@@ -27,6 +27,7 @@ from iianet.config.sections import (
     TrainingSection,
     VideonetSection,
 )
+from iianet.encoder.protocol import Encoder
 from iianet.encoder.registry import encoder_class
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError
@@ -70,7 +71,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _fits_the_encoder(self) -> "Config":
         """Check the keys of other sections that follow from the encoder."""
-        encoder = encoder_class(self.videonet.videonet_name)
+        encoder = self.encoder
         wrong: dict[str, str] = {}
         channels = self.audionet.audionet_config.vpre_channels
         if channels != encoder.dim:
@@ -84,6 +85,11 @@ class Config(Section):
         raise_problems(wrong)
         return self
 
+    @property
+    def encoder(self) -> type[Encoder]:
+        """Class of the encoder that the videonet section names. Raises ConfigError where no encoder has the name."""
+        return encoder_class(self.videonet.videonet_name)  # a started process may lack it
+
     def encoder_source(self) -> EncoderSource:
         """The encoder that the videonet section names; nothing is loaded.
 
@@ -91,13 +97,12 @@ class Config(Section):
             ConfigError: No encoder has the name.
             WeightsError: The weights file does not exist.
         """
-        encoder = encoder_class(self.videonet.videonet_name)  # a started process may lack it
         videonet = self.videonet.videonet_config
         source = EncoderSource(
             Path(videonet.pretrain) if videonet.pretrain is not None else None,
             videonet.seed,
             videonet.precision,
-            name=encoder.name,
+            name=self.encoder.name,
             memory_format=videonet.memory_format,
             max_frames=videonet.max_frames,
         )
