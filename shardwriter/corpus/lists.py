@@ -45,7 +45,7 @@ def _read_list(path: Path, name: str) -> list[list[Any]]:
     except OSError as error:
         raise ManifestError(
             f"{path.absolute()}: cannot be read ({error.strerror}). Each split's folder holds mix.json, s1.json and "
-            "s2.json, as IIANet's DataPreProcess scripts write them; mend train_dir, valid_dir or test_dir (from "
+            "s2.json, as IIANet's DataPreProcess scripts write them; correct train_dir, valid_dir or test_dir (from "
             "the working directory, not data_root), or run them first."
         ) from error
     except ValueError as error:

@@ -144,7 +144,7 @@ def _append(columns: Mapping[str, list[Any]], *values: object) -> None:
 
 def _key_and_name(mouth: str, key_from: KeyFrom) -> tuple[str, str]:
     if key_from == "path" and mouth.startswith("../"):
-        raise ManifestError(f"{mouth}: lies outside data_root, so key_from: path has no name for it; mend data_root")
+        raise ManifestError(f"{mouth}: lies outside data_root, so key_from: path has no name for it; correct data_root")
     name = mouth.removesuffix(".npz") if key_from == "path" else os.path.splitext(os.path.basename(mouth))[0]
     return escape_key(name), name
 

@@ -85,8 +85,8 @@ class EncodedSamples:
         """See `Samples`. A pack ends with its shard, so the numbers in a shard depend on its rows alone."""
         settings = self.source.config.shardwriter
         reader = ClipReader(data_root=self.source.data_root, embed_audio=self.source.identity.audio == "embed")
-        with closing(read_ahead(reader, tasks, settings.num_workers, depth=2 * settings.batch_size)) as begun:
-            for task, read in begun:
+        with closing(read_ahead(reader, tasks, settings.num_workers, depth=2 * settings.batch_size)) as opened:
+            for task, read in opened:
                 yield task, self._samples(read, settings.batch_size)
 
     def _samples(self, read: Iterator[Read], batch_size: int) -> Iterator[Planned]:

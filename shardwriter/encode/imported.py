@@ -55,8 +55,8 @@ class ImportedEmbeddings:
     def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:
         """See `Samples`."""
         reader = ImportReader(data_root=self.data_root, identity=self.identity)
-        with closing(read_ahead(reader, tasks, self.num_workers, depth=2 * self.batch_size)) as begun:
-            for task, read in begun:
+        with closing(read_ahead(reader, tasks, self.num_workers, depth=2 * self.batch_size)) as opened:
+            for task, read in opened:
                 yield task, (Planned(row["key"], row["mouth"], sample) for row, sample in read)
 
 

@@ -41,8 +41,8 @@ def write_shards(storage: Storage, tasks: Iterable[ShardTask], samples: Samples,
         StoreError: The store cannot be written. Every published shard is whole.
     """
     try:
-        with Publisher(storage, progress) as publisher, closing(samples.read(iter(tasks))) as begun:
-            for task, planned in begun:
+        with Publisher(storage, progress) as publisher, closing(samples.read(iter(tasks))) as opened:
+            for task, planned in opened:
                 with ShardWriter(storage.staging) as writer:
                     for key, mouth, sample in planned:
                         writer.add(key, sample)

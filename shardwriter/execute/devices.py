@@ -16,7 +16,7 @@ def choose_device(name: str | None) -> torch.device:
         raise ConfigError(f"--device {name}: not a device; expected cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} GPUs; give one of them or cpu"
+            f"--device {name}: this machine has {torch.cuda.device_count()} GPUs; expected one of them, or cpu"
         )
     return device
 
