@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from iianet.config.schema import Config
-from iianet.encoder.kernels import Kernels
 from iianet.encoder.protocol import Encoder
 from iianet.encoder.registry import encoder_class
 from iianet.encoder.source import EncoderSource
-from iianet.errors import ConfigError, StoreError
-from shardwriter.build.difference import Difference, everything, find_differences
-from shardwriter.build.options import BuildOptions, Stored
-from shardwriter.build.report import Bar, BuildReport, Failure
+from iianet.errors import StoreError
+from shardwriter.build.difference import Difference, everything, find_differences, refuse_unrelated_root
+from shardwriter.build.options import BuildOptions, chosen_kernels, is_overwrite
+from shardwriter.build.report import Bar, BuildReport, failures_of
 from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.planning import plan_table
@@ -32,12 +29,12 @@ from shardwriter.encode.sources import SampleSource
 from shardwriter.encode.write_shards import Progress
 from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import WriteTasks, run_operation
-from shardwriter.format.names import count_views, parse_view_split, split_view_key
+from shardwriter.format.names import count_views, index_name, parse_view_split, split_view_key
 from shardwriter.format.plan import PlanHeader, PlanKind, ShardTask, make_plan
 from shardwriter.format.record import Identity
 from shardwriter.storage.storage import Storage
-from shardwriter.store.identity import identity_of, imported_identity, recorded_kernels, refuse_other_identity
-from shardwriter.store.snapshot import Snapshot, SplitEntries, is_store
+from shardwriter.store.identity import identity_of, imported_identity, refuse_other_identity
+from shardwriter.store.snapshot import Snapshot, is_store
 from shardwriter.store.transaction import Transaction, open_transaction
 
 logger = logging.getLogger(__name__)
@@ -77,7 +74,7 @@ def prepare(config: Config, storage: Storage, options: BuildOptions) -> "Build":
         identity = identity_of(source, encoder.fingerprint, kernels, *stored)
         if kernels.on(options.device) != encoder.kernels:
             encoder = source.load(options.device, kernels.on(options.device))
-    if snapshot and not options.overwrite and not is_pending_with(snapshot, identity):
+    if snapshot and not options.overwrite and not is_overwrite(snapshot.pending, identity):
         refuse_other_identity(storage.name, snapshot.identity, identity)
     return Build(
         config=config,
@@ -89,32 +86,6 @@ def prepare(config: Config, storage: Storage, options: BuildOptions) -> "Build":
         encoder=encoder,
         report=BuildReport(is_import=options.import_embeddings),
     )
-
-
-def chosen_kernels(
-    snapshot: Snapshot | None, source: EncoderSource, encoder: Encoder, stored: Stored, *, overwrite: bool
-) -> Kernels:
-    """The kernels that a build uses: those that its store was begun with, else the device's default ones.
-
-    Raises:
-        StoreError: The store's are of another version.
-    """
-    if snapshot is None:
-        return encoder.kernels
-    pending = snapshot.pending
-    if pending is not None and pending.kind == "replace" and not pending.identity.is_imported:
-        kernels = recorded_kernels(snapshot.storage.name, pending.identity, source.precision)
-        if identity_of(source, encoder.fingerprint, kernels, *stored) == pending.identity:
-            return kernels
-    if overwrite or snapshot.identity.is_imported:
-        return encoder.kernels
-    return recorded_kernels(snapshot.storage.name, snapshot.identity, source.precision)
-
-
-def is_pending_with(snapshot: Snapshot, identity: Identity) -> bool:
-    """Whether an --overwrite with this identity is in progress."""
-    pending = snapshot.pending
-    return pending is not None and pending.kind == "replace" and pending.identity == identity
 
 
 def create(config: Config, storage: Storage, options: BuildOptions) -> None:
@@ -161,11 +132,11 @@ class Build:
         if not self._replaces(transaction):
             return self._extend(transaction)
         header = transaction.pending
-        if header is not None and is_pending_with(transaction.opened, self.identity):
+        if header is not None and is_overwrite(header, self.identity):
             differences = self._resumed(transaction.opened, header)
         else:
-            header = self._begin_replacement(transaction)
-            differences = everything(with_views(self.manifests, self._views))
+            differences = self._everything()
+            header = self._begin_replacement(transaction, differences)
             # Everything is read now, so what comes after it need not ask again.
             self.options = replace(self.options, verify_sources=False, retry_failed=False)
         self.report.count(differences)
@@ -177,22 +148,21 @@ class Build:
         Raises:
             StoreError: An --overwrite could store nothing; the old store stays.
         """
-        if transaction.snapshot is not None and is_pending_with(transaction.opened, self.identity):
-            self._end_replacement(transaction)
+        header = transaction.pending
+        if header is not None and is_overwrite(header, self.identity):
+            self._end_replacement(transaction, header)
             if self.report.waiting is None:
                 write(self._extend(transaction))
-        self.report.failed = self._failures(transaction.conclude())
+        self.report.failed = failures_of(self.manifests, transaction.conclude())
 
     def survey(self) -> dict[str, Difference]:
         """What a build would store, without writing anything. Raises FeatureStoreError where it would refuse."""
         snapshot = Snapshot.open(self.storage, hold=False) if is_store(self.storage) else None
-        if snapshot is None:
-            return find_differences(with_views(self.manifests, self._views), None, [], self.options.wanted)
-        if snapshot.pending is not None and is_pending_with(snapshot, self.identity):
+        if snapshot and snapshot.pending and is_overwrite(snapshot.pending, self.identity):
             return self._resumed(snapshot, snapshot.pending)
-        if self.options.overwrite:
-            self._refuse_partial_overwrite(snapshot)
-            return everything(with_views(self.manifests, self._views))
+        if snapshot and self.options.overwrite:
+            self.options.refuse_partial_overwrite(snapshot)
+            return self._everything()
         return self._differences(snapshot)
 
     def job(self) -> Job:
@@ -226,7 +196,7 @@ class Build:
     def unpublished(self) -> list[ShardTask]:
         """The tasks that were taken on, and that have no shard yet."""
         files = self.storage.files()
-        return [task for task in self.taken if f"{task.shard}.index" not in files]
+        return [task for task in self.taken if index_name(task.shard) not in files]
 
     def asked(self) -> str:
         """See `Operation`."""
@@ -267,7 +237,7 @@ class Build:
             return self.options.overwrite and transaction.snapshot is not None
         if pending.kind == "compact":
             logger.info("%s: a --compact is in progress (%s); give --compact to resume it", name, pending.name)
-        elif is_pending_with(transaction.opened, self.identity):
+        elif is_overwrite(pending, self.identity):
             logger.info("%s: resuming the --overwrite in progress (%s)", name, pending.name)
             return True
         elif not self.options.overwrite:
@@ -276,12 +246,10 @@ class Build:
 
     def _extend(self, transaction: Transaction) -> Sequence[ShardTask]:
         """Plan what is new or changed, if anything, and take the unfinished tasks of the active plans."""
-        snapshot, manifests = transaction.snapshot, with_views(self.manifests, self._views)
-        if snapshot is None:
-            differences = find_differences(manifests, None, [], self.options.wanted)
-        else:
+        snapshot = transaction.snapshot
+        if snapshot is not None:
             refuse_other_identity(self.storage.name, snapshot.identity, self.identity)
-            differences = self._differences(snapshot)
+        differences = self._differences(snapshot)
         self.report.count(differences)
         chosen = {split: found for split, found in differences.items() if len(found.to_plan)}
         if chosen or snapshot is None:
@@ -290,11 +258,17 @@ class Build:
             transaction.move(str(self.data_root))
         return self._take(transaction, transaction.active, list(differences))
 
-    def _differences(self, snapshot: Snapshot) -> dict[str, Difference]:
-        manifests = with_views(self.manifests, max(self._views, count_views(snapshot.splits)))
-        differences = find_differences(manifests, snapshot, snapshot.active, self.options.wanted)
-        self._refuse_unrelated_root(snapshot)
-        return differences
+    def _everything(self) -> dict[str, Difference]:
+        return everything(with_views(self.manifests, self._views))
+
+    def _differences(self, snapshot: Snapshot | None) -> dict[str, Difference]:
+        """What the active plans lack, of views too that the store has and nobody asks for."""
+        views = max(self._views, count_views(snapshot.splits)) if snapshot else self._views
+        headers = snapshot.active if snapshot else []
+        found = find_differences(with_views(self.manifests, views), snapshot, headers, self.options.wanted)
+        if snapshot:
+            refuse_unrelated_root(self.manifests, snapshot, self.data_root)
+        return found
 
     def _resumed(self, snapshot: Snapshot, header: PlanHeader) -> dict[str, Difference]:
         """What is left of the --overwrite in progress: what is new or changed comes after it."""
@@ -303,10 +277,10 @@ class Build:
         none = np.empty(0, dtype=np.int64)
         return {split: replace(item, new=none, changed=none, retried=none) for split, item in found.items()}
 
-    def _begin_replacement(self, transaction: Transaction) -> PlanHeader:
+    def _begin_replacement(self, transaction: Transaction, chosen: Mapping[str, Difference]) -> PlanHeader:
         """Publish a plan of everything; of views only those that are asked for."""
         snapshot = transaction.opened
-        self._refuse_partial_overwrite(snapshot)
+        self.options.refuse_partial_overwrite(snapshot)
         held = count_views(snapshot.splits)
         if held > self._views:
             logger.warning(
@@ -318,7 +292,7 @@ class Build:
                 held,
             )
         transaction.abandon()
-        return self._publish(transaction, "replace", everything(with_views(self.manifests, self._views)))
+        return self._publish(transaction, "replace", chosen)
 
     def _publish(self, transaction: Transaction, kind: PlanKind, chosen: Mapping[str, Difference]) -> PlanHeader:
         rows = {split: (found.manifest, found.to_plan) for split, found in chosen.items()}
@@ -332,9 +306,7 @@ class Build:
         transaction.publish(plan, str(self.data_root))
         return plan.header
 
-    def _end_replacement(self, transaction: Transaction) -> None:
-        header = transaction.pending
-        assert header is not None
+    def _end_replacement(self, transaction: Transaction, header: PlanHeader) -> None:
         if not transaction.is_complete(header):
             self.report.waiting = header.name
             return
@@ -361,47 +333,3 @@ class Build:
         split, _ = parse_view_split(task.split)
         chosen = set(self.manifests[split].utterances.column("key")[: self.options.limit].to_pylist())
         return any(split_view_key(key)[0] in chosen for key in task.rows["key"].to_pylist())
-
-    def _refuse_partial_overwrite(self, snapshot: Snapshot) -> None:
-        """Raise ConfigError where an --overwrite is asked for less than what the store holds."""
-        stored = {parse_view_split(split)[0] for split in snapshot.splits}
-        left_out = stored.difference(self.options.splits)
-        if left_out or self.options.limit is not None:
-            limit = self.options.limit
-            asked = f"--limit {limit}" if limit is not None else f"without {', '.join(sorted(left_out))}"
-            raise ConfigError(
-                f"{self.storage.name}: --overwrite replaces the whole store, so that it keeps one identity, but was "
-                f"asked {asked}. Give --data_split all and no --limit, or another --shards folder."
-            )
-
-    def _refuse_unrelated_root(self, snapshot: Snapshot) -> None:
-        """Raise StoreError where data_root is not the recorded one and no utterance shows it to be the same folder."""
-        recorded, root = snapshot.data_root, self.data_root
-        if recorded is None or recorded == root:
-            return
-        tables = [snapshot.plan(header, ("split", "key", "mouth")).table["key"] for header in snapshot.active]
-        planned = pa.chunked_array([chunk for keys in tables for chunk in keys.chunks], type=pa.string())
-        ours = [manifest.utterances.column("key") for manifest in self.manifests.values()]
-        if len(planned) and not any(pc.any(pc.is_in(keys, value_set=planned)).as_py() for keys in ours):
-            raise StoreError(
-                f"{self.storage.name}: its paths start at {recorded}, those of this corpus at {root}, and it holds "
-                "none of this corpus' utterances. Give --data_root, so that both start at one folder, or another "
-                "--shards folder."
-            )
-
-    def _failures(self, found: Mapping[str, SplitEntries]) -> dict[str, list[Failure]]:
-        """What is not stored of the splits that were asked for, and of views of them."""
-        known = with_views(self.manifests, count_views(found))
-        return {split: _failures(known[split], entries) for split, entries in found.items() if split in known}
-
-
-def _failures(manifest: Manifest, entries: SplitEntries) -> list[Failure]:
-    failures = entries.failures
-    if not failures:
-        return []
-    keys = manifest.utterances.column("key")
-    rows = pc.is_in(keys, value_set=pa.array(list(failures), type=pa.string()))
-    failed = zip(
-        keys.filter(rows).to_pylist(), manifest.utterances.column("mouth").filter(rows).to_pylist(), strict=True
-    )
-    return [Failure(manifest.split, key, mouth, failures[key]) for key, mouth in failed]

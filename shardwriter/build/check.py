@@ -17,9 +17,8 @@ from iianet.encoder.mouth import FRAME_SIZE, SAMPLES_PER_FRAME, center_crop
 from iianet.encoder.protocol import Encoder
 from iianet.encoder.registry import encoder_class
 from iianet.errors import FeatureStoreError
-from shardwriter.build.build import chosen_kernels, is_pending_with
 from shardwriter.build.difference import Difference, find_differences
-from shardwriter.build.options import BuildOptions, Stored
+from shardwriter.build.options import BuildOptions, Stored, chosen_kernels, is_overwrite
 from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.mouth_npz import read_mouth_npz
@@ -141,7 +140,7 @@ class _Checked:
             source = self.config.encoder_source()
             kernels = chosen_kernels(snapshot, source, self.encoder, self._stored, overwrite=False)
             asked = identity_of(source, self.encoder.fingerprint, kernels, *self._stored)
-        if is_pending_with(snapshot, asked):
+        if is_overwrite(snapshot.pending, asked):
             return f"the --overwrite of {name} that is in progress will be resumed"
         refuse_other_identity(name, snapshot.identity, asked)
         return f"{name} will be resumed"

@@ -185,6 +185,22 @@ def refuse_other_paths(manifest: Manifest, snapshot: Snapshot, headers: Sequence
             )
 
 
+def refuse_unrelated_root(manifests: Mapping[str, Manifest], snapshot: Snapshot, root: Path) -> None:
+    """Raise StoreError where `root` is not the recorded data_root and no utterance shows it to be the same folder."""
+    recorded = snapshot.data_root
+    if recorded is None or recorded == root:
+        return
+    tables = [snapshot.plan(header, ("split", "key", "mouth")).table["key"] for header in snapshot.active]
+    planned = pa.chunked_array([chunk for keys in tables for chunk in keys.chunks], type=pa.string())
+    ours = [manifest.utterances.column("key") for manifest in manifests.values()]
+    if len(planned) and not any(pc.any(pc.is_in(keys, value_set=planned)).as_py() for keys in ours):
+        raise StoreError(
+            f"{snapshot.storage.name}: its paths start at {recorded}, those of this corpus at {root}, and it holds "
+            "none of this corpus' utterances. Give --data_root, so that both start at one folder, or another "
+            "--shards folder."
+        )
+
+
 def stale_utterances(
     manifest: Manifest, known: Rows, rows: Rows, entries: SplitEntries, *, verify_sources: bool = False
 ) -> Rows:

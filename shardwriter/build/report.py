@@ -6,12 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from tabulate import tabulate
 from tqdm import tqdm
 
 from iianet.wording import counted
 from shardwriter.build.difference import Difference
-from shardwriter.format.names import parse_view_split
+from shardwriter.corpus.manifest_data import Manifest
+from shardwriter.corpus.views import with_views
+from shardwriter.format.names import count_views, parse_view_split
+from shardwriter.store.snapshot import SplitEntries
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +139,25 @@ class BuildReport:
         audio = f" ({self.audio_bytes / 1e6:.1f} MB of it audio)" if self.audio_bytes else ""
         size = f"{self.stored_bytes / 1e6:.1f} MB{audio}"
         return f"{what} in {counted(self.shards, 'shard')}, {size}, {self.seconds:.1f} s{rate}"
+
+
+def failures_of(manifests: Mapping[str, Manifest], found: Mapping[str, SplitEntries]) -> dict[str, list[Failure]]:
+    """Utterances of some splits, and views of them, that a store could not hold, split by split.
+
+    Args:
+        manifests: Of the splits, without views.
+        found: All splits and views of the store, with the columns `key` and `error`.
+    """
+    known = with_views(manifests, count_views(found))
+    return {split: _failures(known[split], entries) for split, entries in found.items() if split in known}
+
+
+def _failures(manifest: Manifest, entries: SplitEntries) -> list[Failure]:
+    reasons, keys = entries.failures, manifest.utterances.column("key")
+    rows = pc.is_in(keys, value_set=pa.array(list(reasons), type=pa.string()))
+    mouths = manifest.utterances.column("mouth").filter(rows).to_pylist()
+    failed = zip(keys.filter(rows).to_pylist(), mouths, strict=True)
+    return [Failure(manifest.split, key, mouth, reasons[key]) for key, mouth in failed]
 
 
 class Bar:

@@ -1,7 +1,7 @@
 """A store as it was when opened: its record, its plans, its files, and per split the newest entry of every key."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -206,8 +206,8 @@ class Snapshot:
         """Rows of a split in the active plans, oldest first."""
         wanted = columns if "split" in columns else ("split", *columns)
         tables = [self.plan(header, wanted).table for header in self.active if split in header.shards]
-        parts = [table.filter(pc.equal(table["split"], split)).select(list(columns)) for table in tables]
-        return pa.concat_tables(parts) if parts else PLAN_SCHEMA.empty_table().select(list(columns))
+        parts = [table.filter(pc.equal(table["split"], split)) for table in (PLAN_SCHEMA.empty_table(), *tables)]
+        return pa.concat_tables(part.select(list(columns)) for part in parts)
 
     def split(self, split: str, columns: Sequence[str] | None = None) -> SplitEntries:
         """The complete shards of a split of the active plans, with all columns of their entries, or some at least."""
@@ -247,14 +247,11 @@ class Snapshot:
         planned = self.planned_rows(split).combine_chunks()
         if complete:
             done = self.split(split, ["key"]).complete
-            names = [str(shard) for header in self.active for shard in self._shard_of_rows(header, split)]
-            planned = planned.filter(pa.array([name in done for name in names], type=pa.bool_()))
+            headers = [header for header in self.active if split in header.shards]
+            tasks = [task for header in headers for task in self.plan(header).tasks([split])]
+            flags = [task.shard in done for task in tasks for _ in range(len(task.rows))]
+            planned = planned.filter(pa.array(flags, type=pa.bool_()))
         return arrange(split, root, *planned_manifest_tables(planned.take(last_of_each(planned["key"]))))
-
-    def _shard_of_rows(self, header: PlanHeader, split: str) -> Iterable[str]:
-        if split in header.shards:
-            for task in self.plan(header).tasks([split]):
-                yield from [task.shard] * len(task.rows)
 
 
 def is_store(storage: Storage) -> bool:
