@@ -1,22 +1,26 @@
 """Training from a store in a bucket, while the network fails; equal to training from its folder."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.builds import tar
 from helpers.corpus import Corpus
-from helpers.remote import PREFIX, URL, bucket
+from helpers.remote import ATTEMPTS, PREFIX, URL, bucket
 from helpers.runs import EPOCHS, build_store, losses, run, run_recorded
 from helpers.s3 import Fault, S3Server
+from torch.utils.data import DataLoader
 
 from loaders.sharded_embeddings import ShardedEmbeddings
 from shardwriter.storage.folder import Folder
+from shardwriter.storage.storage import Storage
 from shardwriter.store.snapshot import Snapshot
 
 PLACE = "datamodule.data_config"
 QUICK = (*EPOCHS, "--set", f"{PLACE}.num_workers=0")
-
-
+LOST = r"train-\w{10}-000002.tar"
+"""A shard that cannot be had, as a regular expression."""
 WITHIN = (1, 2)
 """Exit codes of a shard that is found wrong while steps are made: 2 where it is before the first one."""
 
@@ -37,9 +41,9 @@ def expected(corpus: Corpus, folder: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def server(here: Path, folder: Path) -> Iterator[S3Server]:
+def server(s3: S3Server, here: Path, folder: Path) -> Iterator[S3Server]:
     """A bucket that holds the store."""
-    with bucket(here / "cache", read_timeout=1) as running:
+    with bucket(s3, here / "cache", read_timeout=1) as running:
         for path in folder.iterdir():
             if path.is_file() and not path.name.startswith("."):
                 running.write(f"{PREFIX}/{path.name}", path.read_bytes())
@@ -48,7 +52,13 @@ def server(here: Path, folder: Path) -> Iterator[S3Server]:
 
 
 def tars(here: Path) -> list[Path]:
-    return list((here / "cache").rglob("*.tar"))
+    """Copies of tars in the cache."""
+    return [path for path in (here / "cache").rglob("*.tar") if path.parent.name != "locks"]
+
+
+def downloads(server: S3Server) -> list[str]:
+    """Tars that were downloaded, in order."""
+    return [path for method, path in server.requests if method == "GET" and path.endswith(".tar")]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -57,7 +67,7 @@ def test_training_ends_with_the_losses_of_the_folder_and_downloads_each_shard_on
 ) -> None:
     assert run(corpus, "--shards", URL, *EPOCHS, "--set", f"{PLACE}.num_workers={workers}")[0] == 0
     assert losses() == expected
-    gets = [path for method, path in server.requests if method == "GET" and path.endswith(".tar")]
+    gets = downloads(server)
     assert len(gets) == len(set(gets)) == 9
 
 
@@ -71,7 +81,7 @@ def test_two_ranks_with_workers_share_one_cache(corpus: Corpus, here: Path, serv
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(losses())
     assert found[0] == found[1]
-    gets = [path for method, path in server.requests if method == "GET" and path.endswith(".tar")]
+    gets = downloads(server)
     assert len(gets) == len(set(gets)) == 9
 
 
@@ -79,26 +89,31 @@ def test_two_ranks_with_workers_share_one_cache(corpus: Corpus, here: Path, serv
 def test_faults_that_pass_change_nothing(
     fault: Fault, corpus: Corpus, server: S3Server, expected: list[tuple[float, float]]
 ) -> None:
-    for ending in ("train-000000.tar", "train-000003.tar", "val-000001.tar"):
+    for ending in (r"train-\w{10}-000000.tar", r"train-\w{10}-000003.tar", r"val-\w{10}-000001.tar"):
         server.fail("GET", ending, fault, times=2)
-    server.fail("GET", "plan-000.parquet", fault)
+    server.fail("GET", "parquet", fault)
     assert run(corpus, "--shards", URL, *QUICK)[0] == 0
     assert losses() == expected
     assert not [rule for rule in server.rules if rule.times]
 
 
-@pytest.mark.parametrize(
-    ("fault", "workers"), [("500", 0), ("500", 2), pytest.param("close", 0, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("fault", ["500", pytest.param("close", marks=pytest.mark.slow)])
 def test_faults_that_last_end_training_with_the_name_of_the_object(
-    fault: Fault, workers: int, corpus: Corpus, server: S3Server, capsys: pytest.CaptureFixture[str]
+    fault: Fault, corpus: Corpus, server: S3Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.fail("GET", "train-000002.tar", fault, times=10_000)
-    code, _ = run(corpus, "--shards", URL, *EPOCHS, "--set", f"{PLACE}.num_workers={workers}")
-    assert code in WITHIN
+    server.fail("GET", LOST, fault, times=10_000)
+    assert run(corpus, "--shards", URL, *QUICK)[0] in WITHIN
     said = capsys.readouterr().err
-    assert f"error: {URL}/train-000002.tar: cannot be read after 5 attempts" in said
+    assert re.search(rf"error: {URL}/{LOST}: cannot be read after {ATTEMPTS} attempts", said)
     assert "testing-secret" not in said
+
+
+def test_faults_that_last_end_training_with_workers_too(corpus: Corpus, here: Path, server: S3Server) -> None:
+    server.fail("GET", LOST, "500", times=10_000)
+    words = ("--shards", URL, *EPOCHS, "--set", f"{PLACE}.num_workers=2")
+    done = run_recorded(corpus, *words, record=here / "record")
+    assert done.returncode in WITHIN
+    assert re.search(rf"error: {URL}/{LOST}: cannot be read after 5 attempts", done.stderr)
 
 
 def test_the_cache_keeps_to_its_limit_and_training_is_the_same(
@@ -109,7 +124,7 @@ def test_the_cache_keeps_to_its_limit_and_training_is_the_same(
     assert run(corpus, "--shards", URL, *QUICK, "--set", f"{PLACE}.cache_gb={limit / 1e9}")[0] == 0
     assert losses() == expected
     assert 0 < sum(path.stat().st_size for path in tars(here)) <= limit + 3 * max(sizes)  # those that came at once
-    gets = [path for method, path in server.requests if method == "GET" and path.endswith(".tar")]
+    gets = downloads(server)
     assert len(gets) > len(set(gets))  # what was let go had to come again
 
 
@@ -122,7 +137,7 @@ def test_a_damaged_copy_ends_training_and_is_fetched_anew_by_the_next(
 ) -> None:
     assert run(corpus, "--shards", URL, *QUICK)[0] == 0
     for path in tars(here):
-        if "train-000004" in path.name:
+        if path.name.startswith("train-") and "-000004." in path.name:
             path.write_bytes(bytes(path.stat().st_size))
     assert run(corpus, "--shards", URL, *QUICK)[0] in WITHIN
     assert "The copy in the cache is deleted" in capsys.readouterr().err
@@ -131,27 +146,36 @@ def test_a_damaged_copy_ends_training_and_is_fetched_anew_by_the_next(
 
 
 def test_what_a_bucket_lacks_is_encoded(
-    corpus: Corpus, server: S3Server, expected: list[tuple[float, float]], capsys: pytest.CaptureFixture[str]
+    corpus: Corpus,
+    server: S3Server,
+    folder: Path,
+    expected: list[tuple[float, float]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    server.delete(f"{PREFIX}/train-000001.tar")
+    name = tar(folder, "train", 1).name
+    server.delete(f"{PREFIX}/{name}")
     assert run(corpus, "--shards", URL, *QUICK)[0] == 0
     assert losses() == [pytest.approx(row, rel=1e-4) for row in expected]
-    assert "train-000001.tar is gone" in capsys.readouterr().err
+    assert f"{URL}/{name} is gone" in capsys.readouterr().err
 
 
 def test_an_object_that_goes_away_while_training_is_named(
-    corpus: Corpus, server: S3Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus,
+    server: S3Server,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    opened = Catalog.open_to_read
+    opened, name = Snapshot.open, tar(folder, "train", 1).name
 
-    def open_then_lose(*words: object) -> Catalog:
-        catalog = opened(*words)  # type: ignore[arg-type]
-        server.delete(f"{PREFIX}/train-000001.tar")
-        return catalog
+    def open_then_lose(storage: Storage, *, hold: bool = True) -> Snapshot:
+        snapshot = opened(storage, hold=hold)
+        server.delete(f"{PREFIX}/{name}")
+        return snapshot
 
-    monkeypatch.setattr(Catalog, "open_to_read", open_then_lose)
+    monkeypatch.setattr(Snapshot, "open", open_then_lose)
     assert run(corpus, "--shards", URL, *QUICK)[0] in WITHIN
-    assert f"{URL}/train-000001.tar: is gone" in capsys.readouterr().err
+    assert f"{URL}/{name}: is gone; it was there when the store was opened" in capsys.readouterr().err
 
 
 def test_build_missing_says_that_it_needs_a_folder(
@@ -161,11 +185,17 @@ def test_build_missing_says_that_it_needs_a_folder(
     assert "add what is missing with build-shards" in capsys.readouterr().err
 
 
-def test_sharded_embeddings_read_a_url(server: S3Server, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("workers", "start"), [(0, None), (2, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)]
+)
+def test_sharded_embeddings_read_a_url_in_workers_of_any_kind(
+    workers: int, start: str | None, server: S3Server, folder: Path
+) -> None:
     near, far = (ShardedEmbeddings(place, batch_size=2) for place in (folder, URL))
-    pairs = list(zip(near, far, strict=True))
+    loader = DataLoader(far, batch_size=None, num_workers=workers, multiprocessing_context=start)
+    pairs = list(zip(near, loader, strict=True))
     assert len(pairs) == 3
     for ours, theirs in pairs:
         assert ours.keys == theirs.keys
         assert (ours.embedding == theirs.embedding).all()
-    assert [path for method, path in server.requests if method == "GET" and path.endswith(".tar")]
+    assert len(downloads(server)) == len(set(downloads(server))) == 6
