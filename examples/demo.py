@@ -31,9 +31,7 @@ def main() -> None:
     build = ("-m", "shardwriter.build_cli", "--conf_dir", CONFIG, "--shards", str(STORE))
     code = run("Encode every mouth once, into tar shards", *build, allowed=(0, SOME_FAILED))
     if code == SOME_FAILED:
-        print(
-            "\n(One npz of the toy corpus is broken on purpose: the build lists it, continues, and ends with exit code 3.)"
-        )
+        print("\n(One npz of the toy corpus is broken on purpose: the build lists it, continues, and exits with 3.)")
     run("Look into the store", "-m", "shardwriter.inspect_cli", str(STORE), "--plot", str(PICTURE))
     run("Train from the store", str(HOME / "train.py"), "--conf_dir", CONFIG, "--shards", str(STORE))
     best = json.loads((RESULTS / "best_k_models.json").read_text(encoding="utf-8"))

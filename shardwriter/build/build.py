@@ -14,7 +14,6 @@ import xxhash
 from iianet.config.schema import Config
 from iianet.encoder.protocol import Encoder
 from iianet.encoder.registry import encoder_class
-from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
 from shardwriter.build.difference import Difference, everything, find_differences, refuse_unrelated_root
 from shardwriter.build.options import BuildOptions, chosen_kernels, is_overwrite

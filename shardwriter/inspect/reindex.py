@@ -245,7 +245,7 @@ def _write(folder: Folder, record: StoreRecord, known: _Known, shards: Sequence[
 
     As long as store.json names a lost plan, nothing opens the store but the next --reindex.
     """
-    folder.commit(STORE_FILE, record.to_bytes(), None)
+    folder.commit(STORE_FILE, record.to_bytes(), folder.version(STORE_FILE))
     for position, plan in enumerate(record.plans):
         own = [shard for shard in shards if _plan_of(shard.name) == plan]
         if plan not in known.headers:
@@ -255,7 +255,7 @@ def _write(folder: Folder, record: StoreRecord, known: _Known, shards: Sequence[
             name, rows = str(shard.name), len(shard.index)
             facts = ShardRecord(shard=name, tar_size=shard.size, tar_digest=shard.digest, rows=rows)
             folder.write(index_name(name), encode_index(shard.index, [facts]))
-        folder.commit(STORE_FILE, record.to_bytes(), None)
+        folder.commit(STORE_FILE, record.to_bytes(), folder.version(STORE_FILE))
     folder.delete({merged_index_name(shard.name.split) for shard in shards})
     transaction = Transaction(folder, float("inf"))
     transaction.open()
