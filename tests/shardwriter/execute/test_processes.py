@@ -139,7 +139,7 @@ def test_a_fault_of_a_process_ends_the_build(corpus: Corpus, store: Path) -> Non
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_their_parent(tmp_path: Path, store: Path, number: signal.Signals) -> None:
     """Whatever ends the parent; what all of them hold open closes with the last of them."""
-    corpus = make_corpus(tmp_path / "long", {"train": 24, "val": 2, "test": 2}, frames=50)
+    corpus = make_corpus(tmp_path / "long", {"train": 24, "val": 2, "test": 2}, frames=20)
     words = ["--conf_dir", corpus.config_file, "--shards", store, "--device", "cpu", "--set", SMALL]
     command = [sys.executable, "-m", "shardwriter.build_cli", *map(str, words), "--num_processes", "2"]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
