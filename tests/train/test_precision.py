@@ -16,7 +16,8 @@ from iianet.separator.model import IIANet
 from iianet.training.lightning_module import SeparationModule
 
 COMPILE_SECONDS = 400
-SMALL = ("audionet.audionet_config.num_blocks=1", "audionet.audionet_config.upsampling_depth=2")
+SHALLOW = "audionet.audionet_config.upsampling_depth=2"
+SMALL = ("audionet.audionet_config.num_blocks=1", SHALLOW)
 """There is less to compile."""
 Seen = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -74,23 +75,41 @@ def test_a_compiled_network_has_the_tensors_of_any_other(corpus: Corpus) -> None
     assert tensors("training.compile=true").keys() == tensors().keys()
 
 
+@pytest.fixture(scope="module")
+def compiled(corpus: Corpus, store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """A compiled run that never stops, and the folder that it ran in: checkpoints hold paths."""
+    folder = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = ("--shards", store, "--compile", "--set", *SETTINGS, *SMALL)
+        whole = run_recorded(corpus, *words, record=Path("whole"), timeout=COMPILE_SECONDS)
+        assert whole.returncode == 0, whole.stderr[-3000:]
+        return folder, Ended(steps=steps(Path("whole")), checkpoint=last())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "stop", [Stop("train", 8, "SIGTERM"), Stop("validation", 3, "SIGTERM")], ids=["training", "validation"]
 )
-def test_a_compiled_run_goes_on_as_if_it_had_never_stopped(corpus: Corpus, store: Path, here: Path, stop: Stop) -> None:
+def test_a_compiled_run_goes_on_as_if_it_had_never_stopped(
+    corpus: Corpus,
+    store: Path,
+    compiled: tuple[Path, Ended],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Stop,
+) -> None:
     """Stopped in validation it meets the shapes in another order, of which the last batch is the smaller."""
-    words = ("--shards", store, "--compile", "--set", *SETTINGS, *SMALL)
-    whole = run_recorded(corpus, *words, record=Path("whole"), timeout=COMPILE_SECONDS)
-    assert whole.returncode == 0, whole.stderr[-3000:]
-    ended = Ended(steps=steps(Path("whole")), checkpoint=last())
+    folder, whole = compiled
+    monkeypatch.chdir(folder)
     shutil.rmtree("Experiments")
-    stopped = run_recorded(corpus, *words, record=Path("stopped"), stop=stop, timeout=COMPILE_SECONDS)
+    words = ("--shards", store, "--compile", "--set", *SETTINGS, *SMALL)
+    stopped = run_recorded(corpus, *words, record=tmp_path / "stopped", stop=stop, timeout=COMPILE_SECONDS)
     assert stopped.returncode == 143, stopped.stderr[-3000:]
-    resumed = run_recorded(corpus, *words, "--resume", "last", record=Path("resumed"), timeout=COMPILE_SECONDS)
+    resumed = run_recorded(corpus, *words, "--resume", "last", record=tmp_path / "resumed", timeout=COMPILE_SECONDS)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
-    assert_it_never_stopped(ended, steps(Path("stopped")), steps(Path("resumed")), lost=0)
+    assert_it_never_stopped(whole, steps(tmp_path / "stopped"), steps(tmp_path / "resumed"), lost=0)
 
 
 @pytest.mark.slow
@@ -98,7 +117,7 @@ def test_a_compiled_run_goes_on_as_if_it_had_never_stopped(corpus: Corpus, store
 def test_a_compiled_run_computes_what_an_uncompiled_one_does_and_goes_on_as_one(
     corpus: Corpus, store: Path, here: Path
 ) -> None:
-    words = ("--shards", store, "--set", "training.epochs=1")
+    words = ("--shards", store, "--set", "training.epochs=1", SHALLOW)
     assert run(corpus, *words)[0] == 0
     plain = last()["state_dict"]
     shutil.rmtree("Experiments")
@@ -108,4 +127,4 @@ def test_a_compiled_run_computes_what_an_uncompiled_one_does_and_goes_on_as_one(
     assert state.keys() == plain.keys()
     # The dropped values are other ones, drawn by the compiled code; Adam's first steps are of one size.
     assert max(float((state[name] - plain[name]).abs().max()) for name in plain) < 0.02
-    assert run(corpus, "--shards", store, *EPOCHS, "--resume", "last")[0] == 0
+    assert run(corpus, "--shards", store, *EPOCHS, SHALLOW, "--resume", "last")[0] == 0
