@@ -48,6 +48,7 @@ def test_a_run_of_it_measures_the_steps_after_the_warm_up(
     assert [path.name for path in here.iterdir()] == ["record.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_both_modes_are_measured_and_no_training_state_is_touched(
     corpus: Corpus, store: Path, here: Path, capfd: pytest.CaptureFixture[str]
