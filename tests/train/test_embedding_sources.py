@@ -16,31 +16,46 @@ from shardwriter.storage.folder import Folder
 from shardwriter.store.snapshot import Snapshot
 
 
-def test_raw_mode_is_the_default_and_equals_a_store(corpus: Corpus, store: Path, here: Path) -> None:
-    plain = "datamodule.data_config.augment_mouth=false"
-    _, folder = run(corpus, *EPOCHS, plain)
-    raw = losses(folder)
-    assert not load_config(folder / "conf.yml").datamodule.data_config.use_precomputed_embeddings
-    _, folder = run(corpus, "--shards", store, *EPOCHS)
-    assert losses(folder) == [pytest.approx(row, rel=1e-4) for row in raw]
+def results_of(folder: Path, corpus: Corpus, *words: object) -> Path:
+    """Folder of the results of a run of two epochs in a folder of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        code, results = run(corpus, *words)
+        assert code == 0
+        return folder / results
 
 
-def test_raw_mode_trains_with_augmentation(corpus: Corpus, here: Path) -> None:
+@pytest.fixture(scope="module")
+def raw(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a run from raw mouths, without augmentation."""
+    words = (*EPOCHS, "datamodule.data_config.augment_mouth=false")
+    return results_of(tmp_path_factory.mktemp("raw"), corpus, *words)
+
+
+@pytest.fixture(scope="module")
+def full(corpus: Corpus, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a run from a store that lacks nothing."""
+    return results_of(tmp_path_factory.mktemp("full"), corpus, "--shards", store, *EPOCHS)
+
+
+def test_raw_mode_is_the_default_and_equals_a_store(raw: Path, full: Path) -> None:
+    assert not load_config(raw / "conf.yml").datamodule.data_config.use_precomputed_embeddings
+    assert load_config(full / "conf.yml").datamodule.data_config.use_precomputed_embeddings
+    assert losses(full) == [pytest.approx(row, rel=1e-4) for row in losses(raw)]
+
+
+def test_raw_mode_trains_with_augmentation(corpus: Corpus, raw: Path, here: Path) -> None:
     _, folder = run(corpus, *EPOCHS)
-    augmented = losses(folder)
-    _, folder = run(corpus, *EPOCHS, "datamodule.data_config.augment_mouth=false")
-    assert losses(folder) != [pytest.approx(row, rel=1e-4) for row in augmented]
+    assert losses(raw) != [pytest.approx(row, rel=1e-4) for row in losses(folder)]
 
 
 def test_what_the_store_lacks_is_encoded_in_the_step_with_equal_losses(
-    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus, full: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, folder = run(corpus, "--shards", store, *EPOCHS)
-    full = losses(folder)
-    capsys.readouterr()
     partial = build_store(corpus, "partial", 4)
+    capsys.readouterr()
     _, folder = run(corpus, "--shards", partial, *EPOCHS)
-    assert losses(folder) == [pytest.approx(row, rel=1e-4) for row in full]
+    assert losses(folder) == [pytest.approx(row, rel=1e-4) for row in losses(full)]
     said = capsys.readouterr().err
     assert said.count("2 of 6 utterances are not in") == 1
     assert f"build-shards --conf_dir {corpus.config_file} --data_split all --shards {partial}" in said
