@@ -30,8 +30,8 @@ PROBE_PREFIX = ".clock-"
 RENEWAL_SECONDS = 60.0
 DEAD_AFTER_SECONDS = 600.0
 """A build that has not renewed its lease for so long is dead; one of this machine is asked for by its number."""
-LOST_AFTER_SECONDS = 540.0
-"""It must have stopped writing before that."""
+LOST_AFTER_SECONDS = 360.0
+"""It must have stopped writing before that: what it began just now is tried again for `objects.LONGEST_RETRY`."""
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while a machine sleeps
 
 

@@ -7,7 +7,7 @@ used it, as loader workers are, downloads through a helper process (`download_he
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -148,6 +148,12 @@ class Objects:
         Raises:
             Conflict: It has another version.
         """
+        if version is not None and self.url.startswith("gs:"):
+            # Google's conditions are generations, which obstore does not tell: the lease guards the moment between.
+            facts = self.head(name)
+            if facts is None or facts.version != version:
+                raise Conflict(name)
+            return self.write(name, content)
         mode: Any = "create" if version is None else {"e_tag": version}
         try:
             with self._explained("written", name):
@@ -174,7 +180,12 @@ class Objects:
         paths = list(names)
         if paths:
             with self._explained("deleted", paths[0]):
-                obstore.delete(self._store(), paths)
+                try:
+                    obstore.delete(self._store(), paths)
+                except FileNotFoundError:  # not of S3: one is gone, and those after it may still be there
+                    for path in paths:
+                        with suppress(FileNotFoundError):
+                            obstore.delete(self._store(), path)
 
     def _store(self) -> Any:
         return _connect(self.url, os.getpid(), _endpoint())

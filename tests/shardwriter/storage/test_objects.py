@@ -1,14 +1,17 @@
 """Single objects of a bucket: faults that last are named, and a conditional write is made once, answered or not."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import obstore
 import pytest
 import xxhash
 from helpers.remote import ATTEMPTS, PREFIX, URL, bucket
 from helpers.s3 import Fault, Rule, S3Server
 
 from iianet.errors import StoreError
+from shardwriter.storage import objects as objects_module
 from shardwriter.storage.objects import Conflict, Objects
 
 NAME = "store.json"
@@ -177,3 +180,13 @@ def overtake(server: S3Server, theirs: bytes) -> None:
         return False
 
     server.rules.append(Rule(write, "500", 1))
+
+
+def test_a_version_is_the_same_where_listings_leave_out_its_quotation_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Azure's do."""
+    meta = {"path": "a", "size": 3, "last_modified": datetime(2026, 1, 1, tzinfo=UTC), "version": None}
+    monkeypatch.setattr(objects_module, "_connect", lambda *_: None)
+    monkeypatch.setattr(obstore, "list_with_delimiter", lambda _: {"objects": [{**meta, "e_tag": "0x8D"}]})
+    monkeypatch.setattr(obstore, "head", lambda *_: {**meta, "e_tag": '"0x8D"'})
+    container = Objects.at("az://container/lrs2")
+    assert container.list()["a"] == container.head("a")
