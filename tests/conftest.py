@@ -18,14 +18,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it i
 
 @pytest.fixture(scope="module")
 def quick() -> Iterator[None]:
-    """Builds of this module encode with a stand-in that costs nothing."""
+    """Let builds of this module encode with a QuickEncoder."""
     with quick_encoder():
         yield
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator["S3Server"]:
-    """An S3 server on loopback for a module's tests; `helpers.remote.bucket` empties it for each."""
+    """Run an S3 server for the tests of a module; `helpers.bucket.bucket` empties it for each."""
     from helpers.s3 import s3_server  # here, so that tests that use none do not load it
 
     with s3_server() as running:

@@ -1,1 +1,1 @@
-"""What tests share: made corpora, builds, servers, and runs of the commands."""
+"""What tests share: a generator of corpora, builds, servers, and runs of the commands."""

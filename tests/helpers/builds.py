@@ -1,4 +1,4 @@
-"""Builds of stores, for tests: with an encoder that costs nothing, and what such a store holds afterwards."""
+"""Build stores with an encoder that costs nothing, stop builds, and read what a store holds."""
 
 import io
 import os
@@ -33,11 +33,11 @@ from shardwriter.store.snapshot import Snapshot
 CPU = torch.device("cpu")
 
 Run = Callable[..., Outcome]
-"""build-shards of a test's own corpus into its own store, with further flags."""
+"""Runs build-shards on a test's own corpus and store, with the flags that it is given."""
 
 
 class QuickEncoder:
-    """Stands in for the video encoder: an embedding is the first 512 pixels of each frame, times seed + 1."""
+    """An encoder without a network: an embedding is the first 512 pixels of each frame, times seed + 1."""
 
     dim, fps, context_frames = 512, 25, 2
 
@@ -74,7 +74,7 @@ def build_store(corpus: Corpus, store: Path, *overrides: str, **options: Any) ->
 
 
 def interrupt_build(corpus: Corpus, store: Path, *overrides: str, packs: int, **options: Any) -> None:
-    """Run a build that is stopped when so many packs of clips are encoded."""
+    """Run a build, and stop it as Ctrl-C does when `packs` packs of clips are encoded."""
     left = iter(range(packs))
     start_pack = encoded.start_pack
 
@@ -90,7 +90,7 @@ def interrupt_build(corpus: Corpus, store: Path, *overrides: str, packs: int, **
 
 
 def opened(store: Path) -> Snapshot:
-    """A store in a folder, as it is now."""
+    """Open a store in a folder, as it is now."""
     return Snapshot.open(Folder(store))
 
 
@@ -115,20 +115,20 @@ def index(store: Path, split: str, number: int = 0) -> Path:
 
 
 def read_index(path: Path) -> tuple[pa.Table, list[ShardRecord]]:
-    """Rows of an index, of one shard or merged, and its shards."""
+    """Read the rows and the shard records of an index, of one shard or of a split."""
     with path.open("rb") as stream:
         return decode_index(stream, str(path))
 
 
 def reasons(report: BuildReport, split: str) -> dict[str, int]:
-    """Why utterances of a split were encoded or not, without the reasons that none has."""
+    """Count the utterances of a split by why they were encoded or not; reasons of no utterance are left out."""
     return {why: count for why, count in report.planned[split].items() if count}
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    """The files that a build publishes once and never writes again: tars, their indexes, and plans.
+    """Read the files that a build publishes once and never writes again: tars, their indexes, and plans.
 
-    There are some: two stores that hold nothing would be equal.
+    A store without any is an error, since two such stores would be equal.
     """
     names = [path for pattern in ("*-*.tar", "*-*.index", "plan-*") for path in store.glob(pattern)]
     assert names, f"{store} holds no tars, indexes or plans"
@@ -136,7 +136,7 @@ def contents(store: Path) -> dict[str, bytes]:
 
 
 def samples(store: Path, split: str) -> list[dict[str, Any]]:
-    """Every sample of a split's tars, as webdataset reads and decodes it. There are some."""
+    """Read every sample of a split's tars, as webdataset decodes it. None at all is an error."""
     shards = [str(path) for path in sorted(store.glob(f"{split}-*.tar"))]
     found = list(webdataset.WebDataset(shards, shardshuffle=False).decode()) if shards else []
     assert found, f"{store} holds no samples of {split}"
@@ -144,21 +144,21 @@ def samples(store: Path, split: str) -> list[dict[str, Any]]:
 
 
 def stored(store: Path, split: str) -> dict[str, npt.NDArray[Any]]:
-    """Newest embedding of every stored key, as training reads it. There are some."""
+    """Read the newest embedding of every stored key, as training does. None at all is an error."""
     reader = open_reader(store, split)
     assert len(reader.keys), f"{store} holds no embeddings of {split}"
     return {key: reader.read(row) for row, key in enumerate(reader.keys.to_pylist())}
 
 
 def quick_embedding(mouth: Path, view: int = 0) -> npt.NDArray[np.float16]:
-    """What the QuickEncoder of seed 0 makes of an npz, or of a view of it, as stores hold it."""
+    """Encode an npz, or a view of it, with the QuickEncoder of seed 0, as a float16 store holds it."""
     frames = torch.from_numpy(view_crop(mouth.stem, view).apply(read_mouth_npz(mouth).frames))
     embedding: npt.NDArray[np.float16] = QuickEncoder(0).encode([frames])[0].numpy().astype(np.float16)
     return embedding
 
 
 def change_mouth(path: Path, *, seed: int = 99, mtime: bool = True) -> None:
-    """Put other frames of the same size into an npz, and another time or the same."""
+    """Write other frames of the same size into an npz; its modification time changes where `mtime` is true."""
     before = path.stat()
     write_mouth(path, make_frames(len(read_mouth_npz(path).frames), seed=seed))
     assert path.stat().st_size == before.st_size
@@ -166,5 +166,6 @@ def change_mouth(path: Path, *, seed: int = 99, mtime: bool = True) -> None:
 
 
 def load_npy(content: bytes) -> npt.NDArray[Any]:
+    """Read an array from the bytes of an npy."""
     array: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     return array

@@ -1,4 +1,4 @@
-"""Run a command of ours inside the test process."""
+"""Run one of our commands inside the test process."""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The generator of corpora in IIANet's layout, for tests and benchmarks: the same bytes for the same arguments.
+"""Make corpora in IIANet's layout, for tests and benchmarks: the same bytes for the same arguments.
 
     ROOT/json/{tr,cv,tt}/{mix,s1,s2}.json
     ROOT/audio/{tr,cv,tt}/{mix,s1,s2}/<one>_1.00_<other>_-1.00.wav   16 kHz mono PCM16, mix = s1 + s2 to the sample
@@ -33,9 +33,9 @@ SAMPLES_PER_FRAME = 640
 
 Frames = npt.NDArray[np.uint8]
 Splits = Mapping[str, int | Mapping[str, int]]
-"""For each split the number of its utterances, or their names, each with the frames of its mouth."""
+"""For each split: the number of its utterances, or their names, each with the frames of its mouth."""
 Rows = list[Any]
-"""Of a list file: [wav, num_samples] or [wav, mouth, num_samples], each."""
+"""Rows of mix.json, [wav, num_samples], or of s1.json and s2.json, [wav, mouth, num_samples]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class Corpus:
     """A corpus on disk.
 
     Attributes:
-        root: Its folder.
-        names: Per split, its utterances, which are their keys too, in the order of the lists.
+        root: Folder of the corpus.
+        names: Names of the utterances of each split, which are their keys too, in the order of the lists.
     """
 
     root: Path
@@ -55,18 +55,18 @@ class Corpus:
         return self.root / "config.yml"
 
     def config(self, *overrides: str) -> Config:
-        """Its config, with values over it spelt as --set spells them: `shardwriter.dtype=float32`."""
+        """Load the config, with overrides spelt as --set spells them: `shardwriter.dtype=float32`."""
         return load_config(self.config_file, overrides)
 
     def mouth(self, name: str) -> Path:
         return self.root / "mouths" / f"{name}.npz"
 
     def list_file(self, split: str, kind: str) -> Path:
-        """mix.json, s1.json or s2.json of a split."""
+        """Path of mix.json, s1.json or s2.json of a split."""
         return self.root / "json" / FOLDERS[split] / f"{kind}.json"
 
     def rows(self, split: str, kind: str) -> Rows:
-        """What such a list holds."""
+        """Read the rows of a list of a split."""
         rows: Rows = json.loads(self.list_file(split, kind).read_text())
         return rows
 
@@ -93,17 +93,17 @@ def make_corpus(
 
     Args:
         root: Folder, made if missing.
-        splits: None or at least 2 utterances in each. A split that is not named has no lists. By default 6 train, 2
-            validate and 2 test.
+        splits: Utterances of each split, of which there are none or at least 2. A split that is not named has no lists.
+            By default 6 train, 2 validate and 2 test.
         frames: Lengths of the mouths, taken in turn, of splits that are given as numbers.
         num_samples: Length of every wav; by default as long as the shorter mouth of its mixture.
         ring: Mix the last utterance of a split with the first, too, so that all serve twice.
         absolute: Write whole paths into the lists, as the reference's preparation does, and leave data_root open;
             else paths relative to `root`, which is the config's data_root.
-        draw: Draws a mouth of so many frames.
-        compressed: Write npz as the reference's preparation does; else their size does not depend on their content.
+        draw: Function that draws a mouth of so many frames.
+        compressed: Compress the npz of mouths; else their size does not depend on their content.
         shardwriter: Values of this section of the config, over those of a tiny corpus.
-        seed: Where all that is drawn follows from.
+        seed: Seed of all that is drawn.
     """
     lengths = _lengths({"train": 6, "val": 2, "test": 2} if splits is None else splits, frames)
     corpus = Corpus(root=root, names={split: list(own) for split, own in lengths.items()})
@@ -122,7 +122,7 @@ def make_corpus(
 
 
 def copy_corpus(corpus: Corpus, to: Path) -> Corpus:
-    """Copy all that is below its folder, with the times of the files; the config there names the new folder."""
+    """Copy the folder of a corpus, with the times of its files; the copied config names the copy."""
     shutil.copytree(corpus.root, to, dirs_exist_ok=True)
     copy = Corpus(root=to, names=corpus.names)
     copy.config_file.write_text(copy.config_file.read_text().replace(str(corpus.root), str(to)))
@@ -156,7 +156,7 @@ def write_mouth(path: Path, frames: npt.NDArray[Any], key: str = "data", *, comp
 
 
 def _lengths(splits: Splits, frames: int | Sequence[int]) -> dict[str, Mapping[str, int]]:
-    """Names of the utterances of each split, with the frames of their mouths."""
+    """Name the utterances of each split, with the frames of their mouths."""
     turns = [frames] if isinstance(frames, int) else list(frames)
     found: dict[str, Mapping[str, int]] = {}
     for split, given in splits.items():

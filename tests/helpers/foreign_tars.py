@@ -1,4 +1,4 @@
-"""Tars that others made, for tests."""
+"""Tars, npy and pickles as other tools make them."""
 
 import io
 import json
@@ -13,13 +13,14 @@ import numpy.typing as npt
 
 
 def npy(array: object, *, allow_pickle: bool = False, version: tuple[int, int] | None = None) -> bytes:
+    """Write an array as npy; `version` is that of the npy format."""
     stream = io.BytesIO()
     np.lib.format.write_array(stream, np.asanyarray(array), version=version, allow_pickle=allow_pickle)
     return stream.getvalue()
 
 
 def write_tar(path: Path, members: Mapping[str, bytes], format: int = tarfile.USTAR_FORMAT) -> Path:
-    """Write members under their names, as they are."""
+    """Write a tar of members, by name. Returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=format) as archive:
         for name, content in members.items():
@@ -30,12 +31,12 @@ def write_tar(path: Path, members: Mapping[str, bytes], format: int = tarfile.US
 
 
 def embedding(number: int, dim: int = 6, dtype: str = "float16") -> npt.NDArray[Any]:
-    """A small embedding, `(dim, 3 + number)`, of its own for each number."""
+    """Draw a small embedding, `(dim, 3 + number)`; each number has its own."""
     return np.random.default_rng(number).normal(size=(dim, 3 + number)).astype(dtype)
 
 
 def own_members(key: str, values: npt.NDArray[Any], **metadata: Any) -> dict[str, bytes]:
-    """A sample as a store's own."""
+    """Make the members of a sample as our own stores have them."""
     return {f"{key}.embedding.npy": npy(values), f"{key}.json": json.dumps(metadata).encode()}
 
 
@@ -50,5 +51,5 @@ class Trap:
 
 
 def traps(path: Path) -> tuple[bytes, bytes]:
-    """A pickle, and an npy of objects, that make a file at `path` where they are unpickled."""
+    """Make a pickle and an npy of objects; whoever unpickles one of them makes a file at `path`."""
     return pickle.dumps(Trap(path)), npy(np.array([Trap(path)], dtype=object), allow_pickle=True)

@@ -1,4 +1,4 @@
-"""A small real store beside its corpus, and how the tests call inspect-shards on copies of it."""
+"""A small store of the real encoder beside its corpus, and calls of inspect-shards."""
 
 import json
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def damage(place: Place, shard: str, offset: int, content: bytes) -> None:
 
 
 def run(*words: object) -> int:
-    """Call inspect-shards; its exit code."""
+    """Call inspect-shards. Returns its exit code."""
     with pytest.raises(SystemExit) as stop:
         main([str(word) for word in words])
     assert isinstance(stop.value.code, int)
@@ -83,7 +83,7 @@ def run(*words: object) -> int:
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, Any]:
-    """Call inspect-shards --json; its exit code and the document, which is all of stdout."""
+    """Call inspect-shards --json. Returns its exit code, and the document, which is all of stdout."""
     capsys.readouterr()
     code = run(*words, "--json")
     return code, json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""train.py with a record of its steps, and stopped where a test wants it: inside a test, or as a script.
+"""Record the steps of train.py, and stop it where a test wants: in the test's process, or as a script.
 
 python recorder.py '{"record": "FOLDER", "stop": ["train", 7, "SIGTERM"], "ranks": 1}' --conf_dir ...
 """
@@ -22,10 +22,13 @@ from iianet_cli import train_cli
 
 
 class Stop(NamedTuple):
-    """Where a run is stopped: before the training or validation step of this number, counted from 1 over all epochs.
+    """Where and how a run is stopped.
 
-    By SIGTERM or SIGINT to rank 0, by SIGKILL to all ranks, or by Crash, which leaves what SIGKILL leaves and spares
-    the process.
+    Attributes:
+        stage: "train" or "validation".
+        step: Number of the step of that stage before which it is stopped, counted from 1 over all epochs.
+        by: SIGTERM or SIGINT, sent to rank 0; SIGKILL, sent to all ranks; or Crash, which leaves what SIGKILL leaves
+            and spares the process.
     """
 
     stage: str
@@ -34,12 +37,12 @@ class Stop(NamedTuple):
 
 
 class Crash(BaseException):
-    """Nothing of ours catches it."""
+    """An exception that no code of ours catches."""
 
 
 @contextmanager
 def recorded(record: Path, stop: Stop | None = None, ranks: int = 1) -> Iterator[None]:
-    """Let runs inside the block use so many ranks, and write what their training steps see to record/RANK.jsonl."""
+    """Let runs inside the block use `ranks` ranks, and write what each training step sees to record/RANK.jsonl."""
     record.mkdir(exist_ok=True)
     training_step, validation_step = SeparationModule.training_step, SeparationModule.validation_step
     seen = {"train": 0, "validation": 0}
@@ -77,7 +80,7 @@ def _stop(by: str, rank: int) -> None:
 
 
 def steps(record: Path, rank: int = 0) -> list[dict[str, Any]]:
-    """What the steps of a rank saw."""
+    """Read what the training steps of a rank saw; nothing where none was made."""
     path = record / f"{rank}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 

@@ -48,28 +48,28 @@ def published_shapes(network: str) -> dict[str, tuple[int, ...]]:
 
 
 def published_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """A state dict that depends on nothing but names and shapes, scaled so that activations stay near one."""
+    """Fill a state dict from names and shapes alone, scaled so that activations stay near one."""
     return {name: _fill(name, tuple(shape)) for name, shape in shapes.items()}
 
 
 def uniform(seed: int, shape: Sequence[int]) -> Tensor:
-    """Float32 between -1 and 1, of any shape."""
+    """Draw float32 values between -1 and 1, of any shape."""
     return torch.from_numpy(np.random.RandomState(seed).uniform(-1, 1, tuple(shape)).astype(np.float32))
 
 
 def load_golden(name: str) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of one npz of golden/."""
+    """Read the arrays of one npz of golden/."""
     with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as archive:
         return {key: archive[key] for key in archive.files}
 
 
 def selection(num_samples: int) -> npt.NDArray[np.int64]:
-    """Samples of an estimate that are stored: both ends whole, every seventh between."""
+    """Indices of the samples of an estimate that golden/ holds: both ends whole, every seventh between."""
     return np.unique(np.r_[0:64, 64 : num_samples - 64 : 7, num_samples - 64 : num_samples])
 
 
 def relative_difference(found: Tensor, expected: npt.NDArray[Any]) -> float:
-    """Largest difference over the largest expected magnitude."""
+    """Divide the largest difference by the largest expected magnitude."""
     return float(np.abs(found.numpy() - expected).max() / np.abs(expected).max())
 
 

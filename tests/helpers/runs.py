@@ -1,4 +1,4 @@
-"""Runs of train.py as a user starts them, and what they leave."""
+"""Runs of train.py in this process and in others, and what they leave."""
 
 import json
 import os
@@ -27,6 +27,7 @@ TRAIN = ROOT / "train.py"
 
 
 def build_store(corpus: Corpus, name: str, limit: int | None = None, *overrides: str) -> Path:
+    """Build a float32 store in a folder of the corpus, of at most `limit` utterances a split. Returns the folder."""
     path = corpus.root / name
     options = BuildOptions(device=torch.device("cpu"), dtype="float32", limit=limit)
     build(corpus.config(*overrides), Folder(path), options)
@@ -34,7 +35,7 @@ def build_store(corpus: Corpus, name: str, limit: int | None = None, *overrides:
 
 
 def run(corpus: Corpus, *words: object) -> tuple[int, Path]:
-    """Exit code and folder of the results."""
+    """Run train.py in this process. Returns its exit code and the folder of its results."""
     with pytest.raises(SystemExit) as stopped:
         train_cli.main(["--conf_dir", str(corpus.config_file), *(str(word) for word in words)])
     assert isinstance(stopped.value.code, int)
@@ -44,7 +45,7 @@ def run(corpus: Corpus, *words: object) -> tuple[int, Path]:
 def run_recorded(
     corpus: Corpus, *words: object, record: Path, stop: Stop | None = None, ranks: int = 1, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
-    """The same in processes of their own, with the steps of each rank recorded."""
+    """Run train.py in `ranks` processes, and write the steps of each rank below `record`; see `recorder`."""
     wishes = json.dumps({"record": str(record), "stop": stop, "ranks": ranks})
     command: Sequence[object] = [sys.executable, recorder.__file__, wishes, "--conf_dir", corpus.config_file, *words]
     return subprocess.run(
@@ -59,9 +60,11 @@ def run_recorded(
 
 
 def last(folder: Path = RESULTS) -> dict[str, Any]:
+    """Read the last checkpoint of a run."""
     found: dict[str, Any] = torch.load(folder / "last.ckpt", weights_only=True)
     return found
 
 
 def losses(folder: Path = RESULTS) -> list[tuple[float, float]]:
+    """Read training and validation loss of each epoch of a run."""
     return [(row["train_loss"], row["val_loss"]) for row in last(folder)["history"]]

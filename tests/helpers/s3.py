@@ -1,4 +1,4 @@
-"""An S3 server on loopback, moto's, that can be told to fail, and to kill its clients."""
+"""An S3 server on this machine, made of moto, that fails requests and kills clients where a test wants it."""
 
 import os
 import re
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
-from urllib.request import Request, urlopen
 
 import boto3
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.core.base_backend import BackendDict
+from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 BUCKET = "bucket"
@@ -28,7 +28,7 @@ _STATUS = {"500": "500 Internal Server Error", "403": "403 Forbidden"}
 
 @dataclass
 class Rule:
-    """Requests that fail: the next `times` whose method and path a test chose."""
+    """Requests that fail: the next `times` of those whose method and path a test chooses."""
 
     chosen: Callable[[str, str], bool]
     fault: Fault
@@ -37,9 +37,13 @@ class Rule:
 
 @dataclass
 class Kill:
-    """An end at the `at`-th request that writes, counted from 0, which is carried out before, or is not.
+    """A client that is lost at one of its writes.
 
-    The process of number `pid` dies; where it is None, it lives on and cannot reach the server to write any more.
+    Attributes:
+        pid: Process to kill; None lets the client live, and no further write of it reaches the server.
+        at: Which write, counted from 0.
+        is_carried_out: Whether the server carries that write out first.
+        writes: Writes that came so far.
     """
 
     pid: int | None
@@ -50,13 +54,15 @@ class Kill:
 
 @dataclass
 class S3Server:
-    """What runs.
+    """A server that runs.
 
     Attributes:
-        endpoint: Its address.
-        requests: Method and path of all that were answered or failed.
+        endpoint: Address of the server.
+        requests: Method and path of each request that was answered or failed.
         rules: Which of the next requests fail.
-        kill: Whom to kill, if anybody.
+        kill: Client to lose, if any.
+        released: Set when requests that hang may end.
+        lock: Held while what requests share is changed.
     """
 
     endpoint: str = ""
@@ -67,27 +73,27 @@ class S3Server:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def empty(self) -> None:
-        """Begin anew, with an empty bucket and no faults."""
+        """Make the bucket anew, and fail no request."""
         self.released.set()
         with self.lock:
             self.kill, self.released = None, threading.Event()
             self.rules.clear()
-        urlopen(Request(f"{self.endpoint}/moto-api/reset", method="POST")).close()  # moto keeps buckets by process
+        BackendDict.reset()  # moto keeps buckets by process
         self._client.create_bucket(Bucket=BUCKET)
         self.requests.clear()
 
     def fail(self, method: str, ending: str, fault: Fault, times: int = 1) -> None:
-        """Let the next requests of a method fail whose path ends in what a regular expression describes."""
+        """Let the next requests of a method fail whose path ends as the regular expression `ending` says."""
         pattern = re.compile(f"(?:{ending})$")
         self.rules.append(Rule(lambda verb, path: verb == method and pattern.search(path) is not None, fault, times))
 
     def names(self, prefix: str) -> list[str]:
-        """Objects below a prefix."""
+        """List the objects below a prefix."""
         found = self._client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/").get("Contents", [])
         return sorted(item["Key"].removeprefix(f"{prefix}/") for item in found)
 
     def read(self, name: str) -> bytes:
-        """An object."""
+        """Read an object."""
         body: bytes = self._client.get_object(Bucket=BUCKET, Key=name)["Body"].read()
         return body
 
@@ -105,7 +111,7 @@ class S3Server:
         return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", **keys)
 
     def count_write(self, method: str) -> int | None:
-        """Number of a request that writes and comes from whom is to be killed."""
+        """Count a request of the client to lose. Returns its number among the writes, None where it is no write."""
         with self.lock:
             if self.kill is None or method not in ("PUT", "POST", "DELETE"):
                 return None
@@ -113,7 +119,7 @@ class S3Server:
             return self.kill.writes - 1
 
     def take_fault(self, method: str, path: str) -> Fault | None:
-        """The fault of a request that comes in."""
+        """Note a request. Returns how it fails, None where it is answered."""
         with self.lock:
             self.requests.append((method, path))
         for rule in [rule for rule in self.rules if rule.times]:
@@ -125,11 +131,14 @@ class S3Server:
 
 
 class _Failing:
-    """Stands before moto's application, which answers one request at a time: conditional writes must not overlap."""
+    """Application of the server: moto's, with faults before it.
+
+    It answers one request at a time, so that conditional writes do not overlap.
+    """
 
     def __init__(self, server: S3Server) -> None:
         self.server = server
-        self._inner = DomainDispatcherApplication(create_backend_app)
+        self._inner = create_backend_app("s3")  # moto's dispatcher lists its own folders at each request
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -171,13 +180,13 @@ def _ignore(*_: object) -> None:
 
 
 def _closed(environ: dict[str, Any]) -> ConnectionResetError:
-    """Close the connection of a request; what is returned ends it here."""
+    """Close the connection of a request. Raise what this returns, to end the request in the server."""
     environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
     return ConnectionResetError()
 
 
 class _Quiet(WSGIRequestHandler):
-    """Logs nothing."""
+    """Log nothing."""
 
     def log(self, type: str, message: str, *args: Any) -> None:
         pass
@@ -185,7 +194,7 @@ class _Quiet(WSGIRequestHandler):
 
 @contextmanager
 def s3_server() -> Iterator[S3Server]:
-    """Run a server; `empty` makes its bucket."""
+    """Run a server, whose `empty` makes the bucket."""
     state = S3Server()
     server: BaseWSGIServer = make_server("127.0.0.1", 0, _Failing(state), threaded=True, request_handler=_Quiet)
     state.endpoint = f"http://127.0.0.1:{server.server_port}"

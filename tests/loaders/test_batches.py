@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers.batches import batches, completed, data
 from helpers.corpus import Corpus, make_corpus
-from helpers.reading import batches, completed, data
 
 from iianet.encoder.mouth import center_crop
 from iianet.encoder.video_encoder import VideoEncoder

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.batches import data
 from helpers.builds import build_store, quick_encoder
 from helpers.corpus import Corpus, make_corpus
-from helpers.reading import data
 
 from iianet.batch import Batch
 from iianet.errors import ManifestError

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from helpers.batches import batches, completed, data
 from helpers.builds import build_store
 from helpers.corpus import Corpus, make_corpus
-from helpers.reading import batches, completed, data
 
 from iianet.batch import fit_frames
 from iianet.encoder.mouth import center_crop

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.batches import batches, completed, data
 from helpers.builds import build_store, quick_encoder
 from helpers.corpus import Corpus, copy_corpus, make_corpus
-from helpers.reading import batches, completed, data
 
 from iianet.batch import Batch
 from iianet.errors import StoreError

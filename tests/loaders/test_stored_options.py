@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from helpers.batches import batches, data
 from helpers.builds import build_store, change_mouth, interrupt_build
 from helpers.corpus import FOLDERS, SAMPLE_RATE, Corpus, edit_lists, make_corpus
-from helpers.reading import batches, data
 
 from iianet.batch import Batch
 from iianet.errors import ManifestError, StoreError

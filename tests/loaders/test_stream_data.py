@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from helpers.builds import build_store, stored, tar
 from helpers.corpus import Corpus, make_corpus
-from helpers.streaming import SEGMENT, keys, stream
+from helpers.streamed_tars import SEGMENT, keys, stream
 
 from iianet.errors import ConfigError, FeatureStoreError, StoreError
 from shardwriter.storage.tar_urls import validation_word

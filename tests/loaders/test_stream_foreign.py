@@ -10,8 +10,8 @@ import pytest
 import torch
 from helpers.corpus import Corpus, make_corpus
 from helpers.foreign_tars import npy, traps
-from helpers.serving import served
-from helpers.streaming import SEGMENT, foreign, keys, stream, write_shard
+from helpers.streamed_tars import SEGMENT, foreign, keys, stream, write_shard
+from helpers.web_server import served
 
 from iianet.errors import ManifestError, StoreError
 

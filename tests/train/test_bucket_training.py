@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.bucket import ATTEMPTS, PREFIX, URL, bucket
 from helpers.builds import tar
 from helpers.corpus import Corpus
-from helpers.remote import ATTEMPTS, PREFIX, URL, bucket
 from helpers.runs import EPOCHS, build_store, losses, run, run_recorded
 from helpers.s3 import Fault, S3Server
 from torch.utils.data import DataLoader

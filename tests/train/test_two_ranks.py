@@ -74,6 +74,7 @@ def test_only_the_first_rank_touches_the_folder(
 ) -> None:
     _, folder = run(corpus, "--shards", store)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert folder / "best_model.pth" in before
     monkeypatch.setattr(train_cli, "fit", lambda *_: 0)
     monkeypatch.setattr(rank_zero_only, "rank", 0)  # Lightning sets it for the whole process
     monkeypatch.setenv("NODE_RANK", "1")

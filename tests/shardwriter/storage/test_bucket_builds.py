@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import xxhash
+from helpers.bucket import ATTEMPTS, PREFIX, URL, bucket
 from helpers.builds import CPU, build_store, change_mouth, contents
 from helpers.commands import Outcome, run_main
 from helpers.corpus import Corpus, make_corpus
-from helpers.remote import ATTEMPTS, PREFIX, URL, bucket
 from helpers.s3 import BUCKET, Fault, Rule, S3Server
 
 from iianet.errors import StoreError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import xxhash
-from helpers.remote import PREFIX, URL, bucket
+from helpers.bucket import PREFIX, URL, bucket
 from helpers.s3 import BUCKET, Rule, S3Server
 
 from iianet.errors import StoreError

@@ -7,13 +7,14 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+from helpers.bucket import PREFIX, URL, bucket
 from helpers.builds import change_mouth, quick_encoder
 from helpers.commands import Outcome, run_main
 from helpers.corpus import Corpus, make_corpus
-from helpers.remote import PREFIX, URL, bucket
 from helpers.s3 import Kill, S3Server
 
 from shardwriter import build_cli, inspect_cli
@@ -28,7 +29,9 @@ COMMANDS = {
     "compact": ("--compact", "--set", "shardwriter.keep_replaced_days=0"),
 }
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["shardwriter.build_cli", "shardwriter.inspect_cli", "helpers.builds"])
+_context.set_forkserver_preload(
+    ["shardwriter.build_cli", "shardwriter.inspect_cli", "helpers.builds", "helpers.bucket"]
+)
 
 
 def _command(words: list[str], environment: dict[str, str], output: Path) -> None:
@@ -66,6 +69,14 @@ class Machine:
         code, writes = self.run(*words)
         assert code == 0, self.output.read_text()
         return writes
+
+
+@pytest.fixture(scope="module")
+def preloaded() -> None:
+    """Start the process that commands are forked from. It loads what PYTHONPATH leads to, and skips the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        forkserver.ensure_running()
 
 
 @pytest.fixture
@@ -123,6 +134,7 @@ def test_a_build_that_ends_before_any_of_its_writes_is_completed_by_the_next(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("preloaded")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_build_that_is_killed_at_any_write_is_completed_by_the_next_on_any_machine(
     command: str, server: S3Server, corpus: Corpus, tmp_path: Path

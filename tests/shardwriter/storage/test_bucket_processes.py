@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from helpers.bucket import PREFIX, URL, bucket
 from helpers.commands import run_main
 from helpers.corpus import Corpus
-from helpers.remote import PREFIX, URL, bucket
 from helpers.s3 import S3Server
 
 from shardwriter import build_cli, inspect_cli

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import xxhash
-from helpers.remote import ATTEMPTS, PREFIX, URL, bucket
+from helpers.bucket import ATTEMPTS, PREFIX, URL, bucket
 from helpers.s3 import Fault, S3Server
 
 from iianet.errors import StoreError

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from helpers.bucket import PREFIX, URL, bucket
 from helpers.commands import Outcome, run_main
 from helpers.corpus import Corpus
-from helpers.remote import PREFIX, URL, bucket
 from helpers.s3 import BUCKET, Fault, Rule, S3Server
 
 from iianet.errors import StoreError

@@ -7,7 +7,7 @@ from pathlib import Path
 import obstore
 import pytest
 import xxhash
-from helpers.remote import ATTEMPTS, PREFIX, URL, bucket
+from helpers.bucket import ATTEMPTS, PREFIX, URL, bucket
 from helpers.s3 import Fault, Rule, S3Server
 
 from iianet.errors import StoreError

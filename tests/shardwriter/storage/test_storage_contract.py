@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import pytest
 import xxhash
+from helpers.bucket import URL, bucket
 from helpers.builds import CPU, change_mouth
 from helpers.corpus import Corpus
 from helpers.memory_storage import MemoryStorage
-from helpers.remote import URL, bucket
 from helpers.s3 import S3Server
 
 from iianet.errors import StoreError

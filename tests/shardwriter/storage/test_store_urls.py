@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.bucket import PREFIX, URL, bucket
 from helpers.commands import run_main
 from helpers.corpus import Corpus
-from helpers.remote import PREFIX, URL, bucket
 from helpers.s3 import S3Server
 
 from iianet.errors import StoreError

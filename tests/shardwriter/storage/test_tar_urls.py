@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.foreign_tars import embedding, npy, write_tar
 from helpers.inspection import run_json
-from helpers.serving import served
+from helpers.web_server import served
 
 from iianet.errors import StoreError
 from shardwriter.storage.tar_samples import read_samples

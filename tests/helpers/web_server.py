@@ -1,4 +1,4 @@
-"""A web server on this machine, for tests that fetch."""
+"""A web server on this machine, which serves a folder."""
 
 import threading
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder; below /ftp it sends on to ftp, and of NAME?cut it sends half, as a broken connection does."""
+    """Serve a folder. A path below /ftp is redirected to ftp, and of NAME?cut comes half, as from a lost connection."""
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
@@ -33,7 +33,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve a folder; gives the address that its files' names follow."""
+    """Serve a folder. Gives the address before the names of its files."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Batches as training reads them, for tests."""
+"""Batches as training reads them."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ NO_AUGMENTATION = "datamodule.data_config.augment_mouth=false"
 
 
 def data(corpus: Corpus, store: Path | None, *overrides: str, others: tuple[Path, ...] = ()) -> SeparationData:
-    """Raw mode, or a store (and others beside it), without augmentation."""
+    """Make the data module of raw mode, or of a store and others beside it, without augmentation."""
     catalogs = [Snapshot.open(Folder(path)) for path in ([store] if store else []) + list(others)]
     return SeparationData(corpus.config(NO_AUGMENTATION, *overrides), catalogs, "build-shards ...")
 
 
 def batches(source: SeparationData, epochs: int = 2) -> list[Batch]:
-    """Those of some training epochs, then of validation. Both have some."""
+    """Read some training epochs, then validation. No batches at all are an error."""
     loader = source.train_dataloader()
     training, validation = [batch for _ in range(epochs) for batch in loader], list(source.val_dataloader())
     assert training and validation
@@ -29,6 +29,6 @@ def batches(source: SeparationData, epochs: int = 2) -> list[Batch]:
 
 
 def completed(corpus: Corpus, found: list[Batch]) -> list[torch.Tensor]:
-    """Embeddings of each batch, with its mouths encoded."""
+    """Encode the mouths of each batch. Returns the embeddings of all its rows."""
     encoder = LazyEncoder(corpus.config().encoder_source())
     return [encoder.complete(batch) for batch in found]

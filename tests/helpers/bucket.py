@@ -1,4 +1,4 @@
-"""A store's place in a bucket on loopback, for one test."""
+"""An empty bucket for a test, and the environment that leads all clients to it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,16 @@ from shardwriter.storage import objects
 
 URL = f"s3://{BUCKET}/lrs2"
 PREFIX = "lrs2"
+"""Where in the bucket the store lies."""
 ATTEMPTS = 3
+"""How often a request is tried."""
 
 
 @contextmanager
 def bucket(server: S3Server, cache: Path, read_timeout: float = 20) -> Iterator[S3Server]:
-    """The bucket, empty, and an environment that leads all clients to it and puts caches below `cache`.
+    """Empty the bucket, lead all clients to it, and let caches lie below `cache`.
 
-    Waits are short in this process; those that it starts wait as the product does.
+    Waits are short in this process. Processes that it starts wait as the product does.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("AWS_PROFILE", raising=False)

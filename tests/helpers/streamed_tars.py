@@ -1,4 +1,4 @@
-"""Batches from tars that are read as streams, and tars that others made to train on, for tests."""
+"""Tars to train on as streams, as other tools make them, and batches that are read from such."""
 
 import io
 from collections import Counter
@@ -16,10 +16,11 @@ from iianet.batch import Batch
 from loaders.streams import StreamData
 
 SEGMENT = 640 * 2
-"""Samples of the segment of a corpus whose shortest mouths have 2 frames."""
+"""Length of the segment, in samples, of a corpus whose shortest mouths have 2 frames."""
 
 
 def stream(corpus: Corpus, words: str | list[str], *overrides: str, rank: int = 0, world_size: int = 1) -> StreamData:
+    """Make the data module of tars, as a rank has it."""
     data = StreamData(corpus.config(*overrides), [words] if isinstance(words, str) else words)
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, current_epoch=0)  # type: ignore[assignment]
     data.prepare_splits()
@@ -27,16 +28,19 @@ def stream(corpus: Corpus, words: str | list[str], *overrides: str, rank: int = 
 
 
 def keys(batches: Iterable[Batch]) -> Counter[str]:
+    """Count the rows of batches by key; rows of weight 0 are left out."""
     return Counter(key for batch in batches for key, weight in zip(batch.keys, batch.weight, strict=True) if weight)
 
 
 def sound(samples: Any, kind: str = "WAV") -> bytes:
+    """Write samples as an audio file."""
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, 16_000, format=kind, subtype="PCM_16")
     return buffer.getvalue()
 
 
 def write_shard(path: Path, samples: list[dict[str, Any]]) -> None:
+    """Write samples into a tar, as webdataset's writer takes them: members by name, and `__key__`."""
     members = {
         f"{sample['__key__']}.{name}": sample[name] for sample in samples for name in sample if name != "__key__"
     }
@@ -44,7 +48,7 @@ def write_shard(path: Path, samples: list[dict[str, Any]]) -> None:
 
 
 def foreign(count: int, num_samples: int = SEGMENT, kind: str = "wav", **members: bytes) -> list[dict[str, Any]]:
-    """Samples as others make them: an npy, and mixture and source as audio files."""
+    """Make samples for `write_shard`: an npy of an embedding, and mixture and source as audio files."""
     noise = np.random.default_rng(count).uniform(-0.4, 0.4, (count, 2, num_samples))
     return [
         {
