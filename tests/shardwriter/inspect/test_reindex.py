@@ -56,8 +56,10 @@ def assert_equal(found: Embeddings, expected: Embeddings) -> None:
 
 
 def tar_contents(store: Path) -> Counter[bytes]:
-    """What the tars hold, whatever they are called."""
-    return Counter(path.read_bytes() for path in store.glob("*.tar"))
+    """What the tars hold, whatever they are called. There are some."""
+    found = Counter(path.read_bytes() for path in store.glob("*.tar"))
+    assert found
+    return found
 
 
 def plan_ids(store: Path) -> set[str]:
