@@ -19,7 +19,8 @@ from shardwriter.format.record import Identity
 from shardwriter.format.sample import NPY_HEADER_BYTES, dequantize
 from shardwriter.storage.locate import open_storage
 from shardwriter.storage.storage import StoredTar
-from shardwriter.store.snapshot import Snapshot, SplitEntries
+from shardwriter.store.entries import SplitEntries
+from shardwriter.store.snapshot import Snapshot
 
 READ_COLUMNS = ("key", "frames", "embedding_offset", "embedding_length", "scale_offset", "audio_offset", "error")
 """Columns of the index; those that only builds need would double the memory of a large store."""

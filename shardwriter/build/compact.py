@@ -21,7 +21,8 @@ from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import WriteTasks
 from shardwriter.format.plan import PlanHeader, ShardTask, make_plan
 from shardwriter.storage.storage import Storage
-from shardwriter.store.snapshot import Snapshot, SplitEntries, is_store, read_record
+from shardwriter.store.entries import SplitEntries
+from shardwriter.store.snapshot import Snapshot, is_store, read_record
 from shardwriter.store.transaction import COUNTED_COLUMNS, Transaction, open_transaction
 
 logger = logging.getLogger(__name__)

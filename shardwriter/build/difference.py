@@ -20,7 +20,8 @@ from shardwriter.corpus.tables import last_of_each
 from shardwriter.encode.clips import source_state
 from shardwriter.format.names import SPLITS, parse_view_split, view_split
 from shardwriter.format.plan import PlanHeader
-from shardwriter.store.snapshot import Snapshot, SplitEntries
+from shardwriter.store.entries import SplitEntries
+from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from shardwriter.build.difference import Difference
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import count_views, parse_view_split
-from shardwriter.store.snapshot import SplitEntries
+from shardwriter.store.entries import SplitEntries
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from shardwriter.format.plan import ShardTask
 from shardwriter.format.sample import Failed, Sample, read_member
 from shardwriter.format.shard_writer import source_of
 from shardwriter.storage.storage import Storage
-from shardwriter.store.snapshot import Snapshot, SplitEntries
+from shardwriter.store.entries import SplitEntries
+from shardwriter.store.snapshot import Snapshot
 
 OPEN_TARS = 64
 """Tars kept open at a time; entries in hash order come from all of them in turn."""

@@ -14,7 +14,8 @@ from shardwriter.format.index import Entry, entries_of
 from shardwriter.format.names import hash_position, tar_name
 from shardwriter.format.record import Identity
 from shardwriter.storage.storage import Storage
-from shardwriter.store.snapshot import Snapshot, SplitEntries
+from shardwriter.store.entries import SplitEntries
+from shardwriter.store.snapshot import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,10 @@
-"""A store as it was when opened: its record, its plans, its files, and per split the newest entry of every key."""
+"""A store as it was when opened: its record, its plans, its files, and the entries of its splits."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,95 +12,22 @@ from iianet.errors import StoreError
 from shardwriter.corpus.manifest_data import Manifest, arrange
 from shardwriter.corpus.planning import planned_manifest_tables
 from shardwriter.corpus.tables import last_of_each
-from shardwriter.format.index import INDEX_SCHEMA, ShardRecord, decode_index
+from shardwriter.format.index import INDEX_SCHEMA
 from shardwriter.format.names import (
     STORE_FILE,
     TAR_SUFFIX,
-    index_name,
-    merged_index_name,
-    parse_shard,
     sorted_splits,
-    tar_name,
 )
 from shardwriter.format.plan import PLAN_SCHEMA, Plan, PlanHeader, decode_header, decode_rows
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
 from shardwriter.storage.storage import Hold, Listed, Storage
+from shardwriter.store.entries import SplitEntries, read_entries
 
 logger = logging.getLogger(__name__)
 
-Rows = npt.NDArray[np.int64]
 OPENINGS = 10
 """How often a store is opened again because a build changed it meanwhile."""
 ALL_COLUMNS = tuple(PLAN_SCHEMA.names)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitEntries:
-    """The complete shards of one split.
-
-    Attributes:
-        planned: Names of all planned shards, in the order of the plans.
-        shards: Those that are complete.
-        damaged: Those that have an index, but whose tar is gone or has another size.
-        lost: Keys whose newest entry is in a damaged shard.
-        entries: Rows of `INDEX_SCHEMA`, or of some of its columns, shard by shard.
-        shard_of_entry: Index into `shards` of each row, `(entries,)`.
-        is_merged: Whether they were read from an up-to-date merged index.
-    """
-
-    planned: tuple[str, ...]
-    shards: tuple[ShardRecord, ...]
-    damaged: tuple[str, ...]
-    lost: pa.Array
-    entries: pa.Table
-    shard_of_entry: Rows
-    is_merged: bool
-
-    @cached_property
-    def newest_rows(self) -> Rows:
-        """Row of each key's newest entry, ascending: later plans win, since their shards come later.
-
-        A lost key has none: an older embedding of it is of another mouth.
-        """
-        plans = {name.plan_id for record in self.shards if (name := parse_shard(record.shard))}
-        if len(plans) <= 1 and not len(self.lost):  # a plan has every key once
-            return np.arange(len(self.entries))
-        rows = last_of_each(self.entries["key"])
-        is_lost = pc.is_in(self.entries["key"].take(pa.array(rows)), value_set=self.lost)
-        return rows[~np.asarray(is_lost, dtype=np.bool_)]
-
-    @cached_property
-    def newest(self) -> dict[str, int]:
-        """The same, by key."""
-        keys = self.entries["key"].take(pa.array(self.newest_rows)).to_pylist()
-        return dict(zip(keys, self.newest_rows.tolist(), strict=True))
-
-    @cached_property
-    def stored_rows(self) -> Rows:
-        """Rows of `newest_rows` that hold an embedding."""
-        return self.newest_rows[~self._failed]
-
-    @cached_property
-    def failures(self) -> dict[str, str]:
-        """Keys whose newest entry is a failure, and why."""
-        failed = self.entries.select(["key", "error"]).take(pa.array(self.newest_rows[self._failed]))
-        return dict(zip(failed["key"].to_pylist(), failed["error"].to_pylist(), strict=True))
-
-    @property
-    def complete(self) -> set[str]:
-        """Names of the complete shards."""
-        return {record.shard for record in self.shards}
-
-    @property
-    def incomplete(self) -> list[str]:
-        """Names of the planned shards that are not complete."""
-        complete = self.complete
-        return [shard for shard in self.planned if shard not in complete]
-
-    @cached_property
-    def _failed(self) -> npt.NDArray[np.bool_]:
-        errors = self.entries["error"].take(pa.array(self.newest_rows))
-        return np.asarray(pc.is_valid(errors), dtype=np.bool_)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,8 +101,19 @@ class Snapshot:
 
     @property
     def pending(self) -> PlanHeader | None:
-        """The plan that replaces active ones once it is complete, if there is one."""
-        return self.headers.get(self.record.pending) if self.record.pending else None
+        """The plan that replaces active ones once it is complete, if there is one.
+
+        Raises:
+            StoreError: It cannot be read. Readers never ask, so it does not stop them.
+        """
+        name = self.record.pending
+        if name is None or name in self.headers:
+            return self.headers.get(name or "")
+        raise StoreError(
+            f"{self.storage.where(name)}: cannot be read, and {STORE_FILE} names it as the plan of the --overwrite or "
+            "--compact in progress: put the file back to resume that, or delete what it has written with build-shards "
+            "--abandon. The store itself is whole"
+        )
 
     @property
     def retired(self) -> list[PlanHeader]:
@@ -225,7 +160,8 @@ class Snapshot:
         wanted = INDEX_SCHEMA.names if columns is None else list(dict.fromkeys(["key", *columns]))
         known = self._entries.get(key)
         if known is None or not set(wanted) <= set(known.entries.schema.names):
-            self._entries[key] = known = _read_entries(self, headers, split, wanted)
+            planned = [name for header in headers for name in header.shard_names(split)]
+            self._entries[key] = known = read_entries(self.storage, self.files, split, planned, wanted)
         return known
 
     def manifest(self, split: str, data_root: Path | None = None, *, complete: bool = False) -> Manifest:
@@ -301,8 +237,8 @@ def _read_headers(storage: Storage, record: StoreRecord) -> dict[str, PlanHeader
             with storage.open(name) as stream:
                 headers[name] = decode_header(stream, storage.where(name))
         except (FileNotFoundError, StoreError) as error:
-            if name in record.retired:
-                continue  # it is being deleted, and nobody who opens the store now reads it
+            if name in record.retired or name == record.pending:
+                continue  # nobody who opens the store now reads it, and what resumes it says so
             if isinstance(error, StoreError):
                 raise
             raise _missing_plan(storage, name) from error
@@ -314,84 +250,3 @@ def _missing_plan(storage: Storage, name: str) -> StoreError:
         f"{storage.where(name)}: is missing, and {STORE_FILE} names it: copy it again with the store, or make it anew "
         f"from the tars with inspect-shards {storage.name} --reindex"
     )
-
-
-def _read_entries(
-    snapshot: Snapshot, headers: Sequence[PlanHeader], split: str, columns: Sequence[str]
-) -> SplitEntries:
-    planned = [name for header in headers for name in header.shard_names(split)]
-    complete = [shard for shard in planned if index_name(shard) in snapshot.files]
-    table, records = _read_merged(snapshot, split, complete, columns)
-    is_merged = table is not None
-    if table is None:
-        table, records = _read_each(snapshot, complete, columns)
-    counts = np.array([record.rows for record in records], dtype=np.int64)
-    whole = np.array([_is_whole(snapshot, record) for record in records], dtype=np.bool_)
-    lost = pa.array([], pa.string())
-    if not whole.all():
-        kept = np.repeat(whole, counts)
-        newest = last_of_each(table["key"])
-        lost = table["key"].take(pa.array(newest[~kept[newest]])).combine_chunks()
-        table = table.filter(pa.array(kept))
-    return SplitEntries(
-        planned=tuple(planned),
-        shards=tuple(record for record, keep in zip(records, whole, strict=True) if keep),
-        damaged=tuple(record.shard for record, keep in zip(records, whole, strict=True) if not keep),
-        lost=lost,
-        entries=table.combine_chunks(),
-        shard_of_entry=np.repeat(np.arange(int(whole.sum())), counts[whole]),
-        is_merged=is_merged,
-    )
-
-
-def _read_merged(
-    snapshot: Snapshot, split: str, complete: Sequence[str], columns: Sequence[str]
-) -> tuple[pa.Table | None, list[ShardRecord]]:
-    """The merged index, where it lists just the complete shards."""
-    name = merged_index_name(split)
-    if name not in snapshot.files:
-        return None, []
-    try:
-        with snapshot.storage.open(name) as stream:
-            table, records = decode_index(stream, snapshot.storage.where(name), columns)
-    except FileNotFoundError:  # a build deleted it just now
-        return None, []
-    except StoreError as error:
-        logger.warning("%s; it is derived, so the shards' own are read instead", error)
-        return None, []
-    return (table, records) if [record.shard for record in records] == list(complete) else (None, [])
-
-
-def _read_each(
-    snapshot: Snapshot, complete: Sequence[str], columns: Sequence[str]
-) -> tuple[pa.Table, list[ShardRecord]]:
-    names = [index_name(shard) for shard in complete]
-    snapshot.storage.prefetch(names)
-    tables: list[pa.Table] = [pa.schema([INDEX_SCHEMA.field(column) for column in columns]).empty_table()]
-    records: list[ShardRecord] = []
-    for name in names:
-        try:
-            with snapshot.storage.open(name) as stream:
-                table, found = decode_index(stream, snapshot.storage.where(name), columns)
-        except FileNotFoundError:  # a build writes the shard again just now
-            continue
-        tables.append(table)
-        records += found
-    return pa.concat_tables(tables), records
-
-
-def _is_whole(snapshot: Snapshot, record: ShardRecord) -> bool:
-    if record.tar_size == 0:
-        return True
-    listed = snapshot.files.get(tar_name(record.shard))
-    if listed is not None and listed.size == record.tar_size:
-        return True
-    found = "is gone" if listed is None else f"has {listed.size:,} bytes"
-    logger.warning(
-        "%s %s, its index says %s bytes: its %d utterances count as missing. Run build-shards to write it again.",
-        snapshot.storage.where(tar_name(record.shard)),
-        found,
-        f"{record.tar_size:,}",
-        record.rows,
-    )
-    return False

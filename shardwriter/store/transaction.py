@@ -26,7 +26,8 @@ from shardwriter.format.plan import Plan, PlanHeader, ShardTask, encode_plan
 from shardwriter.format.record import Identity, StoreRecord
 from shardwriter.storage.storage import Storage
 from shardwriter.store.card import card_text, is_written_by_us
-from shardwriter.store.snapshot import Snapshot, SplitEntries, is_store
+from shardwriter.store.entries import SplitEntries
+from shardwriter.store.snapshot import Snapshot, is_store
 
 logger = logging.getLogger(__name__)
 
@@ -169,13 +170,13 @@ class Transaction:
 
     def abandon(self) -> str | None:
         """Delete the pending plan and its shards: nobody reads them. Returns its name; None where there is none."""
-        header = self.pending
-        if header is None:
+        name = self._pending_name
+        if name is None:
             return None
         record = self.opened.record
         self._commit(record.identity, record.data_root, record.plans, None)
         self._delete_garbage()
-        return header.name
+        return name
 
     def delete_retired(self) -> None:
         """Delete replaced shards, unless they are to be kept, or a training that began with them reads them.

@@ -10,10 +10,11 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.builds import build_store, change_mouth, index, opened, plans, shards, stored, tar
+from helpers.builds import build_store, change_mouth, contents, index, opened, plans, shards, stored, tar
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import StoreError
+from shardwriter.build.compact import abandon
 from shardwriter.format.index import decode_index
 from shardwriter.format.plan import PLAN_SCHEMA
 from shardwriter.storage.folder import Folder
@@ -224,10 +225,20 @@ def test_a_plan_that_goes_after_opening_is_named_with_the_cure(complete_store: P
         snapshot.plan(snapshot.active[0])
 
 
-def test_a_pending_plan_that_is_missing_is_named_too(complete_store: Path) -> None:
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_pending_plan_that_cannot_be_read_stops_builds_and_no_reader(
+    corpus: Corpus, complete_store: Path, damage: str
+) -> None:
+    before = contents(complete_store)
     edit_record(complete_store, pending="plan-aaaaaaaaaa.parquet")
-    with pytest.raises(StoreError, match=r"plan-aaaaaaaaaa\.parquet: is missing"):
-        opened(complete_store)
+    if damage == "damaged":
+        (complete_store / "plan-aaaaaaaaaa.parquet").write_bytes(b"junk")
+    assert set(stored(complete_store, "train")) == set(corpus.names["train"])
+    with pytest.raises(StoreError, match=r"plan-aaaaaaaaaa\.parquet: cannot be read.* --abandon"):
+        build_store(corpus, complete_store, splits=SPLITS)
+    assert abandon(Folder(complete_store), None) == "plan-aaaaaaaaaa.parquet"
+    build_store(corpus, complete_store, splits=SPLITS)
+    assert contents(complete_store) == before
 
 
 def test_a_retired_plan_may_be_missing_since_it_is_being_deleted(complete_store: Path) -> None:
