@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from iianet.config.schema import Config
 from loaders.datamodule import SeparationData
@@ -39,8 +40,7 @@ class BuildMissing(pl.Callback):
         run_together(build, self.store, options.runner, _TrainerRanks(trainer))
         if trainer.is_global_zero:
             stored, failed = sum(build.report.stored.values()), sum(map(len, build.report.failed.values()))
-            others = f" on this rank, of {trainer.world_size}" if trainer.world_size > 1 else ""
-            logger.info("%s: built %d utterances%s; %d cannot be stored", self.store.name, stored, others, failed)
+            logger.info("%s: built %d utterances; %d cannot be stored", self.store.name, stored, failed)
         self.data.reopen([Snapshot.open(self.store)])
 
 
@@ -48,10 +48,12 @@ class _TrainerRanks:
     """The ranks of a Trainer, as `Together`."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
-        self._strategy: Any = trainer.strategy
         self.number = int(trainer.global_rank)
-        self.count = int(trainer.world_size)
+        self._count = int(trainer.world_size)
 
-    def all(self, value: bool) -> bool:
-        """Whether a value is true on every rank."""
-        return bool(self._strategy.reduce_boolean_decision(value, all=True))
+    def exchange(self, value: Any) -> list[Any]:
+        """What each rank gives, by its number."""
+        given = [value] * self._count
+        if self._count > 1:
+            torch.distributed.all_gather_object(given, value)
+        return given

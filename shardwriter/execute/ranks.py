@@ -5,20 +5,20 @@ takes more and nobody waits for another. The last one to leave writes what dead 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, Protocol
 
 from iianet.errors import StoreError
 from shardwriter.execute.executor import Executor
-from shardwriter.execute.operation import Operation, WriteTasks, run_tasks
+from shardwriter.execute.operation import Operation, run_tasks
 from shardwriter.execute.rank import Rank
 from shardwriter.execute.rank_lock import JobState, RankLock, SharedTasks, delete_task_locks, rank_lock
 from shardwriter.format.plan import ShardTask
 from shardwriter.storage.folder import Folder
 from shardwriter.storage.lock import delete_leftovers
 from shardwriter.store.snapshot import Snapshot
-from shardwriter.store.transaction import Transaction, open_transaction
+from shardwriter.store.transaction import Transaction
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ def run_as_rank(operation: Operation, folder: Folder, executor: Executor, rank: 
                 logger.info("%s: the other ranks were done when this one came", folder.name)
                 return False
             if is_alone:
-                _begin(operation, folder, rank, asked, lock)
+                delete_leftovers(folder.path)
+                lock.begin(_plan(operation, folder, rank.job, asked))
             state = lock.read() if is_alone else lock.join()
         if not is_alone:
             operation.join(state.shared)
-        tasks = _tasks(folder, state)
-        _run_shared(operation, executor, SharedTasks(folder, tasks, (rank.number, rank.world_size)), rank.number == 0)
+        _run_shared(operation, folder, executor, state, (rank.number, rank.world_size))
         with lock.turn():
             _note(lock, rank, operation)
             if not lock.is_alone():
@@ -66,9 +66,8 @@ def _note(lock: RankLock, rank: Rank, operation: Operation) -> None:
     lock.write(state)
 
 
-def _begin(operation: Operation, folder: Folder, rank: Rank, asked: str, lock: RankLock) -> None:
+def _plan(operation: Operation, folder: Folder, job: str, asked: str) -> JobState:
     """Plan, and publish what is to be written."""
-    delete_leftovers(folder.path)
     delete_task_locks(folder)
     transaction = Transaction(folder, operation.keep_replaced_days)
     transaction.open()
@@ -76,14 +75,12 @@ def _begin(operation: Operation, folder: Folder, rank: Rank, asked: str, lock: R
     if tasks:
         transaction.prepare(tasks)
     headers = [transaction.pending, *transaction.active]
-    lock.begin(
-        JobState(
-            job=rank.job,
-            asked=asked,
-            shared=dict(operation.to_share()),
-            plans=[header.name for header in headers if header is not None],
-            tasks=[task.shard for task in tasks],
-        )
+    return JobState(
+        job=job,
+        asked=asked,
+        shared=dict(operation.to_share()),
+        plans=[header.name for header in headers if header is not None],
+        tasks=[task.shard for task in tasks],
     )
 
 
@@ -97,8 +94,12 @@ def _tasks(folder: Folder, state: JobState) -> list[ShardTask]:
     return [planned[shard] for shard in state.tasks]
 
 
-def _run_shared(operation: Operation, executor: Executor, tasks: SharedTasks, shown: bool) -> None:
-    with operation.watch(None, shown=shown) as progress, closing(tasks):
+def _run_shared(
+    operation: Operation, folder: Folder, executor: Executor, state: JobState, part: tuple[int, int]
+) -> None:
+    """Write shards until none is left; `part` is the number of this process and how many there are."""
+    tasks = SharedTasks(folder, _tasks(folder, state), part)
+    with operation.watch(None, shown=part[0] == 0) as progress, closing(tasks):
         executor.run(operation.job(), tasks, progress)
 
 
@@ -108,7 +109,10 @@ def _end(operation: Operation, folder: Folder, executor: Executor, state: JobSta
     operation.add_counts(list(state.counts.values()))
     transaction = Transaction(folder, operation.keep_replaced_days)
     transaction.open()
-    write = _writer(operation, executor, transaction)
+
+    def write(tasks: Sequence[ShardTask]) -> None:
+        transaction.run(tasks, lambda left: run_tasks(operation, executor, left))
+
     headers = [transaction.opened.headers[name] for name in state.plans]
     wanted = set(state.tasks)
     left = [task for task in transaction.unfinished(headers) if task.shard in wanted]
@@ -123,10 +127,6 @@ def _end(operation: Operation, folder: Folder, executor: Executor, state: JobSta
     delete_task_locks(folder)
 
 
-def _writer(operation: Operation, executor: Executor, transaction: Transaction) -> WriteTasks:
-    return lambda tasks: transaction.run(tasks, lambda left: run_tasks(operation, executor, left))
-
-
 class Together(Protocol):
     """Processes that take the same steps: the ranks of a training run."""
 
@@ -134,62 +134,49 @@ class Together(Protocol):
     def number(self) -> int:
         """Number of this one."""
 
-    @property
-    def count(self) -> int:
-        """How many there are."""
-
-    def all(self, value: bool) -> bool:
-        """Whether all gave True; waits for all."""
+    def exchange(self, value: Any) -> Sequence[Any]:
+        """What each of them gives, by its number; waits for all."""
 
 
 def run_together(operation: Operation, folder: Folder, executor: Executor, together: Together) -> None:
     """Run an operation by processes that wait for each other: the first one plans and commits, all write shards.
 
+    Afterwards the first one's report is that of all.
+
     Raises:
-        FeatureStoreError: On every rank, where one could not go on.
+        FeatureStoreError: On every rank, where one could not continue.
     """
-    first = together.number == 0
+    is_first = together.number == 0
     with ExitStack() as held:
-        transactions: list[Transaction] = []
-        tasks: list[ShardTask] = []
 
-        def begin() -> None:
-            if first:
-                transactions.append(held.enter_context(open_transaction(folder, operation.keep_replaced_days)))
-                delete_task_locks(folder)
-                tasks.extend(operation.begin(transactions[0]))
-                if tasks:
-                    transactions[0].prepare(tasks)
+        def begin() -> JobState | None:
+            if not is_first:
+                return None
+            held.enter_context(folder.write_lock())
+            return _plan(operation, folder, "", "")
 
-        def write() -> None:
-            if not first:
-                tasks.extend(_unfinished(folder))
-            shared = SharedTasks(folder, tasks, (together.number, together.count))
-            _run_shared(operation, executor, shared, first)
+        state, *others = _step(together, begin)
+        assert isinstance(state, JobState)
+        if not is_first:
+            operation.join(state.shared)
 
-        def end() -> None:
-            if first:
-                transactions[0].refresh()
-                operation.end(transactions[0], _writer(operation, executor, transactions[0]))
-                delete_task_locks(folder)
+        def write() -> dict[str, Any]:
+            _run_shared(operation, folder, executor, state, (together.number, 1 + len(others)))
+            return dict(operation.counts())
 
-        for step in (begin, write, end):
-            _step(together, step)
+        counts = _step(together, write)
+        state.counts.update({str(number): each for number, each in enumerate(counts)})
+        _step(together, lambda: _end(operation, folder, executor, state) if is_first else None)
 
 
-def _unfinished(folder: Folder) -> list[ShardTask]:
-    """What the first rank has planned."""
-    transaction = Transaction(folder, None)
-    transaction.read(Snapshot.open(folder, hold=False))
-    return transaction.unfinished(transaction.active)
-
-
-def _step(together: Together, step: Callable[[], Any]) -> None:
-    """Take a step on every rank. One that fails must not leave the others waiting for it."""
-    failure: BaseException | None = None
+def _step(together: Together, step: Callable[[], Any]) -> Sequence[Any]:
+    """Take a step on every rank, and return what each gives. One that fails must not leave the others waiting."""
+    value, failure = None, None
     try:
-        step()
+        value = step()
     except BaseException as error:
         failure = error
-    if not together.all(failure is None):
+    given = together.exchange((value, failure is None))
+    if not all(is_done for _, is_done in given):
         raise failure or StoreError("another rank could not build what is missing; its message says why")
+    return [each for each, _ in given]

@@ -73,7 +73,7 @@ def test_two_ranks_build_what_is_missing_together(corpus: Corpus, here: Path) ->
     done = run_recorded(corpus, *words, record=here / "record", ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert stored(here / "new") == {"train": 6, "val": 3}
-    assert "on this rank, of 2" in done.stderr
+    assert "new: built 9 utterances; 0 cannot be stored" in done.stderr
     assert "all 6 utterances are in new" in done.stderr
 
 

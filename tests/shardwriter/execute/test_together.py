@@ -1,9 +1,11 @@
 """Builds by processes that wait for each other, as the ranks of a training run do."""
 
+import copy
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.builds import CPU, build_store, contents, interrupt_build, opened, stored
@@ -12,6 +14,7 @@ from helpers.corpus import Corpus, make_corpus
 from iianet.errors import StoreError
 from shardwriter.build.build import prepare
 from shardwriter.build.options import BuildOptions
+from shardwriter.build.report import BuildReport
 from shardwriter.execute.executor import OneProcess
 from shardwriter.execute.ranks import run_together
 from shardwriter.storage.folder import Folder
@@ -25,38 +28,41 @@ pytestmark = pytest.mark.usefixtures("quick")
 class Rank:
     """One of some threads that take the same steps."""
 
-    def __init__(self, number: int, count: int, barrier: threading.Barrier, values: list[bool]) -> None:
+    def __init__(self, number: int, barrier: threading.Barrier, values: list[Any]) -> None:
         self.number = number
-        self.count = count
         self._barrier = barrier
         self._values = values
 
-    def all(self, value: bool) -> bool:
-        self._values[self.number] = value
+    def exchange(self, value: Any) -> list[Any]:
+        self._values[self.number] = copy.deepcopy(value)
         self._barrier.wait()
-        agreed = all(self._values)
+        given = list(self._values)
         self._barrier.wait()
-        return agreed
+        return given
 
 
-def build_with(ranks: int, corpus: Corpus, store: Path, *overrides: str) -> list[Exception | None]:
-    """What stopped each of some ranks; a rank that waits for one that never comes is stopped by the barrier."""
-    barrier, values = threading.Barrier(ranks, timeout=20), [True] * ranks
+def build_with(ranks: int, corpus: Corpus, store: Path, *overrides: str) -> list[BuildReport | Exception]:
+    """What each of some ranks reports, or what stopped it; one that waits for a rank that never comes is stopped by
+    the barrier."""
+    barrier = threading.Barrier(ranks, timeout=20)
+    values: list[Any] = [None] * ranks
 
-    def one(number: int) -> Exception | None:
+    def one(number: int) -> BuildReport | Exception:
         try:
             build = prepare(corpus.config(*overrides), Folder(store), BuildOptions(device=CPU, splits=SPLITS))
-            run_together(build, Folder(store), OneProcess(CPU), Rank(number, ranks, barrier, values))
+            run_together(build, Folder(store), OneProcess(CPU), Rank(number, barrier, values))
         except Exception as error:
             return error
-        return None
+        return build.report
 
     with ThreadPoolExecutor(ranks) as pool:
         return list(pool.map(one, range(ranks)))
 
 
 def test_ranks_build_a_store_together(corpus: Corpus, store: Path, tmp_path: Path) -> None:
-    assert build_with(3, corpus, store) == [None, None, None]
+    first, *others = build_with(3, corpus, store)
+    assert isinstance(first, BuildReport) and all(isinstance(other, BuildReport) for other in others)
+    assert first.stored == {split: len(corpus.names[split]) for split in SPLITS}
     assert (store / "train.index").is_file()
     build_store(corpus, tmp_path / "alone", splits=SPLITS)
     assert contents(store) == contents(tmp_path / "alone")
@@ -66,7 +72,7 @@ def test_ranks_add_to_a_store_together(corpus: Corpus, complete_store: Path, tmp
     grown = make_corpus(corpus.root, {"train": 9, "val": 2})
     shutil.copytree(complete_store, tmp_path / "alone")
     build_store(grown, tmp_path / "alone", splits=SPLITS)
-    assert build_with(2, grown, complete_store) == [None, None]
+    assert all(isinstance(done, BuildReport) for done in build_with(2, grown, complete_store))
     assert contents(complete_store) == contents(tmp_path / "alone")
 
 
@@ -74,7 +80,7 @@ def test_ranks_finish_an_overwrite_in_progress_and_add_what_is_new_since(corpus:
     other = "videonet.videonet_config.seed=1"
     interrupt_build(corpus, complete_store, other, packs=1, splits=SPLITS, overwrite=True)
     grown = make_corpus(corpus.root, {"train": 9, "val": 2})
-    assert build_with(2, grown, complete_store, other) == [None, None]
+    assert all(isinstance(done, BuildReport) for done in build_with(2, grown, complete_store, other))
     assert opened(complete_store).identity.encoder["seed"] == 1
     assert stored(complete_store, "train").keys() == set(grown.names["train"])
 
