@@ -65,8 +65,9 @@ def inspect(server: S3Server, capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def objects(server: S3Server) -> dict[str, bytes]:
-    """What a build into a folder publishes once: tars, their indexes, and plans."""
+    """What a build into a folder publishes once: tars, their indexes, and plans. There are some."""
     names = [name for name in server.names(PREFIX) if "-" in name]
+    assert names
     return {name: server.read(f"{PREFIX}/{name}") for name in names}
 
 
