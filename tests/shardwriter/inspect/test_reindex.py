@@ -346,8 +346,8 @@ def test_a_lost_plan_of_an_unfinished_overwrite_is_given_up(place: Place) -> Non
     pending = opened(place.store).record.pending
     assert pending is not None
     lose(place.store, pending)
-    with pytest.raises(StoreError, match=rf"{pending}: is missing"):
-        opened(place.store)
+    with pytest.raises(StoreError, match=rf"{pending}: cannot be read"):
+        overwrite(place)
     assert run(place.store, "--reindex", "--verify") == 0
     assert opened(place.store).record.pending is None
     assert_equal(embeddings(place.store), before)
