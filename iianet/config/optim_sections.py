@@ -148,7 +148,7 @@ def _problems(kind: type, arguments: Mapping[str, Any], others: Iterable[str] = 
 
 
 def _fits(value: Any, parameter: inspect.Parameter) -> bool:
-    """Whether a value is of a parameter's kind, told by its default; one without a default takes numbers."""
+    """Whether a value is of the kind of a parameter's default; a parameter without a default takes numbers."""
     default = parameter.default
     if isinstance(default, bool | str):
         return type(value) is type(default)

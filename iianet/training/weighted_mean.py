@@ -9,7 +9,7 @@ class WeightedMean(Metric):
     """Mean of values by their weights, over all ranks.
 
     NaN and infinity are kept, since a run that diverges must be seen to, and the mean of nothing is NaN. (torchmetrics'
-    MeanMetric 1.9 leaves NaN out, or, told not to, leaves the weights out.)
+    MeanMetric 1.9 leaves NaN out, or, when asked to keep it, leaves the weights out.)
 
     Attributes:
         sums: Sum of weight x value, and of weight, `(2,)`, float64.

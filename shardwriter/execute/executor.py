@@ -3,9 +3,9 @@
 Processes of this machine, the ranks of a job and a Ray cluster are the others.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -46,6 +46,26 @@ class Executor(Protocol):
         Raises:
             FeatureStoreError: They cannot be run. Every published shard is whole.
         """
+
+
+Event = tuple[Any, ...]
+"""Name of a method of `Progress`, and its arguments."""
+
+
+@dataclass(frozen=True)
+class Relay:
+    """See `Progress`: hands each event on, for a process that has none of its own."""
+
+    send: Callable[[Event], object]
+
+    def stored(self, split: str, key: str) -> None:
+        self.send(("stored", split, key))
+
+    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
+        self.send(("failed", split, key, mouth, reason))
+
+    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
+        self.send(("published", shard, stored_bytes, audio_bytes))
 
 
 @dataclass(frozen=True)

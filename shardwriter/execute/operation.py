@@ -39,7 +39,7 @@ class Operation(Protocol):
         """What other ranks need to take part, as JSON can hold it."""
 
     def join(self, shared: Mapping[str, Any]) -> None:
-        """Take part in what another rank has begun."""
+        """Take part in what another rank has planned."""
 
     def counts(self) -> Mapping[str, Any]:
         """What this rank did, as JSON can hold it."""
@@ -52,7 +52,7 @@ def run_operation(operation: Operation, storage: Storage, executor: Executor) ->
     """Run an operation as the one process that writes to a store.
 
     Raises:
-        FeatureStoreError: It could not start or go on. Every published shard is whole.
+        FeatureStoreError: It could not start or continue. Every published shard is whole.
     """
     with open_transaction(storage, operation.keep_replaced_days) as transaction:
 

@@ -1,4 +1,4 @@
-"""One process of a build: claims tasks from its parent, runs them, and tells it of each utterance and shard."""
+"""One process of a build: claims tasks from its parent, runs them, and reports each utterance and shard."""
 
 import os
 import threading
@@ -13,12 +13,12 @@ import torch
 
 from iianet.errors import FeatureStoreError
 from shardwriter.encode.write_shards import write_shards
-from shardwriter.execute.executor import Job
+from shardwriter.execute.executor import Job, Relay
 from shardwriter.format.plan import ShardTask
 
 CLAIM, WAIT, STOPPED = "claim", "wait", "stopped"
-"""What a worker says beside what it tells of its tasks: it would take one more task, it has none and waits for one,
-it cannot go on."""
+"""What a worker sends beside the events of its tasks: it would take one more task; it has none and waits for one; it
+cannot continue, for this reason."""
 
 
 def work(job: Job, device: torch.device, num_threads: int, parent: "Connection[Any, Any]") -> None:
@@ -31,7 +31,7 @@ def work(job: Job, device: torch.device, num_threads: int, parent: "Connection[A
         samples = job.source.open(device)
         while (first := _ask(parent, WAIT)) is not None:
             tasks = chain([first], _claimed(parent))
-            write_shards(job.storage, tasks, samples, _Teller(parent))
+            write_shards(job.storage, tasks, samples, Relay(parent.send))
     except FeatureStoreError as error:
         with suppress(OSError):  # the parent was killed, and we are about to end
             parent.send((STOPPED, error))
@@ -55,19 +55,3 @@ def _claimed(parent: "Connection[Any, Any]") -> Iterator[ShardTask]:
     """Tasks while there are any, each claimed when reading comes to it."""
     while (task := _ask(parent, CLAIM)) is not None:
         yield task
-
-
-class _Teller:
-    """Progress that is told in the parent."""
-
-    def __init__(self, parent: "Connection[Any, Any]") -> None:
-        self._parent = parent
-
-    def stored(self, split: str, key: str) -> None:
-        self._parent.send(("stored", split, key))
-
-    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
-        self._parent.send(("failed", split, key, mouth, reason))
-
-    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
-        self._parent.send(("published", shard, stored_bytes, audio_bytes))

@@ -48,13 +48,13 @@ class Processes:
 
 @dataclass(eq=False)
 class _Worker:
-    """A process, the tasks that it has claimed but not published, and what it told of the first of them."""
+    """A process, the tasks that it has claimed but not published, and what it has reported of the first of them."""
 
     device: torch.device
     process: SpawnProcess
     connection: "Connection[Any, Any]"
     claimed: dict[str, ShardTask] = field(default_factory=dict)
-    told: set[tuple[str, str]] = field(default_factory=set)
+    reported: set[tuple[str, str]] = field(default_factory=set)
     waits: bool = False
 
 
@@ -67,7 +67,7 @@ class _Crew:
         self.more = more
         self.progress = progress
         self.workers: list[_Worker] = []
-        self.told: set[tuple[str, str]] = set()
+        self.reported: set[tuple[str, str]] = set()
 
     def hire(self, devices: Sequence[torch.device]) -> None:
         """Start a process for each device, as long as there are tasks."""
@@ -119,13 +119,13 @@ class _Crew:
         elif what == "published":
             shard = facts[0]
             del worker.claimed[shard]
-            worker.told.clear()
+            worker.reported.clear()
             self.progress.published(*facts)
         else:
-            told = (facts[0], facts[1])
-            worker.told.add(told)
-            if told in self.told:  # by one that was ended before its shard was complete
-                self.told.discard(told)
+            utterance = (facts[0], facts[1])
+            worker.reported.add(utterance)
+            if utterance in self.reported:  # by a process that ended before its shard was complete
+                self.reported.discard(utterance)
             else:
                 (self.progress.stored if what == "stored" else self.progress.failed)(*facts)
 
@@ -172,7 +172,7 @@ class _Crew:
             )
         logger.warning("%s; the other %d take over its %d shards", ended, len(self.workers), len(worker.claimed))
         self.left.extend(worker.claimed.values())
-        self.told |= worker.told
+        self.reported |= worker.reported
 
     def _clean(self, worker: _Worker) -> None:
         assert worker.process.pid is not None

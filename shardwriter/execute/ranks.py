@@ -30,7 +30,7 @@ def run_as_rank(operation: Operation, folder: Folder, executor: Executor, rank: 
         Whether this rank was the last one: then the operation's report is that of all.
 
     Raises:
-        FeatureStoreError: This rank could not go on. What it had taken is left to the last one, or the next run.
+        FeatureStoreError: This rank could not continue. What it had taken is left to the last one, or the next run.
     """
     asked = operation.asked()  # now: what is planned may change the operation
     with rank_lock(folder.path, rank, asked) as lock:

@@ -2,40 +2,35 @@
 
 import socket
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
 from iianet.errors import FeatureStoreError, StoreError
 from shardwriter.encode.sources import Samples
 from shardwriter.encode.write_shards import Progress, write_shards
-from shardwriter.execute.executor import Job
+from shardwriter.execute.executor import Event, Job, Relay
 from shardwriter.format.names import STORE_FILE
 from shardwriter.format.plan import ShardTask
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What became of a task: all that was told of it, and why it could not be run."""
+    """What became of a task.
 
-    told: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+    Attributes:
+        events: In the order in which they happened.
+        error: Why it could not be run.
+    """
+
+    events: list[Event] = field(default_factory=list)
     error: FeatureStoreError | None = None
 
-    def tell(self, progress: Progress) -> None:
-        """Tell it again. Raises what there is to raise."""
-        for name, facts in self.told:
+    def report(self, progress: Progress) -> None:
+        """Repeat the events. Raises the error, if there is one."""
+        for name, *facts in self.events:
             getattr(progress, name)(*facts)
         if self.error is not None:
             raise self.error
-
-    def stored(self, split: str, key: str) -> None:
-        self.told.append(("stored", (split, key)))
-
-    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
-        self.told.append(("failed", (split, key, mouth, reason)))
-
-    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
-        self.told.append(("published", (shard, stored_bytes, audio_bytes)))
 
 
 class RayActor:
@@ -67,7 +62,7 @@ class RayActor:
                     "a --shards folder that all nodes share, under the same path"
                 )
             self._samples = self._samples or self._job.source.open(self._device)
-            write_shards(storage, [task], self._samples, outcome)
+            write_shards(storage, [task], self._samples, Relay(outcome.events.append))
         except FeatureStoreError as error:
             outcome.error = error
         return outcome

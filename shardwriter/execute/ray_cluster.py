@@ -134,7 +134,7 @@ class _Crew:
                 "whole; fix it (out of memory: a smaller --batch_size) and run the command again to resume."
             ) from error
         if outcome is not None:
-            outcome.tell(self.progress)
+            outcome.report(self.progress)
 
 
 class _Left:

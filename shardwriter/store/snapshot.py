@@ -191,7 +191,7 @@ class Snapshot:
 
 
 def is_store(storage: Storage) -> bool:
-    """Whether a place holds a store, complete or begun."""
+    """Whether a place holds a store, complete or not."""
     return storage.version(STORE_FILE) is not None
 
 
