@@ -32,6 +32,8 @@ __all__ = ["Example", "Manifest", "Utterance", "arrange", "has_manifest", "load_
 logger = logging.getLogger(__name__)
 
 KeyFrom = Literal["stem", "path"]
+COMPARED_ROWS = 65_536
+"""Examples whose names are compared at a time: a copy of all of them would take as much memory as they do."""
 
 
 def load_manifests(
@@ -167,11 +169,8 @@ class _Relative:
 
 def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str, Path]) -> None:
     for split, manifest in manifests.items():
-        mixtures, sources = (
-            pc.replace_substring_regex(manifest.examples.column(name), pattern="^.*/", replacement="")
-            for name in ("mixture", "source")
-        )
-        renamed = pc.sum(pc.not_equal(mixtures, sources)).as_py()
+        parts = manifest.examples.table.to_batches(max_chunksize=COMPARED_ROWS)
+        renamed = sum(pc.sum(pc.not_equal(_names(part, "mixture"), _names(part, "source"))).as_py() for part in parts)
         if renamed:
             logger.warning(
                 "%s: %d sources are named otherwise than their mixture. That is fine if entry i of mix.json, s1.json "
@@ -179,6 +178,11 @@ def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str
                 folders[split],
                 renamed,
             )
+
+
+def _names(part: pa.RecordBatch, column: str) -> pa.Array:
+    """File names of some paths."""
+    return pc.replace_substring_regex(part[column], pattern="^.*/", replacement="")
 
 
 def _warn_of_leaks(manifests: Mapping[str, Manifest]) -> None:
