@@ -15,6 +15,7 @@ import xxhash
 from tqdm import tqdm
 
 from iianet.errors import StoreError
+from shardwriter.build.options import BuildOptions
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.tables import last_of_each
 from shardwriter.encode.clips import source_state
@@ -70,32 +71,10 @@ class Difference:
         return len(self.to_plan) + len(self.resumed)
 
 
-class Wanted(NamedTuple):
-    """Which differences count.
-
-    Attributes:
-        limit: Take only the first so many utterances of a split; None takes all.
-        verify_sources: Digest every npz, even where size and time are as recorded.
-        retry_failed: Try those again that failed and have not changed since.
-    """
-
-    limit: int | None = None
-    verify_sources: bool = False
-    retry_failed: bool = False
-
-
-def everything(manifests: Mapping[str, Manifest]) -> dict[str, Difference]:
-    """The differences from an empty store."""
-    return {
-        split: Difference(manifest=manifest, new=np.arange(len(manifest.utterances)))
-        for split, manifest in manifests.items()
-    }
-
-
 def find_differences(
-    manifests: Mapping[str, Manifest], snapshot: Snapshot | None, headers: Sequence[PlanHeader], wanted: Wanted
+    manifests: Mapping[str, Manifest], snapshot: Snapshot | None, headers: Sequence[PlanHeader], options: BuildOptions
 ) -> dict[str, Difference]:
-    """What some plans of a store lack of manifests, split by split.
+    """What some plans of a store, or no store, lack of manifests, split by split.
 
     An utterance is changed where the size or time of its npz differ from the recorded ones and then its digest does.
     One that failed is tried again where its npz has changed.
@@ -104,35 +83,35 @@ def find_differences(
         StoreError: The store knows an utterance under another path.
     """
     return {
-        split: _difference(manifest, snapshot, headers, wanted)
-        if snapshot
-        else _limited(Difference(manifest=manifest), wanted, new=True)
+        split: _difference(manifest, snapshot, headers, options) if snapshot else _everything(manifest, options.limit)
         for split, manifest in manifests.items()
     }
 
 
-def _limited(difference: Difference, wanted: Wanted, *, new: bool) -> Difference:
-    count = len(difference.manifest.utterances)
-    chosen = np.arange(count)[: wanted.limit]
-    return Difference(manifest=difference.manifest, new=chosen if new else _no_rows(), left_out=count - len(chosen))
+def _everything(manifest: Manifest, limit: int | None) -> Difference:
+    count = len(manifest.utterances)
+    chosen = np.arange(count)[:limit]
+    return Difference(manifest=manifest, new=chosen, left_out=count - len(chosen))
 
 
-def _difference(manifest: Manifest, snapshot: Snapshot, headers: Sequence[PlanHeader], wanted: Wanted) -> Difference:
+def _difference(
+    manifest: Manifest, snapshot: Snapshot, headers: Sequence[PlanHeader], options: BuildOptions
+) -> Difference:
     refuse_other_paths(manifest, snapshot, headers)
     entries = snapshot.entries_of(headers, manifest.split, ORIGIN_COLUMNS)
-    keys = manifest.utterances.column("key")[: wanted.limit]
+    keys = manifest.utterances.column("key")[: options.limit]
     rows = stored_rows(keys, entries)
     unfinished = np.asarray(pc.is_in(keys, value_set=_unfinished_keys(snapshot, headers, entries, manifest.split)))
     known = np.flatnonzero((rows >= 0) & ~unfinished)
     failed = np.zeros(len(keys), dtype=np.bool_)
     failed[known] = np.asarray(pc.is_valid(entries.entries["error"].take(pa.array(rows[known]))))
     stale = np.zeros(len(keys), dtype=np.bool_)
-    stale[stale_utterances(manifest, known, rows[known], entries, verify_sources=wanted.verify_sources)] = True
+    stale[stale_utterances(manifest, known, rows[known], entries, verify_sources=options.verify_sources)] = True
     return Difference(
         manifest=manifest,
         new=np.flatnonzero((rows < 0) & ~unfinished),
         changed=np.flatnonzero(stale & ~failed),
-        retried=np.flatnonzero(failed if wanted.retry_failed else failed & stale),
+        retried=np.flatnonzero(failed if options.retry_failed else failed & stale),
         resumed=np.flatnonzero(unfinished),
         left_out=len(manifest.utterances) - len(keys),
     )
