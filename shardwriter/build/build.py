@@ -1,9 +1,7 @@
 """Build a store: make or resume it until every utterance of the manifest is stored or has a reason why not."""
 
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from shardwriter.corpus.views import with_views
 from shardwriter.encode.encoded import EncodedClips
 from shardwriter.encode.imported import ImportedEmbeddings
 from shardwriter.encode.sources import SampleSource
-from shardwriter.encode.write_shards import Progress
 from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import WriteTasks, run_operation
 from shardwriter.format.names import count_views, index_name, parse_view_split, split_view_key
@@ -168,16 +165,9 @@ class Build:
             )
         return Job(storage=self.storage, source=source)
 
-    @contextmanager
-    def watch(self, total: int | None, *, shown: bool) -> Iterator[Progress]:
+    def watch(self, total: int | None, *, shown: bool) -> Bar:
         """See `Operation`."""
-        started = time.monotonic()
-        try:
-            verb = "importing" if self.identity.is_imported else "encoding"
-            with Bar(self.report, total, verb, shown=shown) as bar:
-                yield bar
-        finally:
-            self.report.seconds += time.monotonic() - started
+        return Bar(self.report, total, "importing" if self.identity.is_imported else "encoding", shown=shown)
 
     def unpublished(self) -> list[ShardTask]:
         """The tasks that were taken on, and that have no shard yet."""

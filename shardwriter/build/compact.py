@@ -1,10 +1,7 @@
 """Copy the newest entries of a store into new, full shards, without what they superseded (build-shards --compact)."""
 
 import logging
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ from iianet.wording import counted, readable_bytes
 from shardwriter.build.report import Bar, BuildReport
 from shardwriter.corpus.planning import plan_table
 from shardwriter.encode.copied import CopiedSamples
-from shardwriter.encode.write_shards import Progress
 from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import WriteTasks
 from shardwriter.format.plan import PlanHeader, ShardTask, make_plan
@@ -81,7 +77,6 @@ class Compaction:
         Raises:
             StoreError: It cannot be done now.
         """
-        read_record(self.storage)
         transaction = Transaction(self.storage, None)
         transaction.read(Snapshot.open(self.storage))
         return self._survey(transaction)
@@ -116,13 +111,9 @@ class Compaction:
         source = CopiedSamples(storage=self.storage, base=self._base, snapshot=self._snapshot)
         return Job(storage=self.storage, source=source)
 
-    @contextmanager
-    def watch(self, total: int | None, *, shown: bool) -> Iterator[Progress]:
+    def watch(self, total: int | None, *, shown: bool) -> Bar:
         """See `Operation`."""
-        started = time.monotonic()
-        with Bar(self._copied, total, "copying", shown=shown) as bar:
-            yield _QuietFailures(bar)
-        self._copied.seconds += time.monotonic() - started
+        return _QuietBar(self._copied, total, "copying", shown=shown)
 
     def asked(self) -> str:
         """See `Operation`."""
@@ -177,7 +168,8 @@ class Compaction:
         pending = transaction.pending
         if pending is None or pending.kind != "compact":
             return None
-        rows = _rows_by_split(transaction.opened, pending)
+        splits = transaction.opened.plan(pending, ("split",)).table["split"]
+        rows = {found["values"]: found["counts"] for found in splits.value_counts().to_pylist()}
         if all(count == self._num_shards(rows[split]) for split, count in pending.shards.items()):
             logger.info("%s: resuming %s", self.storage.name, pending.name)
             return pending
@@ -233,32 +225,16 @@ class Compaction:
         report.stored_bytes = report.stored_bytes[0], _tar_bytes(found)
 
 
-class _QuietFailures:
-    """See `Progress`: utterances that failed in the build were said then."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-
-    def stored(self, split: str, key: str) -> None:
-        self._bar.stored(split, key)
+class _QuietBar(Bar):
+    """Failures are copied like embeddings: the build has named them."""
 
     def failed(self, split: str, key: str, mouth: str, reason: str) -> None:  # noqa: ARG002
-        self._bar.stored(split, key)
-
-    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
-        self._bar.published(shard, stored_bytes, audio_bytes)
+        self.stored(split, key)
 
 
 def _entries(snapshot: Snapshot, headers: Sequence[PlanHeader]) -> list[SplitEntries]:
     splits = sorted({split for header in headers for split in header.shards})
     return [snapshot.entries_of(headers, split, COUNTED_COLUMNS) for split in splits]
-
-
-def _rows_by_split(snapshot: Snapshot, header: PlanHeader) -> Counter[str]:
-    rows: Counter[str] = Counter()
-    for task in snapshot.plan(header, ("split", "shard", "key")).tasks():
-        rows[task.split] += len(task.rows)
-    return rows
 
 
 def _tar_bytes(found: Sequence[SplitEntries]) -> int:

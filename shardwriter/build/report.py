@@ -1,6 +1,7 @@
 """What a build did: counted while it runs, shown in a bar, and summed up."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,7 +162,7 @@ def _failures(manifest: Manifest, entries: SplitEntries) -> list[Failure]:
 
 
 class Bar:
-    """See `Progress`: shows a build's progress, and keeps its counts."""
+    """See `Progress`: shows a build's progress, and keeps its counts and the time inside the block."""
 
     def __init__(self, report: BuildReport, total: int | None, verb: str, *, shown: bool = True) -> None:
         self.report = report
@@ -170,9 +171,11 @@ class Bar:
         self.bar = tqdm(total=total, unit="utt", desc=verb, dynamic_ncols=True, disable=total == 0 or not shown)
 
     def __enter__(self) -> "Bar":
+        self.started = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.report.seconds += time.monotonic() - self.started
         self._show(refresh=True)
         self.bar.close()
 
