@@ -23,7 +23,7 @@ from shardwriter.build.preparation import Preparation
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.mouth_npz import read_mouth_npz
 from shardwriter.corpus.wavs import stored_dtype
-from shardwriter.encode.imported import ImportReader
+from shardwriter.encode.imported import read_embedding
 from shardwriter.format.names import parse_view_split
 from shardwriter.format.record import Identity
 from shardwriter.format.sample import Failed
@@ -165,9 +165,10 @@ def _sample_mouths(manifest: Manifest) -> str:
 
 def _sample_embeddings(steps: Preparation, manifest: Manifest) -> str:
     """Whether an earlier tool's files can be imported."""
-    reader = ImportReader(data_root=manifest.data_root, identity=replace(steps.identity, audio="path"))
+    identity = replace(steps.identity, audio="path")
     chosen = [manifest.utterances[index] for index in _spread(manifest)]
-    read = [reader.read({"mouth": item.mouth, "utterance": item.name, "audio": []}) for item in chosen]
+    rows = [{"mouth": item.mouth, "utterance": item.name, "audio": []} for item in chosen]
+    read = [read_embedding(row, manifest.data_root, identity) for row in rows]
     problems = [sample.reason for sample in read if isinstance(sample, Failed)]
     return _sampled(len(chosen), problems, "files can be imported", "can be imported")
 

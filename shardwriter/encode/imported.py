@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,44 +55,34 @@ class ImportedEmbeddings:
 
     def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:
         """See `Samples`."""
-        reader = ImportReader(data_root=self.data_root, identity=self.identity)
+        reader = partial(read_embedding, data_root=self.data_root, identity=self.identity)
         with closing(read_ahead(reader, tasks, self.num_workers, depth=2 * self.batch_size)) as opened:
             for task, read in opened:
                 yield task, (Planned(row["key"], row["mouth"], sample) for row, sample in read)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportReader:
-    """Reads the embeddings of rows.
+def read_embedding(row: Mapping[str, Any], data_root: Path, identity: Identity) -> Sample | Failed:
+    """Read the embedding beside one mouth; what is wrong with it is part of the answer.
 
-    Attributes:
+    That file is the embedding's source: its size, time and digest show later whether it has changed.
+
+    Args:
+        row: Of a plan.
         data_root: Folder that paths are relative to.
         identity: Of the store.
     """
-
-    data_root: Path
-    identity: Identity
-
-    def read(self, row: Mapping[str, Any]) -> Sample | Failed:
-        """Read the embedding beside one mouth; what is wrong with it is part of the answer.
-
-        That file is the embedding's source: its size, time and digest show later whether it has changed.
-
-        Args:
-            row: Of a plan.
-        """
-        mouth = row["mouth"]
-        file = embedding_path(mouth)
-        path = self.data_root / file
-        try:
-            npz = read_embedding_npz(path, self.identity.dim)
-            _refuse_other_frames(path, npz.embedding.shape[1], self.data_root / mouth)
-            audio = read_audio(self.data_root, row["audio"]) if self.identity.audio == "embed" else None
-        except (MouthError, AudioError) as error:
-            reason = str(error).removeprefix(f"{self.data_root}/")  # a store names no folder of the machine it is from
-            return Failed(reason=reason, source=source_state(path, file))
-        source = Source(mouth=file, size=npz.size, mtime_ns=npz.mtime_ns, digest=npz.digest)
-        return finish_sample(row, npz.embedding, audio, source, self.identity)
+    mouth = row["mouth"]
+    file = embedding_path(mouth)
+    path = data_root / file
+    try:
+        npz = read_embedding_npz(path, identity.dim)
+        _refuse_other_frames(path, npz.embedding.shape[1], data_root / mouth)
+        audio = read_audio(data_root, row["audio"]) if identity.audio == "embed" else None
+    except (MouthError, AudioError) as error:
+        reason = str(error).removeprefix(f"{data_root}/")  # a store names no folder of the machine it is from
+        return Failed(reason=reason, source=source_state(path, file))
+    source = Source(mouth=file, size=npz.size, mtime_ns=npz.mtime_ns, digest=npz.digest)
+    return finish_sample(row, npz.embedding, audio, source, identity)
 
 
 def refuse_views(splits: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pyarrow as pa
 import pytest
 from helpers.corpus import make_frames, write_mouth
 
-from shardwriter.encode.clips import ClipReader, Reader, read_ahead
+from shardwriter.encode.clips import Clip, read_ahead, read_clip
 from shardwriter.format.plan import PLAN_SCHEMA, ShardTask
+from shardwriter.format.sample import Failed
 
 
 def task(number: int, keys: Sequence[str]) -> ShardTask:
@@ -44,7 +46,7 @@ class Echo:
     wait: Callable[[str], object] = lambda _: None
     begun: list[str] = field(default_factory=list)
 
-    def read(self, row: Mapping[str, Any]) -> str:
+    def __call__(self, row: Mapping[str, Any]) -> str:
         self.begun.append(row["key"])
         self.wait(row["key"])
         return f"read {row['key']}"
@@ -111,16 +113,17 @@ def test_what_is_wrong_with_a_mouth_is_part_of_the_answer(tmp_path: Path) -> Non
         write_mouth(tmp_path / f"{key}.npz", make_frames(2))
     (tmp_path / "b.npz").write_bytes(b"PK")
     tasks = Tasks([["gone", "a", "b"], ["c"]])
-    reader = ClipReader(data_root=tmp_path)
+    reader = partial(read_clip, data_root=tmp_path)
     found = {row["key"]: clip for _, rows in read_ahead(reader, iter(tasks), 2, 4) for row, clip in rows}
-    assert [key for key, clip in found.items() if clip.frames is None] == ["gone", "b"] and len(found) == 4
-    assert found["gone"].error == "cannot be read (No such file or directory)"
-    assert (found["b"].error or "").startswith("not a complete npz (2 bytes)")
-    assert {key: (clip.source.mouth, clip.source.size) for key, clip in found.items() if clip.error} == {
+    failed = {key: clip for key, clip in found.items() if isinstance(clip, Failed)}
+    assert list(failed) == ["gone", "b"] and len(found) == 4
+    assert failed["gone"].reason == "cannot be read (No such file or directory)"
+    assert failed["b"].reason.startswith("not a complete npz (2 bytes)")
+    assert {key: (its.source.mouth, its.source.size) for key, its in failed.items()} == {
         "gone": ("gone.npz", None),
         "b": ("b.npz", 2),
     }
-    assert found["a"].error is found["c"].error is None
+    assert all(isinstance(found[key], Clip) for key in ("a", "c"))
 
 
 def test_what_a_reader_raises_comes_out_at_its_row() -> None:
@@ -130,7 +133,7 @@ def test_what_a_reader_raises_comes_out_at_its_row() -> None:
 
     got: list[str] = []
 
-    def use(reader: Reader[str]) -> None:
+    def use(reader: Echo) -> None:
         for _, rows in read_ahead(reader, iter(Tasks([["a", "b"], ["c", "d"]])), num_workers=2, depth=8):
             got.extend(read for _, read in rows)
 
