@@ -1,11 +1,11 @@
 """What a store lacks of a manifest: new, changed, failed or unfinished utterances. Column by column."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -194,9 +194,27 @@ def stale_utterances(
     """
     stale: list[int] = []
     vanished: list[str] = []
-    for part in _checked(manifest, known, rows, entries, verify_sources):
-        stale += part.stale
-        vanished += part.vanished
+    mouths = manifest.utterances.column("mouth")
+
+    def check(start: int) -> None:
+        """Check some rows: their paths are Python objects for a moment only."""
+        chosen, its_rows = known[start : start + STAT_ROWS], pa.array(rows[start : start + STAT_ROWS])
+        recorded = entries.entries.select(list(ORIGIN_COLUMNS[1:])).take(its_rows).to_pylist()
+        paths = mouths.take(pa.array(chosen)).to_pylist()
+        for index, mouth, origin in zip(chosen.tolist(), paths, recorded, strict=True):
+            source = origin["mouth"] or mouth  # not the mouth itself where its embedding was imported
+            is_stale = _is_stale(manifest.data_root / source, origin, verify_sources)
+            if is_stale:
+                stale.append(index)
+            elif is_stale is None and origin["error"] is None:
+                vanished.append(source)
+
+    with (
+        ThreadPoolExecutor(STAT_THREADS, thread_name_prefix="stat-npz") as pool,
+        tqdm(total=len(known), desc=f"checking {manifest.split}", unit="npz", delay=1.0, leave=False) as bar,
+    ):
+        for _ in pool.map(check, range(0, len(known), STAT_ROWS)):
+            bar.update(STAT_ROWS)
     if vanished:
         logger.warning(
             "%s: %d of %d stored utterances have no npz at %s any more (e.g. %s); their embeddings are kept",
@@ -206,49 +224,18 @@ def stale_utterances(
             manifest.data_root,
             min(vanished),
         )
-    return np.array(stale, dtype=np.int64)
+    return np.array(sorted(stale), dtype=np.int64)
 
 
-class _Checked(NamedTuple):
-    stale: list[int]
-    vanished: list[str]
-
-
-def _checked(
-    manifest: Manifest, known: Rows, rows: Rows, entries: SplitEntries, verify_sources: bool
-) -> Iterator[_Checked]:
-    """Compare files with what is recorded of them, part by part: their paths are Python objects for a moment only."""
-    mouths = manifest.utterances.column("mouth")
-
-    def check(start: int) -> _Checked:
-        chosen, its_rows = known[start : start + STAT_ROWS], pa.array(rows[start : start + STAT_ROWS])
-        recorded = entries.entries.select(list(ORIGIN_COLUMNS[1:])).take(its_rows).to_pylist()
-        found = _Checked([], [])
-        for index, mouth, origin in zip(
-            chosen.tolist(), mouths.take(pa.array(chosen)).to_pylist(), recorded, strict=True
-        ):
-            source = origin["mouth"] or mouth  # not the mouth itself where its embedding was imported
-            now = source_state(manifest.data_root / source, source)
-            if now.size is None:
-                found.vanished.extend([source] if origin["error"] is None else [])
-                continue
-            same = (now.size, now.mtime_ns) == (origin["source_size"], origin["source_mtime_ns"])
-            if origin["source_digest"] is None:  # it could not be read then, or came from no npz
-                is_stale = origin["error"] is not None and not same
-            else:
-                is_stale = (not same or verify_sources) and _digest(manifest.data_root / source) != origin[
-                    "source_digest"
-                ]
-            found.stale.extend([index] if is_stale else [])
-        return found
-
-    with (
-        ThreadPoolExecutor(STAT_THREADS, thread_name_prefix="stat-npz") as pool,
-        tqdm(total=len(known), desc=f"checking {manifest.split}", unit="npz", delay=1.0, leave=False) as bar,
-    ):
-        for part in pool.map(check, range(0, len(known), STAT_ROWS)):
-            bar.update(STAT_ROWS)
-            yield part
+def _is_stale(path: Path, origin: Mapping[str, Any], verify_sources: bool) -> bool | None:
+    """Whether a file is no longer what was encoded; None where it is gone."""
+    now = source_state(path, origin["mouth"])
+    if now.size is None:
+        return None
+    same = (now.size, now.mtime_ns) == (origin["source_size"], origin["source_mtime_ns"])
+    if origin["source_digest"] is None:  # it could not be read then, or came from no npz
+        return origin["error"] is not None and not same
+    return (not same or verify_sources) and _digest(path) != origin["source_digest"]
 
 
 def _digest(path: Path) -> str | None:
