@@ -1,9 +1,8 @@
 """Utterances and examples of a split, column by column: a million of them take tens of megabytes, not a gigabyte."""
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -53,18 +52,14 @@ EXAMPLE_SCHEMA = pa.schema(
 
 
 class Records(Sequence[Record], Generic[Record]):
-    """Rows of a table, each made into a record when it is asked for."""
+    """Rows of a table of `schema`, each made into a `record` when it is asked for."""
 
     schema: pa.Schema
+    record: type[Record]
 
     def __init__(self, table: pa.Table) -> None:
         assert table.schema.equals(self.schema), table.schema
         self.table = table.combine_chunks()
-
-    @classmethod
-    @abstractmethod
-    def record(cls, row: dict[str, Any]) -> Record:
-        """A row as a record."""
 
     def column(self, name: str) -> pa.Array:
         """One column whole, `(len(self),)`."""
@@ -95,33 +90,25 @@ class Records(Sequence[Record], Generic[Record]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         row = int(index) % len(self)
-        return self.record({name: self.column(name)[row].as_py() for name in self.schema.names})
+        return self.record(**{name: self.column(name)[row].as_py() for name in self.schema.names})
 
     def __iter__(self) -> Iterator[Record]:
         for start in range(0, len(self), _CHUNK):
-            yield from map(self.record, self.table.slice(start, _CHUNK).to_pylist())
+            yield from (self.record(**row) for row in self.table.slice(start, _CHUNK).to_pylist())
 
 
 class Utterances(Records[Utterance]):
     """Utterances, as rows of `UTTERANCE_SCHEMA`."""
 
     schema = UTTERANCE_SCHEMA
-
-    @classmethod
-    def record(cls, row: dict[str, Any]) -> Utterance:
-        """A row as an Utterance."""
-        return Utterance(**row)
+    record = Utterance
 
 
 class Examples(Records[Example]):
     """Examples, as rows of `EXAMPLE_SCHEMA`."""
 
     schema = EXAMPLE_SCHEMA
-
-    @classmethod
-    def record(cls, row: dict[str, Any]) -> Example:
-        """A row as an Example."""
-        return Example(**row)
+    record = Example
 
 
 def hash_order(keys: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
