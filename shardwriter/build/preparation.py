@@ -5,11 +5,11 @@ from functools import cached_property
 from iianet.config.schema import Config
 from iianet.encoder.kernels import Kernels
 from iianet.encoder.protocol import Encoder
+from iianet.errors import ConfigError
 from shardwriter.build.options import BuildOptions
 from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.manifest_data import Manifest
-from shardwriter.corpus.views import with_views
-from shardwriter.encode.imported import refuse_views
+from shardwriter.corpus.views import AUGMENTED_SPLIT
 from shardwriter.format.plan import PlanHeader
 from shardwriter.format.record import Identity
 from shardwriter.storage.storage import Storage
@@ -35,8 +35,11 @@ class Preparation:
         """Of the splits, without views."""
         recorded = self.snapshot.record.data_root if self.snapshot else None
         manifests = load_manifests(self.config, self.options.splits, recorded)
-        if self.options.import_embeddings:
-            refuse_views(with_views(manifests, self.config.shardwriter.views))
+        if self.options.import_embeddings and self.config.shardwriter.views and AUGMENTED_SPLIT in manifests:
+            raise ConfigError(
+                "--import_embeddings: the earlier tool made one embedding of each utterance, so there is nothing to "
+                "make views of; leave --views out, and shardwriter.views at 0"
+            )
         return manifests
 
     @cached_property

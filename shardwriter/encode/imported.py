@@ -1,7 +1,7 @@
 """Embeddings that an earlier tool left beside the mouth npz, instead of encoding (build-shards --import_embeddings)."""
 
 import zipfile
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
-from iianet.errors import AudioError, ConfigError, MouthError, StoreError
+from iianet.errors import AudioError, MouthError, StoreError
 from shardwriter.corpus.embedding_npz import embedding_path, read_embedding_npz
 from shardwriter.corpus.mouth_npz import MOUTH_KEY
 from shardwriter.corpus.npz import DAMAGE
 from shardwriter.corpus.wavs import read_audio
 from shardwriter.encode.clips import read_ahead, source_state
 from shardwriter.encode.sources import Planned, finish_sample
-from shardwriter.format.names import parse_view_split
 from shardwriter.format.npy import read_npy_header
 from shardwriter.format.plan import ShardTask
 from shardwriter.format.record import Identity
@@ -83,15 +82,6 @@ def read_embedding(row: Mapping[str, Any], data_root: Path, identity: Identity) 
         return Failed(reason=reason, source=source_state(path, file))
     source = Source(mouth=file, size=npz.size, mtime_ns=npz.mtime_ns, digest=npz.digest)
     return finish_sample(row, npz.embedding, audio, source, identity)
-
-
-def refuse_views(splits: Iterable[str]) -> None:
-    """Raise ConfigError where views are among the splits to be imported."""
-    if any(parse_view_split(split)[1] for split in splits):
-        raise ConfigError(
-            "--import_embeddings: the earlier tool made one embedding of each utterance, so there is nothing to make "
-            "views of; leave --views out, and shardwriter.views at 0"
-        )
 
 
 def _refuse_other_frames(path: Path, found: int, mouth: Path) -> None:
