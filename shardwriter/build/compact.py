@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,12 @@ class Compaction:
 
     def end(self, transaction: Transaction, write: WriteTasks) -> None:  # noqa: ARG002 (one plan is all)
         """See `Operation`."""
-        header = transaction.pending
-        if header is not None and header.kind == "compact":
-            if self.report is None:  # this rank has not planned
-                self.report = self._survey(transaction)
+        header = _pending(transaction)
+        if header is not None:
+            report = self.report or self._survey(transaction)  # of a rank that has not planned
+            assert report is not None
             transaction.switch(transaction.opened.record.data_root)
-            if self.report is not None:
-                self._sum_up(transaction, header, self.report)
+            self.report = _summed_up(report, transaction, header)
         transaction.conclude()
 
     def job(self) -> Job:
@@ -157,16 +156,14 @@ class Compaction:
         return -(-entries // self.utterances_per_shard)
 
     def _source_headers(self, transaction: Transaction) -> list[PlanHeader]:
-        """The plans that are copied: those that were active when a compaction in progress was begun."""
-        pending = transaction.pending
-        if pending is None or pending.kind != "compact":
-            return transaction.active
-        return [transaction.opened.headers[name] for name in pending.base]
+        """The plans that are copied: those that were active when a compaction in progress started."""
+        pending = _pending(transaction)
+        return [transaction.opened.headers[name] for name in pending.base] if pending else transaction.active
 
     def _resumed(self, transaction: Transaction) -> PlanHeader | None:
         """A compaction in progress; one with shards of another size is abandoned."""
-        pending = transaction.pending
-        if pending is None or pending.kind != "compact":
+        pending = _pending(transaction)
+        if pending is None:
             return None
         splits = transaction.opened.plan(pending, ("split",)).table["split"]
         rows = {found["values"]: found["counts"] for found in splits.value_counts().to_pylist()}
@@ -217,19 +214,29 @@ class Compaction:
                 "build-shards without --compact first, then compact"
             )
 
-    def _sum_up(self, transaction: Transaction, header: PlanHeader, report: CompactReport) -> None:
-        """Say how many shards and bytes there were and are, and what stays."""
-        found = _entries(transaction.opened, [header])
-        report.kept = transaction.kept
-        report.shards = report.shards[0], sum(len(part.shards) for part in found)
-        report.stored_bytes = report.stored_bytes[0], _tar_bytes(found)
-
 
 class _QuietBar(Bar):
     """Failures are copied like embeddings: the build has named them."""
 
     def failed(self, split: str, key: str, mouth: str, reason: str) -> None:  # noqa: ARG002
         self.stored(split, key)
+
+
+def _pending(transaction: Transaction) -> PlanHeader | None:
+    """The plan of a compaction in progress."""
+    pending = transaction.pending
+    return pending if pending is not None and pending.kind == "compact" else None
+
+
+def _summed_up(report: CompactReport, transaction: Transaction, header: PlanHeader) -> CompactReport:
+    """With what there is now, and what stays."""
+    found = _entries(transaction.opened, [header])
+    return replace(
+        report,
+        kept=transaction.kept,
+        shards=(report.shards[0], sum(len(part.shards) for part in found)),
+        stored_bytes=(report.stored_bytes[0], _tar_bytes(found)),
+    )
 
 
 def _entries(snapshot: Snapshot, headers: Sequence[PlanHeader]) -> list[SplitEntries]:
