@@ -17,7 +17,7 @@ from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import WriteTasks
 from shardwriter.format.plan import PlanHeader, ShardTask, make_plan
 from shardwriter.storage.storage import Storage
-from shardwriter.store.snapshot import Snapshot, SplitEntries, is_store, read_record
+from shardwriter.store.snapshot import Snapshot, SplitEntries, read_record
 from shardwriter.store.transaction import COUNTED_COLUMNS, Transaction, open_transaction
 
 logger = logging.getLogger(__name__)
@@ -263,8 +263,7 @@ def abandon(storage: Storage, keep_replaced_days: float | None) -> str | None:
     Raises:
         StoreError: It is not a store, or a build is writing to it.
     """
-    if not is_store(storage):
-        read_record(storage)  # says so, before a folder is made for it
+    read_record(storage)  # says that there is no store, before a folder is made for it
     with open_transaction(storage, keep_replaced_days) as transaction:
         name = transaction.abandon()
         transaction.conclude()
