@@ -348,14 +348,8 @@ def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
 
 
 def _dry_run(config: Config, storage: Storage, options: BuildOptions) -> int:
-    rows = [
-        (
-            split,
-            *(len(getattr(it, why)) for why in ("new", "changed", "retried", "resumed")),
-            len(it.manifest.utterances),
-        )
-        for split, it in prepare(config, storage, options).survey().items()
-    ]
+    found = prepare(config, storage, options).survey()
+    rows = [(split, *item.counts.values(), len(item.manifest.utterances)) for split, item in found.items()]
     print(tabulate(rows, headers=["split", "new", "changed", "retried", "unfinished", "total"]))
     print(f"\nNothing was written to {storage.name}.")
     return ALL_STORED

@@ -151,14 +151,8 @@ class Build:
     def job(self) -> Job:
         """See `Operation`."""
         source: SampleSource
-        settings = self.config.shardwriter
         if self.identity.is_imported:
-            source = ImportedEmbeddings(
-                data_root=self.data_root,
-                identity=self.identity,
-                num_workers=settings.num_workers,
-                batch_size=settings.batch_size,
-            )
+            source = ImportedEmbeddings(data_root=self.data_root, config=self.config, identity=self.identity)
         else:
             source = EncodedClips(
                 data_root=self.data_root, config=self.config, identity=self.identity, encoder=self.encoder

@@ -31,6 +31,8 @@ STAT_ROWS = 2048
 """Files that a thread asks for at a time."""
 ORIGIN_COLUMNS = ("key", "mouth", "source_size", "source_mtime_ns", "source_digest", "error")
 """Of the index: all that a difference needs."""
+REASONS = ("new", "changed", "retried", "resumed")
+"""Why an utterance is stored, as `Difference` has them."""
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -66,9 +68,14 @@ class Difference:
         return np.sort(np.concatenate([self.new, self.changed, self.retried]))
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Utterances to be stored, by why they are."""
+        return {why: len(getattr(self, why)) for why in REASONS}
+
+    @property
     def count(self) -> int:
         """Utterances to be stored."""
-        return len(self.to_plan) + len(self.resumed)
+        return sum(self.counts.values())
 
 
 def find_differences(

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from iianet.wording import counted
-from shardwriter.build.difference import Difference
+from shardwriter.build.difference import REASONS, Difference
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import count_views, parse_view_split
@@ -64,14 +64,13 @@ class BuildReport:
     def count(self, differences: Mapping[str, Difference]) -> None:
         """Note why utterances are stored; a second pass takes what it stores from what the first one skipped."""
         for split, found in differences.items():
-            busy = {why: len(getattr(found, why)) for why in ("new", "changed", "retried", "resumed")}
             if split in self.planned:
-                for why, count in busy.items():
+                for why, count in found.counts.items():
                     self.planned[split][why] += count
-                self.planned[split]["skipped"] -= sum(busy.values())
+                self.planned[split]["skipped"] -= found.count
                 continue
-            skipped = len(found.manifest.utterances) - found.left_out - sum(busy.values())
-            self.planned[split] = {**busy, "skipped": skipped}
+            skipped = len(found.manifest.utterances) - found.left_out - found.count
+            self.planned[split] = {**found.counts, "skipped": skipped}
             if found.left_out:
                 self.planned[split]["left out"] = found.left_out
             self.stored[split] = 0
@@ -103,7 +102,7 @@ class BuildReport:
         """For people: counts, what could not be stored, and the total."""
         reasons = [
             why
-            for why in ("new", "changed", "retried", "resumed", "skipped", "left out")
+            for why in (*REASONS, "skipped", "left out")
             if any(planned.get(why) for planned in self.planned.values())
         ]
         rows = [

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from iianet.config.schema import Config
 from iianet.errors import AudioError, MouthError, StoreError
 from shardwriter.corpus.embedding_npz import embedding_path, read_embedding_npz
 from shardwriter.corpus.mouth_npz import MOUTH_KEY
@@ -34,15 +35,13 @@ class ImportedEmbeddings:
 
     Attributes:
         data_root: Folder that the paths of the tasks are relative to.
+        config: Says how many threads read, and how far ahead.
         identity: Of the store.
-        num_workers: Threads that read.
-        batch_size: Files that are read ahead, half of them.
     """
 
     data_root: Path
+    config: Config
     identity: Identity
-    num_workers: int
-    batch_size: int
 
     def absolute(self) -> "ImportedEmbeddings":
         """See `SampleSource`."""
@@ -54,8 +53,9 @@ class ImportedEmbeddings:
 
     def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:
         """See `Samples`."""
+        settings = self.config.shardwriter
         reader = partial(read_embedding, data_root=self.data_root, identity=self.identity)
-        with closing(read_ahead(reader, tasks, self.num_workers, depth=2 * self.batch_size)) as opened:
+        with closing(read_ahead(reader, tasks, settings.num_workers, depth=2 * settings.batch_size)) as opened:
             for task, read in opened:
                 yield task, (Planned(row["key"], row["mouth"], sample) for row, sample in read)
 
