@@ -18,7 +18,7 @@ from shardwriter.store.snapshot import Snapshot, is_store
 
 
 class Preparation:
-    """Each step is taken once, when it is first asked for, and raises FeatureStoreError where something is wrong."""
+    """Takes each step once, when its result is first read. A step raises FeatureStoreError where something is wrong."""
 
     def __init__(self, config: Config, storage: Storage, options: BuildOptions) -> None:
         self.config = config
@@ -51,7 +51,7 @@ class Preparation:
     def identity(self) -> Identity:
         """What the embeddings are made with, and how they are stored.
 
-        The kernels are those that the store was begun with, else the default ones of the device.
+        The kernels are those of the store, or of its --overwrite in progress, else the default ones of the device.
         """
         snapshot, overwrite = self.snapshot, self.options.overwrite
         kept = self.config.shardwriter if snapshot is None or overwrite else snapshot.identity

@@ -90,9 +90,9 @@ def test_files_that_cannot_be_taken_are_listed_and_tried_again_once_fixed(corpus
     padded = np.zeros((512, 50), dtype=np.float32)
     write_embedding_npz(file_of(corpus, "cv_001"), padded)
     report = build_store(corpus, store, splits=("val",), import_embeddings=True)
-    told = {failure.key: failure.reason for failure in report.failed["val"]}
-    assert "mouths/cv_000_embedding.npz: cannot be read" in told["cv_000"]
-    assert "batched mode stored padding as data" in told["cv_001"]
+    reasons_given = {failure.key: failure.reason for failure in report.failed["val"]}
+    assert "mouths/cv_000_embedding.npz: cannot be read" in reasons_given["cv_000"]
+    assert "batched mode stored padding as data" in reasons_given["cv_001"]
     assert reasons(build_store(corpus, store, splits=("val",), import_embeddings=True), "val") == {"skipped": 2}
     for name in corpus.names["val"]:
         write_embedding_npz(file_of(corpus, name), embedding_of(corpus, name))

@@ -41,13 +41,13 @@ class Tasks:
 
 @dataclass
 class Echo:
-    """Reads the key of a row, after `wait` has returned; notes when it begins."""
+    """Reads the key of a row, after `wait` has returned; notes when it starts."""
 
     wait: Callable[[str], object] = lambda _: None
-    begun: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
 
     def __call__(self, row: Mapping[str, Any]) -> str:
-        self.begun.append(row["key"])
+        self.started.append(row["key"])
         self.wait(row["key"])
         return f"read {row['key']}"
 
@@ -59,8 +59,8 @@ def of_one_row(count: int) -> Tasks:
 def test_tasks_are_taken_one_ahead_at_most() -> None:
     tasks, reader = of_one_row(11), Echo()
     taken = []
-    with closing(read_ahead(reader, iter(tasks), num_workers=2, depth=8)) as begun:
-        for _, rows in begun:
+    with closing(read_ahead(reader, iter(tasks), num_workers=2, depth=8)) as opened:
+        for _, rows in opened:
             assert len(list(rows)) == 1
             taken.append(tasks.taken)
     assert taken == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11]
@@ -68,8 +68,8 @@ def test_tasks_are_taken_one_ahead_at_most() -> None:
 
 def test_a_task_is_not_taken_before_all_rows_of_the_one_before_are_being_read() -> None:
     tasks = Tasks([["a", "b", "c", "d"], ["e"]])
-    with closing(read_ahead(Echo(), iter(tasks), num_workers=1, depth=2)) as begun:
-        _, rows = next(begun)
+    with closing(read_ahead(Echo(), iter(tasks), num_workers=1, depth=2)) as opened:
+        _, rows = next(opened)
         taken = [tasks.taken for _ in rows]
     assert taken == [1, 1, 2, 2]  # two rows are being read at a time
 
@@ -94,16 +94,16 @@ def test_rows_are_read_at_most_so_many_ahead_of_their_use(depth: int) -> None:
     for _, rows in read_ahead(reader, iter(tasks), num_workers=4, depth=depth):
         for _ in rows:
             used += 1
-            time.sleep(0.005)  # long enough to begin what may be begun
-            assert len(reader.begun) < used + depth
-    assert used == len(reader.begun) == 18
+            time.sleep(0.005)  # long enough to start what may be started
+            assert len(reader.started) < used + depth
+    assert used == len(reader.started) == 18
 
 
-def test_reading_goes_on_over_the_end_of_a_task() -> None:
+def test_reading_continues_over_the_end_of_a_task() -> None:
     next_is_read = threading.Event()
     reader = Echo(wait=lambda key: next_is_read.set() if key == "b" else None)
-    with closing(read_ahead(reader, iter(Tasks([["a"], ["b"]])), num_workers=1, depth=2)) as begun:
-        _, rows = next(begun)
+    with closing(read_ahead(reader, iter(Tasks([["a"], ["b"]])), num_workers=1, depth=2)) as opened:
+        _, rows = next(opened)
         assert next(rows)[1] == "read a"
         assert next_is_read.wait(timeout=10)
 
@@ -144,8 +144,8 @@ def test_what_a_reader_raises_comes_out_at_its_row() -> None:
 
 def test_who_stops_early_leaves_no_threads_and_takes_no_more_tasks() -> None:
     tasks = of_one_row(11)
-    with closing(read_ahead(Echo(), iter(tasks), num_workers=3, depth=8)) as begun:
-        _, rows = next(begun)
+    with closing(read_ahead(Echo(), iter(tasks), num_workers=3, depth=8)) as opened:
+        _, rows = next(opened)
         next(rows)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-npz")]
     assert tasks.taken == 2
