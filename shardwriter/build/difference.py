@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from iianet.errors import StoreError
 from shardwriter.build.options import BuildOptions
-from shardwriter.corpus.manifest_data import Manifest
-from shardwriter.corpus.tables import last_of_each
+from shardwriter.corpus.manifest_data import Manifest, last_of_each
 from shardwriter.encode.clips import source_state
 from shardwriter.format.names import SPLITS, parse_view_split, view_split
 from shardwriter.format.plan import PlanHeader

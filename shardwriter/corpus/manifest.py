@@ -19,16 +19,10 @@ from iianet.config.schema import Config
 from iianet.errors import ManifestError
 from shardwriter.corpus.cache import cached_manifests
 from shardwriter.corpus.lists import Lists, has_manifest, list_files, read_lists
-from shardwriter.corpus.manifest_data import Manifest, arrange
-from shardwriter.corpus.tables import (
-    EXAMPLE_SCHEMA,
-    UTTERANCE_SCHEMA,
-    Example,
-    Utterance,
-)
+from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA, Manifest, arrange
 from shardwriter.format.names import SPLITS, escape_key
 
-__all__ = ["Example", "Manifest", "Utterance", "arrange", "has_manifest", "load_manifests", "manifest_folders"]
+__all__ = ["Manifest", "arrange", "has_manifest", "load_manifests", "manifest_folders"]
 
 logger = logging.getLogger(__name__)
 

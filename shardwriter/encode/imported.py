@@ -13,8 +13,7 @@ import torch
 from iianet.config.schema import Config
 from iianet.errors import AudioError, MouthError, StoreError
 from shardwriter.corpus.embedding_npz import embedding_path, read_embedding_npz
-from shardwriter.corpus.mouth_npz import MOUTH_KEY
-from shardwriter.corpus.npz import DAMAGE
+from shardwriter.corpus.mouth_npz import DAMAGE, MOUTH_KEY
 from shardwriter.corpus.wavs import read_audio
 from shardwriter.encode.clips import read_ahead, source_state
 from shardwriter.encode.sources import Planned, finish_sample
