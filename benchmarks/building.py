@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from iianet.encoder.mouth import CROP_SIZE, FRAME_SIZE, MEAN, STD, center_crop
 from iianet.encoder.video_encoder import VideoEncoder
 from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.planning import plan_table
-from shardwriter.encode.clips import ClipReader
+from shardwriter.encode.clips import Clip, read_clip
 from shardwriter.encode.encoded import EncodedClips
 from shardwriter.encode.write_shards import write_shards
 from shardwriter.format.plan import make_plan
@@ -145,11 +146,11 @@ def _earlier(bench: Bench, network: VideoEncoder) -> Callable[[int], None]:
 def _read(bench: Bench) -> float:
     """Clips per second of reading alone: npz to crops, by as many threads as the build has."""
     rows = [{"key": path.stem, "mouth": f"mouths/{path.name}", "audio": []} for path in bench.mouths]
-    reader = ClipReader(data_root=bench.folder)
+    read = partial(read_clip, data_root=bench.folder)
     started = time.monotonic()
     with ThreadPoolExecutor(bench.config.shardwriter.num_workers) as pool:
-        for clip in pool.map(reader.read, rows):
-            assert clip.frames is not None, clip.error
+        for clip in pool.map(read, rows):
+            assert isinstance(clip, Clip), clip.reason
     return len(rows) / (time.monotonic() - started)
 
 

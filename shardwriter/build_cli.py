@@ -3,9 +3,10 @@
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -161,48 +162,45 @@ def _run(argv: list[str]) -> int:
 def _run_build(config: Config, storage: Storage, options: BuildOptions) -> int:
     rank = Rank.from_environment()
     made = prepare(config, storage, options)
-    with _log_file(storage, f"-rank{rank.number}" if rank else "") as log, terminable():
-        try:
-            if not _operate(made, storage, options.runner, rank):
-                return ALL_STORED
-        except KeyboardInterrupt:
-            _show_stopped(made)
-            raise
+    with _log_file(storage, f"-rank{rank.number}" if rank else "") as log:
+        if not _operate(made, storage, options.runner, lambda: _what_is_left(made)):
+            return ALL_STORED
         report = made.report
-        _show_failures_in_log(made)
+        for failure in chain.from_iterable(report.failed.values()):
+            logger.debug("not stored: %s %s: %s: %s", *failure)
         print("\n".join([*report.lines(), f"store: {storage.name}", f"log:   {log}"]))
     return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
 
 
-def _operate(operation: Operation, storage: Storage, executor: Executor, rank: Rank | None) -> bool:
+def _operate(operation: Operation, storage: Storage, executor: Executor, what_is_left: Callable[[], str]) -> bool:
     """Run an operation, alone or as a rank. Returns whether its report is that of all.
 
     Only the last rank answers for what failed: torchrun ends them all where one fails.
     """
-    if rank is None:
-        run_operation(operation, storage, executor)
-        return True
-    assert isinstance(storage, Folder)
-    if run_as_rank(operation, storage, executor, rank):
-        return True
+    rank = Rank.from_environment()
+    with terminable():
+        try:
+            if rank is None:
+                run_operation(operation, storage, executor)
+                return True
+            assert isinstance(storage, Folder)
+            if run_as_rank(operation, storage, executor, rank):
+                return True
+        except KeyboardInterrupt:
+            print(f"\nStopped. {what_is_left()}\nstore: {storage.name}")
+            raise
     print(f"rank {rank.number} of {rank.world_size} is done; the last one to finish sums up")
     return False
 
 
-def _show_failures_in_log(made: Build) -> None:
-    for split in made.report.failed.values():
-        for failure in split:
-            logger.debug("not stored: %s %s: %s: %s", *failure)
-
-
-def _show_stopped(made: Build) -> None:
-    """Say what a signal left of a build."""
+def _what_is_left(made: Build) -> str:
+    """What a signal left of a build."""
     report, left = made.report, made.unpublished()
-    print(
-        f"\nStopped. Published: {counted(report.shards, 'shard')}, {report.stored_bytes / 1e6:.1f} MB, "
+    return (
+        f"Published: {counted(report.shards, 'shard')}, {report.stored_bytes / 1e6:.1f} MB, "
         f"{report.seconds:.1f} s. Left: {counted(len(left), 'shard')} with "
         f"{counted(sum(len(task.rows) for task in left), 'utterance')}; what was encoded of these is lost. Every "
-        f"published shard is whole, and the same command resumes.\nstore: {made.storage.name}"
+        "published shard is whole, and the same command resumes."
     )
 
 
@@ -245,13 +243,8 @@ def _run_compact(config: Config, storage: Storage, options: BuildOptions, argume
         print("\n".join([*report.lines(), TWO_STORES] if report else [NOTHING_TO_COMPACT]))
         print(f"\nNothing was written to {storage.name}.")
         return ALL_STORED
-    with terminable():
-        try:
-            if not _operate(work, storage, options.runner, Rank.from_environment()):
-                return ALL_STORED
-        except KeyboardInterrupt:
-            print(f"\nStopped. The store is whole, and the same command resumes.\nstore: {storage.name}")
-            raise
+    if not _operate(work, storage, options.runner, lambda: "The store is whole, and the same command resumes."):
+        return ALL_STORED
     print("\n".join([*(work.report.lines() if work.report else [NOTHING_TO_COMPACT]), f"store: {storage.name}"]))
     return ALL_STORED
 
@@ -355,14 +348,8 @@ def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
 
 
 def _dry_run(config: Config, storage: Storage, options: BuildOptions) -> int:
-    rows = [
-        (
-            split,
-            *(len(getattr(it, why)) for why in ("new", "changed", "retried", "resumed")),
-            len(it.manifest.utterances),
-        )
-        for split, it in prepare(config, storage, options).survey().items()
-    ]
+    found = prepare(config, storage, options).survey()
+    rows = [(split, *item.counts.values(), len(item.manifest.utterances)) for split, item in found.items()]
     print(tabulate(rows, headers=["split", "new", "changed", "retried", "unfinished", "total"]))
     print(f"\nNothing was written to {storage.name}.")
     return ALL_STORED

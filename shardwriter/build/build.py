@@ -1,9 +1,7 @@
 """Build a store: make or resume it until every utterance of the manifest is stored or has a reason why not."""
 
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,27 +10,26 @@ import numpy as np
 import xxhash
 
 from iianet.config.schema import Config
+from iianet.encoder.kernels import Kernels
 from iianet.encoder.protocol import Encoder
-from iianet.encoder.registry import encoder_class
 from iianet.errors import StoreError
-from shardwriter.build.difference import Difference, everything, find_differences, refuse_unrelated_root
-from shardwriter.build.options import BuildOptions, chosen_kernels, is_overwrite
+from shardwriter.build.difference import Difference, find_differences, refuse_unrelated_root
+from shardwriter.build.options import BuildOptions
+from shardwriter.build.preparation import Preparation, is_overwrite
 from shardwriter.build.report import Bar, BuildReport, failures_of
-from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.planning import plan_table
 from shardwriter.corpus.views import with_views
 from shardwriter.encode.encoded import EncodedClips
-from shardwriter.encode.imported import ImportedEmbeddings, refuse_views
+from shardwriter.encode.imported import ImportedEmbeddings
 from shardwriter.encode.sources import SampleSource
-from shardwriter.encode.write_shards import Progress
 from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import WriteTasks, run_operation
 from shardwriter.format.names import count_views, index_name, parse_view_split, split_view_key
 from shardwriter.format.plan import PlanHeader, PlanKind, ShardTask, make_plan
 from shardwriter.format.record import Identity
 from shardwriter.storage.storage import Storage
-from shardwriter.store.identity import identity_of, imported_identity, refuse_other_identity
+from shardwriter.store.identity import refuse_other_identity
 from shardwriter.store.snapshot import Snapshot, is_store
 from shardwriter.store.transaction import Transaction, open_transaction
 
@@ -58,33 +55,10 @@ def build(config: Config, storage: Storage, options: BuildOptions) -> BuildRepor
 
 def prepare(config: Config, storage: Storage, options: BuildOptions) -> "Build":
     """Load what a build needs, without writing anything. Raises FeatureStoreError where something is wrong."""
-    snapshot = Snapshot.open(storage, hold=False) if is_store(storage) else None
-    recorded = snapshot.record if snapshot else None
-    manifests = load_manifests(config, options.splits, recorded.data_root if recorded else None)
-    stored = options.stored(config, recorded.identity if recorded else None)
-    encoder: Encoder | None = None
-    if options.import_embeddings:  # without weights
-        refuse_views(with_views(manifests, config.shardwriter.views))
-        identity = imported_identity(encoder_class(config.videonet.videonet_name), *stored)
-    else:
-        source = config.encoder_source()
-        encoder = source.load(options.device)
-        kernels = chosen_kernels(snapshot, source, encoder, stored, overwrite=options.overwrite)
-        identity = identity_of(source, encoder.fingerprint, kernels, *stored)
-        if kernels.on(options.device) != encoder.kernels:
-            encoder = source.load(options.device, kernels.on(options.device))
-    if snapshot and not options.overwrite and not is_overwrite(snapshot.pending, identity):
-        refuse_other_identity(storage.name, snapshot.identity, identity)
-    return Build(
-        config=config,
-        storage=storage,
-        options=options,
-        manifests=manifests,
-        data_root=next(iter(manifests.values())).data_root,
-        identity=identity,
-        encoder=encoder,
-        report=BuildReport(is_import=options.import_embeddings),
-    )
+    steps = Preparation(config, storage, options)
+    made = Build.of(steps)
+    steps.refuse_other_identity()
+    return made
 
 
 def create(config: Config, storage: Storage, options: BuildOptions) -> None:
@@ -107,8 +81,9 @@ class Build:
         manifests: Of the splits, without views.
         data_root: Folder that the paths of the manifests are relative to.
         identity: What the embeddings are made with.
-        encoder: On the device of this process; None where embeddings are imported.
+        encoder: On the device of this process; None where embeddings are imported, or it is loaded when it is used.
         report: What was done so far.
+        taken: Tasks that were taken on.
     """
 
     config: Config
@@ -121,6 +96,23 @@ class Build:
     report: BuildReport = field(default_factory=BuildReport)
     taken: Sequence[ShardTask] = ()
 
+    @classmethod
+    def of(cls, steps: Preparation) -> "Build":
+        """Take the steps of a preparation; a store of another identity is not refused yet."""
+        manifests, encoder, identity, options = steps.manifests, steps.encoder, steps.identity, steps.options
+        if encoder is not None and Kernels.from_record(identity.precision).on(options.device) != encoder.kernels:
+            encoder = None
+        return cls(
+            config=steps.config,
+            storage=steps.storage,
+            options=options,
+            manifests=manifests,
+            data_root=next(iter(manifests.values())).data_root,
+            identity=identity,
+            encoder=encoder,
+            report=BuildReport(is_import=options.import_embeddings),
+        )
+
     @property
     def keep_replaced_days(self) -> float | None:
         """See `Operation`."""
@@ -128,18 +120,16 @@ class Build:
 
     def begin(self, transaction: Transaction) -> Sequence[ShardTask]:
         """See `Operation`. Raises StoreError where the store refuses what is asked for."""
-        if not self._replaces(transaction):
-            return self._extend(transaction)
-        header = transaction.pending
-        if header is not None and is_overwrite(header, self.identity):
-            differences = self._resumed(transaction.opened, header)
-        else:
-            differences = self._everything()
-            header = self._begin_replacement(transaction, differences)
+        self._log_pending(transaction.pending)
+        header, found = transaction.pending, self._survey(transaction.snapshot)
+        if header is None or not is_overwrite(header, self.identity):
+            if transaction.snapshot is None or not self.options.overwrite:
+                return self._extend(transaction, found)
+            header = self._begin_replacement(transaction, found)
             # Everything is read now, so what comes after it need not ask again.
             self.options = replace(self.options, verify_sources=False, retry_failed=False)
-        self.report.count(differences)
-        return self._take(transaction, [header], list(differences))
+        self.report.count(found)
+        return self._take(transaction, [header], list(found))
 
     def end(self, transaction: Transaction, write: WriteTasks) -> None:
         """See `Operation`.
@@ -151,46 +141,27 @@ class Build:
         if header is not None and is_overwrite(header, self.identity):
             self._end_replacement(transaction, header)
             if self.report.waiting is None:
-                write(self._extend(transaction))
+                write(self._extend(transaction, self._differences(transaction.snapshot)))
         self.report.failed = failures_of(self.manifests, transaction.conclude())
 
     def survey(self) -> dict[str, Difference]:
         """What a build would store, without writing anything. Raises FeatureStoreError where it would refuse."""
-        snapshot = Snapshot.open(self.storage, hold=False) if is_store(self.storage) else None
-        if snapshot and snapshot.pending and is_overwrite(snapshot.pending, self.identity):
-            return self._resumed(snapshot, snapshot.pending)
-        if snapshot and self.options.overwrite:
-            self.options.refuse_partial_overwrite(snapshot)
-            return self._everything()
-        return self._differences(snapshot)
+        return self._survey(Snapshot.open(self.storage, hold=False) if is_store(self.storage) else None)
 
     def job(self) -> Job:
         """See `Operation`."""
         source: SampleSource
-        settings = self.config.shardwriter
         if self.identity.is_imported:
-            source = ImportedEmbeddings(
-                data_root=self.data_root,
-                identity=self.identity,
-                num_workers=settings.num_workers,
-                batch_size=settings.batch_size,
-            )
+            source = ImportedEmbeddings(data_root=self.data_root, config=self.config, identity=self.identity)
         else:
             source = EncodedClips(
                 data_root=self.data_root, config=self.config, identity=self.identity, encoder=self.encoder
             )
         return Job(storage=self.storage, source=source)
 
-    @contextmanager
-    def watch(self, total: int | None, *, shown: bool) -> Iterator[Progress]:
+    def watch(self, total: int | None, *, shown: bool) -> Bar:
         """See `Operation`."""
-        started = time.monotonic()
-        try:
-            verb = "importing" if self.identity.is_imported else "encoding"
-            with Bar(self.report, total, verb, shown=shown) as bar:
-                yield bar
-        finally:
-            self.report.seconds += time.monotonic() - started
+        return Bar(self.report, total, "importing" if self.identity.is_imported else "encoding", shown=shown)
 
     def unpublished(self) -> list[ShardTask]:
         """The tasks that were taken on, and that have no shard yet."""
@@ -229,26 +200,33 @@ class Build:
     def _views(self) -> int:
         return self.config.shardwriter.views
 
-    def _replaces(self, transaction: Transaction) -> bool:
-        """Whether an --overwrite is asked for, or one with this identity is in progress."""
-        pending, name = transaction.pending, self.storage.name
+    def _log_pending(self, pending: PlanHeader | None) -> None:
+        """Say what is in progress."""
+        name = self.storage.name
         if pending is None:
-            return self.options.overwrite and transaction.snapshot is not None
+            return
         if pending.kind == "compact":
             logger.info("%s: a --compact is in progress (%s); give --compact to resume it", name, pending.name)
         elif is_overwrite(pending, self.identity):
             logger.info("%s: resuming the --overwrite in progress (%s)", name, pending.name)
-            return True
         elif not self.options.overwrite:
             logger.warning("%s: an --overwrite with another identity is in progress (%s)", name, pending.name)
-        return self.options.overwrite
 
-    def _extend(self, transaction: Transaction) -> Sequence[ShardTask]:
+    def _survey(self, snapshot: Snapshot | None) -> dict[str, Difference]:
+        """What is stored first: what an --overwrite in progress lacks, all for one that begins, else what is new or
+        changed."""
+        if snapshot and snapshot.pending and is_overwrite(snapshot.pending, self.identity):
+            return self._resumed(snapshot, snapshot.pending)
+        if snapshot and self.options.overwrite:
+            self.options.refuse_partial_overwrite(snapshot)
+            return find_differences(with_views(self.manifests, self._views), None, [], self.options)
+        return self._differences(snapshot)
+
+    def _extend(self, transaction: Transaction, differences: Mapping[str, Difference]) -> Sequence[ShardTask]:
         """Plan what is new or changed, if anything, and take the unfinished tasks of the active plans."""
         snapshot = transaction.snapshot
         if snapshot is not None:
             refuse_other_identity(self.storage.name, snapshot.identity, self.identity)
-        differences = self._differences(snapshot)
         self.report.count(differences)
         chosen = {split: found for split, found in differences.items() if len(found.to_plan)}
         if chosen or snapshot is None:
@@ -257,14 +235,11 @@ class Build:
             transaction.move(str(self.data_root))
         return self._take(transaction, transaction.active, list(differences))
 
-    def _everything(self) -> dict[str, Difference]:
-        return everything(with_views(self.manifests, self._views))
-
     def _differences(self, snapshot: Snapshot | None) -> dict[str, Difference]:
         """What the active plans lack, of views too that the store has and nobody asks for."""
         views = max(self._views, count_views(snapshot.splits)) if snapshot else self._views
         headers = snapshot.active if snapshot else []
-        found = find_differences(with_views(self.manifests, views), snapshot, headers, self.options.wanted)
+        found = find_differences(with_views(self.manifests, views), snapshot, headers, self.options)
         if snapshot:
             refuse_unrelated_root(self.manifests, snapshot, self.data_root)
         return found
@@ -272,15 +247,13 @@ class Build:
     def _resumed(self, snapshot: Snapshot, header: PlanHeader) -> dict[str, Difference]:
         """What is left of the --overwrite in progress: what is new or changed comes after it."""
         manifests = with_views(self.manifests, count_views(header.shards))
-        found = find_differences(manifests, snapshot, [header], self.options.wanted)
+        found = find_differences(manifests, snapshot, [header], self.options)
         none = np.empty(0, dtype=np.int64)
         return {split: replace(item, new=none, changed=none, retried=none) for split, item in found.items()}
 
     def _begin_replacement(self, transaction: Transaction, chosen: Mapping[str, Difference]) -> PlanHeader:
         """Publish a plan of everything; of views only those that are asked for."""
-        snapshot = transaction.opened
-        self.options.refuse_partial_overwrite(snapshot)
-        held = count_views(snapshot.splits)
+        held = count_views(transaction.opened.splits)
         if held > self._views:
             logger.warning(
                 "%s: has %d augmented views of each training utterance, and --overwrite makes %d, as asked; --views %d "

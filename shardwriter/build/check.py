@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -13,23 +13,21 @@ import soundfile
 import torch
 
 from iianet.config.schema import Config
-from iianet.encoder.mouth import FRAME_SIZE, SAMPLES_PER_FRAME, center_crop
+from iianet.encoder.mouth import FRAME_SIZE, SAMPLE_RATE, center_crop
 from iianet.encoder.protocol import Encoder
-from iianet.encoder.registry import encoder_class
-from iianet.errors import FeatureStoreError
-from shardwriter.build.difference import Difference, find_differences
-from shardwriter.build.options import BuildOptions, Stored, chosen_kernels, is_overwrite
-from shardwriter.corpus.manifest import load_manifests
+from iianet.errors import FeatureStoreError, MouthError
+from shardwriter.build.build import Build
+from shardwriter.build.difference import Difference
+from shardwriter.build.options import BuildOptions
+from shardwriter.build.preparation import Preparation
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.mouth_npz import read_mouth_npz
-from shardwriter.corpus.views import with_views
 from shardwriter.corpus.wavs import stored_dtype
-from shardwriter.encode.imported import ImportReader, refuse_views
-from shardwriter.format.names import count_views, parse_view_split
+from shardwriter.encode.imported import read_embedding
+from shardwriter.format.names import parse_view_split
+from shardwriter.format.record import Identity
 from shardwriter.format.sample import Failed
 from shardwriter.storage.storage import Storage
-from shardwriter.store.identity import identity_of, imported_identity, refuse_other_identity
-from shardwriter.store.snapshot import Snapshot, is_store
 
 SAMPLED = 8
 """Files of each kind and split that are opened."""
@@ -49,27 +47,28 @@ class Finding:
 
 
 def check(config: Config, storage: Storage, options: BuildOptions) -> list[Finding]:
-    """Look at all that a build needs; write nothing."""
-    checked = _Checked(config, storage, options)
+    """Take the steps of a build that write nothing, and look at all else that it needs."""
+    steps = Preparation(config, storage, options)
     findings = [
         Finding(what="config", found=f"exp {config.exp.exp_name}"),
         _try("imports", _imports),
-        _try("weights", checked.weights),
+        weights := _try("weights", lambda: _weights(steps)),
         _try("device", lambda: _device(options.device)),
-        _try("manifests", checked.manifests),
+        corpus := _try("manifests", lambda: _manifests(steps)),
     ]
-    rate = config.datamodule.data_config.sample_rate
-    for split, found in checked.differences.items():
-        if parse_view_split(split)[1]:  # its files are those of the split
-            continue
-        findings.append(_try(f"{split} npz", partial(_sample_mouths, found.manifest)))
+    for split, manifest in steps.manifests.items() if not corpus.problem else ():
+        findings.append(_try(f"{split} npz", partial(_sample_mouths, manifest)))
         if options.import_embeddings:
-            findings.append(_try(f"{split} embeddings", partial(checked.sample_embeddings, found.manifest)))
-        findings.append(_try(f"{split} wav", partial(_sample_audio, found.manifest, rate)))
-    if checked.differences and (checked.encoder or options.import_embeddings):
-        findings += [_try("store", checked.store), _try("disk", checked.disk)]
-    if checked.differences and checked.encoder:
-        findings.append(_try("time", checked.time))
+            findings.append(_try(f"{split} embeddings", partial(_sample_embeddings, steps, manifest)))
+        findings.append(_try(f"{split} wav", partial(_sample_audio, manifest)))
+    if weights.problem or corpus.problem:
+        return findings
+    found: dict[str, Difference] = {}
+    findings.append(_try("store", lambda: _store(steps, found)))
+    if found:
+        findings.append(_try("disk", lambda: _disk(steps, found)))
+    if found and (encoder := steps.encoder) is not None:
+        findings.append(_try("time", lambda: _time(encoder, steps, found)))
     return findings
 
 
@@ -80,106 +79,58 @@ def _try(what: str, find: Callable[[], str]) -> Finding:
         return Finding(what=what, found="", problem=str(error))
 
 
-@dataclass
-class _Checked:
-    """What was found so far, for what is checked next."""
+def _weights(steps: Preparation) -> str:
+    if steps.encoder is None:
+        return "none needed, embeddings are imported"
+    source = steps.config.encoder_source()
+    origin = source.pretrain or f"RANDOM, seed {source.seed}"
+    return f"{origin}, fingerprint {steps.encoder.fingerprint}"
 
-    config: Config
-    storage: Storage
-    options: BuildOptions
-    encoder: Encoder | None = None
-    snapshot: Snapshot | None = None
-    differences: Mapping[str, Difference] = field(default_factory=dict)
 
-    def weights(self) -> str:
-        """Load the encoder."""
-        if self.options.import_embeddings:
-            return "none needed, embeddings are imported"
-        source = self.config.encoder_source()
-        self.encoder = source.load(self.options.device)
-        origin = source.pretrain or f"RANDOM, seed {source.seed}"
-        return f"{origin}, fingerprint {self.encoder.fingerprint}"
+def _manifests(steps: Preparation) -> str:
+    counts = {split: len(manifest.utterances) for split, manifest in steps.manifests.items()}
+    return ", ".join(f"{split} {count} utterances" for split, count in counts.items())
 
-    def manifests(self) -> str:
-        """Read the manifests, and compare them with the store."""
-        self.snapshot = Snapshot.open(self.storage) if is_store(self.storage) else None
-        recorded = self.snapshot.record.data_root if self.snapshot else None
-        own = load_manifests(self.config, self.options.splits, recorded)
-        snapshot = None if self.options.overwrite else self.snapshot
-        views = max(self.config.shardwriter.views, count_views(snapshot.splits) if snapshot else 0)
-        manifests = with_views(own, views)
-        if self.options.import_embeddings:
-            refuse_views(manifests)
-        active = snapshot.active if snapshot else []
-        self.differences = find_differences(manifests, snapshot, active, self.options.wanted)
-        counts = {split: len(found.manifest.utterances) for split, found in self.differences.items()}
-        return ", ".join(f"{split} {count} utterances" for split, count in counts.items())
 
-    def sample_embeddings(self, manifest: Manifest) -> str:
-        """Whether an earlier tool's files can be imported."""
-        identity = imported_identity(self._encoder_class, *self._stored)
-        reader = ImportReader(data_root=manifest.data_root, identity=replace(identity, audio="path"))
-        chosen = [manifest.utterances[index] for index in _spread(manifest)]
-        read = [reader.read({"mouth": item.mouth, "utterance": item.name, "audio": []}) for item in chosen]
-        problems = [sample.reason for sample in read if isinstance(sample, Failed)]
-        if chosen and len(problems) == len(chosen):
-            raise FeatureStoreError(f"none of {len(chosen)} sampled files can be imported, e.g. {problems[0]}")
-        broken = f"; {len(problems)} would be listed as failed: {problems[0]}" if problems else ""
-        return f"{len(chosen) - len(problems)} of {len(chosen)} sampled can be imported{broken}"
+def _store(steps: Preparation, found: dict[str, Difference]) -> str:
+    """Whether a build may add to the store, and what: put into `found`."""
+    found.update(Build.of(steps).survey())
+    steps.refuse_other_identity()
+    name = steps.storage.name
+    if steps.snapshot is None:
+        return f"{name} will be made"
+    if steps.resumes_overwrite:
+        return f"the --overwrite of {name} that is in progress will be resumed"
+    return f"{name} will be {'replaced' if steps.options.overwrite else 'resumed'}"
 
-    def store(self) -> str:
-        """Whether a build may add to the store."""
-        name, snapshot = self.storage.name, self.snapshot
-        if snapshot is None:
-            return f"{name} will be made"
-        if self.options.overwrite:
-            return f"{name} will be replaced"
-        if self.encoder is None:
-            asked = imported_identity(self._encoder_class, *self._stored)
-        else:
-            source = self.config.encoder_source()
-            kernels = chosen_kernels(snapshot, source, self.encoder, self._stored, overwrite=False)
-            asked = identity_of(source, self.encoder.fingerprint, kernels, *self._stored)
-        if is_overwrite(snapshot.pending, asked):
-            return f"the --overwrite of {name} that is in progress will be resumed"
-        refuse_other_identity(name, snapshot.identity, asked)
-        return f"{name} will be resumed"
 
-    def disk(self) -> str:
-        """Whether there is room for what a build would add."""
-        dim = self._encoder_class.dim
-        needed = sum(stored_bytes(split, found, self._stored, dim) for split, found in self.differences.items())
-        free, staging = self.storage.free_bytes(), self.storage.staging.absolute()
-        if free is None:
-            return f"{needed / 1e9:.2f} GB will go to {self.storage.name}, a few shards at a time through {staging}"
-        folder = next(part for part in (staging, *staging.parents) if part.exists())
-        if not os.access(folder, os.W_OK):
-            raise FeatureStoreError(f"{folder}: cannot be written; choose another --shards folder, or fix its rights")
-        found = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}"
-        if free <= needed:
-            raise FeatureStoreError(f"{found}; free some, or choose another --shards folder")
-        return found
+def _disk(steps: Preparation, found: Mapping[str, Difference]) -> str:
+    """Whether there is room for what a build would add."""
+    storage = steps.storage
+    needed = sum(stored_bytes(split, difference, steps.identity) for split, difference in found.items())
+    free, staging = storage.free_bytes(), storage.staging.absolute()
+    if free is None:
+        return f"{needed / 1e9:.2f} GB will go to {storage.name}, a few shards at a time through {staging}"
+    folder = next(part for part in (staging, *staging.parents) if part.exists())
+    if not os.access(folder, os.W_OK):
+        raise FeatureStoreError(f"{folder}: cannot be written; choose another --shards folder, or fix its rights")
+    room = f"{needed / 1e9:.2f} GB needed, {free / 1e9:.1f} GB free in {folder}"
+    if free <= needed:
+        raise FeatureStoreError(f"{room}; free some, or choose another --shards folder")
+    return room
 
-    def time(self) -> str:
-        """How long it would take, by encoding one clip."""
-        assert self.encoder is not None
-        device = self.options.device
-        clip = center_crop(torch.zeros(TIMED_FRAMES, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8, device=device))
-        self.encoder.encode([clip])[0].cpu()
-        started = time.monotonic()
-        self.encoder.encode([clip])[0].cpu()
-        per_frame = (time.monotonic() - started) / TIMED_FRAMES
-        frames = sum(count_frames(found) for found in self.differences.values())
-        count = sum(found.count for found in self.differences.values())
-        return f"about {_duration(frames * per_frame)} for {count} embeddings on {device}"
 
-    @property
-    def _encoder_class(self) -> type[Encoder]:
-        return encoder_class(self.config.videonet.videonet_name)
-
-    @property
-    def _stored(self) -> Stored:
-        return self.options.stored(self.config, self.snapshot.identity if self.snapshot else None)
+def _time(encoder: Encoder, steps: Preparation, found: Mapping[str, Difference]) -> str:
+    """How long it would take, by encoding one clip."""
+    device = steps.options.device
+    clip = center_crop(torch.zeros(TIMED_FRAMES, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8, device=device))
+    encoder.encode([clip])[0].cpu()
+    started = time.monotonic()
+    encoder.encode([clip])[0].cpu()
+    per_frame = (time.monotonic() - started) / TIMED_FRAMES
+    frames = sum(count_frames(difference, steps.identity.fps) for difference in found.values())
+    count = sum(difference.count for difference in found.values())
+    return f"about {_duration(frames * per_frame)} for {count} embeddings on {device}"
 
 
 def _imports() -> str:
@@ -203,22 +154,36 @@ def _spread(manifest: Manifest) -> Sequence[int]:
 
 
 def _sample_mouths(manifest: Manifest) -> str:
-    chosen = _spread(manifest)
-    problems = []
+    chosen, problems = _spread(manifest), []
     for index in chosen:
         try:
             read_mouth_npz(manifest.data_root / manifest.utterances[index].mouth)
-        except FeatureStoreError as error:
+        except MouthError as error:
             problems.append(str(error))
-    if not chosen:
+    return _sampled(len(chosen), problems, "npz can be used", "are fine")
+
+
+def _sample_embeddings(steps: Preparation, manifest: Manifest) -> str:
+    """Whether an earlier tool's files can be imported."""
+    identity = replace(steps.identity, audio="path")
+    chosen = [manifest.utterances[index] for index in _spread(manifest)]
+    rows = [{"mouth": item.mouth, "utterance": item.name, "audio": []} for item in chosen]
+    read = [read_embedding(row, manifest.data_root, identity) for row in rows]
+    problems = [sample.reason for sample in read if isinstance(sample, Failed)]
+    return _sampled(len(chosen), problems, "files can be imported", "can be imported")
+
+
+def _sampled(count: int, problems: Sequence[str], none: str, some: str) -> str:
+    """How many of `count` sampled files are without problems. Raises FeatureStoreError where none is."""
+    if not count:
         return "no utterances"
-    if len(problems) == len(chosen):
-        raise FeatureStoreError(f"none of {len(chosen)} sampled npz can be used, e.g. {problems[0]}")
+    if len(problems) == count:
+        raise FeatureStoreError(f"none of {count} sampled {none}, e.g. {problems[0]}")
     broken = f"; {len(problems)} would be listed as failed: {problems[0]}" if problems else ""
-    return f"{len(chosen) - len(problems)} of {len(chosen)} sampled are fine{broken}"
+    return f"{count - len(problems)} of {count} sampled {some}{broken}"
 
 
-def _sample_audio(manifest: Manifest, sample_rate: int) -> str:
+def _sample_audio(manifest: Manifest) -> str:
     chosen = set(_spread(manifest))
     examples = [example for example in manifest.examples if example.utterance in chosen][:SAMPLED]
     for example in examples:
@@ -228,28 +193,28 @@ def _sample_audio(manifest: Manifest, sample_rate: int) -> str:
                 info = soundfile.info(path)
             except soundfile.LibsndfileError as error:
                 raise FeatureStoreError(f"{path}: cannot be read ({error}); is data_root right?") from error
-            if (info.samplerate, info.channels, info.frames) != (sample_rate, 1, example.num_samples):
+            if (info.samplerate, info.channels, info.frames) != (SAMPLE_RATE, 1, example.num_samples):
                 raise FeatureStoreError(
                     f"{path}: {info.samplerate} Hz, {info.channels} channels, {info.frames} samples; the manifest says "
-                    f"{sample_rate} Hz mono, {example.num_samples} samples"
+                    f"{SAMPLE_RATE} Hz mono, {example.num_samples} samples"
                 )
     return f"{2 * len(examples)} checked, all match the manifest"
 
 
-def count_frames(found: Difference) -> float:
+def count_frames(found: Difference, fps: float) -> float:
     """Frames to be encoded, about."""
     lengths = found.manifest.num_samples()
-    return found.count * float(lengths.mean()) / SAMPLES_PER_FRAME if len(lengths) else 0.0
+    return found.count * float(lengths.mean()) * fps / SAMPLE_RATE if len(lengths) else 0.0
 
 
-def stored_bytes(split: str, found: Difference, stored: Stored, dim: int) -> float:
+def stored_bytes(split: str, found: Difference, identity: Identity) -> float:
     """Bytes that a build would add to its store for a split, about. Raises AudioError where a wav cannot be stored."""
-    rows = count_frames(found) * np.dtype(stored.dtype).itemsize
-    if stored.dtype == "int8":
+    rows = count_frames(found, identity.fps) * np.dtype(identity.dtype).itemsize
+    if identity.dtype == "int8":
         rows += found.count * np.dtype(np.float32).itemsize  # the scale
-    has_audio = stored.audio == "embed" and parse_view_split(split)[1] == 0
+    has_audio = identity.audio == "embed" and parse_view_split(split)[1] == 0
     audio = found.count * _mean_audio_bytes(found.manifest) if has_audio else 0.0
-    return rows * dim + audio + found.count * SAMPLE_BYTES
+    return rows * identity.dim + audio + found.count * SAMPLE_BYTES
 
 
 def _mean_audio_bytes(manifest: Manifest) -> float:

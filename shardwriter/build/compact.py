@@ -1,11 +1,8 @@
 """Copy the newest entries of a store into new, full shards, without what they superseded (build-shards --compact)."""
 
 import logging
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +13,12 @@ from iianet.wording import counted, readable_bytes
 from shardwriter.build.report import Bar, BuildReport
 from shardwriter.corpus.planning import plan_table
 from shardwriter.encode.copied import CopiedSamples
-from shardwriter.encode.write_shards import Progress
 from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import WriteTasks
 from shardwriter.format.plan import PlanHeader, ShardTask, make_plan
 from shardwriter.storage.storage import Storage
 from shardwriter.store.entries import SplitEntries
-from shardwriter.store.snapshot import Snapshot, is_store, read_record
+from shardwriter.store.snapshot import Snapshot, read_record
 from shardwriter.store.transaction import COUNTED_COLUMNS, Transaction, open_transaction
 
 logger = logging.getLogger(__name__)
@@ -82,7 +78,6 @@ class Compaction:
         Raises:
             StoreError: It cannot be done now.
         """
-        read_record(self.storage)
         transaction = Transaction(self.storage, None)
         transaction.read(Snapshot.open(self.storage))
         return self._survey(transaction)
@@ -103,13 +98,12 @@ class Compaction:
 
     def end(self, transaction: Transaction, write: WriteTasks) -> None:  # noqa: ARG002 (one plan is all)
         """See `Operation`."""
-        header = transaction.pending
-        if header is not None and header.kind == "compact":
-            if self.report is None:  # this rank has not planned
-                self.report = self._survey(transaction)
+        header = _pending(transaction)
+        if header is not None:
+            report = self.report or self._survey(transaction)  # of a rank that has not planned
+            assert report is not None
             transaction.switch(transaction.opened.record.data_root)
-            if self.report is not None:
-                self._sum_up(transaction, header, self.report)
+            self.report = _summed_up(report, transaction, header)
         transaction.conclude()
 
     def job(self) -> Job:
@@ -117,13 +111,9 @@ class Compaction:
         source = CopiedSamples(storage=self.storage, base=self._base, snapshot=self._snapshot)
         return Job(storage=self.storage, source=source)
 
-    @contextmanager
-    def watch(self, total: int | None, *, shown: bool) -> Iterator[Progress]:
+    def watch(self, total: int | None, *, shown: bool) -> Bar:
         """See `Operation`."""
-        started = time.monotonic()
-        with Bar(self._copied, total, "copying", shown=shown) as bar:
-            yield _QuietFailures(bar)
-        self._copied.seconds += time.monotonic() - started
+        return _QuietBar(self._copied, total, "copying", shown=shown)
 
     def asked(self) -> str:
         """See `Operation`."""
@@ -167,18 +157,17 @@ class Compaction:
         return -(-entries // self.utterances_per_shard)
 
     def _source_headers(self, transaction: Transaction) -> list[PlanHeader]:
-        """The plans that are copied: those that were active when a compaction in progress was begun."""
-        pending = transaction.pending
-        if pending is None or pending.kind != "compact":
-            return transaction.active
-        return [transaction.opened.headers[name] for name in pending.base]
+        """The plans that are copied: those that were active when a compaction in progress started."""
+        pending = _pending(transaction)
+        return [transaction.opened.headers[name] for name in pending.base] if pending else transaction.active
 
     def _resumed(self, transaction: Transaction) -> PlanHeader | None:
         """A compaction in progress; one with shards of another size is abandoned."""
-        pending = transaction.pending
-        if pending is None or pending.kind != "compact":
+        pending = _pending(transaction)
+        if pending is None:
             return None
-        rows = _rows_by_split(transaction.opened, pending)
+        splits = transaction.opened.plan(pending, ("split",)).table["split"]
+        rows = {found["values"]: found["counts"] for found in splits.value_counts().to_pylist()}
         if all(count == self._num_shards(rows[split]) for split, count in pending.shards.items()):
             logger.info("%s: resuming %s", self.storage.name, pending.name)
             return pending
@@ -226,40 +215,34 @@ class Compaction:
                 "build-shards without --compact first, then compact"
             )
 
-    def _sum_up(self, transaction: Transaction, header: PlanHeader, report: CompactReport) -> None:
-        """Say how many shards and bytes there were and are, and what stays."""
-        found = _entries(transaction.opened, [header])
-        report.kept = transaction.kept
-        report.shards = report.shards[0], sum(len(part.shards) for part in found)
-        report.stored_bytes = report.stored_bytes[0], _tar_bytes(found)
 
-
-class _QuietFailures:
-    """See `Progress`: utterances that failed in the build were said then."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-
-    def stored(self, split: str, key: str) -> None:
-        self._bar.stored(split, key)
+class _QuietBar(Bar):
+    """Failures are copied like embeddings: the build has named them."""
 
     def failed(self, split: str, key: str, mouth: str, reason: str) -> None:  # noqa: ARG002
-        self._bar.stored(split, key)
+        self.stored(split, key)
 
-    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
-        self._bar.published(shard, stored_bytes, audio_bytes)
+
+def _pending(transaction: Transaction) -> PlanHeader | None:
+    """The plan of a compaction in progress."""
+    pending = transaction.pending
+    return pending if pending is not None and pending.kind == "compact" else None
+
+
+def _summed_up(report: CompactReport, transaction: Transaction, header: PlanHeader) -> CompactReport:
+    """With what there is now, and what stays."""
+    found = _entries(transaction.opened, [header])
+    return replace(
+        report,
+        kept=transaction.kept,
+        shards=(report.shards[0], sum(len(part.shards) for part in found)),
+        stored_bytes=(report.stored_bytes[0], _tar_bytes(found)),
+    )
 
 
 def _entries(snapshot: Snapshot, headers: Sequence[PlanHeader]) -> list[SplitEntries]:
     splits = sorted({split for header in headers for split in header.shards})
     return [snapshot.entries_of(headers, split, COUNTED_COLUMNS) for split in splits]
-
-
-def _rows_by_split(snapshot: Snapshot, header: PlanHeader) -> Counter[str]:
-    rows: Counter[str] = Counter()
-    for task in snapshot.plan(header, ("split", "shard", "key")).tasks():
-        rows[task.split] += len(task.rows)
-    return rows
 
 
 def _tar_bytes(found: Sequence[SplitEntries]) -> int:
@@ -281,8 +264,7 @@ def abandon(storage: Storage, keep_replaced_days: float | None) -> str | None:
     Raises:
         StoreError: It is not a store, or a build is writing to it.
     """
-    if not is_store(storage):
-        read_record(storage)  # says so, before a folder is made for it
+    read_record(storage)  # says that there is no store, before a folder is made for it
     with open_transaction(storage, keep_replaced_days) as transaction:
         name = transaction.abandon()
         transaction.conclude()

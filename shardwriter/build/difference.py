@@ -1,11 +1,11 @@
 """What a store lacks of a manifest: new, changed, failed or unfinished utterances. Column by column."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,8 @@ import xxhash
 from tqdm import tqdm
 
 from iianet.errors import StoreError
-from shardwriter.corpus.manifest_data import Manifest
-from shardwriter.corpus.tables import last_of_each
+from shardwriter.build.options import BuildOptions
+from shardwriter.corpus.manifest_data import Manifest, last_of_each
 from shardwriter.encode.clips import source_state
 from shardwriter.format.names import SPLITS, parse_view_split, view_split
 from shardwriter.format.plan import PlanHeader
@@ -31,6 +31,8 @@ STAT_ROWS = 2048
 """Files that a thread asks for at a time."""
 ORIGIN_COLUMNS = ("key", "mouth", "source_size", "source_mtime_ns", "source_digest", "error")
 """Of the index: all that a difference needs."""
+REASONS = ("new", "changed", "retried", "resumed")
+"""Why an utterance is stored, as `Difference` has them."""
 
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -66,37 +68,20 @@ class Difference:
         return np.sort(np.concatenate([self.new, self.changed, self.retried]))
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Utterances to be stored, by why they are."""
+        return {why: len(getattr(self, why)) for why in REASONS}
+
+    @property
     def count(self) -> int:
         """Utterances to be stored."""
-        return len(self.to_plan) + len(self.resumed)
-
-
-class Wanted(NamedTuple):
-    """Which differences count.
-
-    Attributes:
-        limit: Take only the first so many utterances of a split; None takes all.
-        verify_sources: Digest every npz, even where size and time are as recorded.
-        retry_failed: Try those again that failed and have not changed since.
-    """
-
-    limit: int | None = None
-    verify_sources: bool = False
-    retry_failed: bool = False
-
-
-def everything(manifests: Mapping[str, Manifest]) -> dict[str, Difference]:
-    """The differences from an empty store."""
-    return {
-        split: Difference(manifest=manifest, new=np.arange(len(manifest.utterances)))
-        for split, manifest in manifests.items()
-    }
+        return sum(self.counts.values())
 
 
 def find_differences(
-    manifests: Mapping[str, Manifest], snapshot: Snapshot | None, headers: Sequence[PlanHeader], wanted: Wanted
+    manifests: Mapping[str, Manifest], snapshot: Snapshot | None, headers: Sequence[PlanHeader], options: BuildOptions
 ) -> dict[str, Difference]:
-    """What some plans of a store lack of manifests, split by split.
+    """What some plans of a store, or no store, lack of manifests, split by split.
 
     An utterance is changed where the size or time of its npz differ from the recorded ones and then its digest does.
     One that failed is tried again where its npz has changed.
@@ -105,35 +90,35 @@ def find_differences(
         StoreError: The store knows an utterance under another path.
     """
     return {
-        split: _difference(manifest, snapshot, headers, wanted)
-        if snapshot
-        else _limited(Difference(manifest=manifest), wanted, new=True)
+        split: _difference(manifest, snapshot, headers, options) if snapshot else _everything(manifest, options.limit)
         for split, manifest in manifests.items()
     }
 
 
-def _limited(difference: Difference, wanted: Wanted, *, new: bool) -> Difference:
-    count = len(difference.manifest.utterances)
-    chosen = np.arange(count)[: wanted.limit]
-    return Difference(manifest=difference.manifest, new=chosen if new else _no_rows(), left_out=count - len(chosen))
+def _everything(manifest: Manifest, limit: int | None) -> Difference:
+    count = len(manifest.utterances)
+    chosen = np.arange(count)[:limit]
+    return Difference(manifest=manifest, new=chosen, left_out=count - len(chosen))
 
 
-def _difference(manifest: Manifest, snapshot: Snapshot, headers: Sequence[PlanHeader], wanted: Wanted) -> Difference:
+def _difference(
+    manifest: Manifest, snapshot: Snapshot, headers: Sequence[PlanHeader], options: BuildOptions
+) -> Difference:
     refuse_other_paths(manifest, snapshot, headers)
     entries = snapshot.entries_of(headers, manifest.split, ORIGIN_COLUMNS)
-    keys = manifest.utterances.column("key")[: wanted.limit]
+    keys = manifest.utterances.column("key")[: options.limit]
     rows = stored_rows(keys, entries)
     unfinished = np.asarray(pc.is_in(keys, value_set=_unfinished_keys(snapshot, headers, entries, manifest.split)))
     known = np.flatnonzero((rows >= 0) & ~unfinished)
     failed = np.zeros(len(keys), dtype=np.bool_)
     failed[known] = np.asarray(pc.is_valid(entries.entries["error"].take(pa.array(rows[known]))))
     stale = np.zeros(len(keys), dtype=np.bool_)
-    stale[stale_utterances(manifest, known, rows[known], entries, verify_sources=wanted.verify_sources)] = True
+    stale[stale_utterances(manifest, known, rows[known], entries, verify_sources=options.verify_sources)] = True
     return Difference(
         manifest=manifest,
         new=np.flatnonzero((rows < 0) & ~unfinished),
         changed=np.flatnonzero(stale & ~failed),
-        retried=np.flatnonzero(failed if wanted.retry_failed else failed & stale),
+        retried=np.flatnonzero(failed if options.retry_failed else failed & stale),
         resumed=np.flatnonzero(unfinished),
         left_out=len(manifest.utterances) - len(keys),
     )
@@ -216,9 +201,27 @@ def stale_utterances(
     """
     stale: list[int] = []
     vanished: list[str] = []
-    for part in _checked(manifest, known, rows, entries, verify_sources):
-        stale += part.stale
-        vanished += part.vanished
+    mouths = manifest.utterances.column("mouth")
+
+    def check(start: int) -> None:
+        """Check some rows: their paths are Python objects for a moment only."""
+        chosen, its_rows = known[start : start + STAT_ROWS], pa.array(rows[start : start + STAT_ROWS])
+        recorded = entries.entries.select(list(ORIGIN_COLUMNS[1:])).take(its_rows).to_pylist()
+        paths = mouths.take(pa.array(chosen)).to_pylist()
+        for index, mouth, origin in zip(chosen.tolist(), paths, recorded, strict=True):
+            source = origin["mouth"] or mouth  # not the mouth itself where its embedding was imported
+            is_stale = _is_stale(manifest.data_root / source, origin, verify_sources)
+            if is_stale:
+                stale.append(index)
+            elif is_stale is None and origin["error"] is None:
+                vanished.append(source)
+
+    with (
+        ThreadPoolExecutor(STAT_THREADS, thread_name_prefix="stat-npz") as pool,
+        tqdm(total=len(known), desc=f"checking {manifest.split}", unit="npz", delay=1.0, leave=False) as bar,
+    ):
+        for _ in pool.map(check, range(0, len(known), STAT_ROWS)):
+            bar.update(STAT_ROWS)
     if vanished:
         logger.warning(
             "%s: %d of %d stored utterances have no npz at %s any more (e.g. %s); their embeddings are kept",
@@ -228,49 +231,18 @@ def stale_utterances(
             manifest.data_root,
             min(vanished),
         )
-    return np.array(stale, dtype=np.int64)
+    return np.array(sorted(stale), dtype=np.int64)
 
 
-class _Checked(NamedTuple):
-    stale: list[int]
-    vanished: list[str]
-
-
-def _checked(
-    manifest: Manifest, known: Rows, rows: Rows, entries: SplitEntries, verify_sources: bool
-) -> Iterator[_Checked]:
-    """Compare files with what is recorded of them, part by part: their paths are Python objects for a moment only."""
-    mouths = manifest.utterances.column("mouth")
-
-    def check(start: int) -> _Checked:
-        chosen, its_rows = known[start : start + STAT_ROWS], pa.array(rows[start : start + STAT_ROWS])
-        recorded = entries.entries.select(list(ORIGIN_COLUMNS[1:])).take(its_rows).to_pylist()
-        found = _Checked([], [])
-        for index, mouth, origin in zip(
-            chosen.tolist(), mouths.take(pa.array(chosen)).to_pylist(), recorded, strict=True
-        ):
-            source = origin["mouth"] or mouth  # not the mouth itself where its embedding was imported
-            now = source_state(manifest.data_root / source, source)
-            if now.size is None:
-                found.vanished.extend([source] if origin["error"] is None else [])
-                continue
-            same = (now.size, now.mtime_ns) == (origin["source_size"], origin["source_mtime_ns"])
-            if origin["source_digest"] is None:  # it could not be read then, or came from no npz
-                is_stale = origin["error"] is not None and not same
-            else:
-                is_stale = (not same or verify_sources) and _digest(manifest.data_root / source) != origin[
-                    "source_digest"
-                ]
-            found.stale.extend([index] if is_stale else [])
-        return found
-
-    with (
-        ThreadPoolExecutor(STAT_THREADS, thread_name_prefix="stat-npz") as pool,
-        tqdm(total=len(known), desc=f"checking {manifest.split}", unit="npz", delay=1.0, leave=False) as bar,
-    ):
-        for part in pool.map(check, range(0, len(known), STAT_ROWS)):
-            bar.update(STAT_ROWS)
-            yield part
+def _is_stale(path: Path, origin: Mapping[str, Any], verify_sources: bool) -> bool | None:
+    """Whether a file is no longer what was encoded; None where it is gone."""
+    now = source_state(path, origin["mouth"])
+    if now.size is None:
+        return None
+    same = (now.size, now.mtime_ns) == (origin["source_size"], origin["source_mtime_ns"])
+    if origin["source_digest"] is None:  # it could not be read then, or came from no npz
+        return origin["error"] is not None and not same
+    return (not same or verify_sources) and _digest(path) != origin["source_digest"]
 
 
 def _digest(path: Path) -> str | None:

@@ -1,6 +1,7 @@
 """What a build did: counted while it runs, shown in a bar, and summed up."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from iianet.wording import counted
-from shardwriter.build.difference import Difference
+from shardwriter.build.difference import REASONS, Difference
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import count_views, parse_view_split
@@ -63,14 +64,13 @@ class BuildReport:
     def count(self, differences: Mapping[str, Difference]) -> None:
         """Note why utterances are stored; a second pass takes what it stores from what the first one skipped."""
         for split, found in differences.items():
-            busy = {why: len(getattr(found, why)) for why in ("new", "changed", "retried", "resumed")}
             if split in self.planned:
-                for why, count in busy.items():
+                for why, count in found.counts.items():
                     self.planned[split][why] += count
-                self.planned[split]["skipped"] -= sum(busy.values())
+                self.planned[split]["skipped"] -= found.count
                 continue
-            skipped = len(found.manifest.utterances) - found.left_out - sum(busy.values())
-            self.planned[split] = {**busy, "skipped": skipped}
+            skipped = len(found.manifest.utterances) - found.left_out - found.count
+            self.planned[split] = {**found.counts, "skipped": skipped}
             if found.left_out:
                 self.planned[split]["left out"] = found.left_out
             self.stored[split] = 0
@@ -102,7 +102,7 @@ class BuildReport:
         """For people: counts, what could not be stored, and the total."""
         reasons = [
             why
-            for why in ("new", "changed", "retried", "resumed", "skipped", "left out")
+            for why in (*REASONS, "skipped", "left out")
             if any(planned.get(why) for planned in self.planned.values())
         ]
         rows = [
@@ -161,7 +161,7 @@ def _failures(manifest: Manifest, entries: SplitEntries) -> list[Failure]:
 
 
 class Bar:
-    """See `Progress`: shows a build's progress, and keeps its counts."""
+    """See `Progress`: shows a build's progress, and keeps its counts and the time inside the block."""
 
     def __init__(self, report: BuildReport, total: int | None, verb: str, *, shown: bool = True) -> None:
         self.report = report
@@ -170,9 +170,11 @@ class Bar:
         self.bar = tqdm(total=total, unit="utt", desc=verb, dynamic_ncols=True, disable=total == 0 or not shown)
 
     def __enter__(self) -> "Bar":
+        self.started = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.report.seconds += time.monotonic() - self.started
         self._show(refresh=True)
         self.bar.close()
 

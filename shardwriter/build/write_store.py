@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +25,6 @@ from shardwriter.store.transaction import Transaction, open_transaction
 Sample = tuple[str, npt.NDArray[Any], Mapping[str, Any]]
 
 GIVEN_DTYPES = ("float16", "float32")
-
-
-class Checked(NamedTuple):
-    """A sample that was checked, and its name as it was given."""
-
-    key: str
-    name: str
-    sample: StoredSample
 
 
 def write_store(
@@ -83,8 +75,8 @@ def write_store(
             raise StoreError(f"{name}: no samples for split {split!r}; a split holds at least one")
         given = _given_dtype(name, first)
         made = _identity(transaction, first, identity, fps, dtype or given)
-        checked = _check_each(name, chain([first], stream), made, given)
-        rows, shards = _write_shards(storage, checked, split, utterances_per_shard)
+        checked = _check_each(name, chain([first], stream), split, made, given)
+        rows, shards = _write_shards(storage, checked, utterances_per_shard)
         _publish(transaction, made, split, rows, shards)
     return len(rows)
 
@@ -135,13 +127,16 @@ def _identity(
     return made
 
 
-def _check_each(name: str, samples: Iterable[Sample], identity: Identity, given: str) -> Iterator[Checked]:
+def _check_each(
+    name: str, samples: Iterable[Sample], split: str, identity: Identity, given: str
+) -> Iterator[tuple[dict[str, Any], StoredSample]]:
+    """Rows of the plan, without their shards, and what is stored of each."""
     seen: set[str] = set()
     for key, embedding, metadata in samples:
-        checked = _checked_key(name, key, seen)
+        row = {"split": split, "key": _checked_key(name, key, seen), "utterance": key, "mouth": "", "audio": []}
         stored = _converted(name, key, embedding, identity, given)
         _check_metadata(name, key, metadata, {"frames": embedding.shape[1], "fps": identity.fps})
-        yield Checked(checked, key, encode_sample(stored, metadata))
+        yield row, encode_sample(stored, metadata)
 
 
 def _check_metadata(name: str, key: str, metadata: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -185,7 +180,7 @@ def _refuse_no_array(name: str, key: str, embedding: object) -> None:
 
 
 def _write_shards(
-    storage: Storage, samples: Iterator[Checked], split: str, per_shard: int
+    storage: Storage, samples: Iterator[tuple[dict[str, Any], StoredSample]], per_shard: int
 ) -> tuple[list[dict[str, Any]], list[WrittenShard]]:
     """Write shards, without names yet. Returns the rows of the plan, too."""
     rows: list[dict[str, Any]] = []
@@ -193,17 +188,9 @@ def _write_shards(
     try:
         while batch := list(islice(samples, per_shard)):
             with ShardWriter(storage.staging) as writer:
-                for key, name, sample in batch:
-                    writer.add(key, sample)
-                    row = {
-                        "split": split,
-                        "shard": len(shards),
-                        "key": key,
-                        "utterance": name,
-                        "mouth": "",
-                        "audio": [],
-                    }
-                    rows.append(row)
+                for row, sample in batch:
+                    writer.add(row["key"], sample)
+                    rows.append({**row, "shard": len(shards)})
                 shards.append(writer.finish())
     except BaseException:
         for written in shards:

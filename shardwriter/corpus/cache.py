@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from shardwriter.corpus.manifest_data import Manifest
-from shardwriter.corpus.tables import Examples, Utterances
+from shardwriter.corpus.manifest_data import Examples, Manifest, Utterances
 from shardwriter.format.digest import digest_of
 from shardwriter.format.files import atomic_file
 

@@ -6,7 +6,8 @@ several. Only this file parses the names of a corpus.
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +19,10 @@ from iianet.config.schema import Config
 from iianet.errors import ManifestError
 from shardwriter.corpus.cache import cached_manifests
 from shardwriter.corpus.lists import Lists, has_manifest, list_files, read_lists
-from shardwriter.corpus.manifest_data import Manifest, arrange
-from shardwriter.corpus.tables import (
-    EXAMPLE_SCHEMA,
-    UTTERANCE_SCHEMA,
-    Example,
-    Utterance,
-)
+from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA, Manifest, arrange
 from shardwriter.format.names import SPLITS, escape_key
 
-__all__ = ["Example", "Manifest", "Utterance", "arrange", "has_manifest", "load_manifests", "manifest_folders"]
+__all__ = ["Manifest", "arrange", "has_manifest", "load_manifests", "manifest_folders"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +104,7 @@ def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Lis
 
 
 def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom) -> Manifest:
-    relative = _Relative(root)
+    relative = _relative_to(root)
     utterances: dict[str, list[str]] = {name: [] for name in UTTERANCE_SCHEMA.names}
     examples: dict[str, list[Any]] = {name: [] for name in EXAMPLE_SCHEMA.names}
     row_of: dict[str, int] = {}
@@ -151,20 +146,20 @@ def _key_and_name(mouth: str, key_from: KeyFrom) -> tuple[str, str]:
     return escape_key(name), name
 
 
-class _Relative:
-    """Paths relative to a root, posix; the folders repeat, so each is worked out once."""
+def _relative_to(root: Path) -> Callable[[str], str]:
+    """Makes paths relative to a root, posix; the folders repeat, so each is worked out once."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.folders: dict[str, str] = {}
+    @cache
+    def prefix(folder: str) -> str:
+        absolute = os.path.join(root, folder)  # an absolute folder stays as it is
+        relative = Path(os.path.relpath(absolute, root)).as_posix()
+        return "" if relative == "." else f"{relative}/"
 
-    def __call__(self, path: str) -> str:
+    def relative(path: str) -> str:
         folder, name = os.path.split(path)
-        if folder not in self.folders:
-            absolute = os.path.join(self.root, folder)  # an absolute folder stays as it is
-            self.folders[folder] = Path(os.path.relpath(absolute, self.root)).as_posix()
-        known = self.folders[folder]
-        return name if known == "." else f"{known}/{name}"
+        return prefix(folder) + name
+
+    return relative
 
 
 def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str, Path]) -> None:

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from shardwriter.corpus.manifest_data import Manifest
-from shardwriter.corpus.tables import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA
+from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA, Manifest
 from shardwriter.format.plan import AUDIO_TYPE, PLAN_SCHEMA
 
 Indices = npt.NDArray[np.int64]

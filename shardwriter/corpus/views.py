@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from shardwriter.corpus.manifest import Manifest
-from shardwriter.corpus.tables import Utterances
+from shardwriter.corpus.manifest_data import Manifest, Utterances
 from shardwriter.format.names import view_key, view_split
 
 AUGMENTED_SPLIT = "train"

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.errors import AudioError
 
-SAMPLE_RATE = 16_000
 _DTYPES = {"PCM_S8": "int16", "PCM_U8": "int16", "PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32"}
 """Smallest that holds what a wav of this kind holds; all others are floats."""
 _WIDER = {("int16", "int32"): "int32", ("float32", "int16"): "float32"}

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from iianet.config.schema import Config
 from iianet.encoder.kernels import Kernels
 from iianet.encoder.protocol import Encoder
 from iianet.errors import WeightsError
-from shardwriter.encode.clips import Clip, ClipReader, read_ahead
+from shardwriter.encode.clips import Clip, read_ahead, read_clip
 from shardwriter.encode.sources import Planned, finish_sample
 from shardwriter.format.plan import ShardTask
 from shardwriter.format.record import Identity
-from shardwriter.format.sample import Failed
+from shardwriter.format.sample import Failed, Sample
 
-Read = tuple[dict[str, Any], Clip]
+Read = tuple[dict[str, Any], Clip | Failed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,8 @@ class EncodedSamples:
     def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:
         """See `Samples`. A pack ends with its shard, so the numbers in a shard depend on its rows alone."""
         settings = self.source.config.shardwriter
-        reader = ClipReader(data_root=self.source.data_root, embed_audio=self.source.identity.audio == "embed")
+        embed_audio = self.source.identity.audio == "embed"
+        reader = partial(read_clip, data_root=self.source.data_root, embed_audio=embed_audio)
         with closing(read_ahead(reader, tasks, settings.num_workers, depth=2 * settings.batch_size)) as opened:
             for task, read in opened:
                 yield task, self._samples(read, settings.batch_size)
@@ -101,11 +103,13 @@ class EncodedSamples:
             yield from self._finished(before)
 
     def _finished(self, pack: "Pack") -> Iterator[Planned]:
-        for (row, clip), embedding in zip(pack.clips, pack.embeddings(), strict=True):
-            if embedding is None:
-                sample: Any = Failed(reason=clip.error or "", source=clip.source)
+        embeddings = pack.embeddings()
+        for row, clip in pack.clips:
+            sample: Sample | Failed
+            if isinstance(clip, Failed):
+                sample = clip
             else:
-                sample = finish_sample(row, embedding, clip.audio, clip.source, self.source.identity)
+                sample = finish_sample(row, next(embeddings), clip.audio, clip.source, self.source.identity)
             yield Planned(row["key"], row["mouth"], sample)
 
 
@@ -115,7 +119,7 @@ class Pack:
 
     Attributes:
         clips: Rows and their clips, in order.
-        columns: Of the clips that have frames, `(frames of all, dim)`, in the CPU's memory once they are `ready`.
+        columns: Of the clips that could be read, `(frames of all, dim)`, in the CPU's memory once they are `ready`.
         ready: None where they are.
     """
 
@@ -123,15 +127,13 @@ class Pack:
     columns: torch.Tensor
     ready: torch.cuda.Event | None
 
-    def embeddings(self) -> Iterator[npt.NDArray[np.float32] | None]:
-        """Their embeddings `(dim, frames)`, in order, None for clips without frames; waits for them."""
+    def embeddings(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Embeddings of the clips that could be read, `(dim, frames)`, in order; waits for them."""
         if self.ready is not None:
             self.ready.synchronize()
         start = 0
         for _, clip in self.clips:
-            if clip.frames is None:
-                yield None
-            else:
+            if isinstance(clip, Clip):
                 yield self.columns[start : start + len(clip.frames)].t().numpy()
                 start += len(clip.frames)
 
@@ -140,7 +142,7 @@ def start_pack(clips: Sequence[Read], encoder: Encoder, device: torch.device) ->
     """Start to encode clips as one pack."""
     # NumPy's crops become tensors here and are joined at once: copying with torch in the threads that read would start
     # a second OpenMP team, and the encoder's own would sleep between its kernels (measured: up to a third slower).
-    frames = [torch.from_numpy(clip.frames) for _, clip in clips if clip.frames is not None]
+    frames = [torch.from_numpy(clip.frames) for _, clip in clips if isinstance(clip, Clip)]
     if not frames:
         return Pack(clips, torch.empty(0, encoder.dim), None)
     lengths = list(map(len, frames))

@@ -1,22 +1,22 @@
 """Embeddings that an earlier tool left beside the mouth npz, instead of encoding (build-shards --import_embeddings)."""
 
 import zipfile
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from iianet.errors import AudioError, ConfigError, MouthError, StoreError
+from iianet.config.schema import Config
+from iianet.errors import AudioError, MouthError, StoreError
 from shardwriter.corpus.embedding_npz import embedding_path, read_embedding_npz
-from shardwriter.corpus.mouth_npz import MOUTH_KEY
-from shardwriter.corpus.npz import DAMAGE
+from shardwriter.corpus.mouth_npz import DAMAGE, MOUTH_KEY
 from shardwriter.corpus.wavs import read_audio
 from shardwriter.encode.clips import read_ahead, source_state
 from shardwriter.encode.sources import Planned, finish_sample
-from shardwriter.format.names import parse_view_split
 from shardwriter.format.npy import read_npy_header
 from shardwriter.format.plan import ShardTask
 from shardwriter.format.record import Identity
@@ -34,15 +34,13 @@ class ImportedEmbeddings:
 
     Attributes:
         data_root: Folder that the paths of the tasks are relative to.
+        config: Says how many threads read, and how far ahead.
         identity: Of the store.
-        num_workers: Threads that read.
-        batch_size: Files that are read ahead, half of them.
     """
 
     data_root: Path
+    config: Config
     identity: Identity
-    num_workers: int
-    batch_size: int
 
     def absolute(self) -> "ImportedEmbeddings":
         """See `SampleSource`."""
@@ -54,53 +52,35 @@ class ImportedEmbeddings:
 
     def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:
         """See `Samples`."""
-        reader = ImportReader(data_root=self.data_root, identity=self.identity)
-        with closing(read_ahead(reader, tasks, self.num_workers, depth=2 * self.batch_size)) as opened:
+        settings = self.config.shardwriter
+        reader = partial(read_embedding, data_root=self.data_root, identity=self.identity)
+        with closing(read_ahead(reader, tasks, settings.num_workers, depth=2 * settings.batch_size)) as opened:
             for task, read in opened:
                 yield task, (Planned(row["key"], row["mouth"], sample) for row, sample in read)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportReader:
-    """Reads the embeddings of rows.
+def read_embedding(row: Mapping[str, Any], data_root: Path, identity: Identity) -> Sample | Failed:
+    """Read the embedding beside one mouth; what is wrong with it is part of the answer.
 
-    Attributes:
+    That file is the embedding's source: its size, time and digest show later whether it has changed.
+
+    Args:
+        row: Of a plan.
         data_root: Folder that paths are relative to.
         identity: Of the store.
     """
-
-    data_root: Path
-    identity: Identity
-
-    def read(self, row: Mapping[str, Any]) -> Sample | Failed:
-        """Read the embedding beside one mouth; what is wrong with it is part of the answer.
-
-        That file is the embedding's source: its size, time and digest show later whether it has changed.
-
-        Args:
-            row: Of a plan.
-        """
-        mouth = row["mouth"]
-        file = embedding_path(mouth)
-        path = self.data_root / file
-        try:
-            npz = read_embedding_npz(path, self.identity.dim)
-            _refuse_other_frames(path, npz.embedding.shape[1], self.data_root / mouth)
-            audio = read_audio(self.data_root, row["audio"]) if self.identity.audio == "embed" else None
-        except (MouthError, AudioError) as error:
-            reason = str(error).removeprefix(f"{self.data_root}/")  # a store names no folder of the machine it is from
-            return Failed(reason=reason, source=source_state(path, file))
-        source = Source(mouth=file, size=npz.size, mtime_ns=npz.mtime_ns, digest=npz.digest)
-        return finish_sample(row, npz.embedding, audio, source, self.identity)
-
-
-def refuse_views(splits: Iterable[str]) -> None:
-    """Raise ConfigError where views are among the splits to be imported."""
-    if any(parse_view_split(split)[1] for split in splits):
-        raise ConfigError(
-            "--import_embeddings: the earlier tool made one embedding of each utterance, so there is nothing to make "
-            "views of; leave --views out, and shardwriter.views at 0"
-        )
+    mouth = row["mouth"]
+    file = embedding_path(mouth)
+    path = data_root / file
+    try:
+        npz = read_embedding_npz(path, identity.dim)
+        _refuse_other_frames(path, npz.embedding.shape[1], data_root / mouth)
+        audio = read_audio(data_root, row["audio"]) if identity.audio == "embed" else None
+    except (MouthError, AudioError) as error:
+        reason = str(error).removeprefix(f"{data_root}/")  # a store names no folder of the machine it is from
+        return Failed(reason=reason, source=source_state(path, file))
+    source = Source(mouth=file, size=npz.size, mtime_ns=npz.mtime_ns, digest=npz.digest)
+    return finish_sample(row, npz.embedding, audio, source, identity)
 
 
 def _refuse_other_frames(path: Path, found: int, mouth: Path) -> None:

@@ -91,7 +91,7 @@ class Publisher:
         """Publish a shard, or begin to. Raises what publishing one of those before raised."""
         if self._pool is None:
             publish_shard(self._storage, shard, written)
-            self._tell(shard, written)
+            self._count(shard, written)
             return
         self._running.append((shard, written, self._pool.submit(publish_shard, self._storage, shard, written)))
         while len(self._running) > WAITING or (self._running and self._running[0][2].done()):
@@ -111,7 +111,7 @@ class Publisher:
     def _finish_first(self) -> None:
         shard, written, running = self._running.popleft()
         running.result()
-        self._tell(shard, written)
+        self._count(shard, written)
 
-    def _tell(self, shard: str, written: WrittenShard) -> None:
+    def _count(self, shard: str, written: WrittenShard) -> None:
         self._progress.published(shard, written.tar_size, written.audio_bytes)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from tabulate import tabulate
 
 from iianet.wording import counted, readable_bytes
-from shardwriter.corpus.tables import last_of_each
+from shardwriter.corpus.manifest_data import last_of_each
 from shardwriter.format.names import INDEX_SUFFIX, index_name, parse_view_split, split_view_key
 from shardwriter.format.plan import PlanHeader
 from shardwriter.format.record import Identity

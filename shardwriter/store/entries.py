@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iianet.errors import StoreError
-from shardwriter.corpus.tables import last_of_each
+from shardwriter.corpus.manifest_data import last_of_each
 from shardwriter.format.index import INDEX_SCHEMA, ShardRecord, decode_index
 from shardwriter.format.names import index_name, merged_index_name, parse_shard, tar_name
 from shardwriter.storage.storage import Listed, Storage

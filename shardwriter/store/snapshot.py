@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iianet.errors import StoreError
-from shardwriter.corpus.manifest_data import Manifest, arrange
+from shardwriter.corpus.manifest_data import Manifest, arrange, last_of_each
 from shardwriter.corpus.planning import planned_manifest_tables
-from shardwriter.corpus.tables import last_of_each
 from shardwriter.format.index import INDEX_SCHEMA
 from shardwriter.format.names import (
     STORE_FILE,

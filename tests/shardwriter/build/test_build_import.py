@@ -17,7 +17,7 @@ from shardwriter import build_cli, inspect_cli
 from shardwriter.corpus.embedding_npz import write_embedding_npz
 from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.mouth_npz import read_mouth_npz
-from shardwriter.encode.imported import ImportReader
+from shardwriter.encode import imported
 from shardwriter.format.sample import Failed, Sample
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.sample import find_samples
@@ -90,9 +90,9 @@ def test_files_that_cannot_be_taken_are_listed_and_tried_again_once_fixed(corpus
     padded = np.zeros((512, 50), dtype=np.float32)
     write_embedding_npz(file_of(corpus, "cv_001"), padded)
     report = build_store(corpus, store, splits=("val",), import_embeddings=True)
-    told = {failure.key: failure.reason for failure in report.failed["val"]}
-    assert "mouths/cv_000_embedding.npz: cannot be read" in told["cv_000"]
-    assert "batched mode stored padding as data" in told["cv_001"]
+    reasons_given = {failure.key: failure.reason for failure in report.failed["val"]}
+    assert "mouths/cv_000_embedding.npz: cannot be read" in reasons_given["cv_000"]
+    assert "batched mode stored padding as data" in reasons_given["cv_001"]
     assert reasons(build_store(corpus, store, splits=("val",), import_embeddings=True), "val") == {"skipped": 2}
     for name in corpus.names["val"]:
         write_embedding_npz(file_of(corpus, name), embedding_of(corpus, name))
@@ -114,15 +114,15 @@ def test_a_file_that_was_made_anew_is_imported_again(corpus: Corpus, store: Path
 
 def test_an_interrupted_import_is_resumed(corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = load_manifests(corpus.config(), ["train"])["train"].utterances[-1].key
-    read = ImportReader.read
+    read = imported.read_embedding
 
-    def read_or_stop(reader: ImportReader, row: Mapping[str, Any]) -> Sample | Failed:
+    def read_or_stop(row: Mapping[str, Any], **places: Any) -> Sample | Failed:
         if row["key"] == last:
             raise KeyboardInterrupt
-        return read(reader, row)
+        return read(row, **places)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImportReader, "read", read_or_stop)
+        patch.setattr(imported, "read_embedding", read_or_stop)
         with pytest.raises(KeyboardInterrupt):
             build_store(corpus, store, import_embeddings=True)
     assert len(stored(store, "train")) == 3 and not list(store.glob(".tmp-*"))

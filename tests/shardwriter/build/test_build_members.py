@@ -163,8 +163,8 @@ def test_wav_that_cannot_be_stored_fails_its_utterances_with_the_reason(corpus: 
     assert failure.reason == f"{wav}: cannot be read (No such file or directory)"
     assert report.stored == {"train": 3}
     tables = [read_index(path)[0] for path in store.glob("train-*.index")]
-    told = str([table.to_pylist() for table in tables])
-    assert failure.reason in told and str(corpus.root) not in told
+    shown = str([table.to_pylist() for table in tables])
+    assert failure.reason in shown and str(corpus.root) not in shown
 
 
 def test_wav_that_was_fixed_is_stored_on_request(corpus: Corpus, tmp_path: Path) -> None:

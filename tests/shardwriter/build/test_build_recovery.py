@@ -118,16 +118,16 @@ EVERYTHING = ("shardwriter.dtype=int8", "shardwriter.audio=embed", "shardwriter.
 def test_interrupted_build_resumes_where_it_stopped(
     corpus: Corpus, tmp_path: Path, members: tuple[str, ...], total: int, packs: int, done: int
 ) -> None:
-    whole, begun = tmp_path / "whole", tmp_path / "begun"
+    whole, stopped = tmp_path / "whole", tmp_path / "begun"
     again(corpus, whole, *members)
-    interrupt_build(corpus, begun, "shardwriter.batch_size=1", *members, packs=packs, splits=("train", "val"))
-    assert contents(begun).items() <= contents(whole).items()
-    assert not list(begun.glob(".tmp-*"))
-    snapshot = opened(begun)
+    interrupt_build(corpus, stopped, "shardwriter.batch_size=1", *members, packs=packs, splits=("train", "val"))
+    assert contents(stopped).items() <= contents(whole).items()
+    assert not list(stopped.glob(".tmp-*"))
+    snapshot = opened(stopped)
     assert sum(record.rows for split in snapshot.splits for record in snapshot.split(split).shards) == done
-    report = again(corpus, begun)
+    report = again(corpus, stopped)
     assert sum(counts["resumed"] for counts in report.planned.values()) == sum(report.stored.values()) == total - done
-    assert contents(begun) == contents(whole)
+    assert contents(stopped) == contents(whole)
 
 
 def test_limit_holds_for_unfinished_shards(corpus: Corpus, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_limit_holds_for_unfinished_shards(corpus: Corpus, tmp_path: Path) -> No
     assert report.stored == {"train": 2}
 
 
-def test_second_build_is_refused_and_told_of_the_first(corpus: Corpus, store: Path) -> None:
+def test_second_build_is_refused_and_the_first_is_named(corpus: Corpus, store: Path) -> None:
     before = contents(store)
     (store / ".tmp-of-the-first").touch()
     with build_lock(store):

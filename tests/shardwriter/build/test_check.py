@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers.builds import Run, build_store, interrupt_build
+from helpers.builds import Run, build_store, interrupt_build, opened
 from helpers.commands import Outcome, run_main
 from helpers.corpus import SAMPLE_RATE, Corpus, make_corpus
 
@@ -66,6 +66,14 @@ def test_looking_leaves_the_plan_that_a_running_build_is_publishing(
     assert everything(store) == before
 
 
+def rows_left(store: Path) -> int:
+    """Utterances in the shards that an --overwrite in progress has not written."""
+    snapshot = opened(store)
+    assert snapshot.pending is not None
+    done = {path.stem for path in store.glob("*.index")}
+    return sum(len(task.rows) for task in snapshot.plan(snapshot.pending).tasks() if task.shard not in done)
+
+
 def rows_of(outcome: Outcome) -> dict[str, str]:
     """First column of the table of --check -> second."""
     found = re.findall(r"^(\w+(?: \w+)?) {2,}(ok|FIX) {2,}", outcome.out, re.MULTILINE)
@@ -101,6 +109,22 @@ def test_check_of_another_identity_exits_2_with_what_to_fix(run: Run) -> None:
     outcome = run("--check", *OTHER)
     assert outcome.code == 2 and rows_of(outcome)["store"] == "FIX"
     assert run("--check", *OTHER, "--overwrite").code == 0
+
+
+def test_check_of_an_overwrite_of_a_part_exits_2_as_the_build_does(run: Run) -> None:
+    run()
+    outcome = run("--check", "--overwrite", "--limit", 2)
+    assert outcome.code == 2 and rows_of(outcome)["store"] == "FIX"
+    assert "--overwrite replaces the whole store" in outcome.out
+
+
+def test_check_of_an_overwrite_in_progress_counts_what_is_left_of_it(run: Run, corpus: Corpus, store: Path) -> None:
+    run()
+    interrupt_build(corpus, store, OTHER[1], packs=1, overwrite=True)
+    left = rows_left(store)
+    outcome = run("--check", *OTHER)
+    assert outcome.code == 0 and "that is in progress will be resumed" in outcome.out
+    assert 0 < left < 8 and f"for {left} embeddings on cpu" in outcome.out
 
 
 def test_check_goes_by_the_store_s_own_members_and_views(run: Run) -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.builds import build_store, change_mouth, index, opened, plans, read_index, shards, tar
+from helpers.builds import CPU, build_store, change_mouth, index, opened, plans, read_index, shards, tar
 from helpers.corpus import Corpus, make_corpus, make_frames, write_mouth
 
 from iianet.errors import StoreError
-from shardwriter.build.difference import Difference, Wanted, everything, find_differences
+from shardwriter.build.difference import Difference, find_differences
+from shardwriter.build.options import BuildOptions
 from shardwriter.corpus.manifest import load_manifests
 from shardwriter.store.snapshot import Snapshot
 
@@ -18,7 +19,7 @@ COLUMNS = ("new", "changed", "retried", "resumed")
 CHANGED, FAILED = "tr_001", "tr_002"
 """Utterances of the first plan that the second plan has again: one whose npz has changed, and one that had failed."""
 ADDED = {"tr_006", "tr_007"}
-PLAIN = Wanted()
+PLAIN = BuildOptions(device=CPU)
 
 
 @pytest.fixture
@@ -47,9 +48,9 @@ def keys_in(store: Path, number: int) -> set[str]:
     return set(read_index(index(store, "train", number))[0]["key"].to_pylist())
 
 
-def difference(corpus: Corpus, snapshot: Snapshot | None, wanted: Wanted = PLAIN) -> Difference:
+def difference(corpus: Corpus, snapshot: Snapshot | None, options: BuildOptions = PLAIN) -> Difference:
     manifests = load_manifests(corpus.config(), ["train"])
-    found = find_differences(manifests, snapshot, snapshot.active if snapshot else [], wanted)
+    found = find_differences(manifests, snapshot, snapshot.active if snapshot else [], options)
     assert list(found) == ["train"]
     return found["train"]
 
@@ -66,19 +67,17 @@ def columns(found: Difference) -> dict[str, set[str]]:
     return {name: {utterances[row].key for row in rows} for name, rows in named.items() if len(rows)}
 
 
-def lacks(corpus: Corpus, store: Path, wanted: Wanted = PLAIN) -> dict[str, set[str]]:
-    return columns(difference(corpus, opened(store), wanted))
+def lacks(corpus: Corpus, store: Path, options: BuildOptions = PLAIN) -> dict[str, set[str]]:
+    return columns(difference(corpus, opened(store), options))
 
 
 def test_without_a_store_everything_is_new(corpus: Corpus) -> None:
     assert columns(difference(corpus, None)) == {"new": set(corpus.names["train"])}
-    manifests = load_manifests(corpus.config(), ["train"])
-    assert columns(everything(manifests)["train"]) == {"new": set(corpus.names["train"])}
 
 
 def test_a_complete_store_lacks_nothing(corpus: Corpus, store: Path) -> None:
     assert lacks(corpus, store) == {}
-    assert lacks(corpus, store, Wanted(verify_sources=True, retry_failed=True)) == {}
+    assert lacks(corpus, store, BuildOptions(device=CPU, verify_sources=True, retry_failed=True)) == {}
 
 
 def test_what_no_plan_has_is_new(corpus: Corpus, store: Path) -> None:
@@ -104,13 +103,13 @@ def test_other_content_of_the_same_size_and_time_is_changed_where_sources_are_ve
 ) -> None:
     change_mouth(corpus.mouth("tr_000"), seed=7, mtime=False)
     assert lacks(corpus, store) == {}
-    assert lacks(corpus, store, Wanted(verify_sources=True)) == {"changed": {"tr_000"}}
+    assert lacks(corpus, store, BuildOptions(device=CPU, verify_sources=True)) == {"changed": {"tr_000"}}
 
 
 def test_an_npz_that_vanished_is_not_changed(corpus: Corpus, store: Path) -> None:
     corpus.mouth("tr_000").unlink()
     corpus.mouth(CHANGED).unlink()
-    assert lacks(corpus, store, Wanted(verify_sources=True)) == {}
+    assert lacks(corpus, store, BuildOptions(device=CPU, verify_sources=True)) == {}
 
 
 def test_what_failed_is_retried_once_its_npz_has_changed_or_on_request(corpus: Corpus, store: Path) -> None:
@@ -119,7 +118,7 @@ def test_what_failed_is_retried_once_its_npz_has_changed_or_on_request(corpus: C
     build_store(corpus, store, splits=("train",))
     assert len(plans(store)) == 3
     assert lacks(corpus, store) == {}
-    assert lacks(corpus, store, Wanted(retry_failed=True)) == {"retried": {"tr_000"}}
+    assert lacks(corpus, store, BuildOptions(device=CPU, retry_failed=True)) == {"retried": {"tr_000"}}
     write_mouth(corpus.mouth("tr_000"), make_frames(4))
     assert lacks(corpus, store) == {"retried": {"tr_000"}}
 
@@ -149,7 +148,7 @@ def test_a_failure_in_an_unfinished_shard_is_resumed_and_not_retried(corpus: Cor
     build_store(corpus, store, splits=("train",))
     assert keys_in(store, 4) == {"tr_000"}
     index(store, "train", 4).unlink()
-    assert lacks(corpus, store, Wanted(retry_failed=True)) == {"resumed": {"tr_000"}}
+    assert lacks(corpus, store, BuildOptions(device=CPU, retry_failed=True)) == {"resumed": {"tr_000"}}
 
 
 def test_columns_stand_beside_each_other(corpus: Corpus, store: Path) -> None:
@@ -167,7 +166,7 @@ def test_a_limit_leaves_out_what_lies_behind_it_in_hash_order(corpus: Corpus, st
     for name in keys:
         change_mouth(corpus.mouth(name), seed=7)
     for snapshot, why in ((None, "new"), (opened(store), "changed")):
-        found = difference(corpus, snapshot, Wanted(limit=limit))
+        found = difference(corpus, snapshot, BuildOptions(device=CPU, limit=limit))
         assert columns(found).get(why, set()) == set(keys[:limit])
         assert found.left_out == max(0, 8 - limit)
 
@@ -175,7 +174,7 @@ def test_a_limit_leaves_out_what_lies_behind_it_in_hash_order(corpus: Corpus, st
 def test_only_the_plans_that_are_asked_for_count(corpus: Corpus, store: Path) -> None:
     snapshot = opened(store)
     manifests = load_manifests(corpus.config(), ["train"])
-    first, second = (find_differences(manifests, snapshot, [header], Wanted())["train"] for header in snapshot.active)
+    first, second = (find_differences(manifests, snapshot, [header], PLAIN)["train"] for header in snapshot.active)
     assert columns(first) == {"new": ADDED, "changed": {CHANGED}, "retried": {FAILED}}
     assert columns(second) == {"new": set(corpus.names["train"]) - {CHANGED, FAILED, *ADDED}}
 
@@ -183,7 +182,7 @@ def test_only_the_plans_that_are_asked_for_count(corpus: Corpus, store: Path) ->
 def test_each_split_has_its_own(corpus: Corpus, store: Path) -> None:
     corpus = make_corpus(corpus.root, {"train": 8, "val": 2})
     manifests, snapshot = load_manifests(corpus.config(), ["train", "val"]), opened(store)
-    found = find_differences(manifests, snapshot, snapshot.active, Wanted())
+    found = find_differences(manifests, snapshot, snapshot.active, PLAIN)
     assert {split: columns(its) for split, its in found.items()} == {"train": {}, "val": {"new": {"cv_000", "cv_001"}}}
 
 

@@ -100,14 +100,14 @@ def test_old_store_serves_while_the_overwrite_is_incomplete(corpus: Corpus, stor
 def test_interrupted_overwrite_is_resumed_and_switches(corpus: Corpus, store: Path, overwrite: bool) -> None:
     old = contents(store)
     interrupt(corpus, store, OTHER, shards=2)
-    begun = contents(store)
+    started = contents(store)
     report = again(corpus, store, OTHER, overwrite=overwrite)
     assert report.shards == 2
     assert sum(counts["resumed"] for counts in report.planned.values()) == sum(report.stored.values()) < 10
     assert seed_of(store) == 1
     after = contents(store)
     assert not after.keys() & old.keys()
-    assert {name: begun[name] for name in begun.keys() - old.keys()}.items() < after.items()
+    assert {name: started[name] for name in started.keys() - old.keys()}.items() < after.items()
     assert set(stored(store, "train")) == set(corpus.names["train"])
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pyarrow as pa
 import pytest
 from helpers.corpus import make_frames, write_mouth
 
-from shardwriter.encode.clips import ClipReader, Reader, read_ahead
+from shardwriter.encode.clips import Clip, read_ahead, read_clip
 from shardwriter.format.plan import PLAN_SCHEMA, ShardTask
+from shardwriter.format.sample import Failed
 
 
 def task(number: int, keys: Sequence[str]) -> ShardTask:
@@ -39,13 +41,13 @@ class Tasks:
 
 @dataclass
 class Echo:
-    """Reads the key of a row, after `wait` has returned; notes when it begins."""
+    """Reads the key of a row, after `wait` has returned; notes when it starts."""
 
     wait: Callable[[str], object] = lambda _: None
-    begun: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
 
-    def read(self, row: Mapping[str, Any]) -> str:
-        self.begun.append(row["key"])
+    def __call__(self, row: Mapping[str, Any]) -> str:
+        self.started.append(row["key"])
         self.wait(row["key"])
         return f"read {row['key']}"
 
@@ -57,8 +59,8 @@ def of_one_row(count: int) -> Tasks:
 def test_tasks_are_taken_one_ahead_at_most() -> None:
     tasks, reader = of_one_row(11), Echo()
     taken = []
-    with closing(read_ahead(reader, iter(tasks), num_workers=2, depth=8)) as begun:
-        for _, rows in begun:
+    with closing(read_ahead(reader, iter(tasks), num_workers=2, depth=8)) as opened:
+        for _, rows in opened:
             assert len(list(rows)) == 1
             taken.append(tasks.taken)
     assert taken == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 11]
@@ -66,8 +68,8 @@ def test_tasks_are_taken_one_ahead_at_most() -> None:
 
 def test_a_task_is_not_taken_before_all_rows_of_the_one_before_are_being_read() -> None:
     tasks = Tasks([["a", "b", "c", "d"], ["e"]])
-    with closing(read_ahead(Echo(), iter(tasks), num_workers=1, depth=2)) as begun:
-        _, rows = next(begun)
+    with closing(read_ahead(Echo(), iter(tasks), num_workers=1, depth=2)) as opened:
+        _, rows = next(opened)
         taken = [tasks.taken for _ in rows]
     assert taken == [1, 1, 2, 2]  # two rows are being read at a time
 
@@ -92,16 +94,16 @@ def test_rows_are_read_at_most_so_many_ahead_of_their_use(depth: int) -> None:
     for _, rows in read_ahead(reader, iter(tasks), num_workers=4, depth=depth):
         for _ in rows:
             used += 1
-            time.sleep(0.005)  # long enough to begin what may be begun
-            assert len(reader.begun) < used + depth
-    assert used == len(reader.begun) == 18
+            time.sleep(0.005)  # long enough to start what may be started
+            assert len(reader.started) < used + depth
+    assert used == len(reader.started) == 18
 
 
-def test_reading_goes_on_over_the_end_of_a_task() -> None:
+def test_reading_continues_over_the_end_of_a_task() -> None:
     next_is_read = threading.Event()
     reader = Echo(wait=lambda key: next_is_read.set() if key == "b" else None)
-    with closing(read_ahead(reader, iter(Tasks([["a"], ["b"]])), num_workers=1, depth=2)) as begun:
-        _, rows = next(begun)
+    with closing(read_ahead(reader, iter(Tasks([["a"], ["b"]])), num_workers=1, depth=2)) as opened:
+        _, rows = next(opened)
         assert next(rows)[1] == "read a"
         assert next_is_read.wait(timeout=10)
 
@@ -111,16 +113,17 @@ def test_what_is_wrong_with_a_mouth_is_part_of_the_answer(tmp_path: Path) -> Non
         write_mouth(tmp_path / f"{key}.npz", make_frames(2))
     (tmp_path / "b.npz").write_bytes(b"PK")
     tasks = Tasks([["gone", "a", "b"], ["c"]])
-    reader = ClipReader(data_root=tmp_path)
+    reader = partial(read_clip, data_root=tmp_path)
     found = {row["key"]: clip for _, rows in read_ahead(reader, iter(tasks), 2, 4) for row, clip in rows}
-    assert [key for key, clip in found.items() if clip.frames is None] == ["gone", "b"] and len(found) == 4
-    assert found["gone"].error == "cannot be read (No such file or directory)"
-    assert (found["b"].error or "").startswith("not a complete npz (2 bytes)")
-    assert {key: (clip.source.mouth, clip.source.size) for key, clip in found.items() if clip.error} == {
+    failed = {key: clip for key, clip in found.items() if isinstance(clip, Failed)}
+    assert list(failed) == ["gone", "b"] and len(found) == 4
+    assert failed["gone"].reason == "cannot be read (No such file or directory)"
+    assert failed["b"].reason.startswith("not a complete npz (2 bytes)")
+    assert {key: (its.source.mouth, its.source.size) for key, its in failed.items()} == {
         "gone": ("gone.npz", None),
         "b": ("b.npz", 2),
     }
-    assert found["a"].error is found["c"].error is None
+    assert all(isinstance(found[key], Clip) for key in ("a", "c"))
 
 
 def test_what_a_reader_raises_comes_out_at_its_row() -> None:
@@ -130,7 +133,7 @@ def test_what_a_reader_raises_comes_out_at_its_row() -> None:
 
     got: list[str] = []
 
-    def use(reader: Reader[str]) -> None:
+    def use(reader: Echo) -> None:
         for _, rows in read_ahead(reader, iter(Tasks([["a", "b"], ["c", "d"]])), num_workers=2, depth=8):
             got.extend(read for _, read in rows)
 
@@ -141,8 +144,8 @@ def test_what_a_reader_raises_comes_out_at_its_row() -> None:
 
 def test_who_stops_early_leaves_no_threads_and_takes_no_more_tasks() -> None:
     tasks = of_one_row(11)
-    with closing(read_ahead(Echo(), iter(tasks), num_workers=3, depth=8)) as begun:
-        _, rows = next(begun)
+    with closing(read_ahead(Echo(), iter(tasks), num_workers=3, depth=8)) as opened:
+        _, rows = next(opened)
         next(rows)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-npz")]
     assert tasks.taken == 2

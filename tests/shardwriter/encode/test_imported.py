@@ -14,7 +14,7 @@ from helpers.corpus import make_frames, write_mouth
 
 from iianet.encoder.clip_encoder import ClipEncoder
 from shardwriter.corpus.embedding_npz import embedding_path, write_embedding_npz
-from shardwriter.encode.imported import ImportReader
+from shardwriter.encode.imported import read_embedding
 from shardwriter.format.names import EMBEDDING_MEMBER
 from shardwriter.format.sample import Failed, Sample
 from shardwriter.store.identity import imported_identity
@@ -32,8 +32,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, dtype: str = "float32") -> Sample | Failed:
-    reader = ImportReader(data_root=root, identity=imported_identity(ClipEncoder, dtype))
-    return reader.read({"key": "ann", "utterance": "ann", "mouth": MOUTH, "audio": []})
+    row = {"key": "ann", "utterance": "ann", "mouth": MOUTH, "audio": []}
+    return read_embedding(row, root, imported_identity(ClipEncoder, dtype))
 
 
 def taken(root: Path, dtype: str = "float32") -> npt.NDArray[Any]:

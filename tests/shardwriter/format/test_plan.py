@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from iianet.errors import StoreError
-from shardwriter.corpus.manifest_data import Manifest, arrange
+from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA, Manifest, arrange
 from shardwriter.corpus.planning import audio_lists, plan_table, planned_manifest_tables
-from shardwriter.corpus.tables import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA
 from shardwriter.format.names import parse_plan_name, parse_shard
 from shardwriter.format.plan import PLAN_SCHEMA, Plan, decode_header, decode_rows, encode_plan, make_plan
 from shardwriter.format.record import Identity
