@@ -1,6 +1,6 @@
 """Compare a store with the corpus that a config names (inspect-shards --against)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from shardwriter.corpus.manifest import Manifest, has_manifest, load_manifests, 
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import SPLITS, count_views, sorted_splits
 from shardwriter.inspect.inspected import InspectedStore
+from shardwriter.inspect.report import View
 
 SHOWN_KEYS = 20
 
@@ -40,6 +41,15 @@ class Comparison:
     missing: tuple[Differing, ...]
     failed: int
     stale: tuple[Differing, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts and keys for programs."""
+        return {
+            "missing": len(self.missing),
+            "stale": len(self.stale),
+            "missing_keys": [item.key for item in self.missing],
+            "stale_keys": [item.key for item in self.stale],
+        }
 
 
 def corpus_manifests(store: InspectedStore, config: Config) -> dict[str, Manifest]:
@@ -90,28 +100,25 @@ def _differing(manifest: Manifest, index: int | np.integer[Any], reason: str) ->
     return Differing(utterance.key, utterance.mouth, reason)
 
 
-def comparison_problems(comparisons: Mapping[str, Comparison]) -> Iterator[str]:
-    """In one line a split."""
+def show_comparisons(comparisons: Mapping[str, Comparison], command: str) -> View:
+    """Counts, the first keys of each kind, and the command that fixes it; programs see them among the splits."""
+    rows = [(split, it.stored, len(it.missing), it.failed, len(it.stale)) for split, it in comparisons.items()]
+    lines = [tabulate(rows, headers=["split", "stored", "missing", "failed", "stale"], intfmt=",")]
+    problems = []
     for split, found in comparisons.items():
         if found.missing:
-            yield f"{split}: {len(found.missing)} utterances of the manifest are missing, {found.failed} of them failed"
+            count = len(found.missing)
+            problems.append(f"{split}: {count} utterances of the manifest are missing, {found.failed} of them failed")
         if found.stale:
-            yield f"{split}: {len(found.stale)} stored utterances are stale, for their npz has changed"
-
-
-def comparison_lines(comparisons: Mapping[str, Comparison], command: str) -> list[str]:
-    """For people: counts, the first keys of each kind, and what fixes it."""
-    rows = [(split, it.stored, len(it.missing), it.failed, len(it.stale)) for split, it in comparisons.items()]
-    lines = tabulate(rows, headers=["split", "stored", "missing", "failed", "stale"], intfmt=",").splitlines()
-    for split, found in comparisons.items():
+            problems.append(f"{split}: {len(found.stale)} stored utterances are stale, for their npz has changed")
         for kind, items in (("missing", found.missing), ("stale", found.stale)):
             if items:
                 lines += ["", f"{split}, {kind} ({len(items)}):"]
                 lines += [f"  {item.key}  {item.mouth}: {item.reason}" for item in items[:SHOWN_KEYS]]
             if len(items) > SHOWN_KEYS:
                 lines.append(f"  ... and {len(items) - SHOWN_KEYS} more, all with --json")
-    if any(found.missing or found.stale for found in comparisons.values()):
+    if problems:
         lines += ["", f"To fix it: {command}"]
     if any(found.failed for found in comparisons.values()):
         lines.append("Failed utterances are tried again once their npz has changed, or with --retry_failed.")
-    return lines
+    return View(text="\n".join(lines), problems=problems)

@@ -1,7 +1,6 @@
 """Read a whole store and compare every byte with what the indexes say (inspect-shards --verify)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import PurePath
 
 import pyarrow as pa
@@ -22,74 +21,50 @@ from shardwriter.format.names import (
 )
 from shardwriter.format.plan import ShardTask
 from shardwriter.inspect.inspected import InspectedStore
+from shardwriter.inspect.report import View
 from shardwriter.inspect.verify_shard import verify_tar
 from shardwriter.storage.storage import Storage
 
 
-@dataclass(kw_only=True)
-class Verification:
-    """What reading everything found.
-
-    Attributes:
-        name: What users call the store.
-        shards: Complete shards that were read.
-        samples: Stored samples in them, superseded ones too.
-        problems: What contradicts an index, naming shard and key.
-        damaged: Shards with problems.
-        notes: Files that do not count: harmless.
-    """
-
-    name: str
-    shards: int = 0
-    samples: int = 0
-    problems: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """For people: how much was read, and how to fix what is damaged. Problems are shown with all others."""
-        found = counted(len(self.problems), "problem") if self.problems else "all as the indexes say"
-        lines = [f"Verified {self.samples:,} samples in {self.shards:,} shards: {found}."]
-        lines += [f"  {note}" for note in self.notes]
-        if self.damaged:
-            files = [f"{self.name}/{name(shard)}" for shard in self.damaged for name in (index_name, tar_name)]
-            lines += ["To fix it, delete these and run build-shards again:", *(f"  {file}" for file in files)]
-        return lines
-
-
-def verify(store: InspectedStore) -> Verification:
+def verify(store: InspectedStore) -> View:
     """Read every complete shard of the active plans."""
-    snapshot, storage = store.snapshot, store.storage
-    found = Verification(name=store.name, notes=_unused_files(store))
+    snapshot = store.snapshot
     tasks = [task for header in snapshot.active for task in snapshot.plan(header).tasks()]
     complete = [task for task in tasks if index_name(task.shard) in snapshot.files]
     sizes = [snapshot.files[tar_name(task.shard)].size for task in complete if tar_name(task.shard) in snapshot.files]
-    total = sum(sizes)
+    total, read, samples = sum(sizes), 0, 0
+    problems = list(store.unreadable)
+    damaged: list[str] = []
     with tqdm(total=total, desc="verifying", unit="B", unit_scale=True, dynamic_ncols=True, disable=not total) as bar:
         for task in complete:
-            problems = _verify_shard(store, task, found, bar.update)
-            found.problems += problems
-            found.damaged += [task.shard] if problems else []
-    for split in store.splits:
-        found.problems += _merged_index(storage, split, [record.shard for record in store.splits[split].shards])
-    return found
+            try:
+                count, found = _verify_shard(store, task, bar.update)
+                read, samples = read + 1, samples + count
+            except StoreError as error:
+                found = [str(error)]
+            problems += found
+            damaged += [task.shard] if found else []
+    for split, entries in store.splits.items():
+        problems += _merged_index(store.storage, split, [record.shard for record in entries.shards])
+    problems = list(dict.fromkeys(problems))
+    notes = _unused_files(store)
+    said = counted(len(problems), "problem") if problems else "all as the indexes say"
+    lines = [f"Verified {samples:,} samples in {read:,} shards: {said}.", *(f"  {note}" for note in notes)]
+    if damaged:
+        files = [f"{store.name}/{name(shard)}" for shard in damaged for name in (index_name, tar_name)]
+        lines += ["To fix it, delete these and run build-shards again:", *(f"  {file}" for file in files)]
+    return View(text="\n".join(lines), fields={"notes": notes}, problems=problems)
 
 
-def _verify_shard(
-    store: InspectedStore, task: ShardTask, found: Verification, progress: Callable[[int], object]
-) -> list[str]:
+def _verify_shard(store: InspectedStore, task: ShardTask, progress: Callable[[int], object]) -> tuple[int, list[str]]:
+    """Samples in a shard, and problems. Raises StoreError where its index cannot be read, or is another's."""
     name = index_name(task.shard)
-    try:
-        table, records = _read_index(store.storage, name)
-    except StoreError as error:
-        return [str(error)]
+    table, records = _read_index(store.storage, name)
     names = [record.shard for record in records]
     if names != [task.shard]:
-        return [f"{name}: is the index of {', '.join(names) or 'nothing'}; expected {task.shard}"]
+        raise StoreError(f"{name}: is the index of {', '.join(names) or 'nothing'}; expected {task.shard}")
     entries = entries_of(task.split, task.shard, table)
     stored = [entry for entry in entries if entry.error is None]
-    found.shards += 1
-    found.samples += len(stored)
     problems = []
     if [entry.key for entry in entries] != task.rows["key"].to_pylist():
         problems.append(f"{name}: lists other utterances than its plan")
@@ -97,7 +72,7 @@ def _verify_shard(
         store.storage.forget(tar_name(task.shard), records[0].tar_digest)  # what lies behind a copy is verified
         members = store.identity.members(task.split)
         problems += verify_tar(store.storage, records[0], stored, members, store.identity, progress)
-    return problems
+    return len(stored), problems
 
 
 def _read_index(storage: Storage, name: str) -> tuple[pa.Table, list[ShardRecord]]:
