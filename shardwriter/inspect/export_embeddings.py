@@ -86,7 +86,7 @@ def _export(store: InspectedStore, folder: Path, entry: Entry) -> str | StoreErr
 
 def _read(store: InspectedStore, entry: Entry) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
     try:
-        with store.open_tar(entry.split, entry.shard) as tar:
+        with store.open_tar(entry) as tar:
             return read_metadata(tar, entry), read_values(tar, entry)
     except OSError as error:
         raise StoreError(f"{entry.where}: cannot be read ({error.strerror})") from error

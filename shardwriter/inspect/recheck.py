@@ -86,7 +86,7 @@ def _recheck(
 ) -> Recheck:
     imported = store.identity.is_imported
     try:
-        with store.open_tar(entry.split, entry.shard) as tar:
+        with store.open_tar(entry) as tar:
             stored = read_values(tar, entry)
         frames = _read_again(data_root, mouth, None if imported else entry.source_digest)
         clip = torch.from_numpy(view_crop(*split_view_key(entry.key)).apply(frames))

@@ -121,7 +121,7 @@ def read_sample(store: InspectedStore, entry: Entry) -> Sample:
     seconds, views = entry.frames / store.identity.fps, _views(store, entry)
     if entry.error is not None:
         return Sample(entry=entry, seconds=seconds, views=views)
-    with store.open_tar(entry.split, entry.shard) as tar:
+    with store.open_tar(entry) as tar:
         return Sample(
             entry=entry,
             metadata=read_metadata(tar, entry),

@@ -70,8 +70,7 @@ def _verify_shard(store: InspectedStore, task: ShardTask, progress: Callable[[in
         problems.append(f"{name}: lists other utterances than its plan")
     if stored:
         store.storage.forget(tar_name(task.shard), records[0].tar_digest)  # what lies behind a copy is verified
-        members = store.identity.members(task.split)
-        problems += verify_tar(store.storage, records[0], stored, members, store.identity, progress)
+        problems += verify_tar(store, records[0], stored, progress)
     return len(stored), problems
 
 
