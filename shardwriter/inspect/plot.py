@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from iianet.encoder.mouth import FPS, SAMPLES_PER_FRAME, view_crop
+from iianet.encoder.mouth import view_crop
 from iianet.errors import MouthError, StoreError
 from shardwriter.corpus.mouth_npz import read_mouth_npz
+from shardwriter.corpus.wavs import SAMPLE_RATE
 from shardwriter.format.names import split_view_key
 from shardwriter.format.sample import decode_pcm
 from shardwriter.inspect.sample import Sample
@@ -93,7 +94,8 @@ def _voice(
 ) -> tuple[npt.NDArray[np.float32], int] | str:
     match listed:
         case [{"source": str(wav), "num_samples": int(num_samples)}, *_] if stored is not None:
-            return decode_pcm(stored[:num_samples]), SAMPLES_PER_FRAME * FPS  # the first source comes first
+            # The first source comes first. No store records a rate: builds take wavs of this one alone.
+            return decode_pcm(stored[:num_samples]), SAMPLE_RATE
         case [{"source": str(wav)}, *_]:
             pass
         case _:
