@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reindex",
         action="store_true",
-        help="first make store.json, plans and indexes anew from the tars of a store that has lost them",
+        help="first make store.json, plans and indexes anew from the tars of a store that has lost them; in a folder",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs, and nothing else, on stdout")
     parser.add_argument(

@@ -36,7 +36,7 @@ from shardwriter.format.record import Identity, OtherVersion, StoreRecord
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.own_tar import OwnTar, read_own_tar, shown_identity
 from shardwriter.storage.folder import Folder
-from shardwriter.storage.locate import open_folder
+from shardwriter.storage.locate import is_bucket, open_folder
 from shardwriter.store.snapshot import is_store, read_record
 from shardwriter.store.transaction import Transaction
 
@@ -72,8 +72,13 @@ def reindex(given: str, data_root: str | None = None) -> None:
         data_root: Where the paths in the samples' json start; by default as store.json says, if it is there.
 
     Raises:
-        StoreError: There are no such tars, or one is damaged, or there is nothing to do.
+        StoreError: It is no folder, has no such tars, or a damaged one, or there is nothing to do.
     """
+    if is_bucket(given):
+        raise StoreError(
+            f"{given}: --reindex works on a folder; copy the store to one, run it there, and put that folder in place "
+            "of what the bucket has, since tars may have other names then"
+        )
     folder = open_folder(given)
     tars = [name for name in folder.files() if name.endswith(TAR_SUFFIX)]
     names = sorted(name for tar in tars if (name := parse_shard(tar.removesuffix(TAR_SUFFIX))))

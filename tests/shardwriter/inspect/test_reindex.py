@@ -536,7 +536,7 @@ def test_a_folder_without_tars_is_refused(tmp_path: Path, capsys: pytest.Capture
         ("pipe:touch {}/ran", "holds no tars"),
         ("{{pipe:touch {}/ran,x}}", "holds no tars"),
         ("http://localhost:1/x.tar", "not a store URL"),
-        ("s3://bucket/prefix", "this works on a folder; copy the store to one"),
+        ("s3://bucket/prefix", "s3://bucket/prefix: --reindex works on a folder; copy the store to one, run it there"),
     ],
 )
 def test_only_folders_are_reindexed(
@@ -546,6 +546,13 @@ def test_only_folders_are_reindexed(
     assert run(given.format(tmp_path), "--reindex") == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flag_that_is_refused_is_refused_before_anything_is_written(place: Place) -> None:
+    lose(place.store, "*.index")
+    before = contents(place.store)
+    assert run(place.store, "--reindex", "--recheck", 0) == 2
+    assert contents(place.store) == before
 
 
 def test_a_store_of_version_1_is_refused(place: Place) -> None:
