@@ -147,8 +147,7 @@ def _build_command(store: InspectedStore, arguments: argparse.Namespace) -> str:
 
 
 def _data_root(store: InspectedStore, config: Config | None, arguments: argparse.Namespace) -> Path | None:
-    configured = config.datamodule.data_config.data_root if config is not None else None
-    given = arguments.data_root or configured
+    given = config.datamodule.data_config.data_root if config is not None else arguments.data_root
     return Path(given) if given is not None else store.snapshot.data_root
 
 

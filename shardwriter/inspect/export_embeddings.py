@@ -38,7 +38,7 @@ def export_embeddings(store: InspectedStore, folder: Path) -> View:
     counts = {
         "written": 0,
         "unchanged": 0,
-        "views": sum(len(store.stored(split)) for split in set(store.splits).difference(splits)),
+        "views": sum(len(store.splits[split].stored_rows) for split in set(store.splits).difference(splits)),
         "failed": sum(len(store.splits[split].failures) for split in splits),
     }
     problems = []

@@ -69,10 +69,10 @@ class InspectedStore:
         ]
 
     def stored(self, split: str) -> list[str]:
-        """Keys whose newest entry is an embedding, in hash order."""
+        """Keys whose newest entry is an embedding, shard by shard."""
         entries = self.splits[split]
-        keys = entries.entries["key"].take(pa.array(entries.stored_rows)).to_pylist()
-        return sorted(keys, key=lambda key: (hash_position(key), key))
+        keys: list[str] = entries.entries["key"].take(pa.array(entries.stored_rows)).to_pylist()
+        return keys
 
     def entry(self, split: str, key: str) -> Entry:
         """The newest entry of a key."""

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -129,28 +130,20 @@ def _identity_lines(store: InspectedStore) -> list[str]:
 
 def _failure_lines(store: InspectedStore) -> list[str]:
     """The first utterances that failed, with their npz and why."""
-    failed = [
-        store.entry(split, key)
-        for split, entries in store.splits.items()
-        for key in entries.failures
-        if not _failed_before(store, split, key)
-    ]
+    failed: dict[tuple[str, str], tuple[str, str]] = {}
+    for split, entries in store.splits.items():
+        for key in entries.failures:
+            failed.setdefault((parse_view_split(split)[0], split_view_key(key)[0]), (split, key))  # once for all views
     if not failed:
         return []
     lines = [f"Not stored ({len(failed)}); fix the npz and run build-shards again:"]
-    for entry in failed[:SHOWN_FAILURES]:
+    for entry in (store.entry(*item) for item in islice(failed.values(), SHOWN_FAILURES)):
         reason = (entry.error or "").removeprefix(f"{entry.mouth}: ")
         lines.append(f"  {entry.split} {entry.mouth or entry.key}: {reason}")
     if len(failed) > SHOWN_FAILURES:
         more = len(failed) - SHOWN_FAILURES
         lines.append(f"  ... and {more} more: column 'error' of {store.name}/*{INDEX_SUFFIX} (Parquet)")
     return lines
-
-
-def _failed_before(store: InspectedStore, split: str, key: str) -> bool:
-    """Whether an entry is the view of an utterance that is listed already."""
-    base, view = parse_view_split(split)
-    return bool(view) and base in store.splits and split_view_key(key)[0] in store.splits[base].failures
 
 
 def _progress_lines(store: InspectedStore, summaries: Mapping[str, SplitSummary]) -> list[str]:
