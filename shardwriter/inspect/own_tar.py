@@ -23,9 +23,9 @@ from shardwriter.format.names import (
     VIEW_MARK,
     ShardName,
     escape_key,
-    parse_shard,
     parse_view_split,
     split_view_key,
+    tar_name,
     unescape_key,
     view_key,
 )
@@ -58,19 +58,19 @@ class OwnTar:
     planned: list[dict[str, Any]]
 
 
-def read_own_tar(path: Path, identity: Identity) -> OwnTar:
+def read_own_tar(folder: Path, name: ShardName, identity: Identity) -> OwnTar:
     """Read and check every byte of a tar.
 
     Args:
-        path: Named as a store's own.
+        folder: Where it lies.
+        name: What its name says.
         identity: What the store's embeddings are.
 
     Raises:
         StoreError: It is damaged, or holds something that a store of this identity does not.
     """
-    name = _name_of(path)
     rows, planned = [], []
-    with _opened(path) as (stream, entries):
+    with _opened(folder, name) as (stream, entries):
         for entry in entries:
             if tuple(entry.members) != identity.members(name.split):
                 raise _foreign(entry.where, ", ".join(entry.members))
@@ -86,9 +86,9 @@ def read_own_tar(path: Path, identity: Identity) -> OwnTar:
     return OwnTar(name=name, size=size, digest=digest, index=index_table(rows), planned=planned)
 
 
-def shown_identity(path: Path) -> Identity:
+def shown_identity(folder: Path, name: ShardName) -> Identity:
     """What the first sample of a tar shows of the store; its encoder is unknown. Raises as `read_own_tar`."""
-    with _opened(path) as (stream, (entry, *_)):
+    with _opened(folder, name) as (stream, (entry, *_)):
         if not {EMBEDDING_MEMBER, METADATA_MEMBER} <= entry.members.keys():
             raise _foreign(entry.where, ", ".join(entry.members))
         embedding, fps = read_array(stream, entry, EMBEDDING_MEMBER), fps_of(read_metadata(stream, entry))
@@ -104,19 +104,18 @@ def shown_identity(path: Path) -> Identity:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], list[Entry]]]:
+def _opened(folder: Path, name: ShardName) -> Iterator[tuple[IO[bytes], list[Entry]]]:
     """Open a tar, and find its samples. An error about it says in which folder it lies, and the cure."""
     try:
-        with path.open("rb") as stream:
-            yield stream, _entries(path, stream)
+        with (folder / tar_name(str(name))).open("rb") as stream:
+            yield stream, _entries(name, stream)
     except StoreError as error:
-        raise StoreError(f"{path.parent}/{error}. Take this tar away, or copy it again") from error
+        raise StoreError(f"{folder}/{error}. Take this tar away, or copy it again") from error
 
 
-def _entries(path: Path, stream: IO[bytes]) -> list[Entry]:
+def _entries(name: ShardName, stream: IO[bytes]) -> list[Entry]:
     """Where the members of each sample lie; nothing else is known of them yet."""
-    name = _name_of(path)
-    view = parse_view_split(name.split)[1]
+    where, view = tar_name(str(name)), parse_view_split(name.split)[1]
     rows: dict[str, dict[str, Any]] = {}
     previous = ("", -1)
     try:
@@ -128,14 +127,14 @@ def _entries(path: Path, stream: IO[bytes]) -> list[Entry]:
                 is_plain = info.isreg() and info.offset + tarfile.BLOCKSIZE == info.offset_data
                 is_next = here > previous if key == previous[0] else key not in rows
                 if not (is_plain and is_next and here[1] >= 0 and _KEY.fullmatch(base) and key == view_key(base, view)):
-                    raise _foreign(path.name, info.name)
+                    raise _foreign(where, info.name)
                 previous, column = here, MEMBER_COLUMNS[member]
                 place = {f"{column}_offset": info.offset_data, f"{column}_length": info.size}
                 rows.setdefault(key, {"key": key, "frames": 0}).update(place)
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise StoreError(f"{path.name}: cannot be read to its end ({error})") from error
+        raise StoreError(f"{where}: cannot be read to its end ({error})") from error
     if not rows:
-        raise StoreError(f"{path.name}: holds no samples")
+        raise StoreError(f"{where}: holds no samples")
     return entries_of(name.split, str(name), index_table(list(rows.values())))
 
 
@@ -158,12 +157,6 @@ def _rows(entry: Entry, metadata: Mapping[str, Any], identity: Identity) -> tupl
 def _text(metadata: Mapping[str, Any], name: str) -> str:
     value = metadata.get(name)
     return value if isinstance(value, str) else ""
-
-
-def _name_of(path: Path) -> ShardName:
-    name = parse_shard(path.stem)
-    assert name is not None, path
-    return name
 
 
 def _foreign(where: str, what: str) -> StoreError:
