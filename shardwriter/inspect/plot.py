@@ -38,7 +38,7 @@ LONGEST_TITLE = 34
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """What is drawn of an utterance; where a part is not to be had, why.
+    """What is drawn of an utterance; where a part is missing, why.
 
     Attributes:
         title: Key and split.
@@ -62,7 +62,7 @@ class Drawing:
 
 
 def drawing_of(sample: Sample, fps: float, data_root: Path | None) -> Drawing:
-    """Gather what is to be drawn. npz and wav may be on another machine, then the picture says so."""
+    """Gather what is to be drawn. Where npz or wav lie on another machine, the picture says so."""
     assert sample.values is not None and sample.metadata is not None, sample.entry
     key = sample.entry.key
     short = key if len(key) <= LONGEST_TITLE else f"{key[: LONGEST_TITLE - 1]}…"

@@ -54,7 +54,7 @@ def recheck(
 ) -> View:
     """Encode `count` stored utterances of the manifests again, evenly over hash order.
 
-    Imported embeddings are compared too: that tells whether `source` may have made them.
+    Imported embeddings are compared too, which shows whether `source` may have made them.
 
     Raises:
         StoreError: The store was made with another encoder than `source`.

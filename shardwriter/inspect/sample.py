@@ -79,8 +79,8 @@ class Sample:
     @property
     def mouth(self) -> str | None:
         """The mouth npz, relative to data_root, also where the embedding was imported from a file beside it."""
-        told = (self.metadata or {}).get("mouth")
-        return told if isinstance(told, str) and self.entry.mouth is not None else self.entry.mouth
+        recorded = (self.metadata or {}).get("mouth")
+        return recorded if isinstance(recorded, str) and self.entry.mouth is not None else self.entry.mouth
 
 
 def show_samples(samples: Sequence[Sample]) -> View:

@@ -199,20 +199,20 @@ def _hours(hours: float) -> str:
 
 
 def _encoder(identity: Identity) -> str:
-    """Its name and where its weights come from; random ones are good for trials only, so they are shouted."""
-    told = {name: value for name, value in identity.encoder.items() if name != "fingerprint"}
-    words = [str(told.pop("name"))] if "name" in told else []
+    """Its name and where its weights come from; random ones are good for trials only, so they stand out."""
+    facts = {name: value for name, value in identity.encoder.items() if name != "fingerprint"}
+    words = [str(facts.pop("name"))] if "name" in facts else []
     if identity.is_imported:
         words.append(f"weights not recorded: from {unknown_origin(identity)}")
-        told = {name: value for name, value in told.items() if name not in ("imported", "reindexed")}
-    if "pretrain" in told:
-        file, seed, digest = (told.pop(name, None) for name in ("pretrain", "seed", "pretrain_digest"))
+        facts = {name: value for name, value in facts.items() if name not in ("imported", "reindexed")}
+    if "pretrain" in facts:
+        file, seed, digest = (facts.pop(name, None) for name in ("pretrain", "seed", "pretrain_digest"))
         words.append(
             f"RANDOM weights from seed {seed}: for trials only"
             if file is None
             else f"weights {file} (sha256 {digest or 'unknown'})"
         )
-    return ", ".join([*words, *(f"{name} {value}" for name, value in told.items())]) or "unknown"
+    return ", ".join([*words, *(f"{name} {value}" for name, value in facts.items())]) or "unknown"
 
 
 def _stored_as(dtype: str) -> str:

@@ -109,10 +109,10 @@ def _unused_files(store: InspectedStore) -> list[str]:
         if name.startswith(TEMPORARY_PREFIX):
             notes.append(f"{name}: left by a build that died, or in use by one that runs")
         elif is_shard and stem not in planned:
-            notes.append(f"{name}: no plan lists this shard, so it does not count")
+            notes.append(f"{name}: no plan lists this shard, so it is not used")
         elif is_shard and suffix == TAR_SUFFIX and index_name(stem) not in snapshot.files:
             command = "build-shards --compact" if stem in copies else "build-shards"
-            notes.append(f"{name}: has no index, so it does not count; {command} writes it again")
+            notes.append(f"{name}: has no index, so it is not used; {command} writes it again")
         elif parse_plan_name(name) is not None and name not in snapshot.record.named:
-            notes.append(f"{name}: this plan does not count; build-shards deletes it")
+            notes.append(f"{name}: this plan is not used; build-shards deletes it")
     return notes

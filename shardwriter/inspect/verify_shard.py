@@ -37,7 +37,7 @@ def verify_tar(
         progress: Counts bytes read.
 
     Returns:
-        Problems, each naming the tar and, where it can be told, the key.
+        Problems, each naming the tar and, where it is known, the key.
     """
     name = tar_name(record.shard)
     try:
@@ -61,7 +61,7 @@ def verify_tar(
 
 
 def _changed(record: ShardRecord, digest: str, stored: Sequence[Entry], located: bool) -> str:
-    """The digest is of a whole tar: which value became another finite one cannot be told."""
+    """The digest is of a whole tar: it does not say which value became another finite one."""
     where = "" if located else f"; it may be any of {len(stored)} utterances, {stored[0].key} to {stored[-1].key}"
     return f"has changed since it was written (xxh3_64 {digest}, its index says {record.tar_digest}){where}"
 
