@@ -1,7 +1,6 @@
 """Read a whole store and compare every byte with what the indexes say (inspect-shards --verify)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import PurePath
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -9,16 +8,7 @@ from tqdm import tqdm
 from iianet.errors import StoreError
 from iianet.wording import counted
 from shardwriter.format.index import ShardRecord, decode_index, entries_of
-from shardwriter.format.names import (
-    INDEX_SUFFIX,
-    TAR_SUFFIX,
-    TEMPORARY_PREFIX,
-    index_name,
-    merged_index_name,
-    parse_plan_name,
-    parse_shard,
-    tar_name,
-)
+from shardwriter.format.names import TAR_SUFFIX, TEMPORARY_PREFIX, index_name, merged_index_name, plan_id_of, tar_name
 from shardwriter.format.plan import ShardTask
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import View
@@ -97,22 +87,21 @@ def _merged_index(storage: Storage, split: str, shards: Sequence[str]) -> Iterat
 
 
 def _unused_files(store: InspectedStore) -> list[str]:
-    """Files that no plan of the store knows, or that a build left half done."""
-    snapshot = store.snapshot
-    planned = {shard for header in snapshot.headers.values() for shard in header.all_shard_names}
-    copies = snapshot.pending.all_shard_names if snapshot.pending and snapshot.pending.kind == "compact" else []
+    """Files that belong to no plan of the store, or that a build left half done."""
+    snapshot, pending = store.snapshot, store.snapshot.pending
+    named = {plan_id_of(name) for name in snapshot.record.named}
     notes = []
     left = {path.name for path in store.storage.staging.glob(f"{TEMPORARY_PREFIX}*")}
     for name in sorted({*snapshot.files, *left}):
-        stem, suffix = PurePath(name).stem, PurePath(name).suffix
-        is_shard = suffix in (INDEX_SUFFIX, TAR_SUFFIX) and parse_shard(stem) is not None
+        plan_id, stem = plan_id_of(name), name.removesuffix(TAR_SUFFIX)
         if name.startswith(TEMPORARY_PREFIX):
             notes.append(f"{name}: left by a build that died, or in use by one that runs")
-        elif is_shard and stem not in planned:
-            notes.append(f"{name}: no plan lists this shard, so it is not used")
-        elif is_shard and suffix == TAR_SUFFIX and index_name(stem) not in snapshot.files:
-            command = "build-shards --compact" if stem in copies else "build-shards"
+        elif plan_id is None:
+            continue
+        elif plan_id not in named:
+            notes.append(f"{name}: belongs to no plan of this store, so it is not used; build-shards deletes it")
+        elif stem != name and index_name(stem) not in snapshot.files:
+            is_copy = pending is not None and pending.kind == "compact" and plan_id == pending.id
+            command = "build-shards --compact" if is_copy else "build-shards"
             notes.append(f"{name}: has no index, so it is not used; {command} writes it again")
-        elif parse_plan_name(name) is not None and name not in snapshot.record.named:
-            notes.append(f"{name}: this plan is not used; build-shards deletes it")
     return notes
