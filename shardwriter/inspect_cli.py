@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from iianet.command_line import add_override_flags, add_version_flag, config_overrides, run_command
@@ -11,16 +11,16 @@ from iianet.config.schema import Config, load_config
 from iianet.errors import ConfigError, StoreError
 from shardwriter.execute.devices import choose_device
 from shardwriter.format.names import parse_view_split
-from shardwriter.inspect.compare import compare, corpus_manifests
+from shardwriter.inspect.compare import compare, corpus_manifests, show_comparisons
 from shardwriter.inspect.export_embeddings import export_embeddings
-from shardwriter.inspect.foreign import foreign_lines, read_foreign
+from shardwriter.inspect.foreign import read_foreign
 from shardwriter.inspect.inspected import InspectedStore, choose_evenly
 from shardwriter.inspect.plot import draw, drawing_of
 from shardwriter.inspect.recheck import recheck
 from shardwriter.inspect.reindex import reindex
-from shardwriter.inspect.report import InspectionReport, as_json
-from shardwriter.inspect.sample import Sample, find_samples, read_sample
-from shardwriter.inspect.summary import build_command
+from shardwriter.inspect.report import View, as_json, as_text, problems_of
+from shardwriter.inspect.sample import Sample, find_samples, read_sample, show_samples
+from shardwriter.inspect.summary import build_command, summarise
 from shardwriter.inspect.verify import verify
 from shardwriter.storage.locate import Cache, open_storage
 from shardwriter.storage.tar_urls import expand, is_tars
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reindex",
         action="store_true",
-        help="first make store.json, plans and indexes anew from the tars of a store that has lost them",
+        help="first make store.json, plans and indexes anew from the tars of a store that has lost them; in a folder",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs, and nothing else, on stdout")
     parser.add_argument(
@@ -77,26 +77,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
-    if arguments.reindex:
-        reindex(arguments.store, arguments.data_root)
-    elif is_tars(arguments.store):
-        return _show_foreign(arguments)
-    _check_flags(arguments)
-    storage = open_storage(arguments.store, Cache.at(arguments.cache_dir))
-    report = _inspect(InspectedStore.open(storage), arguments)
-    print(as_json(report.to_json()) if arguments.json else report.to_text())
-    return PROBLEMS if report.problems else FINE
+    if not arguments.reindex and is_tars(arguments.store):
+        _refuse_store_flags(arguments)
+        views = [read_foreign(expand(arguments.store))]
+    else:
+        _check_flags(arguments)
+        if arguments.reindex:
+            reindex(arguments.store, arguments.data_root)
+        storage = open_storage(arguments.store, Cache.at(arguments.cache_dir))
+        views = _views(InspectedStore.open(storage), arguments)
+    print(as_json(views) if arguments.json else as_text(views))
+    return PROBLEMS if problems_of(views) else FINE
 
 
-def _show_foreign(arguments: argparse.Namespace) -> int:
+def _refuse_store_flags(arguments: argparse.Namespace) -> None:
     names = ("key", "verify", "plot", "export_embeddings", "against", "recheck", "device", "data_root")
     given = [f"--{name}" for name in names if getattr(arguments, name)] + ["--set"] * bool(arguments.overrides)
     if given:
         raise ConfigError(f"{given[0]}: works on a store's folder; tars can be shown and nothing more")
-    found = read_foreign(expand(arguments.store))
-    lines = [*foreign_lines(found), *(f"problem: {problem}" for problem in found.problems)]
-    print(as_json(asdict(found)) if arguments.json else "\n".join(lines))
-    return PROBLEMS if found.problems else FINE
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:
@@ -111,65 +109,65 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--plot {arguments.plot}: expected a file name with one of {', '.join(PICTURE_SUFFIXES)}")
 
 
-def _inspect(store: InspectedStore, arguments: argparse.Namespace) -> InspectionReport:
-    report = InspectionReport(store=store, key=arguments.key)
+def _views(store: InspectedStore, arguments: argparse.Namespace) -> list[View]:
     config = load_config(arguments.against, config_overrides(arguments)) if arguments.against else None
-    if config is not None:
-        _compare(report, config, arguments)
-    if arguments.verify:
-        report.verification = verify(store)
+    manifests = corpus_manifests(store, config) if config is not None else {}
+    compared = compare(store, manifests) if config is not None else None
+    summary = summarise(store, compared)
+    views = [summary if arguments.key is None else replace(summary, text="")]
+    if not arguments.verify:  # which says the same of files, and more
+        views.append(View(problems=store.problems))
+    samples: list[Sample] = []
     if arguments.key is not None:
         try:
-            report.samples = find_samples(store, arguments.key)
+            samples = find_samples(store, arguments.key)
         except StoreError as error:
-            report.others.append(str(error))
+            views.append(View(problems=[str(error)]))
+        views.append(show_samples(samples))
+    if compared is not None:
+        views.append(show_comparisons(compared, _build_command(store, arguments)))
+    if config is not None and arguments.recheck is not None:
+        source, device = config.encoder_source(), choose_device(arguments.device)
+        views.append(recheck(store, manifests, source, device, arguments.recheck))
+    if arguments.verify:
+        views.append(verify(store))
     if arguments.export_embeddings is not None:
-        report.exported = export_embeddings(store, Path(arguments.export_embeddings))
+        views.append(export_embeddings(store, Path(arguments.export_embeddings)))
     if arguments.plot is not None:
-        _plot(report, _data_root(store, config, arguments), Path(arguments.plot))
-    return report
+        views.append(_plot(store, arguments, samples, _data_root(store, config, arguments)))
+    return views
 
 
-def _compare(report: InspectionReport, config: Config, arguments: argparse.Namespace) -> None:
-    store = report.store
-    manifests = corpus_manifests(store, config)
-    report.comparisons = compare(store, manifests)
+def _build_command(store: InspectedStore, arguments: argparse.Namespace) -> str:
+    """How to build what is missing, with the flags that were given here."""
     flags = ["--data_root", arguments.data_root] if arguments.data_root else []
     for group in arguments.overrides:
         flags += ["--set", *group]
-    report.command = build_command(store, arguments.against, flags)
-    if arguments.recheck is not None:
-        source, device = config.encoder_source(), choose_device(arguments.device)
-        report.checked = recheck(store, manifests, source, device, arguments.recheck)
+    return build_command(store, arguments.against, flags)
 
 
 def _data_root(store: InspectedStore, config: Config | None, arguments: argparse.Namespace) -> Path | None:
-    configured = config.datamodule.data_config.data_root if config is not None else None
-    given = arguments.data_root or configured
+    given = config.datamodule.data_config.data_root if config is not None else arguments.data_root
     return Path(given) if given is not None else store.snapshot.data_root
 
 
-def _plot(report: InspectionReport, data_root: Path | None, path: Path) -> None:
-    store = report.store
-    chosen = [sample for sample in report.samples if sample.embedding is not None]
-    if report.key is None:
+def _plot(store: InspectedStore, arguments: argparse.Namespace, samples: list[Sample], data_root: Path | None) -> View:
+    """Draw the samples of --key, else some utterances; views are drawn by their key alone."""
+    if arguments.key is None:
+        splits = [split for split in store.splits if not parse_view_split(split)[1]]
+        stored = [(split, key) for split in splits for key in store.stored(split)]
+        if not stored:
+            return View(problems=[f"--plot: {store.name} holds no utterance to draw"])
         try:
-            chosen = _some(store)
+            samples = [read_sample(store, store.entry(*item)) for item in choose_evenly(stored, PLOTTED)]
         except StoreError as error:
-            report.others.append(str(error))
-            return
+            return View(problems=[str(error)])
+    chosen = [sample for sample in samples if sample.embedding is not None]
     if not chosen:
-        return
+        return View()
+    path = Path(arguments.plot)
     draw([drawing_of(sample, store.identity.fps, data_root) for sample in chosen], path)
-    report.picture = path
-
-
-def _some(store: InspectedStore) -> list[Sample]:
-    splits = [split for split in store.splits if not parse_view_split(split)[1]]  # views are drawn by --key
-    stored = [(split, key) for split in splits for key in store.stored(split)]
-    if not stored:
-        raise StoreError(f"--plot: {store.name} holds no utterance to draw")
-    return [read_sample(store, store.entry(*item)) for item in choose_evenly(stored, PLOTTED)]
+    return View(text=f"picture: {path}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Compare a store with the corpus that a config names (inspect-shards --against)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -10,19 +11,13 @@ from tabulate import tabulate
 from iianet.config.schema import Config
 from shardwriter.build.difference import ORIGIN_COLUMNS, refuse_other_paths, stale_utterances, stored_rows
 from shardwriter.corpus.manifest import Manifest, has_manifest, load_manifests, manifest_folders
+from shardwriter.corpus.tables import Utterance
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import SPLITS, count_views, sorted_splits
 from shardwriter.inspect.inspected import InspectedStore
+from shardwriter.inspect.report import View
 
 SHOWN_KEYS = 20
-
-
-class Differing(NamedTuple):
-    """An utterance that the store has not as the corpus has it: its npz relative to data_root, and why."""
-
-    key: str
-    mouth: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +26,24 @@ class Comparison:
 
     Attributes:
         stored: Utterances that are stored, stale ones too.
-        missing: Those that are not, failed ones too.
+        missing: Those that are not, failed ones too, and why.
         failed: How many of the missing could not be encoded.
         stale: Stored ones whose npz is no longer what was encoded.
     """
 
     stored: int
-    missing: tuple[Differing, ...]
+    missing: Mapping[Utterance, str]
     failed: int
-    stale: tuple[Differing, ...]
+    stale: Sequence[Utterance]
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts and keys for programs."""
+        return {
+            "missing": len(self.missing),
+            "stale": len(self.stale),
+            "missing_keys": [utterance.key for utterance in self.missing],
+            "stale_keys": [utterance.key for utterance in self.stale],
+        }
 
 
 def corpus_manifests(store: InspectedStore, config: Config) -> dict[str, Manifest]:
@@ -72,46 +76,37 @@ def _compare(store: InspectedStore, manifest: Manifest) -> Comparison:
     rows = stored_rows(keys, entries)
     failed = np.isin(rows, np.setdiff1d(entries.newest_rows, entries.stored_rows))
     stored = np.flatnonzero((rows >= 0) & ~failed)
-    missing = [
-        _differing(manifest, index, f"failed: {entries.failures[str(keys[index])]}" if failed[index] else "not stored")
-        for index in np.flatnonzero((rows < 0) | failed)
-    ]
+    missing = [manifest.utterances[int(index)] for index in np.flatnonzero((rows < 0) | failed)]
     stale = stale_utterances(manifest, stored, rows[stored], entries)
+    reasons = {key: f"failed: {error}" for key, error in entries.failures.items()}
     return Comparison(
         stored=len(stored),
-        missing=tuple(missing),
+        missing={utterance: reasons.get(utterance.key, "not stored") for utterance in missing},
         failed=int(failed.sum()),
-        stale=tuple(_differing(manifest, index, "has changed since it was encoded") for index in stale),
+        stale=[manifest.utterances[int(index)] for index in stale],
     )
 
 
-def _differing(manifest: Manifest, index: int | np.integer[Any], reason: str) -> Differing:
-    utterance = manifest.utterances[int(index)]
-    return Differing(utterance.key, utterance.mouth, reason)
-
-
-def comparison_problems(comparisons: Mapping[str, Comparison]) -> Iterator[str]:
-    """In one line a split."""
+def show_comparisons(comparisons: Mapping[str, Comparison], command: str) -> View:
+    """Counts, the first keys of each kind, and the command that fixes it; programs see them among the splits."""
+    rows = [(split, it.stored, len(it.missing), it.failed, len(it.stale)) for split, it in comparisons.items()]
+    lines = [tabulate(rows, headers=["split", "stored", "missing", "failed", "stale"], intfmt=",")]
+    problems = []
     for split, found in comparisons.items():
         if found.missing:
-            yield f"{split}: {len(found.missing)} utterances of the manifest are missing, {found.failed} of them failed"
+            count = len(found.missing)
+            problems.append(f"{split}: {count} utterances of the manifest are missing, {found.failed} of them failed")
         if found.stale:
-            yield f"{split}: {len(found.stale)} stored utterances are stale, for their npz has changed"
-
-
-def comparison_lines(comparisons: Mapping[str, Comparison], command: str) -> list[str]:
-    """For people: counts, the first keys of each kind, and what fixes it."""
-    rows = [(split, it.stored, len(it.missing), it.failed, len(it.stale)) for split, it in comparisons.items()]
-    lines = tabulate(rows, headers=["split", "stored", "missing", "failed", "stale"], intfmt=",").splitlines()
-    for split, found in comparisons.items():
-        for kind, items in (("missing", found.missing), ("stale", found.stale)):
-            if items:
-                lines += ["", f"{split}, {kind} ({len(items)}):"]
-                lines += [f"  {item.key}  {item.mouth}: {item.reason}" for item in items[:SHOWN_KEYS]]
-            if len(items) > SHOWN_KEYS:
-                lines.append(f"  ... and {len(items) - SHOWN_KEYS} more, all with --json")
-    if any(found.missing or found.stale for found in comparisons.values()):
+            problems.append(f"{split}: {len(found.stale)} stored utterances are stale, for their npz has changed")
+        changed = dict.fromkeys(found.stale, "has changed since it was encoded")
+        for kind, reasons in (("missing", found.missing), ("stale", changed)):
+            if reasons:
+                lines += ["", f"{split}, {kind} ({len(reasons)}):"]
+                lines += [f"  {it.key}  {it.mouth}: {reason}" for it, reason in islice(reasons.items(), SHOWN_KEYS)]
+            if len(reasons) > SHOWN_KEYS:
+                lines.append(f"  ... and {len(reasons) - SHOWN_KEYS} more, all with --json")
+    if problems:
         lines += ["", f"To fix it: {command}"]
     if any(found.failed for found in comparisons.values()):
         lines.append("Failed utterances are tried again once their npz has changed, or with --retry_failed.")
-    return lines
+    return View(text="\n".join(lines), problems=problems)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from tabulate import tabulate
 from tqdm import tqdm
@@ -10,6 +10,7 @@ from tqdm import tqdm
 from iianet.errors import StoreError
 from iianet.wording import readable_bytes
 from shardwriter.format.npy import read_npy_header
+from shardwriter.inspect.report import View
 from shardwriter.storage.tar_samples import RawSample, member_names, read_samples
 
 FIRST_KEYS = 5
@@ -55,7 +56,7 @@ class ForeignShards:
     problems: list[str] = field(default_factory=list)
 
 
-def read_foreign(shards: Sequence[str]) -> ForeignShards:
+def read_foreign(shards: Sequence[str]) -> View:
     """Read tars whole; what follows damage in one of them is not seen."""
     found = ForeignShards(shards=list(shards))
     for sample in tqdm(_samples(found), desc="reading", unit="sample", delay=1.0, dynamic_ncols=True):
@@ -64,7 +65,7 @@ def read_foreign(shards: Sequence[str]) -> ForeignShards:
             found.first_keys.append(sample["__key__"])
         for name in member_names(sample):
             _count(found, sample["__key__"], name, sample[name])
-    return found
+    return View(text=_text(found), fields=asdict(found), problems=found.problems)
 
 
 def _samples(found: ForeignShards) -> Iterator[RawSample]:
@@ -103,8 +104,7 @@ def _look_into_npy(member: Member, content: bytes, where: str) -> None:
         member.last_axis = [min(shortest, length), max(longest, length)]
 
 
-def foreign_lines(found: ForeignShards) -> list[str]:
-    """For people."""
+def _text(found: ForeignShards) -> str:
     rows = [
         (name, f"{member.count:,}", readable_bytes(member.bytes), _first(member), _range(member.last_axis))
         for name, member in sorted(found.members.items())
@@ -116,8 +116,7 @@ def foreign_lines(found: ForeignShards) -> list[str]:
         colalign=("left", "right", "right", "left", "left") if rows else None,
     )
     keys = ", ".join(found.first_keys) + (", ..." if found.samples > len(found.first_keys) else "")
-    counts = f"{found.samples:,} samples in {len(found.shards):,} shards"
-    return [*table.splitlines(), "", f"{counts}; keys: {keys or 'none'}"]
+    return f"{table}\n\n{found.samples:,} samples in {len(found.shards):,} shards; keys: {keys or 'none'}"
 
 
 def _first(member: Member) -> str:

@@ -1,8 +1,7 @@
 """A store as inspect-shards sees it: all that can be read, and what is wrong with the rest."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from iianet.errors import StoreError
-from shardwriter.format.index import Entry, entries_of
+from shardwriter.format.index import Entry, ShardRecord, entries_of
 from shardwriter.format.names import hash_position, tar_name
 from shardwriter.format.record import Identity
 from shardwriter.storage.storage import Storage
@@ -47,7 +46,7 @@ class InspectedStore:
 
     @property
     def storage(self) -> Storage:
-        """Where it lies."""
+        """Where the store lies."""
         return self.snapshot.storage
 
     @property
@@ -62,7 +61,7 @@ class InspectedStore:
 
     @property
     def problems(self) -> list[str]:
-        """What does not count because it cannot be read, and the cure."""
+        """What is missing because it cannot be read, and the cure."""
         cure = "so its utterances count as missing; run build-shards to write it again"
         damaged = [shard for entries in self.splits.values() for shard in entries.damaged]
         return [
@@ -71,35 +70,32 @@ class InspectedStore:
         ]
 
     def stored(self, split: str) -> list[str]:
-        """Keys whose newest entry is an embedding, in hash order."""
+        """Keys whose newest entry is an embedding, shard by shard."""
         entries = self.splits[split]
-        keys = entries.entries["key"].take(pa.array(entries.stored_rows)).to_pylist()
-        return sorted(keys, key=lambda key: (hash_position(key), key))
+        keys: list[str] = entries.entries["key"].take(pa.array(entries.stored_rows)).to_pylist()
+        return keys
 
     def entry(self, split: str, key: str) -> Entry:
         """The newest entry of a key."""
+        entries, row = self.splits[split], self.splits[split].newest[key]
+        return entries_of(split, self._record(split, key).shard, entries.entries.slice(row, 1))[0]
+
+    def open_tar(self, entry: Entry) -> IO[bytes]:
+        """Open the tar of a newest entry. Raises StoreError where it cannot be opened."""
+        return open_tar(self.storage, self._record(entry.split, entry.key))
+
+    def _record(self, split: str, key: str) -> ShardRecord:
         entries = self.splits[split]
-        row = entries.newest[key]
-        shard = entries.shards[int(entries.shard_of_entry[row])].shard
-        return entries_of(split, shard, entries.entries.slice(row, 1))[0]
-
-    @contextmanager
-    def open_tar(self, split: str, shard: str) -> Iterator[IO[bytes]]:
-        """Open a tar of a split. Raises StoreError where it cannot be opened."""
-        record = next(record for record in self.splits[split].shards if record.shard == shard)
-        with open_tar(self.storage, record.shard, record.tar_size, record.tar_digest) as stream:
-            yield stream
+        return entries.shards[int(entries.shard_of_entry[entries.newest[key]])]
 
 
-@contextmanager
-def open_tar(storage: Storage, shard: str, size: int, digest: str) -> Iterator[IO[bytes]]:
-    """Open a tar that should have this size and digest. Raises StoreError where it cannot be opened."""
+def open_tar(storage: Storage, record: ShardRecord) -> IO[bytes]:
+    """Open a tar as its index describes it. Raises StoreError where it cannot be opened."""
+    name = tar_name(record.shard)
     try:
-        stream = os.fdopen(storage.open_tar(tar_name(shard), size, digest).descriptor, "rb")
+        return os.fdopen(storage.open_tar(name, record.tar_size, record.tar_digest).descriptor, "rb")
     except OSError as error:
-        raise StoreError(f"{tar_name(shard)}: cannot be opened ({error.strerror})") from error
-    with stream:
-        yield stream
+        raise StoreError(f"{name}: cannot be opened ({error.strerror})") from error
 
 
 def choose_evenly(stored: Sequence[tuple[str, str]], count: int) -> list[tuple[str, str]]:

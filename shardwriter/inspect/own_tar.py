@@ -2,7 +2,8 @@
 
 import re
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -22,15 +23,14 @@ from shardwriter.format.names import (
     VIEW_MARK,
     ShardName,
     escape_key,
-    parse_shard,
     parse_view_split,
     split_view_key,
+    tar_name,
     unescape_key,
     view_key,
 )
-from shardwriter.format.npy import NpyHeader, read_npy_header
 from shardwriter.format.record import Identity
-from shardwriter.format.sample import NPY_HEADER_BYTES, audio_entries, fps_of, read_metadata
+from shardwriter.format.sample import audio_entries, fps_of, read_array, read_metadata
 from shardwriter.format.tar import StrictTarInfo
 from shardwriter.inspect.verify_shard import verify_sample
 from shardwriter.store.identity import UNKNOWN_ENCODER, is_reindexed
@@ -44,7 +44,7 @@ class OwnTar:
     """A tar of a store.
 
     Attributes:
-        name: Of its shard.
+        name: What the name of its shard says.
         size: Bytes.
         digest: xxh3_64, hexadecimal.
         index: Rows of `INDEX_SCHEMA`, in the order of the tar.
@@ -58,69 +58,68 @@ class OwnTar:
     planned: list[dict[str, Any]]
 
 
-def read_own_tar(path: Path, identity: Identity) -> OwnTar:
+def read_own_tar(folder: Path, name: ShardName, identity: Identity) -> OwnTar:
     """Read and check every byte of a tar.
 
     Args:
-        path: Named as a store's own.
+        folder: Where it lies.
+        name: What its name says.
         identity: What the store's embeddings are.
 
     Raises:
         StoreError: It is damaged, or holds something that a store of this identity does not.
     """
-    name, entries = _entries(path)
-    members = identity.members(name.split)
-    npy_members = [member for member in members if member != METADATA_MEMBER]
     rows, planned = [], []
-    with path.open("rb") as stream:
-        digest, size = digest_of(stream)
+    with _opened(folder, name) as (stream, entries):
         for entry in entries:
-            if tuple(entry.members) != members:
-                raise _foreign(path, f"{entry.key} with {', '.join(entry.members)}")
-            headers = {member: _npy_header(stream, path, entry, member) for member in npy_members}
-            found = replace(entry, frames=headers[EMBEDDING_MEMBER].shape[-1])
-            if problems := verify_sample(stream, found, members, identity):
-                raise _damaged(path, problems[0])
-            try:
-                row, plan_row = _rows(found, read_metadata(stream, found), identity)
-            except ValueError as error:
-                raise _damaged(path, f"{found.where}: {METADATA_MEMBER}: {error}") from error
+            if tuple(entry.members) != identity.members(name.split):
+                raise _foreign(entry.where, ", ".join(entry.members))
+            embedding = read_array(stream, entry, EMBEDDING_MEMBER)
+            found = replace(entry, frames=embedding.shape[-1] if embedding.ndim else 0)
+            if problems := verify_sample(stream, found, identity):
+                raise StoreError(problems[0])
+            row, plan_row = _rows(found, read_metadata(stream, found), identity)
             rows.append(row)
             planned.append(plan_row)
+        stream.seek(0)
+        digest, size = digest_of(stream)
     return OwnTar(name=name, size=size, digest=digest, index=index_table(rows), planned=planned)
 
 
-def shown_identity(path: Path) -> Identity:
+def shown_identity(folder: Path, name: ShardName) -> Identity:
     """What the first sample of a tar shows of the store; its encoder is unknown. Raises as `read_own_tar`."""
-    _, (entry, *_) = _entries(path)
-    if not {EMBEDDING_MEMBER, METADATA_MEMBER} <= entry.members.keys():
-        raise _foreign(path, f"{entry.key} with {', '.join(entry.members)}")
-    with path.open("rb") as stream:
-        header = _npy_header(stream, path, entry, EMBEDDING_MEMBER)
-        try:
-            fps = fps_of(read_metadata(stream, entry))
-        except StoreError as error:
-            raise _damaged(path, str(error)) from error
-    if header.dtype.name not in STORED_DTYPES:
-        raise _foreign(path, f"{entry.key}, an npy of {header.dtype}")
-    return Identity(
-        encoder=UNKNOWN_ENCODER,
-        dtype=header.dtype.name,
-        dim=header.shape[0],
-        fps=25.0 if fps is None else fps,
-        audio="embed" if AUDIO_MEMBER in entry.members else "path",
-    )
+    with _opened(folder, name) as (stream, (entry, *_)):
+        if not {EMBEDDING_MEMBER, METADATA_MEMBER} <= entry.members.keys():
+            raise _foreign(entry.where, ", ".join(entry.members))
+        embedding, fps = read_array(stream, entry, EMBEDDING_MEMBER), fps_of(read_metadata(stream, entry))
+        if embedding.ndim != 2 or embedding.dtype.name not in STORED_DTYPES:
+            raise _foreign(entry.where, f"an embedding of {embedding.shape} {embedding.dtype}")
+        return Identity(
+            encoder=UNKNOWN_ENCODER,
+            dtype=embedding.dtype.name,
+            dim=len(embedding),
+            fps=25.0 if fps is None else fps,
+            audio="embed" if AUDIO_MEMBER in entry.members else "path",
+        )
 
 
-def _entries(path: Path) -> tuple[ShardName, list[Entry]]:
+@contextmanager
+def _opened(folder: Path, name: ShardName) -> Iterator[tuple[IO[bytes], list[Entry]]]:
+    """Open a tar, and find its samples. An error about it says in which folder it lies, and the cure."""
+    try:
+        with (folder / tar_name(str(name))).open("rb") as stream:
+            yield stream, _entries(name, stream)
+    except StoreError as error:
+        raise StoreError(f"{folder}/{error}. Take this tar away, or copy it again") from error
+
+
+def _entries(name: ShardName, stream: IO[bytes]) -> list[Entry]:
     """Where the members of each sample lie; nothing else is known of them yet."""
-    name = parse_shard(path.stem)
-    assert name is not None, path
-    view = parse_view_split(name.split)[1]
+    where, view = tar_name(str(name)), parse_view_split(name.split)[1]
     rows: dict[str, dict[str, Any]] = {}
     previous = ("", -1)
     try:
-        with tarfile.open(path, "r:", tarinfo=StrictTarInfo) as archive:
+        with tarfile.TarFile(fileobj=stream, tarinfo=StrictTarInfo) as archive:
             for info in archive:
                 key, _, member = info.name.partition(".")
                 base = key.partition(VIEW_MARK)[0]
@@ -128,37 +127,29 @@ def _entries(path: Path) -> tuple[ShardName, list[Entry]]:
                 is_plain = info.isreg() and info.offset + tarfile.BLOCKSIZE == info.offset_data
                 is_next = here > previous if key == previous[0] else key not in rows
                 if not (is_plain and is_next and here[1] >= 0 and _KEY.fullmatch(base) and key == view_key(base, view)):
-                    raise _foreign(path, info.name)
+                    raise _foreign(where, info.name)
                 previous, column = here, MEMBER_COLUMNS[member]
                 place = {f"{column}_offset": info.offset_data, f"{column}_length": info.size}
                 rows.setdefault(key, {"key": key, "frames": 0}).update(place)
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read to its end ({error}). Copy it again, or take it away") from error
+        raise StoreError(f"{where}: cannot be read to its end ({error})") from error
     if not rows:
-        raise StoreError(f"{path}: holds no samples; take it away")
-    return name, entries_of(name.split, str(name), index_table(list(rows.values())))
-
-
-def _npy_header(stream: IO[bytes], path: Path, entry: Entry, member: str) -> NpyHeader:
-    """Header of an npy member, which must lie as stores write it: readers take the values from a fixed distance."""
-    stream.seek(entry.members[member].offset)
-    start = stream.read(NPY_HEADER_BYTES)
-    header = read_npy_header(start, f"{path}: {entry.key}")
-    is_version_1 = start[6:8] == b"\x01\x00"
-    if not is_version_1 or header.data_offset != NPY_HEADER_BYTES or header.column_major or not header.shape:
-        raise _foreign(path, f"{entry.key}, an npy of another layout")
-    return header
+        raise StoreError(f"{where}: holds no samples")
+    return entries_of(name.split, str(name), index_table(list(rows.values())))
 
 
 def _rows(entry: Entry, metadata: Mapping[str, Any], identity: Identity) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Rows of an index and of a plan. Raises ValueError where the audio list is not as stores write it."""
+    """Rows of an index and of a plan. Raises StoreError where the audio list is not as stores write it."""
     base, name = split_view_key(entry.key)[0], _text(metadata, "utterance")
     mouth = source = _text(metadata, "mouth")
     if mouth and identity.is_imported and not is_reindexed(identity):
         source = embedding_path(mouth)
     indexed = {"mouth": source or None, "source_digest": _text(metadata, "source_digest") or None}
     utterance = name if escape_key(name) == base else unescape_key(base)
-    audio = audio_entries(metadata)
+    try:
+        audio = audio_entries(metadata)
+    except ValueError as error:
+        raise StoreError(f"{entry.where}: {METADATA_MEMBER}: {error}") from error
     planned = {"split": entry.split, "key": entry.key, "utterance": utterance, "mouth": mouth, "audio": audio}
     return {**vars(entry), **indexed}, planned
 
@@ -168,9 +159,5 @@ def _text(metadata: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _foreign(path: Path, what: str) -> StoreError:
-    return StoreError(f"{path}: has {what}, which is not as a store's own tars are; take it away")
-
-
-def _damaged(path: Path, problem: str) -> StoreError:
-    return StoreError(f"{path.parent}: {problem}. Take this tar away, or copy it again")
+def _foreign(where: str, what: str) -> StoreError:
+    return StoreError(f"{where}: has {what}, which is not as a store's own tars are")

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from iianet.encoder.mouth import FPS, SAMPLES_PER_FRAME, view_crop
+from iianet.encoder.mouth import view_crop
 from iianet.errors import MouthError, StoreError
 from shardwriter.corpus.mouth_npz import read_mouth_npz
+from shardwriter.corpus.wavs import SAMPLE_RATE
 from shardwriter.format.names import split_view_key
 from shardwriter.format.sample import decode_pcm
 from shardwriter.inspect.sample import Sample
@@ -37,7 +38,7 @@ LONGEST_TITLE = 34
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """What is drawn of an utterance; where a part is not to be had, why.
+    """What is drawn of an utterance; where a part is missing, why.
 
     Attributes:
         title: Key and split.
@@ -61,7 +62,7 @@ class Drawing:
 
 
 def drawing_of(sample: Sample, fps: float, data_root: Path | None) -> Drawing:
-    """Gather what is to be drawn. npz and wav may be on another machine, then the picture says so."""
+    """Gather what is to be drawn. Where npz or wav lie on another machine, the picture says so."""
     assert sample.values is not None and sample.metadata is not None, sample.entry
     key = sample.entry.key
     short = key if len(key) <= LONGEST_TITLE else f"{key[: LONGEST_TITLE - 1]}…"
@@ -93,7 +94,8 @@ def _voice(
 ) -> tuple[npt.NDArray[np.float32], int] | str:
     match listed:
         case [{"source": str(wav), "num_samples": int(num_samples)}, *_] if stored is not None:
-            return decode_pcm(stored[:num_samples]), SAMPLES_PER_FRAME * FPS  # the first source comes first
+            # The first source comes first. No store records a rate: builds take wavs of this one alone.
+            return decode_pcm(stored[:num_samples]), SAMPLE_RATE
         case [{"source": str(wav)}, *_]:
             pass
         case _:

@@ -1,7 +1,7 @@
 """Encode some stored utterances again and compare (inspect-shards --recheck)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from shardwriter.format.names import split_view_key
 from shardwriter.format.record import Identity
 from shardwriter.format.sample import read_values
 from shardwriter.inspect.inspected import InspectedStore, choose_evenly
+from shardwriter.inspect.report import View
 from shardwriter.store.identity import identity_of, recorded_kernels, refuse_other_identity
 
 TOLERANCE: Mapping[str, float] = {"float16": 1e-3, "float32": 1e-5, "int8": 4e-3}
@@ -29,8 +30,6 @@ other kernels and packs move float32 by 1e-6."""
 IMPORTED_TOLERANCE = 1e-2
 """The same where an earlier tool encoded: TF32, its default on GPUs, moves embeddings by 6e-4 (emulated).
 Other weights give embeddings that have nothing in common."""
-
-
 BFLOAT16_TOLERANCE = 2e-2
 """The same where the encoder computes in bfloat16: packs of other sizes round elsewhere, by 6e-3 (measured)."""
 
@@ -52,10 +51,10 @@ class Recheck:
 
 def recheck(
     store: InspectedStore, manifests: Mapping[str, Manifest], source: EncoderSource, device: torch.device, count: int
-) -> list[Recheck]:
+) -> View:
     """Encode `count` stored utterances of the manifests again, evenly over hash order.
 
-    Imported embeddings are compared too: that tells whether `source` may have made them.
+    Imported embeddings are compared too, which shows whether `source` may have made them.
 
     Raises:
         StoreError: The store was made with another encoder than `source`.
@@ -75,10 +74,11 @@ def recheck(
     }
     stored = [(split, key) for split in store.splits for key in store.stored(split) if (split, key) in npz]
     chosen = choose_evenly(stored, count)
-    return [
+    checked = [
         _recheck(store, store.entry(*item), *npz[item], encoder, device)
         for item in tqdm(chosen, desc="encoding again", unit="utt", dynamic_ncols=True)
     ]
+    return _view_of(checked)
 
 
 def _recheck(
@@ -86,7 +86,7 @@ def _recheck(
 ) -> Recheck:
     imported = store.identity.is_imported
     try:
-        with store.open_tar(entry.split, entry.shard) as tar:
+        with store.open_tar(entry) as tar:
             stored = read_values(tar, entry)
         frames = _read_again(data_root, mouth, None if imported else entry.source_digest)
         clip = torch.from_numpy(view_crop(*split_view_key(entry.key)).apply(frames))
@@ -129,18 +129,13 @@ def _difference(stored: npt.NDArray[np.float32], reference: npt.NDArray[np.float
     return distance / largest if largest else distance
 
 
-def recheck_problems(checked: Sequence[Recheck]) -> Iterator[str]:
-    """In one line an utterance."""
-    for item in checked:
-        if item.problem is not None:
-            yield f"{item.split} {item.key}: {item.problem}"
-
-
-def recheck_lines(checked: Sequence[Recheck]) -> list[str]:
-    """For people."""
+def _view_of(checked: Sequence[Recheck]) -> View:
     rows = [
         (item.split, item.key, "-" if item.difference is None else f"{item.difference:.2e}", item.problem or "ok")
         for item in checked
     ]
-    headers = ["split", "encoded again", "max|diff|/max|ref|", ""]
-    return tabulate(rows, headers=headers, disable_numparse=True).splitlines()
+    return View(
+        text=tabulate(rows, headers=["split", "encoded again", "max|diff|/max|ref|", ""], disable_numparse=True),
+        fields={"recheck": [asdict(item) for item in checked]},
+        problems=[f"{item.split} {item.key}: {item.problem}" for item in checked if item.problem is not None],
+    )

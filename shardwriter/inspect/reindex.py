@@ -1,4 +1,4 @@
-"""Make store.json, plans and indexes anew from the tars of a store that has lost them (inspect-shards --reindex).
+"""Make store.json, plans and indexes again from the tars of a store that has lost them (inspect-shards --reindex).
 
 Every byte of the tars is read and checked before anything is written, and indexes that are there are kept. What neither
 they nor plans say, and tars do not hold, is lost: which utterances failed, and which were planned and not stored;
@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -36,7 +35,7 @@ from shardwriter.format.record import Identity, OtherVersion, StoreRecord
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.own_tar import OwnTar, read_own_tar, shown_identity
 from shardwriter.storage.folder import Folder
-from shardwriter.storage.locate import open_folder
+from shardwriter.storage.locate import is_bucket, open_folder
 from shardwriter.store.snapshot import is_store, read_record
 from shardwriter.store.transaction import Transaction
 
@@ -72,10 +71,16 @@ def reindex(given: str, data_root: str | None = None) -> None:
         data_root: Where the paths in the samples' json start; by default as store.json says, if it is there.
 
     Raises:
-        StoreError: There are no such tars, or one is damaged, or there is nothing to do.
+        StoreError: It is no folder, has no such tars, or a damaged one, or there is nothing to do.
     """
+    if is_bucket(given):
+        raise StoreError(
+            f"{given}: --reindex works on a folder; copy the store to one, run it there, and put that folder in place "
+            "of what the bucket has, since tars may have other names then"
+        )
     folder = open_folder(given)
-    tars = [name for name in folder.files() if name.endswith(TAR_SUFFIX)]
+    files = folder.files()
+    tars = [name for name in files if name.endswith(TAR_SUFFIX)]
     names = sorted(name for tar in tars if (name := parse_shard(tar.removesuffix(TAR_SUFFIX))))
     if not names:
         what = f"its {len(tars)} tars are not named as a store's" if tars else "holds no tars"
@@ -88,19 +93,19 @@ def reindex(given: str, data_root: str | None = None) -> None:
     with folder.write_lock():
         known = _read_known(folder)
         chosen = _choose(folder, known, list(dict.fromkeys(map(_plan_of, names))))
-        paths = [folder.path / tar_name(str(name)) for name in names if _plan_of(name) in chosen.plans]
-        if not paths:
+        kept = [name for name in names if _plan_of(name) in chosen.plans]
+        if not kept:
             raise StoreError(
                 f"{folder.name}: none of its tars belongs to a plan that {STORE_FILE} names; put back the {STORE_FILE} "
                 "that belongs to them, or take it away"
             )
-        identity = _recorded_identity(folder, known, chosen) or shown_identity(paths[0])
+        identity = _recorded_identity(folder, known, chosen) or shown_identity(folder.path, kept[0])
         shards: list[OwnTar] = []
-        total = sum(path.stat().st_size for path in paths)
+        total = sum(files[tar_name(str(name))].size for name in kept)
         with tqdm(total=total, desc="checking", unit="B", unit_scale=True, delay=1.0, dynamic_ncols=True) as bar:
-            for path in paths:
-                shard = read_own_tar(path, identity)
-                shards.append(replace(shard, index=_index(path, shard, known)))
+            for name in kept:
+                shard = read_own_tar(folder.path, name, identity)
+                shards.append(replace(shard, index=_index(folder, shard, known)))
                 bar.update(shard.size)
         _warn_of_failures(folder, shards, known)
         root = data_root or (known.record.data_root if known.record else None)
@@ -133,7 +138,7 @@ def _read_known(folder: Folder) -> _Known:
     except StoreError as error:
         if isinstance(error.__cause__, OtherVersion):
             raise
-        logger.warning("%s; it is made anew", error)
+        logger.warning("%s; it is made again", error)
     for name in sorted(folder.files()):
         where = folder.where(name)
         if parse_plan_name(name):
@@ -141,7 +146,7 @@ def _read_known(folder: Folder) -> _Known:
                 with folder.open(name) as stream:
                     plan = Plan(header=decode_header(stream, where), table=decode_rows(stream, where))
             except StoreError as error:
-                logger.warning("%s; it is made anew", error)
+                logger.warning("%s; it is made again", error)
                 continue
             headers[name] = plan.header
             keys |= {task.shard: task.rows["key"] for task in plan.tasks()}
@@ -212,11 +217,12 @@ def _recorded_identity(folder: Folder, known: _Known, chosen: _Chosen) -> Identi
     return next(iter(found.values()), None)
 
 
-def _index(path: Path, shard: OwnTar, known: _Known) -> pa.Table:
+def _index(folder: Folder, shard: OwnTar, known: _Known) -> pa.Table:
     """Index of a shard: the one that is there, which says more than the tar does, else one of all that is planned."""
+    where = folder.where(tar_name(str(shard.name)))
     found, records = known.indexes.get(shard.name, (None, []))
     if any(record.tar_digest != shard.digest for record in records):
-        raise StoreError(f"{path}: has changed since it was written; take this tar away, or copy it again")
+        raise StoreError(f"{where}: has changed since it was written; take this tar away, or copy it again")
     if str(shard.name) not in known.keys:
         return shard.index
     planned = known.keys[str(shard.name)].to_pylist()
@@ -224,7 +230,7 @@ def _index(path: Path, shard: OwnTar, known: _Known) -> pa.Table:
         return found
     stored = {row["key"]: row for row in shard.index.to_pylist()}
     if strange := sorted(stored.keys() - set(planned)):
-        raise StoreError(f"{path}: has {strange[0]}, which its plan does not list; take this tar away")
+        raise StoreError(f"{where}: has {strange[0]}, which its plan does not list; take this tar away")
     lost = {"frames": 0, "error": "is not in the tar, whose index was lost"}  # so the next build tries it again
     return index_table([stored.get(key) or {**lost, "key": key} for key in planned])
 

@@ -24,6 +24,7 @@ from shardwriter.format.names import (
 )
 from shardwriter.format.sample import read_array, read_metadata, read_values
 from shardwriter.inspect.inspected import InspectedStore
+from shardwriter.inspect.report import View
 
 NEAREST_KEYS = 3
 
@@ -78,8 +79,18 @@ class Sample:
     @property
     def mouth(self) -> str | None:
         """The mouth npz, relative to data_root, also where the embedding was imported from a file beside it."""
-        told = (self.metadata or {}).get("mouth")
-        return told if isinstance(told, str) and self.entry.mouth is not None else self.entry.mouth
+        recorded = (self.metadata or {}).get("mouth")
+        return recorded if isinstance(recorded, str) and self.entry.mouth is not None else self.entry.mouth
+
+
+def show_samples(samples: Sequence[Sample]) -> View:
+    """All that is known of some samples; those that are not stored are problems."""
+    failed = [entry for entry in (sample.entry for sample in samples) if entry.error is not None]
+    return View(
+        text="\n\n".join(map(_text, samples)),
+        fields={"samples": [sample.facts() for sample in samples]},
+        problems=[f"{entry.split} {entry.key}: is not stored: {entry.error}" for entry in failed],
+    )
 
 
 def find_samples(store: InspectedStore, given: str) -> list[Sample]:
@@ -110,7 +121,7 @@ def read_sample(store: InspectedStore, entry: Entry) -> Sample:
     seconds, views = entry.frames / store.identity.fps, _views(store, entry)
     if entry.error is not None:
         return Sample(entry=entry, seconds=seconds, views=views)
-    with store.open_tar(entry.split, entry.shard) as tar:
+    with store.open_tar(entry) as tar:
         return Sample(
             entry=entry,
             metadata=read_metadata(tar, entry),
@@ -131,8 +142,7 @@ def _views(store: InspectedStore, entry: Entry) -> list[str]:
     return [key for name, key in keys.items() if key in store.splits[name].newest]
 
 
-def sample_lines(sample: Sample) -> list[str]:
-    """A sample for people."""
+def _text(sample: Sample) -> str:
     facts = sample.facts()
     members, metadata = facts.pop("members", None), facts.pop("metadata", None)
     if "audio" in facts:
@@ -141,8 +151,8 @@ def sample_lines(sample: Sample) -> list[str]:
     for name, place in (members or {}).items():
         lines.append(f"{'member':<13} {name}: {place['size']:,} bytes at {place['offset']:,}")
     if metadata is not None:
-        lines += ["", *json.dumps(metadata, indent=2, ensure_ascii=False).splitlines()]
-    return lines
+        lines += ["", json.dumps(metadata, indent=2, ensure_ascii=False)]
+    return "\n".join(lines)
 
 
 def _statistics(embedding: npt.NDArray[Any]) -> dict[str, float | None]:

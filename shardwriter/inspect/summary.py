@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,17 @@ from tabulate import tabulate
 
 from iianet.wording import counted, readable_bytes
 from shardwriter.corpus.manifest_data import last_of_each
-from shardwriter.format.names import INDEX_SUFFIX, index_name, parse_view_split, split_view_key
+from shardwriter.format.names import INDEX_SUFFIX, index_name, parse_view_split, sorted_splits, split_view_key
 from shardwriter.format.plan import PlanHeader
 from shardwriter.format.record import Identity
+from shardwriter.inspect.compare import Comparison
 from shardwriter.inspect.inspected import InspectedStore
+from shardwriter.inspect.report import View
 from shardwriter.store.identity import is_reindexed, unknown_origin
 
 SHOWN_FAILURES = 10
+UNKNOWN = {"missing": None, "stale": None, "missing_keys": None, "stale_keys": None}
+"""Of a split that has no manifest."""
 AUDIO_WORDS = {
     "path": "each sample names its wavs, below data_root",
     "embed": "each sample holds its sources and mixtures",
@@ -47,15 +52,29 @@ class SplitSummary:
     bytes: int = 0
     failed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """For programs; `missing` and `stale` are known only against a corpus."""
-        counts = asdict(self)
-        del counts["planned"]
+
+def summarise(store: InspectedStore, comparisons: Mapping[str, Comparison] | None) -> View:
+    """All splits that the store has or was compared with, what it is, what failed, and what is not done yet."""
+    found = {split: _summarise(store, split) for split in store.splits}
+    known = {**dict.fromkeys(comparisons or {}, SplitSummary()), **found}
+    splits = {split: known[split] for split in sorted_splits(known)}
+    blocks = [_identity_lines(store), _failure_lines(store), _progress_lines(store, splits)]
+    text = [_table(splits, store.identity.fps), *("\n".join(block) for block in blocks if block)]
+    record = store.snapshot.record
+    said = {**asdict(record.identity), "data_root": record.data_root, "plans": list(record.plans)}
+    counts = {split: _counts(known[split], split, comparisons) for split in splits}
+    return View(text="\n\n".join(text), fields={"store": {"path": store.name, **said}, "splits": counts})
+
+
+def _counts(found: SplitSummary, split: str, comparisons: Mapping[str, Comparison] | None) -> dict[str, Any]:
+    """For programs; what is missing and stale is known only against a corpus."""
+    counts = {name: value for name, value in asdict(found).items() if name != "planned"}
+    if comparisons is None:
         return {**counts, "missing": None, "stale": None}
+    return {**counts, **(comparisons[split].to_json() if split in comparisons else UNKNOWN)}
 
 
-def summarise(store: InspectedStore, split: str) -> SplitSummary:
-    """Count what a split holds."""
+def _summarise(store: InspectedStore, split: str) -> SplitSummary:
     entries = store.splits[split]
     stored = entries.entries.take(pa.array(entries.stored_rows))
     rows = store.snapshot.planned_rows(split, ("key", "audio")).combine_chunks()
@@ -72,15 +91,7 @@ def summarise(store: InspectedStore, split: str) -> SplitSummary:
     )
 
 
-def store_json(store: InspectedStore) -> dict[str, Any]:
-    """What store.json says, for programs."""
-    record = store.snapshot.record
-    identity = asdict(store.identity)
-    return {"path": store.name, **identity, "data_root": record.data_root, "plans": list(record.plans)}
-
-
-def summary_table(summaries: Mapping[str, SplitSummary], fps: float) -> str:
-    """A row for each split."""
+def _table(summaries: Mapping[str, SplitSummary], fps: float) -> str:
     headers = ["split", "shards", "utterances", "hours", "bytes", "bytes/utterance", "failed"]
     rows = [
         (
@@ -97,7 +108,7 @@ def summary_table(summaries: Mapping[str, SplitSummary], fps: float) -> str:
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
 
 
-def identity_lines(store: InspectedStore) -> list[str]:
+def _identity_lines(store: InspectedStore) -> list[str]:
     """What the store is, in short lines."""
     identity, record = store.identity, store.snapshot.record
     lines = {
@@ -117,18 +128,16 @@ def identity_lines(store: InspectedStore) -> list[str]:
     ]
 
 
-def failure_lines(store: InspectedStore) -> list[str]:
+def _failure_lines(store: InspectedStore) -> list[str]:
     """The first utterances that failed, with their npz and why."""
-    failed = [
-        store.entry(split, key)
-        for split, entries in store.splits.items()
-        for key in entries.failures
-        if not _failed_before(store, split, key)
-    ]
+    failed: dict[tuple[str, str], tuple[str, str]] = {}
+    for split, entries in store.splits.items():
+        for key in entries.failures:
+            failed.setdefault((parse_view_split(split)[0], split_view_key(key)[0]), (split, key))  # once for all views
     if not failed:
         return []
     lines = [f"Not stored ({len(failed)}); fix the npz and run build-shards again:"]
-    for entry in failed[:SHOWN_FAILURES]:
+    for entry in (store.entry(*item) for item in islice(failed.values(), SHOWN_FAILURES)):
         reason = (entry.error or "").removeprefix(f"{entry.mouth}: ")
         lines.append(f"  {entry.split} {entry.mouth or entry.key}: {reason}")
     if len(failed) > SHOWN_FAILURES:
@@ -137,13 +146,7 @@ def failure_lines(store: InspectedStore) -> list[str]:
     return lines
 
 
-def _failed_before(store: InspectedStore, split: str, key: str) -> bool:
-    """Whether an entry is the view of an utterance that is listed already."""
-    base, view = parse_view_split(split)
-    return bool(view) and base in store.splits and split_view_key(key)[0] in store.splits[base].failures
-
-
-def progress_lines(store: InspectedStore, summaries: Mapping[str, SplitSummary]) -> list[str]:
+def _progress_lines(store: InspectedStore, summaries: Mapping[str, SplitSummary]) -> list[str]:
     """What of the plans is not done yet, and the command that resumes."""
     left = {split: found.planned - found.shards for split, found in summaries.items() if found.planned > found.shards}
     lines = [
@@ -196,20 +199,20 @@ def _hours(hours: float) -> str:
 
 
 def _encoder(identity: Identity) -> str:
-    """Its name and where its weights come from; random ones are good for trials only, so they are shouted."""
-    told = {name: value for name, value in identity.encoder.items() if name != "fingerprint"}
-    words = [str(told.pop("name"))] if "name" in told else []
+    """Its name and where its weights come from; random ones are good for trials only, so they stand out."""
+    facts = {name: value for name, value in identity.encoder.items() if name != "fingerprint"}
+    words = [str(facts.pop("name"))] if "name" in facts else []
     if identity.is_imported:
         words.append(f"weights not recorded: from {unknown_origin(identity)}")
-        told = {name: value for name, value in told.items() if name not in ("imported", "reindexed")}
-    if "pretrain" in told:
-        file, seed, digest = (told.pop(name, None) for name in ("pretrain", "seed", "pretrain_digest"))
+        facts = {name: value for name, value in facts.items() if name not in ("imported", "reindexed")}
+    if "pretrain" in facts:
+        file, seed, digest = (facts.pop(name, None) for name in ("pretrain", "seed", "pretrain_digest"))
         words.append(
             f"RANDOM weights from seed {seed}: for trials only"
             if file is None
             else f"weights {file} (sha256 {digest or 'unknown'})"
         )
-    return ", ".join([*words, *(f"{name} {value}" for name, value in told.items())]) or "unknown"
+    return ", ".join([*words, *(f"{name} {value}" for name, value in facts.items())]) or "unknown"
 
 
 def _stored_as(dtype: str) -> str:

@@ -1,8 +1,6 @@
 """Read a whole store and compare every byte with what the indexes say (inspect-shards --verify)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import PurePath
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -10,94 +8,60 @@ from tqdm import tqdm
 from iianet.errors import StoreError
 from iianet.wording import counted
 from shardwriter.format.index import ShardRecord, decode_index, entries_of
-from shardwriter.format.names import (
-    INDEX_SUFFIX,
-    TAR_SUFFIX,
-    TEMPORARY_PREFIX,
-    index_name,
-    merged_index_name,
-    parse_plan_name,
-    parse_shard,
-    tar_name,
-)
+from shardwriter.format.names import TAR_SUFFIX, TEMPORARY_PREFIX, index_name, merged_index_name, plan_id_of, tar_name
 from shardwriter.format.plan import ShardTask
 from shardwriter.inspect.inspected import InspectedStore
+from shardwriter.inspect.report import View
 from shardwriter.inspect.verify_shard import verify_tar
 from shardwriter.storage.storage import Storage
 
 
-@dataclass(kw_only=True)
-class Verification:
-    """What reading everything found.
-
-    Attributes:
-        name: What users call the store.
-        shards: Complete shards that were read.
-        samples: Stored samples in them, superseded ones too.
-        problems: What contradicts an index, naming shard and key.
-        damaged: Shards with problems.
-        notes: Files that do not count: harmless.
-    """
-
-    name: str
-    shards: int = 0
-    samples: int = 0
-    problems: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """For people: how much was read, and how to fix what is damaged. Problems are shown with all others."""
-        found = counted(len(self.problems), "problem") if self.problems else "all as the indexes say"
-        lines = [f"Verified {self.samples:,} samples in {self.shards:,} shards: {found}."]
-        lines += [f"  {note}" for note in self.notes]
-        if self.damaged:
-            files = [f"{self.name}/{name(shard)}" for shard in self.damaged for name in (index_name, tar_name)]
-            lines += ["To fix it, delete these and run build-shards again:", *(f"  {file}" for file in files)]
-        return lines
-
-
-def verify(store: InspectedStore) -> Verification:
+def verify(store: InspectedStore) -> View:
     """Read every complete shard of the active plans."""
-    snapshot, storage = store.snapshot, store.storage
-    found = Verification(name=store.name, notes=_unused_files(store))
+    snapshot = store.snapshot
     tasks = [task for header in snapshot.active for task in snapshot.plan(header).tasks()]
     complete = [task for task in tasks if index_name(task.shard) in snapshot.files]
     sizes = [snapshot.files[tar_name(task.shard)].size for task in complete if tar_name(task.shard) in snapshot.files]
-    total = sum(sizes)
+    total, read, samples = sum(sizes), 0, 0
+    problems = list(store.unreadable)
+    damaged: list[str] = []
     with tqdm(total=total, desc="verifying", unit="B", unit_scale=True, dynamic_ncols=True, disable=not total) as bar:
         for task in complete:
-            problems = _verify_shard(store, task, found, bar.update)
-            found.problems += problems
-            found.damaged += [task.shard] if problems else []
-    for split in store.splits:
-        found.problems += _merged_index(storage, split, [record.shard for record in store.splits[split].shards])
-    return found
+            try:
+                count, found = _verify_shard(store, task, bar.update)
+                read, samples = read + 1, samples + count
+            except StoreError as error:
+                found = [str(error)]
+            problems += found
+            damaged += [task.shard] if found else []
+    for split, entries in store.splits.items():
+        problems += _merged_index(store.storage, split, [record.shard for record in entries.shards])
+    problems = list(dict.fromkeys(problems))
+    notes = _unused_files(store)
+    said = counted(len(problems), "problem") if problems else "all as the indexes say"
+    lines = [f"Verified {samples:,} samples in {read:,} shards: {said}.", *(f"  {note}" for note in notes)]
+    if damaged:
+        files = [f"{store.name}/{name(shard)}" for shard in damaged for name in (index_name, tar_name)]
+        lines += ["To fix it, delete these and run build-shards again:", *(f"  {file}" for file in files)]
+    return View(text="\n".join(lines), fields={"notes": notes}, problems=problems)
 
 
-def _verify_shard(
-    store: InspectedStore, task: ShardTask, found: Verification, progress: Callable[[int], object]
-) -> list[str]:
+def _verify_shard(store: InspectedStore, task: ShardTask, progress: Callable[[int], object]) -> tuple[int, list[str]]:
+    """Samples in a shard, and problems. Raises StoreError where its index cannot be read, or is another's."""
     name = index_name(task.shard)
-    try:
-        table, records = _read_index(store.storage, name)
-    except StoreError as error:
-        return [str(error)]
+    table, records = _read_index(store.storage, name)
     names = [record.shard for record in records]
     if names != [task.shard]:
-        return [f"{name}: is the index of {', '.join(names) or 'nothing'}; expected {task.shard}"]
+        raise StoreError(f"{name}: is the index of {', '.join(names) or 'nothing'}; expected {task.shard}")
     entries = entries_of(task.split, task.shard, table)
     stored = [entry for entry in entries if entry.error is None]
-    found.shards += 1
-    found.samples += len(stored)
     problems = []
     if [entry.key for entry in entries] != task.rows["key"].to_pylist():
         problems.append(f"{name}: lists other utterances than its plan")
     if stored:
         store.storage.forget(tar_name(task.shard), records[0].tar_digest)  # what lies behind a copy is verified
-        members = store.identity.members(task.split)
-        problems += verify_tar(store.storage, records[0], stored, members, store.identity, progress)
-    return problems
+        problems += verify_tar(store, records[0], stored, progress)
+    return len(stored), problems
 
 
 def _read_index(storage: Storage, name: str) -> tuple[pa.Table, list[ShardRecord]]:
@@ -123,22 +87,21 @@ def _merged_index(storage: Storage, split: str, shards: Sequence[str]) -> Iterat
 
 
 def _unused_files(store: InspectedStore) -> list[str]:
-    """Files that no plan of the store knows, or that a build left half done."""
-    snapshot = store.snapshot
-    planned = {shard for header in snapshot.headers.values() for shard in header.all_shard_names}
-    copies = snapshot.pending.all_shard_names if snapshot.pending and snapshot.pending.kind == "compact" else []
+    """Files that belong to no plan of the store, or that a build left half done."""
+    snapshot, pending = store.snapshot, store.snapshot.pending
+    named = {plan_id_of(name) for name in snapshot.record.named}
     notes = []
     left = {path.name for path in store.storage.staging.glob(f"{TEMPORARY_PREFIX}*")}
     for name in sorted({*snapshot.files, *left}):
-        stem, suffix = PurePath(name).stem, PurePath(name).suffix
-        is_shard = suffix in (INDEX_SUFFIX, TAR_SUFFIX) and parse_shard(stem) is not None
+        plan_id, stem = plan_id_of(name), name.removesuffix(TAR_SUFFIX)
         if name.startswith(TEMPORARY_PREFIX):
             notes.append(f"{name}: left by a build that died, or in use by one that runs")
-        elif is_shard and stem not in planned:
-            notes.append(f"{name}: no plan lists this shard, so it does not count")
-        elif is_shard and suffix == TAR_SUFFIX and index_name(stem) not in snapshot.files:
-            command = "build-shards --compact" if stem in copies else "build-shards"
-            notes.append(f"{name}: has no index, so it does not count; {command} writes it again")
-        elif parse_plan_name(name) is not None and name not in snapshot.record.named:
-            notes.append(f"{name}: this plan does not count; build-shards deletes it")
+        elif plan_id is None:
+            continue
+        elif plan_id not in named:
+            notes.append(f"{name}: belongs to no plan of this store, so it is not used; build-shards deletes it")
+        elif stem != name and index_name(stem) not in snapshot.files:
+            is_copy = pending is not None and pending.kind == "compact" and plan_id == pending.id
+            command = "build-shards --compact" if is_copy else "build-shards"
+            notes.append(f"{name}: has no index, so it is not used; {command} writes it again")
     return notes

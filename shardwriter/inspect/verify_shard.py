@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from iianet.errors import StoreError
 from shardwriter.format.digest import digest_of
@@ -17,41 +18,34 @@ from shardwriter.format.names import (
     member_name,
     tar_name,
 )
+from shardwriter.format.npy import read_npy, read_npy_header
 from shardwriter.format.record import Identity
-from shardwriter.format.sample import AUDIO_DTYPES, read_array, read_metadata
+from shardwriter.format.sample import AUDIO_DTYPES, NPY_HEADER_BYTES, read_member, read_metadata
 from shardwriter.format.tar import StrictTarInfo
-from shardwriter.inspect.inspected import open_tar
-from shardwriter.storage.storage import Storage
+from shardwriter.inspect.inspected import InspectedStore, open_tar
 
 
 def verify_tar(
-    storage: Storage,
-    record: ShardRecord,
-    stored: Sequence[Entry],
-    members: Sequence[str],
-    identity: Identity,
-    progress: Callable[[int], object],
+    store: InspectedStore, record: ShardRecord, stored: Sequence[Entry], progress: Callable[[int], object]
 ) -> list[str]:
     """Check size, digest, headers and every sample of a tar.
 
     Args:
-        storage: Where it lies.
+        store: That it belongs to.
         record: What the index says of the tar.
         stored: The index's rows that are in the tar, at least one.
-        members: That each sample must have.
-        identity: What the store's embeddings are.
         progress: Counts bytes read.
 
     Returns:
-        Problems, each naming the tar and, where it can be told, the key.
+        Problems, each naming the tar and, where it is known, the key.
     """
     name = tar_name(record.shard)
     try:
-        with open_tar(storage, record.shard, record.tar_size, record.tar_digest) as tar:
+        with open_tar(store.storage, record) as tar:
             digest, size = digest_of(tar, progress)
             reached = [entry for entry in stored if _end(entry) <= size]
             headers = _headers(tar, stored) if len(reached) == len(stored) else []
-            inside = [*headers, *(found for entry in reached for found in verify_sample(tar, entry, members, identity))]
+            inside = [*headers, *(found for entry in reached for found in verify_sample(tar, entry, store.identity))]
     except StoreError as error:
         return [str(error)]
     except OSError as error:
@@ -67,7 +61,7 @@ def verify_tar(
 
 
 def _changed(record: ShardRecord, digest: str, stored: Sequence[Entry], located: bool) -> str:
-    """The digest is of a whole tar: which value became another finite one cannot be told."""
+    """The digest is of a whole tar: it does not say which value became another finite one."""
     where = "" if located else f"; it may be any of {len(stored)} utterances, {stored[0].key} to {stored[-1].key}"
     return f"has changed since it was written (xxh3_64 {digest}, its index says {record.tar_digest}){where}"
 
@@ -108,18 +102,18 @@ def _end(entry: Entry) -> int:
     return max((place.offset + place.size for place in entry.members.values()), default=0)
 
 
-def verify_sample(tar: IO[bytes], entry: Entry, members: Sequence[str], identity: Identity) -> list[str]:
+def verify_sample(tar: IO[bytes], entry: Entry, identity: Identity) -> list[str]:
     """What is wrong with a sample, each problem naming tar and key.
 
     Args:
         tar: Its shard.
         entry: Its row of the index.
-        members: That it must have.
         identity: What the store's embeddings are.
     """
-    if tuple(entry.members) != tuple(members):
-        told = ", ".join(entry.members) or "nothing"
-        return [f"{entry.where}: its index lists {told}; expected {', '.join(members)}"]
+    members = identity.members(entry.split)
+    if tuple(entry.members) != members:
+        listed = ", ".join(entry.members) or "nothing"
+        return [f"{entry.where}: its index lists {listed}; expected {', '.join(members)}"]
     problems = []
     for member in members:
         try:
@@ -131,8 +125,18 @@ def verify_sample(tar: IO[bytes], entry: Entry, members: Sequence[str], identity
     return problems
 
 
+def _read_npy(tar: IO[bytes], entry: Entry, member: str) -> npt.NDArray[Any]:
+    """An npy member, which must lie as stores write it: readers take the values from a fixed distance, row by row."""
+    content, where = read_member(tar, entry, member), f"{entry.where}: {member}"
+    header = read_npy_header(content, where)
+    is_version_1 = content[6:8] == b"\x01\x00"
+    if not is_version_1 or header.data_offset != NPY_HEADER_BYTES or header.column_major:
+        raise StoreError(f"{where}: an npy of another layout than stores have")
+    return read_npy(content, where)
+
+
 def _embedding(tar: IO[bytes], entry: Entry, identity: Identity) -> str | None:
-    embedding = read_array(tar, entry, EMBEDDING_MEMBER)
+    embedding = _read_npy(tar, entry, EMBEDDING_MEMBER)
     expected = (identity.dim, entry.frames)
     if embedding.shape != expected or str(embedding.dtype) != identity.dtype:
         return f"is {embedding.shape} {embedding.dtype}; expected {expected} {identity.dtype}"
@@ -140,7 +144,7 @@ def _embedding(tar: IO[bytes], entry: Entry, identity: Identity) -> str | None:
 
 
 def _scale(tar: IO[bytes], entry: Entry, identity: Identity) -> str | None:
-    scale = read_array(tar, entry, SCALE_MEMBER)
+    scale = _read_npy(tar, entry, SCALE_MEMBER)
     if scale.shape != (identity.dim,) or scale.dtype != np.float32:
         return f"is {scale.shape} {scale.dtype}; expected ({identity.dim},) float32"
     wrong = int((scale <= 0).sum())
@@ -148,7 +152,7 @@ def _scale(tar: IO[bytes], entry: Entry, identity: Identity) -> str | None:
 
 
 def _audio(tar: IO[bytes], entry: Entry, _identity: Identity) -> str | None:
-    audio = read_array(tar, entry, AUDIO_MEMBER)
+    audio = _read_npy(tar, entry, AUDIO_MEMBER)
     if audio.ndim != 1 or str(audio.dtype) not in AUDIO_DTYPES:
         return f"is {audio.shape} {audio.dtype}; expected 1 axis of {', '.join(AUDIO_DTYPES)}"
     try:

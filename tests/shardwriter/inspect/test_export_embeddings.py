@@ -56,7 +56,7 @@ def test_files_that_hold_the_same_are_kept(made: Place, tmp_path: Path, capsys: 
     assert sum(path.stat().st_mtime_ns != time for path, time in files.items()) == 1
 
 
-def test_files_that_hold_something_else_stay_and_are_told_of(
+def test_files_that_hold_something_else_stay_and_are_problems(
     made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(made.store, "--export_embeddings", tmp_path)

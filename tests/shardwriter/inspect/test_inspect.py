@@ -28,7 +28,7 @@ def test_the_table_has_a_row_for_each_split(made: Place, capsys: pytest.CaptureF
     assert rows["val"][1:5] == ["1", "of", "1", "2"]
 
 
-def test_random_weights_are_shouted(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_weights_stand_out(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
     run(made.store)
     assert "RANDOM weights from seed 0" in capsys.readouterr().out
 
@@ -48,7 +48,7 @@ def test_json_has_exactly_the_promised_keys(made: Place, capsys: pytest.CaptureF
         assert set(counts) == SPLIT_KEYS
 
 
-def test_json_counts_what_was_built(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_numbers_of_what_was_built(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
     document = run_json(capsys, made.store)[1]
     train = document["splits"]["train"]
     tars = sum(path.stat().st_size for path in made.store.glob("train-*.tar"))
@@ -70,7 +70,7 @@ def test_an_unfinished_store_says_how_to_resume(place: Place, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("packs", [0, 4])
-def test_an_overwrite_in_progress_is_told_of(place: Place, packs: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_overwrite_in_progress_is_shown(place: Place, packs: int, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ("shardwriter.batch_size=1", "shardwriter.num_workers=1")
     before = run_json(capsys, place.store)[1]
     interrupt_build(place.corpus, place.store, *settings, packs=packs, splits=("train", "val"), overwrite=True)
@@ -85,7 +85,7 @@ def test_an_overwrite_in_progress_is_told_of(place: Place, packs: int, capsys: p
     assert f"To resume: build-shards --conf_dir CONFIG --shards {place.store}" in out
 
 
-def test_a_compaction_in_progress_is_told_of(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_compaction_in_progress_is_shown(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     storage = Folder(place.store)
     with open_transaction(storage) as transaction:
         Compaction(storage=storage, utterances_per_shard=3).begin(transaction)
@@ -97,7 +97,7 @@ def test_a_compaction_in_progress_is_told_of(place: Place, capsys: pytest.Captur
     assert f"To resume: {command} --compact; to abandon it: --abandon instead" in out
 
 
-def test_replaced_shards_that_stay_are_told_of(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replaced_shards_that_stay_are_shown(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     [replaced] = plans(place.store)
     keep = "shardwriter.keep_replaced_days=7"
     build_store(place.corpus, place.store, keep, splits=("train", "val"), overwrite=True)
@@ -160,7 +160,7 @@ def test_an_unknown_key_names_the_nearest(made: Place, capsys: pytest.CaptureFix
     assert "the nearest are bob" in capsys.readouterr().out
 
 
-def test_a_planned_key_that_is_not_stored_yet_is_told_from_an_unknown_one(
+def test_a_planned_key_that_is_not_stored_yet_is_no_unknown_one(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     index(place.store, "val").unlink()

@@ -1,56 +1,28 @@
 """inspect-shards on tars that others made."""
 
-import io
 import json
-import pickle
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.foreign_tars import npy, traps, write_tar
 from helpers.inspection import run, run_json
-
-
-def npy(array: object, allow_pickle: bool = False) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, np.asarray(array), allow_pickle=allow_pickle)
-    return stream.getvalue()
-
-
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.path,)
-
-
-def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as archive:
-        for key, members in samples.items():
-            for name, content in members.items():
-                info = tarfile.TarInfo(f"{key}.{name}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Two tars with three samples, and a pickle that would tell if it were loaded."""
-    trap = pickle.dumps(Trap(tmp_path / "unpickled"))
-    samples = {
-        f"sample{index}": {
-            "emb.npy": npy(np.zeros((4, 5 + index), dtype=np.float32)),
-            "json": json.dumps({"speaker": index}).encode(),
-            "pyd": trap,
+    """Two tars with three samples, and a pickle and an npy of objects that would show if they were unpickled."""
+    pickled, objects = traps(tmp_path / "unpickled")
+    samples = [
+        {
+            f"sample{index}.emb.npy": npy(np.zeros((4, 5 + index), dtype=np.float32)),
+            f"sample{index}.json": json.dumps({"speaker": index}).encode(),
+            f"sample{index}.pyd": pickled,
         }
         for index in range(3)
-    }
-    samples["sample2"]["objects.npy"] = npy(np.array([Trap(tmp_path / "unpickled")], dtype=object), allow_pickle=True)
-    write_tar(tmp_path / "a-000000.tar", {key: samples[key] for key in ("sample0", "sample1")})
-    write_tar(tmp_path / "a-000001.tar", {"sample2": samples["sample2"]})
+    ]
+    write_tar(tmp_path / "a-000000.tar", samples[0] | samples[1])
+    write_tar(tmp_path / "a-000001.tar", {**samples[2], "sample2.objects.npy": objects})
     return tmp_path
 
 
@@ -109,7 +81,7 @@ def test_a_damaged_tar_is_a_problem_and_the_others_are_shown(shards: Path, capsy
 def test_members_that_are_not_what_their_name_says_are_problems(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_tar(tmp_path / "b.tar", {"x": {"npy": b"junk", "json": b"{"}})
+    write_tar(tmp_path / "b.tar", {"x.npy": b"junk", "x.json": b"{"})
     assert run(tmp_path / "b.tar") == 1
     out = capsys.readouterr().out
     assert "x.npy: not an npy" in out

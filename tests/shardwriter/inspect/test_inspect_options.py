@@ -44,7 +44,7 @@ def test_views_have_rows_of_their_own(full: Place, capsys: pytest.CaptureFixture
     assert document["store"]["audio"] == "embed"
 
 
-def test_people_are_told_how_it_is_stored(full: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_people_see_how_it_is_stored(full: Place, capsys: pytest.CaptureFixture[str]) -> None:
     run(full.store)
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[2:6]] == ["train", *VIEWS, "val"]

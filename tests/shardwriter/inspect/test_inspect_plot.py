@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from helpers.inspection import BROKEN, Place, run
 
-from shardwriter import write_store
-from shardwriter.inspect.plot import drawing_of
+from shardwriter import inspect_cli, write_store
+from shardwriter.inspect.plot import Drawing, drawing_of
 from shardwriter.inspect.sample import find_samples
 
 
@@ -42,7 +42,7 @@ def test_a_failed_utterance_is_not_drawn(made: Place, tmp_path: Path) -> None:
     assert not (tmp_path / "p.png").exists()
 
 
-def test_parts_on_another_machine_are_told_of(made: Place, tmp_path: Path) -> None:
+def test_a_part_on_another_machine_is_named(made: Place, tmp_path: Path) -> None:
     assert run(made.store, "--plot", tmp_path / "p.png", "--data_root", tmp_path) == 0
     assert png_size(tmp_path / "p.png")[0] > 1000
     [sample] = find_samples(made.inspected(), "ann")
@@ -58,6 +58,15 @@ def test_a_drawing_has_the_mouth_and_the_first_source(made: Place) -> None:
     assert isinstance(drawn.mouth, np.ndarray) and drawn.mouth.shape == (4, 96, 96)
     assert not isinstance(drawn.voice, str) and drawn.voice[1] == 16000
     assert drawn.seconds == pytest.approx(max(4 / 25, len(drawn.voice[0]) / 16000))
+
+
+def test_time_goes_by_the_fps_of_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Drawing] = []
+    monkeypatch.setattr(inspect_cli, "draw", lambda drawings, _path: drawn.extend(drawings))
+    embedding = np.zeros((5, 40), dtype=np.float32)
+    write_store(tmp_path / "own", [("a", embedding, {})], fps=50)
+    assert run(tmp_path / "own", "--plot", tmp_path / "p.png") == 0
+    assert [item.seconds for item in drawn] == [40 / 50]
 
 
 @pytest.mark.parametrize("frames", [1, 2, 40])

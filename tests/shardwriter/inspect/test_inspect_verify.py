@@ -131,7 +131,7 @@ def test_an_index_under_the_name_of_another_is_found(place: Place, capsys: pytes
     assert f"{first.name}: is the index of {second.stem}; expected {first.stem}" in found
 
 
-def test_leftovers_are_told_of_and_harmless(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_leftovers_are_listed_and_harmless(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     shard = index(place.store, "train").stem
     index(place.store, "train").unlink()
     left = [f".tmp-{shard}.tar-host-1", "test-aaaaaaaaaa-000007.tar", "test-aaaaaaaaaa-000008.index"]
@@ -144,14 +144,14 @@ def test_leftovers_are_told_of_and_harmless(place: Place, capsys: pytest.Capture
     assert told == {*left, f"{shard}.tar"}
 
 
-def test_people_are_told_what_to_delete(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_people_see_what_to_delete(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     damage(place, entry_of(place, "val", "gus").shard, 600, b"\xff")
     assert run(place.store, "--verify") == 1
     out = capsys.readouterr().out
     assert f"To fix it, delete these and run build-shards again:\n  {index(place.store, 'val')}" in out
 
 
-def test_what_was_deleted_as_told_is_built_again(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_deleted_as_advised_is_built_again(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     path = tar(place.store, "val")
     before = path.read_bytes()
     damage(place, path.stem, 600, b"\xff")

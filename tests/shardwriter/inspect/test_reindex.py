@@ -104,7 +104,7 @@ def test_tars_are_renamed_just_where_their_plan_is_lost(place: Place, lost: tupl
 
 
 @pytest.mark.parametrize("lost", [lost for lost in LOST if "plan-*" not in lost or "store.json" not in lost])
-def test_the_newer_of_two_entries_of_a_key_counts(grown: Place, tmp_path: Path, lost: tuple[str, ...]) -> None:
+def test_the_newer_of_two_entries_of_a_key_wins(grown: Place, tmp_path: Path, lost: tuple[str, ...]) -> None:
     place = grown.copy(tmp_path)
     before = embeddings(place.store)
     lose(place.store, *lost)
@@ -215,7 +215,7 @@ def test_where_nothing_tells_the_encoder_the_store_says_so(place: Place) -> None
 
 
 @pytest.mark.parametrize("lost", [lost for lost in LOST if lost != EVERYTHING and lost != ("store.json", "plan-*")])
-def test_a_build_goes_on_and_encodes_nothing_again(place: Place, lost: tuple[str, ...]) -> None:
+def test_a_build_resumes_and_encodes_nothing_again(place: Place, lost: tuple[str, ...]) -> None:
     tars = tar_contents(place.store)
     lose(place.store, *lost)
     assert run(place.store, "--reindex", "--data_root", place.root) == 0
@@ -245,7 +245,7 @@ def test_a_failure_whose_index_is_lost_is_tried_again(place: Place, lost: tuple[
     assert failed.key == BROKEN
 
 
-def test_forgotten_failures_are_told(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_forgotten_failures_draw_a_warning(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     lose(place.store, "plan-*", index(place.store, "val").name)
     assert run(place.store, "--reindex") == 0
     assert "1 utterances are recorded as failed; build-shards takes them for new" in capsys.readouterr().err
@@ -277,7 +277,7 @@ def test_what_was_replaced_and_stays_for_its_readers_is_nothing_to_do(
 
 
 @pytest.mark.parametrize("lost", [("store.json",), ("store.json", "*.index"), ("*.index",)])
-def test_what_was_replaced_and_stays_for_its_readers_does_not_count_again(place: Place, lost: tuple[str, ...]) -> None:
+def test_what_was_replaced_and_stays_for_its_readers_stays_retired(place: Place, lost: tuple[str, ...]) -> None:
     """It stays, since a training may still read it."""
     [replaced] = plans(place.store)
     overwrite(place, KEEP, "videonet.videonet_config.seed=3")
@@ -536,7 +536,7 @@ def test_a_folder_without_tars_is_refused(tmp_path: Path, capsys: pytest.Capture
         ("pipe:touch {}/ran", "holds no tars"),
         ("{{pipe:touch {}/ran,x}}", "holds no tars"),
         ("http://localhost:1/x.tar", "not a store URL"),
-        ("s3://bucket/prefix", "this works on a folder; copy the store to one"),
+        ("s3://bucket/prefix", "s3://bucket/prefix: --reindex works on a folder; copy the store to one, run it there"),
     ],
 )
 def test_only_folders_are_reindexed(
@@ -546,6 +546,13 @@ def test_only_folders_are_reindexed(
     assert run(given.format(tmp_path), "--reindex") == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_flag_that_is_refused_is_refused_before_anything_is_written(place: Place) -> None:
+    lose(place.store, "*.index")
+    before = contents(place.store)
+    assert run(place.store, "--reindex", "--recheck", 0) == 2
+    assert contents(place.store) == before
 
 
 def test_a_store_of_version_1_is_refused(place: Place) -> None:
@@ -597,7 +604,7 @@ def reindex_or_leave(store: Path) -> None:
 
 @pytest.mark.parametrize("lost", [EVERYTHING, ("plan-*",), ("store.json", "*.index")])
 def test_an_interruption_at_any_moment_loses_nothing(grown: Place, tmp_path: Path, lost: tuple[str, ...]) -> None:
-    """Nor does a build that comes then; and the same command goes on, though it is interrupted again."""
+    """Nor does a build that comes then; and the same command resumes, though it is interrupted again."""
     before, tars = embeddings(grown.store), tar_contents(grown.store)
     is_stopped, moment = True, 0
     while is_stopped:

@@ -3,17 +3,18 @@
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from helpers.foreign_tars import npy
 
 from shardwriter.format.index import INDEX_SCHEMA, MEMBER_COLUMNS, Entry
 from shardwriter.format.record import Identity
 from shardwriter.inspect.verify_shard import verify_sample
 
-MEMBERS = ("embedding.npy", "scale.npy", "json", "audio.npy")
 IDENTITY = Identity(dtype="int8", dim=6, fps=25, audio="embed")
 FRAMES = 4
 AUDIO = [{"num_samples": 10}, {"num_samples": 7}]
@@ -27,6 +28,8 @@ SOUND: Mapping[str, Any] = {
 
 
 def content(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
     if not isinstance(value, np.ndarray):
         return json.dumps(value).encode()
     stream = io.BytesIO()
@@ -34,7 +37,7 @@ def content(value: Any) -> bytes:
     return stream.getvalue()
 
 
-def problems(members: Mapping[str, Any], expected: tuple[str, ...] = MEMBERS, cut: int = 0) -> list[str]:
+def problems(members: Mapping[str, Any], identity: Identity = IDENTITY, cut: int = 0) -> list[str]:
     """Lay members into a file one after the other, without its last bytes, and verify them."""
     row: dict[str, Any] = dict.fromkeys(INDEX_SCHEMA.names)
     tar = io.BytesIO()
@@ -44,7 +47,7 @@ def problems(members: Mapping[str, Any], expected: tuple[str, ...] = MEMBERS, cu
     tar.truncate(tar.tell() - cut)
     entry = Entry(split="val", shard="val-0123456789-000000", **row | {"key": "gus", "frames": FRAMES})
     start = "val-0123456789-000000.tar: gus: "
-    found = verify_sample(tar, entry, expected, IDENTITY)
+    found = verify_sample(tar, entry, identity)
     assert all(problem.startswith(start) for problem in found)
     return [problem.removeprefix(start) for problem in found]
 
@@ -76,29 +79,44 @@ DAMAGE: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("member", "value", "problem"), DAMAGE)
-def test_a_member_that_is_not_as_it_should_be_is_told_of(member: str, value: Any, problem: str) -> None:
+def test_a_member_that_is_not_as_it_should_be_is_found(member: str, value: Any, problem: str) -> None:
     assert problems({**SOUND, member: value}) == [f"{member}: {problem}"]
 
 
+EMBEDDING = np.arange(6 * FRAMES, dtype=np.int8).reshape(6, FRAMES)
+LAYOUTS = {
+    "column by column": content(np.asfortranarray(EMBEDDING)),
+    "version 2": npy(EMBEDDING, version=(2, 0)),
+    "values further on": content(EMBEDDING)[:8] + (182).to_bytes(2, "little") + b" " * 64 + content(EMBEDDING)[10:],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_embedding_that_readers_would_misread_is_found(layout: str) -> None:
+    """They take the values from a fixed distance, row by row; NumPy reads all of these."""
+    np.testing.assert_array_equal(np.load(io.BytesIO(LAYOUTS[layout])), EMBEDDING)
+    found = problems({**SOUND, "embedding.npy": LAYOUTS[layout]})
+    assert found == ["embedding.npy: an npy of another layout than stores have"]
+
+
 @pytest.mark.parametrize("metadata", [{}, {"audio": [{}]}, {"audio": [{"num_samples": "many"}]}, {"audio": 3}])
-def test_audio_of_unknown_length_is_told_of(metadata: dict[str, Any]) -> None:
+def test_audio_of_unknown_length_is_found(metadata: dict[str, Any]) -> None:
     [problem] = problems({**SOUND, "json": metadata})
     assert problem == "audio.npy: has 34 samples, but json does not say how many there should be"
 
 
-def test_a_member_that_is_cut_is_told_of() -> None:
+def test_a_member_that_is_cut_is_found() -> None:
     [problem] = problems(SOUND, cut=1)
     assert problem.startswith("audio.npy: the tar ends before byte")
 
 
-def test_members_that_the_index_lacks_are_told_of() -> None:
+def test_members_that_the_index_lacks_are_found() -> None:
     without = {name: value for name, value in SOUND.items() if name != "scale.npy"}
     assert problems(without) == [
         "its index lists embedding.npy, json, audio.npy; expected embedding.npy, scale.npy, json, audio.npy"
     ]
 
 
-def test_members_that_the_store_should_not_have_are_told_of() -> None:
-    expected = ("embedding.npy", "scale.npy", "json")
-    [problem] = problems(SOUND, expected)
+def test_members_that_the_store_should_not_have_are_found() -> None:
+    [problem] = problems(SOUND, replace(IDENTITY, audio="path"))
     assert problem.endswith("json, audio.npy; expected embedding.npy, scale.npy, json")
