@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from tabulate import tabulate
 
@@ -50,6 +51,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
+    pa.set_memory_pool(pa.system_memory_pool())  # gives freed tables back to the system; Arrow's own keeps them
     sys.exit(run_command(_run, argv))
 
 

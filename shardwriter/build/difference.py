@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 STAT_THREADS = 16
 """Threads that ask for file sizes and times: that is waiting, not work, especially on network file systems."""
+COMPARED_ROWS = 65_536
+"""Rows of a plan whose paths are compared at a time: copies of all would take as much memory as they do."""
 STAT_ROWS = 2048
 """Files that a thread asks for at a time."""
 ORIGIN_COLUMNS = ("key", "mouth", "source_size", "source_mtime_ns", "source_digest", "error")
@@ -89,6 +91,8 @@ def find_differences(
     Raises:
         StoreError: The store knows an utterance under another path.
     """
+    if snapshot:
+        refuse_other_paths(manifests, snapshot, headers)
     return {
         split: _difference(manifest, snapshot, headers, options) if snapshot else _everything(manifest, options.limit)
         for split, manifest in manifests.items()
@@ -104,7 +108,6 @@ def _everything(manifest: Manifest, limit: int | None) -> Difference:
 def _difference(
     manifest: Manifest, snapshot: Snapshot, headers: Sequence[PlanHeader], options: BuildOptions
 ) -> Difference:
-    refuse_other_paths(manifest, snapshot, headers)
     entries = snapshot.entries_of(headers, manifest.split, ORIGIN_COLUMNS)
     keys = manifest.utterances.column("key")[: options.limit]
     rows = stored_rows(keys, entries)
@@ -126,7 +129,9 @@ def _difference(
 
 def stored_rows(keys: pa.Array, entries: SplitEntries) -> Rows:
     """Row of each key's newest entry, stored or failed, -1 where it has none, `(keys,)`."""
-    newest = entries.entries["key"].combine_chunks().take(pa.array(entries.newest_rows))
+    newest = entries.entries["key"].combine_chunks()
+    if len(entries.newest_rows) < len(newest):
+        newest = newest.take(pa.array(entries.newest_rows))
     found = np.asarray(pc.fill_null(pc.index_in(keys, value_set=newest), -1), dtype=np.int64)
     if not len(entries.newest_rows):
         return found
@@ -150,19 +155,24 @@ def _unfinished_keys(snapshot: Snapshot, headers: Sequence[PlanHeader], entries:
     return every.take(pa.array(newest[np.concatenate(flags)[newest]]))
 
 
-def refuse_other_paths(manifest: Manifest, snapshot: Snapshot, headers: Sequence[PlanHeader]) -> None:
+def refuse_other_paths(manifests: Mapping[str, Manifest], snapshot: Snapshot, headers: Sequence[PlanHeader]) -> None:
     """Raise StoreError where the store knows an utterance under another path: then data_root is not what it was."""
+    for header in headers:
+        table = snapshot.plan(header, ("split", "key", "mouth")).table
+        for manifest in manifests.values():
+            _refuse_other_paths(manifest, header, table)
+
+
+def _refuse_other_paths(manifest: Manifest, header: PlanHeader, table: pa.Table) -> None:
     asked, mouths = manifest.utterances.column("key"), manifest.utterances.column("mouth")
     _, view = parse_view_split(manifest.split)
     splits = pa.array([view_split(split, view) for split in SPLITS])
-    for header in headers:
-        table = snapshot.plan(header, ("split", "key", "mouth")).table
-        planned = table.filter(pc.is_in(table["split"], value_set=splits)).combine_chunks()
-        rows = pc.index_in(planned["key"], value_set=asked)
-        ours = mouths.take(rows.combine_chunks())
-        other = pc.fill_null(pc.not_equal(ours, planned["mouth"].combine_chunks()), False)
+    rows = pc.index_in(table["key"], value_set=asked)
+    for start in range(0, len(table), COMPARED_ROWS):
+        planned, ours = table.slice(start, COMPARED_ROWS), mouths.take(rows.slice(start, COMPARED_ROWS))
+        other = pc.and_(pc.is_in(planned["split"], value_set=splits), pc.not_equal(ours, planned["mouth"]))
         if pc.any(other).as_py():
-            first = int(np.flatnonzero(np.asarray(other))[0])
+            first = pc.index(other, True).as_py()
             raise StoreError(
                 f"{manifest.split}: {planned['key'][first]} is {planned['mouth'][first]} in the store's {header.name} "
                 f"and {ours[first]} in the manifest, relative to data_root {manifest.data_root}. Give the --data_root "

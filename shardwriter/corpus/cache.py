@@ -16,6 +16,7 @@ import xxhash
 from shardwriter.corpus.manifest_data import Examples, Manifest, Utterances
 from shardwriter.format.digest import digest_of
 from shardwriter.format.files import atomic_file
+from shardwriter.format.table import read_table
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def _path(stem: Path, split: str, what: str) -> Path:
 
 
 def _read(stem: Path, split: str) -> Manifest:
-    utterances, examples = (_read_table(_path(stem, split, what)) for what in ("utterances", "examples"))
+    utterances, examples = (read_table(_path(stem, split, what)) for what in ("utterances", "examples"))
     root = Path(utterances.schema.metadata[_ROOT].decode())
     return Manifest(
         split=split,
@@ -79,12 +80,6 @@ def _read(stem: Path, split: str) -> Manifest:
         utterances=Utterances(utterances.replace_schema_metadata(None)),
         examples=Examples(examples),
     )
-
-
-def _read_table(path: Path) -> pa.Table:
-    """Read a table whole. In one chunk for each column, which pq.read_table does not give: then nothing is copied."""
-    with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-        return file.read()
 
 
 def _write(stem: Path, manifest: Manifest) -> None:

@@ -18,6 +18,7 @@ from shardwriter.format.names import (
     SCALE_MEMBER,
     tar_name,
 )
+from shardwriter.format.table import read_table
 
 MEMBER_COLUMNS: Final = {
     EMBEDDING_MEMBER: "embedding",
@@ -149,7 +150,7 @@ def decode_index(
     """
     try:
         expected = INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
-        table = pq.read_table(stream, columns=expected.names, page_checksum_verification=True)
+        table = read_table(stream, expected.names)
         facts = json.loads(table.schema.metadata[_METADATA])
         records = [ShardRecord(**record) for record in facts["shards"]]
         found = table.replace_schema_metadata(None)

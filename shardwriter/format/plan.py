@@ -19,6 +19,7 @@ from iianet.errors import StoreError
 from shardwriter.format.digest import digest_table
 from shardwriter.format.names import ID_DIGITS, ShardName, plan_name, sorted_splits
 from shardwriter.format.record import Identity
+from shardwriter.format.table import read_table
 
 PlanKind = Literal["extend", "replace", "compact"]
 
@@ -191,7 +192,7 @@ def decode_header(stream: IO[bytes], where: str) -> PlanHeader:
 def decode_rows(stream: IO[bytes], where: str, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> pa.Table:
     """Read a plan's rows, all of its columns or some, in their order in `PLAN_SCHEMA`. Raises as `decode_header`."""
     try:
-        table = pq.read_table(stream, columns=list(columns), page_checksum_verification=True)
+        table = read_table(stream, columns)
         found = table.replace_schema_metadata(None)
         found.validate(full=True)
         if found.schema != pa.schema([PLAN_SCHEMA.field(column) for column in columns]):

@@ -11,7 +11,7 @@ from tabulate import tabulate
 from iianet.config.schema import Config
 from shardwriter.build.difference import ORIGIN_COLUMNS, refuse_other_paths, stale_utterances, stored_rows
 from shardwriter.corpus.manifest import Manifest, has_manifest, load_manifests, manifest_folders
-from shardwriter.corpus.tables import Utterance
+from shardwriter.corpus.manifest_data import Utterance
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import SPLITS, count_views, sorted_splits
 from shardwriter.inspect.inspected import InspectedStore
@@ -65,12 +65,13 @@ def compare(store: InspectedStore, manifests: Mapping[str, Manifest]) -> dict[st
         StoreError: A key has another path in the manifest, as no build would continue either.
     """
     unreadable = set(store.snapshot.splits).difference(store.splits)
-    return {split: _compare(store, manifest) for split, manifest in manifests.items() if split not in unreadable}
+    found = {split: manifest for split, manifest in manifests.items() if split not in unreadable}
+    refuse_other_paths(found, store.snapshot, store.snapshot.active)
+    return {split: _compare(store, manifest) for split, manifest in found.items()}
 
 
 def _compare(store: InspectedStore, manifest: Manifest) -> Comparison:
     snapshot = store.snapshot
-    refuse_other_paths(manifest, snapshot, snapshot.active)
     entries = snapshot.split(manifest.split, ORIGIN_COLUMNS)
     keys = manifest.utterances.column("key")
     rows = stored_rows(keys, entries)

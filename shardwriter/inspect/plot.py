@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from iianet.encoder.mouth import view_crop
+from iianet.encoder.mouth import SAMPLE_RATE, view_crop
 from iianet.errors import MouthError, StoreError
 from shardwriter.corpus.mouth_npz import read_mouth_npz
-from shardwriter.corpus.wavs import SAMPLE_RATE
 from shardwriter.format.names import split_view_key
 from shardwriter.format.sample import decode_pcm
 from shardwriter.inspect.sample import Sample

@@ -48,7 +48,7 @@ class Snapshot:
     files: Mapping[str, Listed]
     headers: Mapping[str, PlanHeader]
     hold: Hold | None = None
-    _plans: dict[tuple[str, tuple[str, ...]], Plan] = field(default_factory=dict, repr=False)
+    _plans: dict[str, Plan] = field(default_factory=dict, repr=False)
     _entries: dict[tuple[str, str], SplitEntries] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -125,16 +125,18 @@ class Snapshot:
         return sorted_splits(split for header in self.active for split in header.shards)
 
     def plan(self, header: PlanHeader, columns: Sequence[str] = ALL_COLUMNS) -> Plan:
-        """A plan with its rows, all of their columns or some. Raises StoreError where it cannot be read."""
-        key = (header.name, tuple(columns))
-        if key not in self._plans:
-            where = self.storage.where(header.name)
-            try:
-                with self.storage.open(header.name) as stream:
-                    self._plans[key] = Plan(header=header, table=decode_rows(stream, where, columns))
-            except FileNotFoundError as error:
-                raise _missing_plan(self.storage, header.name) from error
-        return self._plans[key]
+        """A plan with its rows, all of their columns or some at least. Raises StoreError where it cannot be read."""
+        if header.name in self._plans:
+            return self._plans[header.name]
+        where = self.storage.where(header.name)
+        try:
+            with self.storage.open(header.name) as stream:
+                plan = Plan(header=header, table=decode_rows(stream, where, columns))
+        except FileNotFoundError as error:
+            raise _missing_plan(self.storage, header.name) from error
+        if plan.table.schema.names == PLAN_SCHEMA.names:  # some columns are asked for once, and may be large
+            self._plans[header.name] = plan
+        return plan
 
     def planned_rows(self, split: str, columns: Sequence[str] = ALL_COLUMNS) -> pa.Table:
         """Rows of a split in the active plans, oldest first."""
