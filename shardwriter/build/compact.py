@@ -70,7 +70,6 @@ class Compaction:
     report: CompactReport | None = None
     _base: tuple[str, ...] = ()
     _copied: BuildReport = field(default_factory=BuildReport)
-    _snapshot: Snapshot | None = None
 
     def survey(self) -> CompactReport | None:
         """What it would do, by the shards that are there; None where there is nothing to do.
@@ -93,7 +92,7 @@ class Compaction:
         if header is None:
             self._refuse_full_disk(self.report.stored_bytes[1])
             header = self._publish(transaction)
-        self._base, self._snapshot = header.base, transaction.opened
+        self._base = header.base
         return transaction.unfinished([header])
 
     def end(self, transaction: Transaction, write: WriteTasks) -> None:  # noqa: ARG002 (one plan is all)
@@ -108,8 +107,7 @@ class Compaction:
 
     def job(self) -> Job:
         """See `Operation`."""
-        source = CopiedSamples(storage=self.storage, base=self._base, snapshot=self._snapshot)
-        return Job(storage=self.storage, source=source)
+        return Job(storage=self.storage, source=CopiedSamples(storage=self.storage, base=self._base))
 
     def watch(self, total: int | None, *, shown: bool) -> Bar:
         """See `Operation`."""

@@ -119,7 +119,7 @@ def _identity(
     transaction: Transaction, first: Sample, encoder: Mapping[str, Any] | None, fps: float, dtype: str
 ) -> Identity:
     described = json.loads(json.dumps(encoder or {}))  # as it will be read
-    made = Identity(encoder=described, dtype=dtype, dim=len(first[1]), fps=fps)
+    made = Identity(encoder=described, dtype=dtype, dim=len(first[1]) if first[1].ndim else 0, fps=fps)
     if transaction.snapshot is not None and (recorded := transaction.opened.identity) != made:
         raise StoreError(
             f"{transaction.storage.name}: was made as {recorded}, now asked for {made}; a store has one identity"

@@ -3,8 +3,8 @@
 import os
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import IO, Any
+from dataclasses import dataclass, replace
+from typing import IO
 
 import torch
 
@@ -33,15 +33,10 @@ class CopiedSamples:
     Attributes:
         storage: Where the store lies.
         base: Names of the plans whose newest entries are copied.
-        snapshot: The store, opened already, for this process alone.
     """
 
     storage: Storage
     base: tuple[str, ...]
-    snapshot: Snapshot | None = field(default=None, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "snapshot": None}
 
     def absolute(self) -> "CopiedSamples":
         """See `SampleSource`."""
@@ -49,7 +44,7 @@ class CopiedSamples:
 
     def open(self, device: torch.device) -> "CopiedStore":  # noqa: ARG002 (nothing is computed)
         """See `SampleSource`."""
-        return CopiedStore(self.snapshot or Snapshot.open(self.storage, hold=False), self.base)
+        return CopiedStore(Snapshot.open(self.storage, hold=False), self.base)
 
 
 class CopiedStore:

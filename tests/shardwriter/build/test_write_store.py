@@ -142,6 +142,7 @@ def replaced(number: int, name: str | None = None, embedding: Any = None) -> Ite
         (2, {"embedding": np.zeros((DIM, 3), np.float32)}, r"'clip.2' is \(4, 3\) float32; expected .* float16"),
         (2, {"embedding": np.zeros((DIM, 0), np.float16)}, r"'clip.2' is \(4, 0\)"),
         (0, {"embedding": np.zeros(DIM, np.float16)}, r"'clip.0' is \(4,\)"),
+        (0, {"embedding": np.zeros((), np.float16)}, r"'clip.0' is \(\) float16"),
         (0, {"embedding": np.zeros((DIM, 2), np.float64)}, "'clip.0' is float64; expected float16 or float32"),
         (0, {"embedding": np.zeros((DIM, 2), np.int8)}, "'clip.0' is int8; expected float16 or float32"),
         (1, {"embedding": [[0.0]] * DIM}, r"'clip.1' is a list; expected a NumPy array"),
