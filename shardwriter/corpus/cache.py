@@ -22,31 +22,36 @@ logger = logging.getLogger(__name__)
 
 SMALLEST = 16 << 20
 """Bytes of lists below which they are read each time."""
-_VERSION = 2
+_VERSION = 3
 _ROOT = b"data_root"
 
 
 def cached_manifests(
-    files: Sequence[Path], facts: Mapping[str, object], splits: Sequence[str], parse: Callable[[], dict[str, Manifest]]
+    files: Sequence[Path],
+    facts: Mapping[str, object],
+    recorded_root: str | None,
+    splits: Sequence[str],
+    parse: Callable[[], dict[str, Manifest]],
 ) -> dict[str, Manifest]:
     """What `parse` returns, or returned when the files and facts were the same.
+
+    What was parsed before there was a store, which is where the store has its data_root from, is the same, too.
 
     Args:
         files: That are parsed; what is in them tells whether they have changed, for times can be set.
         facts: What else the manifests follow from; values that JSON can hold.
+        recorded_root: A store's data_root, if there is one; a fact as well.
         splits: Keys of what `parse` returns.
         parse: Reads the files.
     """
     if sum(path.stat().st_size for path in files) < SMALLEST:
         return parse()
-    identity = json.dumps([_VERSION, [_digest(path) for path in files], facts], sort_keys=True)
-    stem = cache_folder() / f"manifest-{xxhash.xxh3_64_hexdigest(identity.encode())}"
-    try:
-        return {split: _read(stem, split) for split in splits}
-    except FileNotFoundError:
-        pass
-    except (OSError, pa.ArrowException, KeyError) as error:
-        logger.warning("%s: the parsed manifest cannot be used (%s); the lists are read anew", stem, error)
+    known = [_VERSION, [_digest(path) for path in files], facts]
+    stem, *others = (_stem(known, root) for root in dict.fromkeys((recorded_root, None)))
+    for other in (stem, *others):
+        kept = _read_all(other, splits)
+        if kept and (other == stem or all(str(manifest.data_root) == recorded_root for manifest in kept.values())):
+            return kept
     manifests = parse()
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -55,6 +60,21 @@ def cached_manifests(
     except OSError as error:
         logger.info("%s: the parsed manifest is not kept (%s); the lists are read anew each time", stem, error)
     return manifests
+
+
+def _stem(known: object, recorded_root: str | None) -> Path:
+    identity = json.dumps([known, recorded_root], sort_keys=True)
+    return cache_folder() / f"manifest-{xxhash.xxh3_64_hexdigest(identity.encode())}"
+
+
+def _read_all(stem: Path, splits: Sequence[str]) -> dict[str, Manifest] | None:
+    try:
+        return {split: _read(stem, split) for split in splits}
+    except FileNotFoundError:
+        return None
+    except (OSError, pa.ArrowException, KeyError) as error:
+        logger.warning("%s: the parsed manifest cannot be used (%s); the lists are read anew", stem, error)
+        return None
 
 
 def cache_folder() -> Path:

@@ -63,12 +63,12 @@ def load_manifests(
         "splits": {split: str(folder) for split, folder in folders.items()},
         "asked": list(splits),
         "data_root": data.data_root,
-        "recorded_root": recorded_root,
         "key_from": data.key_from,
         "working directory": str(Path.cwd()),
     }
     files = [path for folder in folders.values() for path in list_files(folder)]
-    manifests = cached_manifests(files, facts, splits, parse) if all(map(Path.is_file, files)) else parse()
+    is_whole = all(map(Path.is_file, files))
+    manifests = cached_manifests(files, facts, recorded_root, splits, parse) if is_whole else parse()
     _warn_of_other_names(manifests, folders)
     _warn_of_leaks(manifests)
     return manifests

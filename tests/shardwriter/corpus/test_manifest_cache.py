@@ -47,6 +47,16 @@ def test_what_is_kept_is_what_was_read(corpus: Corpus, cache: Path, monkeypatch:
     assert {split: same(first[split], manifest) for split, manifest in again.items()} == {"train": True, "val": True}
 
 
+def test_what_was_read_before_there_was_a_store_is_kept_for_it(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = corpus.config()
+    first = load_manifests(config, ("train",))["train"]
+    for other in (corpus.root.parent, corpus.root / "elsewhere"):  # a store of another root
+        again = load_manifests(config, ("train",), str(other))["train"]
+        assert same(again, first) == (again.data_root == first.data_root)
+    monkeypatch.setattr("shardwriter.corpus.manifest.read_lists", lambda _: pytest.fail("was read anew"))
+    assert same(load_manifests(config, ("train",), str(first.data_root))["train"], first)
+
+
 def test_a_changed_list_is_read_anew_even_where_size_and_time_are_the_same(corpus: Corpus) -> None:
     before = load(corpus)["train"]
     path = corpus.list_file("train", "s1")
