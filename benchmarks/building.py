@@ -33,11 +33,10 @@ from iianet.encoder.kernels import PRECISIONS, default_kernels
 from iianet.encoder.mouth import CROP_SIZE, FRAME_SIZE, MEAN, STD, center_crop
 from iianet.encoder.video_encoder import VideoEncoder
 from shardwriter.corpus.manifest import load_manifests
-from shardwriter.corpus.planning import plan_table
+from shardwriter.corpus.planning import plan_utterances
 from shardwriter.encode.clips import Clip, read_clip
 from shardwriter.encode.encoded import EncodedClips
 from shardwriter.encode.write_shards import write_shards
-from shardwriter.format.plan import make_plan
 from shardwriter.storage.folder import Folder
 from shardwriter.store.identity import identity_of
 
@@ -119,8 +118,8 @@ def _build(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
         folder.mkdir()
         manifest = load_manifests(bench.config, ("train",))["train"]
         rows = np.arange(len(manifest.utterances))
-        table = plan_table({"train": (manifest, rows)}, bench.config.shardwriter.utterances_per_shard)
-        plan = make_plan(kind="extend", base=(), identity=identity, manifest_digests={}, table=table)
+        per_shard = bench.config.shardwriter.utterances_per_shard
+        plan = plan_utterances("extend", [], identity, {"train": (manifest, rows)}, per_shard)
         clips = EncodedClips(data_root=manifest.data_root, config=bench.config, identity=identity, encoder=encoder)
         write_shards(Folder(folder), plan.tasks(), clips.open(bench.device), _Silent())
 

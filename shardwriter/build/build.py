@@ -18,7 +18,7 @@ from shardwriter.build.options import BuildOptions
 from shardwriter.build.preparation import Preparation, is_overwrite
 from shardwriter.build.report import Bar, BuildReport, failures_of
 from shardwriter.corpus.manifest_data import Manifest
-from shardwriter.corpus.planning import plan_table
+from shardwriter.corpus.planning import plan_utterances
 from shardwriter.corpus.views import with_views
 from shardwriter.encode.encoded import EncodedClips
 from shardwriter.encode.imported import ImportedEmbeddings
@@ -26,7 +26,7 @@ from shardwriter.encode.sources import SampleSource
 from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import WriteTasks, run_operation
 from shardwriter.format.names import count_views, index_name, parse_view_split, split_view_key
-from shardwriter.format.plan import PlanHeader, PlanKind, ShardTask, make_plan
+from shardwriter.format.plan import PlanHeader, PlanKind, ShardTask
 from shardwriter.format.record import Identity
 from shardwriter.storage.storage import Storage
 from shardwriter.store.identity import refuse_other_identity
@@ -268,13 +268,8 @@ class Build:
 
     def _publish(self, transaction: Transaction, kind: PlanKind, chosen: Mapping[str, Difference]) -> PlanHeader:
         rows = {split: (found.manifest, found.to_plan) for split, found in chosen.items()}
-        plan = make_plan(
-            kind=kind,
-            base=[header.name for header in transaction.active],
-            identity=self.identity,
-            manifest_digests={split: found.manifest.digest() for split, found in chosen.items()},
-            table=plan_table(rows, self.config.shardwriter.utterances_per_shard),
-        )
+        base = [header.name for header in transaction.active]
+        plan = plan_utterances(kind, base, self.identity, rows, self.config.shardwriter.utterances_per_shard)
         transaction.publish(plan, str(self.data_root))
         return plan.header
 

@@ -11,11 +11,11 @@ import numpy as np
 from iianet.errors import StoreError
 from iianet.wording import counted, readable_bytes
 from shardwriter.build.report import Bar, BuildReport
-from shardwriter.corpus.planning import plan_table
+from shardwriter.corpus.planning import plan_utterances
 from shardwriter.encode.copied import CopiedSamples
 from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import WriteTasks
-from shardwriter.format.plan import PlanHeader, ShardTask, make_plan
+from shardwriter.format.plan import PlanHeader, ShardTask
 from shardwriter.storage.storage import Storage
 from shardwriter.store.entries import SplitEntries
 from shardwriter.store.snapshot import Snapshot, read_record
@@ -178,16 +178,9 @@ class Compaction:
         snapshot = transaction.opened
         root = snapshot.data_root or Path()
         manifests = {split: snapshot.manifest(split, root) for split in snapshot.splits}
-        plan = make_plan(
-            kind="compact",
-            base=[header.name for header in transaction.active],
-            identity=snapshot.identity,
-            manifest_digests={split: manifest.digest() for split, manifest in manifests.items()},
-            table=plan_table(
-                {split: (manifest, np.arange(len(manifest.utterances))) for split, manifest in manifests.items()},
-                self.utterances_per_shard,
-            ),
-        )
+        rows = {split: (manifest, np.arange(len(manifest.utterances))) for split, manifest in manifests.items()}
+        base = [header.name for header in transaction.active]
+        plan = plan_utterances("compact", base, snapshot.identity, rows, self.utterances_per_shard)
         transaction.publish(plan, None)
         return plan.header
 

@@ -1,6 +1,6 @@
 """Cut utterances of manifests into the shards of a plan, column by column."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,22 +8,38 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA, Manifest
-from shardwriter.format.plan import AUDIO_TYPE, PLAN_SCHEMA
+from shardwriter.format.plan import AUDIO_TYPE, PLAN_SCHEMA, Plan, PlanKind, make_plan
+from shardwriter.format.record import Identity
 
 Indices = npt.NDArray[np.int64]
 
 
-def plan_table(chosen: Mapping[str, tuple[Manifest, Indices]], utterances_per_shard: int) -> pa.Table:
-    """Rows of a plan, `PLAN_SCHEMA`.
+def plan_utterances(
+    kind: PlanKind,
+    base: Sequence[str],
+    identity: Identity,
+    chosen: Mapping[str, tuple[Manifest, Indices]],
+    utterances_per_shard: int,
+) -> Plan:
+    """Plan what is to be stored of manifests.
 
     Args:
+        kind: Of the plan.
+        base: File names of the active plans of the store, oldest first.
+        identity: What the embeddings are made with.
         chosen: Per split, its manifest and which of its utterances to store, in hash order.
         utterances_per_shard: Utterances in every shard except a split's last.
     """
     parts = [
         _part(split, manifest, rows, utterances_per_shard) for split, (manifest, rows) in chosen.items() if len(rows)
     ]
-    return pa.concat_tables(parts) if parts else PLAN_SCHEMA.empty_table()
+    return make_plan(
+        kind=kind,
+        base=base,
+        identity=identity,
+        manifest_digests={split: manifest.digest() for split, (manifest, _) in chosen.items()},
+        table=pa.concat_tables(parts) if parts else PLAN_SCHEMA.empty_table(),
+    )
 
 
 def _part(split: str, manifest: Manifest, rows: Indices, utterances_per_shard: int) -> pa.Table:

@@ -48,7 +48,7 @@ def test_what_is_kept_is_what_was_read(corpus: Corpus, cache: Path, monkeypatch:
 
 
 def test_what_was_read_before_there_was_a_store_is_kept_for_it(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = corpus.config()
+    config = corpus.config("datamodule.data_config.data_root=null")
     first = load_manifests(config, ("train",))["train"]
     other = corpus.root.parent
     assert first.data_root != other

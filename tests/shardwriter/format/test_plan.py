@@ -11,7 +11,7 @@ import pytest
 
 from iianet.errors import StoreError
 from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA, Manifest, arrange
-from shardwriter.corpus.planning import audio_lists, plan_table, planned_manifest_tables
+from shardwriter.corpus.planning import audio_lists, plan_utterances, planned_manifest_tables
 from shardwriter.format.names import parse_plan_name, parse_shard
 from shardwriter.format.plan import PLAN_SCHEMA, Plan, decode_header, decode_rows, encode_plan, make_plan
 from shardwriter.format.record import Identity
@@ -38,14 +38,7 @@ def make_manifest(split: str, count: int) -> Manifest:
 def plan_of(sizes: dict[str, int], per_shard: int) -> tuple[Plan, dict[str, Manifest]]:
     manifests = {split: make_manifest(split, size) for split, size in sizes.items()}
     chosen = {split: (manifest, np.arange(len(manifest.utterances))) for split, manifest in manifests.items()}
-    plan = make_plan(
-        kind="extend",
-        base=[BASE],
-        identity=IDENTITY,
-        manifest_digests={split: manifest.digest() for split, manifest in manifests.items()},
-        table=plan_table(chosen, per_shard),
-    )
-    return plan, manifests
+    return plan_utterances("extend", [BASE], IDENTITY, chosen, per_shard), manifests
 
 
 def with_table(plan: Plan, table: pa.Table) -> Plan:
@@ -95,7 +88,7 @@ def test_shards_carry_the_plans_id_and_are_numbered_from_0_in_each_split() -> No
 
 def test_only_the_chosen_utterances_are_planned() -> None:
     manifest = make_manifest("train", 6)
-    table = plan_table({"train": (manifest, np.array([1, 4]))}, 10)
+    table = plan_utterances("extend", [], IDENTITY, {"train": (manifest, np.array([1, 4]))}, 10).table
     assert table["key"].to_pylist() == [manifest.utterances[index].key for index in (1, 4)]
 
 
