@@ -11,6 +11,7 @@ import pyarrow as pa
 from iianet.errors import StoreError
 from shardwriter.format.index import Entry, ShardRecord, entries_of
 from shardwriter.format.names import hash_position, tar_name
+from shardwriter.format.plan import PlanHeader
 from shardwriter.format.record import Identity
 from shardwriter.storage.storage import Storage
 from shardwriter.store.entries import SplitEntries
@@ -24,16 +25,18 @@ class InspectedStore:
     Attributes:
         snapshot: Its record, plans and files.
         splits: The splits whose indexes could be read.
-        unreadable: Why other splits could not be read.
+        pending: The plan of an --overwrite or --compact in progress, if there is one and it could be read.
+        unreadable: Why others could not be read.
     """
 
     snapshot: Snapshot
     splits: Mapping[str, SplitEntries]
+    pending: PlanHeader | None
     unreadable: Sequence[str]
 
     @classmethod
     def open(cls, storage: Storage) -> "InspectedStore":
-        """Open a store. Raises StoreError where it is none, or its record or plans are damaged."""
+        """Open a store. Raises StoreError where it is none, or its record or active plans are damaged."""
         snapshot = Snapshot.open(storage)
         splits: dict[str, SplitEntries] = {}
         unreadable: list[str] = []
@@ -42,7 +45,12 @@ class InspectedStore:
                 splits[split] = snapshot.split(split)
             except StoreError as error:
                 unreadable.append(str(error))
-        return cls(snapshot=snapshot, splits=splits, unreadable=unreadable)
+        pending = None
+        try:
+            pending = snapshot.pending
+        except StoreError as error:
+            unreadable.append(str(error))
+        return cls(snapshot=snapshot, splits=splits, pending=pending, unreadable=unreadable)
 
     @property
     def storage(self) -> Storage:

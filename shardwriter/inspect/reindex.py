@@ -119,7 +119,6 @@ def _plan_of(name: ShardName) -> str:
 def _is_whole(folder: Folder, names: Sequence[ShardName]) -> bool:
     try:
         store = InspectedStore.open(folder)
-        _ = store.snapshot.pending  # a lost one is given up
     except StoreError:
         return False
     record = store.snapshot.record

@@ -153,7 +153,7 @@ def _progress_lines(store: InspectedStore, summaries: Mapping[str, SplitSummary]
         f"{split}: {count} of {summaries[split].planned} planned shards are not complete"
         for split, count in left.items()
     ]
-    pending = store.snapshot.pending
+    pending = store.pending
     if pending is not None and pending.kind == "replace":
         lines.append(_in_progress(store, "an --overwrite", pending))
     if lines:

@@ -88,7 +88,7 @@ def _merged_index(storage: Storage, split: str, shards: Sequence[str]) -> Iterat
 
 def _unused_files(store: InspectedStore) -> list[str]:
     """Files that belong to no plan of the store, or that a build left half done."""
-    snapshot, pending = store.snapshot, store.snapshot.pending
+    snapshot, pending = store.snapshot, store.pending
     named = {plan_id_of(name) for name in snapshot.record.named}
     notes = []
     left = {path.name for path in store.storage.staging.glob(f"{TEMPORARY_PREFIX}*")}

@@ -337,7 +337,7 @@ def with_one_shard(compaction: Compaction, storage: Folder, tasks: Sequence[Any]
         OneProcess(CPU).run(compaction.job(), tasks[:1], progress)
 
 
-def test_a_lost_plan_of_an_unfinished_overwrite_is_given_up(place: Place) -> None:
+def test_a_lost_plan_of_an_unfinished_overwrite_is_given_up(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     before = embeddings(place.store)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shardwriter.store.transaction.Transaction.run", stop)
@@ -348,6 +348,8 @@ def test_a_lost_plan_of_an_unfinished_overwrite_is_given_up(place: Place) -> Non
     lose(place.store, pending)
     with pytest.raises(StoreError, match=rf"{pending}: cannot be read"):
         overwrite(place)
+    assert run(place.store) == 1
+    assert f"{pending}: cannot be read" in capsys.readouterr().out
     assert run(place.store, "--reindex", "--verify") == 0
     assert opened(place.store).record.pending is None
     assert_equal(embeddings(place.store), before)
