@@ -18,7 +18,7 @@ from shardwriter.format.files import delete_dead_temporary_files, temporary_path
 from shardwriter.format.index import decode_index
 from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard, tar_name
 from shardwriter.storage.lease import Lease, held_lease
-from shardwriter.storage.objects import Conflict, ObjectFacts, Objects
+from shardwriter.storage.objects import Conflict, Objects, endpoint
 from shardwriter.storage.storage import Listed, OpenTar
 
 logger = logging.getLogger(__name__)
@@ -46,13 +46,11 @@ class Bucket:
 
     def __init__(self, objects: Objects, cache: Path, limit: int) -> None:
         words = re.sub(r"[^A-Za-z0-9]+", "-", objects.url)[-60:].strip("-")
-        server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         self.objects = objects
         self.limit = limit
-        self.folder = (
-            Path(os.path.abspath(cache)) / f"{words}-{xxhash.xxh3_64_hexdigest((objects.url + server).encode())[:8]}"
-        )
-        self._known: dict[str, ObjectFacts] = {}
+        digest = xxhash.xxh3_64_hexdigest((objects.url + endpoint()).encode())
+        self.folder = Path(os.path.abspath(cache)) / f"{words}-{digest[:8]}"
+        self._known: dict[str, Listed] = {}
         self._lease: Lease | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,7 +76,7 @@ class Bucket:
     def files(self) -> Mapping[str, Listed]:
         self._known = {name: facts for name, facts in self.objects.list().items() if not name.startswith(".")}
         self._delete_unlisted()
-        return {name: Listed(facts.size, facts.version) for name, facts in self._known.items()}
+        return dict(self._known)
 
     def version(self, name: str) -> str | None:
         facts = self.objects.head(name)
@@ -197,7 +195,7 @@ class Bucket:
         return None
 
     def _note(self, name: str, size: int, version: str) -> None:
-        self._known[name] = ObjectFacts(size, version, 0.0)
+        self._known[name] = Listed(size, version)
 
     def _check_lease(self) -> None:
         if self._lease is not None:

@@ -45,7 +45,7 @@ def put_tars(server: S3Server, count: int) -> None:
 
 def cached(tmp_path: Path, limit: int = 100 * SIZE) -> Bucket:
     """The bucket, as a process of this machine has it."""
-    return Bucket(Objects.at(URL), tmp_path / "cache", limit)
+    return Bucket(Objects(URL), tmp_path / "cache", limit)
 
 
 def read(storage: Bucket, number: int, expected: bytes | None = None) -> bytes:

@@ -26,7 +26,7 @@ def server(s3: S3Server, tmp_path: Path) -> Iterator[S3Server]:
 
 @pytest.fixture
 def objects(server: S3Server) -> Objects:
-    return Objects.at(URL)
+    return Objects(URL)
 
 
 def content(server: S3Server) -> bytes:
@@ -96,7 +96,7 @@ def test_every_kind_of_request_outlives_a_fault(
     steps: list[tuple[str, str, Callable[[], object], object]] = [
         ("PUT", "a", lambda: objects.write("a", b"bytes"), None),
         ("PUT", "b", lambda: objects.write("b", tmp_path / "file"), None),
-        ("GET", "a", lambda: objects.read("a"), b"bytes"),
+        ("GET", "a", lambda: (objects.read("a") or [b""])[0], b"bytes"),
         ("GET", "b", lambda: objects.download("b", tmp_path / "copy").size, 11),
         ("HEAD", "a", lambda: objects.head("a") is not None, True),
         ("GET", "/bucket/?", lambda: sorted(objects.list()), ["a", "b"]),
@@ -188,5 +188,5 @@ def test_a_version_is_the_same_where_listings_leave_out_its_quotation_marks(monk
     monkeypatch.setattr(objects_module, "_connect", lambda *_: None)
     monkeypatch.setattr(obstore, "list_with_delimiter", lambda _: {"objects": [{**meta, "e_tag": "0x8D"}]})
     monkeypatch.setattr(obstore, "head", lambda *_: {**meta, "e_tag": '"0x8D"'})
-    container = Objects.at("az://container/lrs2")
+    container = Objects("az://container/lrs2")
     assert container.list()["a"] == container.head("a")
