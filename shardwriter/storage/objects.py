@@ -5,6 +5,7 @@ used it, as loader workers are, downloads through a helper process (`download_he
 """
 
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,10 @@ READ_TIMEOUT = timedelta(seconds=60)
 """Longest wait for a server's next bytes."""
 LONGEST_RETRY = timedelta(minutes=3)
 PROBE_PREFIX = ".clock-"
+_AZURE_CURE = (
+    "; give az://container/prefix and set AZURE_STORAGE_ACCOUNT_NAME in the environment, or write "
+    "abfss://container@account.dfs.core.windows.net/prefix"
+)
 
 
 class Conflict(Exception):
@@ -184,7 +189,7 @@ class Objects:
             if "NoSuchBucket" in str(error):
                 raise StoreError(f"{where}: cannot be {what}, there is no such bucket; make it first") from error
             raise StoreError(
-                f"{where}: cannot be {what} after {ATTEMPTS} attempts ({_first_line(error)}); check the network, the "
+                f"{where}: cannot be {what}{_attempts(error)} ({_first_line(error)}); check the network, the "
                 "server, endpoint and credentials, then run the command again to resume"
             ) from error
 
@@ -217,7 +222,8 @@ def _connect(url: str, _pid: int, server: str) -> Any:
     try:
         return from_url(url, client_options=options, retry_config=retry, **extra)
     except BaseError as error:
-        raise StoreError(f"{url}: not a store URL that can be opened ({_first_line(error)})") from error
+        cure = "" if url.startswith(("s3", "gs")) else _AZURE_CURE
+        raise StoreError(f"{url}: cannot be opened ({_first_line(error)}){cure}") from error
 
 
 def _profile() -> Any:
@@ -259,6 +265,13 @@ def _describe(path: Path, size: int | None, digest: str | None) -> str | None:
             if (read := digest_of(stream)[0]) != digest:
                 return f"its digest is {read}, its index says {digest}"
     return None
+
+
+def _attempts(error: BaseError) -> str:
+    """How often obstore has tried; nothing where it did not try again, as after some timeouts, or does not say."""
+    if found := re.search(r"after (\d+) retries", str(error)):
+        return f" after {int(found[1]) + 1} attempts"
+    return f" after {ATTEMPTS} attempts" if "response body error" in str(error) else ""
 
 
 def _first_line(error: BaseException) -> str:

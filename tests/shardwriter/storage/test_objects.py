@@ -122,6 +122,23 @@ def test_a_fault_that_lasts_names_the_object(fault: Fault, objects: Objects, ser
     assert len([path for _, path in server.requests if path.endswith("train.index")]) == 1 + ATTEMPTS
 
 
+def test_what_was_tried_once_is_not_said_to_have_been_tried_again(
+    version: str | None, objects: Objects, server: S3Server
+) -> None:
+    """Obstore does not repeat a conditional write or a deletion that is not answered in time."""
+    steps: list[tuple[str, str, Callable[[], object]]] = [
+        ("PUT", "written", lambda: objects.replace(NAME, b"ours", version)),
+        ("POST", "deleted", lambda: objects.delete([NAME])),
+    ]
+    for method, done, step in steps:
+        server.requests.clear()
+        server.fail(method, ".*", "hang", times=100)
+        with pytest.raises(StoreError, match=rf"{URL}/{NAME}: cannot be {done} \(.*; check the network") as raised:
+            step()
+        assert "attempts" not in str(raised.value)
+        assert [verb for verb, _ in server.requests].count(method) == 1
+
+
 def test_a_download_that_is_cut_is_completed(objects: Objects, server: S3Server, tmp_path: Path) -> None:
     whole = bytes(range(256)) * 10_000
     objects.write("a.tar", whole)

@@ -1,5 +1,6 @@
 """What --shards may name: folders and buckets; what is refused, and that no secret is shown."""
 
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_an_endpoint_that_is_no_url_is_named(server: S3Server, monkeypatch: pyte
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
     with pytest.raises(StoreError, match="AWS_ENDPOINT_URL=localhost:9000: not a URL; expected one such as"):
         Objects(URL).list()
+
+
+@pytest.mark.parametrize("url", ["az://container/lrs2", "abfss://container@account/lrs2"])
+def test_an_azure_url_without_its_account_names_the_cure(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(
+        StoreError, match=f"{url}: cannot be opened .*set AZURE_STORAGE_ACCOUNT_NAME.*or write abfss://"
+    ):
+        open_storage(url, Cache.at(tmp_path)).files()
 
 
 def test_a_server_that_is_not_there_is_named(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
