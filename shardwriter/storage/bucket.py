@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 DOWNLOADS = 16
 """Small files that are downloaded at a time: each takes a round trip."""
-LOCKS = 64
+LOCKS = 256
 """Files whose locks let each tar be downloaded by one process at a time; tars share them, so none is ever deleted."""
 STAGING_FOLDER, SMALL_FOLDER, LOCK_FOLDER = "staging", "small", "locks"
 

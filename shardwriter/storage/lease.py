@@ -96,6 +96,8 @@ class Lease:
 
     def _acquire(self) -> str:
         """Write it where no living build has one. Raises StoreError where one has."""
+        with suppress(Conflict):
+            return self.objects.replace(LEASE_FILE, self._content, None)
         other: dict[str, Any] = {}
         try:
             found = self.objects.read(LEASE_FILE)
@@ -106,7 +108,7 @@ class Lease:
         except (Conflict, FileNotFoundError, ValueError):
             other = {}
         raise StoreError(
-            f"{self.objects.url}: another build is writing to it ({other.get('holder', 'it has just begun')}); wait "
+            f"{self.objects.url}: another build is writing to it ({other.get('holder', 'it has just started')}); wait "
             f"for it or stop it. If it died, its lease {LEASE_FILE} counts until {DEAD_AFTER_SECONDS / 60:.0f} minutes "
             "after; delete that object to go on at once"
         )

@@ -15,7 +15,6 @@ CACHE_GB = 100.0
 CONTAINERS = ("abfs", "abfss", "az", "azure", "adl")
 """Azure's container@account is not a credential."""
 BUCKET_SCHEMES = ("s3", "s3a", "gs", *CONTAINERS)
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _LIKE_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*):/")
 
 
@@ -39,8 +38,8 @@ class Cache(NamedTuple):
 
 def is_bucket(word: str) -> bool:
     """Whether what --shards names is a store in a bucket: not a folder, nor tars by path, pattern or URL."""
-    found = _URL.match(word)
-    return found is not None and found[1] in BUCKET_SCHEMES and "{" not in word and not word.endswith(TAR_SUFFIX)
+    is_url = any(word.startswith(f"{scheme}://") for scheme in BUCKET_SCHEMES)
+    return is_url and "{" not in word and not word.endswith(TAR_SUFFIX)
 
 
 def open_storage(word: Path | str, cache: Cache | None = None) -> Storage:
