@@ -136,7 +136,7 @@ class Objects:
             Conflict: It has another version.
         """
         if version is not None and self.url.startswith("gs:"):
-            # Google's conditions are generations, which obstore does not tell: the lease guards the moment between.
+            # Google's conditions are generations, which obstore does not report: the lease guards the moment between.
             facts = self.head(name)
             if facts is None or facts.version != version:
                 raise Conflict(name)
@@ -154,7 +154,7 @@ class Objects:
             raise Conflict(name) from error
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects; those that are gone already count as deleted."""
+        """Delete objects; those that are gone already are no error."""
         paths = list(names)
         if paths:
             with self._explained("deleted", paths[0]):

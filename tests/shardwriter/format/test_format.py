@@ -141,7 +141,7 @@ def test_hash_order_never_changes() -> None:
 
 
 def test_plans_id_never_changes() -> None:
-    """Golden: another id would give the shards of an interrupted build other names, so it would begin anew."""
+    """Golden: another id would give the shards of an interrupted build other names, so it would start again."""
     row = {"shard": 0, "utterance": "ü/a", "mouth": "m/ü.npz"}
     audio = [{"mixture": "mix/a.wav", "source": "s1/a.wav", "speaker": 1, "num_samples": 640}]
     rows = [{**row, "split": "train", "key": "a", "audio": audio}, {**row, "split": "val", "key": "b", "audio": []}]
@@ -257,7 +257,7 @@ def changed(change: dict[str, object]) -> bytes:
 
 
 @pytest.mark.parametrize("version", [1, 3, "2", None])
-def test_store_record_of_another_version_is_told_from_a_damaged_one(version: object) -> None:
+def test_store_record_of_another_version_is_distinguished_from_a_damaged_one(version: object) -> None:
     with pytest.raises(OtherVersion, match=rf"version {version!r} of the format; expected {FORMAT_VERSION}"):
         StoreRecord.from_bytes(changed({"version": version}))
 

@@ -40,7 +40,7 @@ def test_an_object_is_replaced_only_by_who_knows_its_version(server: GoogleServe
         objects.replace("store.json", b"other", second)
 
 
-def test_objects_that_are_gone_count_as_deleted(server: GoogleServer) -> None:
+def test_deleting_objects_that_are_gone_is_no_error(server: GoogleServer) -> None:
     objects = Objects(URL)
     for name in ("a", "c"):
         objects.write(name, b"content")

@@ -61,7 +61,7 @@ def test_urls_that_cannot_be_are_refused_without_showing_secrets(
     assert set(tmp_path.iterdir()) == before
 
 
-def test_folders_and_buckets_are_told_from_each_other(tmp_path: Path) -> None:
+def test_folders_and_buckets_are_distinguished(tmp_path: Path) -> None:
     cache = Cache.at(tmp_path / "cache", 2)
     assert open_storage(tmp_path / "store", cache) == Folder(tmp_path / "store")
     for word in ("s3://bucket/lrs2/", "gs://bucket/a/b", "az://container/lrs2", "abfss://container@account/lrs2"):
