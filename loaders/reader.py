@@ -177,7 +177,7 @@ def refuse_different_settings(snapshots: Sequence[Snapshot]) -> None:
     first = snapshots[0]
     for other in snapshots[1:]:
         ours, theirs = first.identity, other.identity
-        differences = [*ours.differences(theirs), *ours.storage_differences(theirs)]
+        differences = ours.differences(theirs)
         if differences:
             raise StoreError(
                 f"{first.storage.name} and {other.storage.name} were built with different settings "

@@ -103,13 +103,6 @@ def plan_id_of(name: str) -> str | None:
     return shard.plan_id if shard else parse_plan_name(name)
 
 
-def is_metadata(name: str) -> bool:
-    """Whether a file is small and read whole: record, card, plans and indexes of ours."""
-    stem = name.removesuffix(INDEX_SUFFIX)
-    is_index = stem != name and (parse_shard(stem) is not None or is_split(stem))
-    return name in (STORE_FILE, CARD_FILE) or parse_plan_name(name) is not None or is_index
-
-
 def view_key(key: str, view: int) -> str:
     """Key of an utterance's view; view 0 is the centre crop, whose key is the utterance's own."""
     return f"{key}{VIEW_MARK}{view}" if view else key

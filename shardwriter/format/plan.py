@@ -181,7 +181,8 @@ def decode_header(stream: IO[bytes], where: str) -> PlanHeader:
         StoreError: It is not a plan of this format, or another one than its name says. The message starts with `where`.
     """
     try:
-        header = _header(pq.ParquetFile(stream).schema_arrow)
+        facts: dict[str, Any] = json.loads(pq.ParquetFile(stream).schema_arrow.metadata[_METADATA])
+        header = PlanHeader(**{**facts, "base": tuple(facts["base"]), "identity": Identity(**facts["identity"])})
         if header.name != where.rpartition("/")[2]:
             raise ValueError(f"it is {header.name}")
         return header
@@ -200,11 +201,6 @@ def decode_rows(stream: IO[bytes], where: str, columns: Sequence[str] = tuple(PL
         return found
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise _damaged(where, error) from error
-
-
-def _header(schema: pa.Schema) -> PlanHeader:
-    facts: dict[str, Any] = json.loads(schema.metadata[_METADATA])
-    return PlanHeader(**{**facts, "base": tuple(facts["base"]), "identity": Identity(**facts["identity"])})
 
 
 def _damaged(where: str, error: Exception) -> StoreError:

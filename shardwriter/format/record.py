@@ -41,18 +41,9 @@ class Identity:
     audio: str = "path"
 
     def differences(self, other: "Identity") -> list[str]:
-        """What makes embeddings of `other` differ from these, as 'name: ours here, theirs there'; not how they are
-        stored."""
-        return [
-            f"{name}: {ours} here, {theirs} there"
-            for name, ours, theirs in zip(_COMPARED, _compared(self), _compared(other), strict=True)
-            if ours != theirs
-        ]
-
-    def storage_differences(self, other: "Identity") -> list[str]:
-        """How the storage of `other` differs from ours, likewise: dtype and audio."""
-        pairs = ((name, getattr(self, name), getattr(other, name)) for name in ("dtype", "audio"))
-        return [f"{name}: {ours} here, {theirs} there" for name, ours, theirs in pairs if ours != theirs]
+        """How embeddings of `other` differ from these, or are stored otherwise, as 'name: ours here, theirs there'."""
+        ours, theirs = _compared(self), _compared(other)
+        return [f"{name}: {value} here, {theirs[name]} there" for name, value in ours.items() if value != theirs[name]]
 
     @property
     def is_imported(self) -> bool:
@@ -66,14 +57,18 @@ class Identity:
         return EMBEDDING_MEMBER, *scale, METADATA_MEMBER, *audio
 
 
-_COMPARED = ("encoder fingerprint", "precision", "preprocessing", "dim", "fps")
-
-
-def _compared(identity: Identity) -> tuple[Any, ...]:
+def _compared(identity: Identity) -> dict[str, Any]:
     fingerprint = identity.encoder.get("fingerprint")
-    made_by = dict(identity.encoder) if fingerprint is None else fingerprint  # unknown is not the same as unknown
-    arithmetic = {name: identity.precision.get(name) for name in ("dtype", "tf32")}
-    return made_by, arithmetic, dict(identity.preprocessing), identity.dim, identity.fps
+    return {
+        # unknown is not the same as unknown
+        "encoder fingerprint": dict(identity.encoder) if fingerprint is None else fingerprint,
+        "precision": {name: identity.precision.get(name) for name in ("dtype", "tf32")},
+        "preprocessing": dict(identity.preprocessing),
+        "dim": identity.dim,
+        "fps": identity.fps,
+        "dtype": identity.dtype,
+        "audio": identity.audio,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

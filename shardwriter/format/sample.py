@@ -11,7 +11,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
@@ -64,13 +64,11 @@ class Sample:
         members: Content of each member, in the order of the tar.
         frames: Length of the embedding.
         source: What it was made from.
-        audio_bytes: Bytes of its audio.
     """
 
     members: Mapping[str, bytes]
     frames: int
     source: Source = Source()
-    audio_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,7 @@ class Failed:
     """An utterance that cannot be stored, and why."""
 
     reason: str
-    source: Source = field(default_factory=Source)
+    source: Source = Source()
 
 
 def encode_sample(
@@ -100,12 +98,7 @@ def encode_sample(
         METADATA_MEMBER: text.encode(),
         **({AUDIO_MEMBER: _npy(audio)} if audio is not None else {}),
     }
-    return Sample(
-        members=members,
-        frames=stored.values.shape[1],
-        source=source,
-        audio_bytes=0 if audio is None else audio.nbytes,
-    )
+    return Sample(members=members, frames=stored.values.shape[1], source=source)
 
 
 def as_stored(embedding: npt.NDArray[Any], dtype: str) -> Stored | None:

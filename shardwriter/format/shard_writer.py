@@ -15,7 +15,7 @@ import xxhash
 from shardwriter.format.files import temporary_path
 from shardwriter.format.index import MEMBER_COLUMNS, ShardRecord, index_table
 from shardwriter.format.names import member_name
-from shardwriter.format.sample import Failed, Sample, Source
+from shardwriter.format.sample import NPY_HEADER_BYTES, Failed, Sample, Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,18 @@ class WrittenShard:
         tar_size: Bytes; 0 where there is no tar.
         tar_digest: xxh3_64 of the tar, hexadecimal.
         index: Rows of its index.
-        audio_bytes: Bytes of the audio in it.
     """
 
     tar: Path | None
     tar_size: int
     tar_digest: str
     index: pa.Table
-    audio_bytes: int
+
+    @property
+    def audio_bytes(self) -> int:
+        """Bytes of the audio in it."""
+        lengths: list[int] = self.index["audio_length"].drop_null().to_pylist()
+        return sum(lengths) - NPY_HEADER_BYTES * len(lengths)
 
     def record(self, shard: str) -> ShardRecord:
         """What the index says of it under a name."""
@@ -51,7 +55,6 @@ class ShardWriter:
     """
 
     def __init__(self, staging: Path) -> None:
-        self._audio_bytes = 0
         self._rows: list[dict[str, Any]] = []
         self._temporary = temporary_path(staging / "shard")
 
@@ -65,7 +68,6 @@ class ShardWriter:
         if isinstance(sample, Failed):
             self._rows.append({**_row(key, 0, sample.source), "error": sample.reason})
             return
-        self._audio_bytes += sample.audio_bytes
         row = _row(key, sample.frames, sample.source)
         for member, content in sample.members.items():
             row[f"{MEMBER_COLUMNS[member]}_offset"] = self._append(member_name(key, member), content)
@@ -86,7 +88,6 @@ class ShardWriter:
             tar_size=self._stream.size if is_stored else 0,
             tar_digest=self._stream.digest() if is_stored else "",
             index=index_table(self._rows),
-            audio_bytes=self._audio_bytes,
         )
 
     def __exit__(

@@ -4,6 +4,7 @@ import tarfile
 from typing import Self
 
 END: type[tarfile.HeaderError] = tarfile.EOFHeaderError  # type: ignore[attr-defined]
+CUT = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
 
 
 class StrictTarInfo(tarfile.TarInfo):
@@ -19,5 +20,7 @@ class StrictTarInfo(tarfile.TarInfo):
             return super().fromtarfile(archive)
         except END:
             raise
+        except CUT as error:
+            raise tarfile.ReadError(f"it breaks off at byte {archive.offset:,}") from error
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"at byte {archive.offset:,}: {error}") from error

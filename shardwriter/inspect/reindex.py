@@ -208,7 +208,7 @@ def _recorded_identity(folder: Folder, known: _Known, chosen: _Chosen) -> Identi
     found = {STORE_FILE: known.record.identity} if known.record else {}
     found |= {name: known.headers[name].identity for name in chosen.plans if name in known.headers}
     for (first, ours), (second, theirs) in pairwise(found.items()):
-        if differences := [*ours.differences(theirs), *ours.storage_differences(theirs)]:
+        if differences := ours.differences(theirs):
             raise StoreError(
                 f"{folder.name}: {first} and {second} were made with different encoders, or store differently "
                 f"({'; '.join(differences)}). Take one of them away, with its tars"

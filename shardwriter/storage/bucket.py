@@ -16,17 +16,17 @@ from tqdm import tqdm
 from iianet.errors import StoreError
 from shardwriter.format.files import delete_dead_temporary_files, temporary_path
 from shardwriter.format.index import decode_index
-from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, index_name, parse_shard, tar_name
+from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard, tar_name
 from shardwriter.storage.lease import Lease, held_lease
-from shardwriter.storage.objects import Conflict, ObjectFacts, Objects
+from shardwriter.storage.objects import Conflict, Objects, endpoint
 from shardwriter.storage.storage import Listed, OpenTar
 
 logger = logging.getLogger(__name__)
 
 DOWNLOADS = 16
 """Small files that are downloaded at a time: each takes a round trip."""
-OPENINGS = 10
-"""How often a tar is fetched that others delete at once, because the cache is small."""
+LOCKS = 256
+"""Files whose locks let each tar be downloaded by one process at a time; tars share them, so none is ever deleted."""
 STAGING_FOLDER, SMALL_FOLDER, LOCK_FOLDER = "staging", "small", "locks"
 
 
@@ -46,13 +46,11 @@ class Bucket:
 
     def __init__(self, objects: Objects, cache: Path, limit: int) -> None:
         words = re.sub(r"[^A-Za-z0-9]+", "-", objects.url)[-60:].strip("-")
-        server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         self.objects = objects
         self.limit = limit
-        self.folder = (
-            Path(os.path.abspath(cache)) / f"{words}-{xxhash.xxh3_64_hexdigest((objects.url + server).encode())[:8]}"
-        )
-        self._known: dict[str, ObjectFacts] = {}
+        digest = xxhash.xxh3_64_hexdigest((objects.url + endpoint()).encode())
+        self.folder = Path(os.path.abspath(cache)) / f"{words}-{digest[:8]}"
+        self._known: dict[str, Listed] = {}
         self._lease: Lease | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,7 +75,8 @@ class Bucket:
 
     def files(self) -> Mapping[str, Listed]:
         self._known = {name: facts for name, facts in self.objects.list().items() if not name.startswith(".")}
-        return {name: Listed(facts.size, facts.version) for name, facts in self._known.items()}
+        self._delete_unlisted()
+        return dict(self._known)
 
     def version(self, name: str) -> str | None:
         facts = self.objects.head(name)
@@ -88,14 +87,8 @@ class Bucket:
         if facts is None:
             raise FileNotFoundError(self.where(name))
         self._known[name] = facts
-        for _ in range(2):
-            with suppress(FileNotFoundError):
-                stream = self._cached(name, facts.version).open("rb")
-                if os.fstat(stream.fileno()).st_size == facts.size:  # a power cut may have left it short
-                    return stream
-                stream.close()
-            facts = self._download_small(name)
-        return self._cached(name, facts.version).open("rb")
+        descriptor = _open_whole(self._cached(name, facts.version), facts.size)
+        return self._download_small(name) if descriptor is None else os.fdopen(descriptor, "rb")
 
     def prefetch(self, names: Iterable[str]) -> None:
         wanted = [
@@ -112,15 +105,15 @@ class Bucket:
 
     def open_tar(self, name: str, size: int, digest: str) -> OpenTar:
         path = self._copy(name, digest)
-        for _ in range(OPENINGS):
-            is_checked = self._fetch(name, path, size, digest)
-            try:
-                return OpenTar(os.open(path, os.O_RDONLY), is_checked)
-            except FileNotFoundError:  # another process has made room meanwhile
-                continue
-        raise StoreError(
-            f"{path}: was deleted again and again to make room; set datamodule.data_config.cache_gb higher"
-        )
+        descriptor = _open_whole(path, size)
+        if descriptor is not None:
+            return OpenTar(descriptor, is_checked=False)
+        self._make_folders()
+        with self._explained(path), self._locked(name):
+            descriptor = _open_whole(path, size)  # another process was quicker
+            if descriptor is not None:
+                return OpenTar(descriptor, is_checked=False)
+            return OpenTar(self._download_tar(name, path, size, digest), is_checked=True)
 
     def is_kept(self, name: str, digest: str) -> bool:
         return self._copy(name, digest).is_file()
@@ -202,7 +195,7 @@ class Bucket:
         return None
 
     def _note(self, name: str, size: int, version: str) -> None:
-        self._known[name] = ObjectFacts(size, version, 0.0)
+        self._known[name] = Listed(size, version)
 
     def _check_lease(self) -> None:
         if self._lease is not None:
@@ -219,69 +212,69 @@ class Bucket:
         with suppress(FileNotFoundError):  # deleted just now; whoever opens it says so
             self.open(name).close()
 
-    def _download_small(self, name: str) -> ObjectFacts:
-        """Download a small file as it is now, which may be newer than it was when listed."""
-        self._make_folders()
+    def _download_small(self, name: str) -> IO[bytes]:
+        """Download a small file as it is now, which may be newer than it was when listed, and open it."""
         folder = self.folder / SMALL_FOLDER
         with self._explained(folder / name):
+            folder.mkdir(parents=True, exist_ok=True)
             temporary = temporary_path(folder / name)
             try:
                 facts = self._known[name] = self.objects.download(name, temporary)
-                path = self._cached(name, facts.version)
-                temporary.replace(path)
+                stream = temporary.open("rb")  # first, since others may delete the copy at once
+                temporary.replace(self._cached(name, facts.version))
+                return stream
             finally:
                 temporary.unlink(missing_ok=True)
-            for other in folder.glob(f"{name}.*"):  # earlier versions
-                if other != path:
-                    other.unlink(missing_ok=True)
-        return facts
 
-    def _fetch(self, name: str, path: Path, size: int, digest: str) -> bool:
-        """Download a tar unless it is here whole. Returns whether it was downloaded, and checked, now."""
-        if _use(path, size):
-            return False
-        self._make_folders()
-        with self._explained(path), self._locked(name):
-            if _use(path, size):  # another process was quicker
-                return False
-            self._make_room(size)
-            temporary = temporary_path(path)
-            try:
-                self.objects.download(name, temporary, size=size, digest=digest)
-                temporary.replace(path)
-            except FileNotFoundError as error:
-                raise StoreError(
-                    f"{self.where(name)}: is gone; it was there when the store was opened. If it was replaced "
-                    "meanwhile, start again"
-                ) from error
-            finally:
-                temporary.unlink(missing_ok=True)
+    def _delete_unlisted(self) -> None:
+        """Delete the copies of small files that were deleted or written again since they were downloaded."""
+        listed = {self._cached(name, facts.version).name for name, facts in self._known.items()}
+        folder = self.folder / SMALL_FOLDER
+        with suppress(OSError):  # no copies yet, or those of another user
+            delete_dead_temporary_files(folder)
+            for copy in folder.iterdir():
+                if copy.name not in listed and not copy.name.startswith(TEMPORARY_PREFIX):
+                    copy.unlink(missing_ok=True)
+
+    def _download_tar(self, name: str, path: Path, size: int, digest: str) -> int:
+        """Download a tar and check it. Returns its descriptor."""
+        self._make_room(size)
+        temporary = temporary_path(path)
+        try:
+            self.objects.download(name, temporary, size=size, digest=digest)
+            descriptor = os.open(temporary, os.O_RDONLY)  # first, since others may delete the copy to make room
+            temporary.replace(path)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self.where(name)}: is gone; it was there when the store was opened. If it was replaced "
+                "meanwhile, start again"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
         logger.debug("%s: downloaded, %d bytes", self.where(name), size)
-        return True
+        return descriptor
 
     def _make_room(self, size: int) -> None:
         """Delete the tars unused for longest, until `size` more bytes are within the limit.
 
         Whoever has one of them mapped reads on: its bytes are freed when the last one closes it.
         """
-        with self._locked("room"):
-            tars: list[tuple[os.stat_result, str]] = []
-            for entry in os.scandir(self.folder):
-                with suppress(FileNotFoundError):  # others may delete it just now
-                    tars += [(entry.stat(), entry.path)] if entry.name.endswith(TAR_SUFFIX) else []
-            held = sum(status.st_size for status, _ in tars)
-            for status, path in sorted(tars, key=lambda tar: tar[0].st_mtime_ns):
-                if held + size <= self.limit:
-                    return
-                Path(path).unlink(missing_ok=True)
-                held -= status.st_size
+        tars: list[tuple[os.stat_result, str]] = []
+        for entry in os.scandir(self.folder):
+            with suppress(FileNotFoundError):  # others may delete it just now
+                tars += [(entry.stat(), entry.path)] if entry.name.endswith(TAR_SUFFIX) else []
+        held = sum(status.st_size for status, _ in tars)
+        for status, path in sorted(tars, key=lambda tar: tar[0].st_mtime_ns):
+            if held + size <= self.limit:
+                return
+            Path(path).unlink(missing_ok=True)
+            held -= status.st_size
 
     def _make_folders(self) -> None:
         with self._explained(self.folder):
-            for name in (STAGING_FOLDER, SMALL_FOLDER, LOCK_FOLDER):
+            for name in (STAGING_FOLDER, LOCK_FOLDER):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-            for folder in (self.folder, self.folder / SMALL_FOLDER):
-                delete_dead_temporary_files(folder)
+            delete_dead_temporary_files(self.folder)
 
     @contextmanager
     def _explained(self, path: Path) -> Iterator[None]:
@@ -296,9 +289,10 @@ class Bucket:
             ) from error
 
     @contextmanager
-    def _locked(self, what: str) -> Iterator[None]:
+    def _locked(self, name: str) -> Iterator[None]:
         """Only one process at a time; the system drops the lock with the process."""
-        descriptor = os.open(self.folder / LOCK_FOLDER / what, os.O_RDWR | os.O_CREAT, 0o666)
+        number = xxhash.xxh3_64_intdigest(name.encode()) % LOCKS
+        descriptor = os.open(self.folder / LOCK_FOLDER / str(number), os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -315,12 +309,15 @@ def _tar_size(index: Path) -> int | None:
         return None
 
 
-def _use(path: Path, size: int) -> bool:
-    """Whether a file is there whole; it counts as used now."""
+def _open_whole(path: Path, size: int) -> int | None:
+    """Open a copy that is used now; None where it is not here whole, as after a power cut."""
     try:
-        if path.stat().st_size != size:
-            return False
-        os.utime(path)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
-        return False
-    return True
+        return None
+    if os.fstat(descriptor).st_size != size:
+        os.close(descriptor)
+        return None
+    with suppress(PermissionError):  # another user's
+        os.utime(descriptor)
+    return descriptor

@@ -10,42 +10,32 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from iianet.errors import StoreError
+from shardwriter.storage.storage import Listed
 
-_first_pid = os.getpid()
+_has_forked = False
 _lock = threading.Lock()
+_process: "subprocess.Popen[bytes] | None" = None
 
 
-@dataclass
-class _Helper:
-    pid: int = 0
-    process: "subprocess.Popen[bytes] | None" = field(default=None)
+def _start_anew() -> None:
+    """A helper serves the process that started it; and another thread may have held the lock at the fork."""
+    global _has_forked, _lock, _process
+    _has_forked, _lock, _process = True, threading.Lock(), None
 
 
-_helper = _Helper()
-
-
-def _forget_lock() -> None:
-    """Another thread may have held the lock when this process was forked."""
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_lock)
+os.register_at_fork(after_in_child=_start_anew)
 
 
 def has_forked() -> bool:
     """Whether this process was forked from one that has loaded this module."""
-    return os.getpid() != _first_pid
+    return _has_forked
 
 
-def download_in_helper(
-    url: str, name: str, path: Path, *, size: int | None, digest: str | None
-) -> tuple[int, str, float]:
+def download_in_helper(url: str, name: str, path: Path, *, size: int | None, digest: str | None) -> Listed:
     """See `Objects.download`."""
     request = {"url": url, "name": name, "path": str(path), "size": size, "digest": digest}
     with _lock:
@@ -64,28 +54,25 @@ def download_in_helper(
         raise FileNotFoundError(outcome["gone"])
     if "error" in outcome:
         raise StoreError(outcome["error"])
-    found: tuple[int, str, float] = tuple(outcome["found"])
-    return found
+    return Listed(*outcome["found"])
 
 
 def _started() -> "subprocess.Popen[bytes]":
-    if _helper.process is None or _helper.pid != os.getpid() or _helper.process.poll() is not None:
+    global _process
+    if _process is None or _process.poll() is not None:
         command = [sys.executable, "-c", "from shardwriter.storage.objects import serve_downloads; serve_downloads()"]
         paths = os.pathsep.join(path for path in sys.path if path)
-        _helper.process = subprocess.Popen(
+        _process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths},
             start_new_session=True,  # signals of a terminal are for the process that started it
         )
-        _helper.pid = os.getpid()
-    return _helper.process
+    return _process
 
 
-def serve(
-    download: Callable[..., tuple[int, str, float]], requests: IO[Any] = sys.stdin, answers: IO[Any] = sys.stdout
-) -> None:
+def serve(download: Callable[..., Listed], requests: IO[Any] = sys.stdin, answers: IO[Any] = sys.stdout) -> None:
     """Answer requests until there are no more; `download` has the arguments of `download_in_helper`."""
     for line in requests:
         request = json.loads(line)

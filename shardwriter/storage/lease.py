@@ -1,6 +1,6 @@
 """One build at a time writes to a bucket: an object says who, and is renewed while the build runs.
 
-It tells people who builds, and stops a second build early. What makes a store safe without it: names are never used
+It names who builds, and stops a second build early. What makes a store safe without it: names are never used
 twice, and store.json is replaced only by who has read its last version. Ages are measured by the server's clock.
 """
 
@@ -26,13 +26,12 @@ from shardwriter.storage.objects import Conflict, Objects
 logger = logging.getLogger(__name__)
 
 LEASE_FILE = ".building.json"
-PROBE_PREFIX = ".clock-"
 RENEWAL_SECONDS = 60.0
 DEAD_AFTER_SECONDS = 600.0
 """A build that has not renewed its lease for so long is dead; one of this machine is asked for by its number."""
 LOST_AFTER_SECONDS = 360.0
-"""It must have stopped writing before that: what it began just now is tried again for `objects.LONGEST_RETRY`."""
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while a machine sleeps
+"""It must have stopped writing before that: what it has just started is tried again for `objects.LONGEST_RETRY`."""
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # runs while a machine sleeps, too
 
 
 class Lease:
@@ -53,10 +52,8 @@ class Lease:
         self._version = self._acquire()
 
     def check(self) -> None:
-        """Call it before anything is written or deleted. Raises StoreError where another build may have begun."""
-        silent = time.clock_gettime(_CLOCK) - self._renewed
-        lost = self._lost or (f"could not be renewed for {silent / 60:.0f} minutes" if self._is_old(silent) else "")
-        if lost:
+        """Call it before anything is written or deleted. Raises StoreError where another build may have started."""
+        if lost := self._how_lost():
             raise StoreError(
                 f"{self.objects.url}/{LEASE_FILE}: the lease of this build {lost}, so another build may be writing by "
                 "now. What is published stays whole. Run the command again to resume"
@@ -64,14 +61,12 @@ class Lease:
 
     def renew(self) -> None:
         """Renew it once. Raises StoreError where that fails for now."""
-        begun = time.clock_gettime(_CLOCK)
-        if self._is_old(begun - self._renewed):
-            self._lost = f"could not be renewed for {(begun - self._renewed) / 60:.0f} minutes"
-        if self._lost:
+        start = time.clock_gettime(_CLOCK)
+        if self._how_lost():
             return
         try:
             self._version = self.objects.replace(LEASE_FILE, self._content, self._version)
-            self._renewed = begun
+            self._renewed = start
         except Conflict:
             self._lost = "was deleted or taken over"
 
@@ -92,38 +87,31 @@ class Lease:
         except StoreError as error:  # what ended the build is more important
             logger.warning("%s; until then the next build is refused for %.0f minutes", error, DEAD_AFTER_SECONDS / 60)
 
-    def _is_old(self, silent: float) -> bool:
-        return silent > LOST_AFTER_SECONDS
+    def _how_lost(self) -> str:
+        """How it was lost, for ever; empty while it is held."""
+        silent = time.clock_gettime(_CLOCK) - self._renewed
+        if silent > LOST_AFTER_SECONDS and not self._lost:
+            self._lost = f"could not be renewed for {silent / 60:.0f} minutes"
+        return self._lost
 
     def _acquire(self) -> str:
         """Write it where no living build has one. Raises StoreError where one has."""
-        try:
+        with suppress(Conflict):
             return self.objects.replace(LEASE_FILE, self._content, None)
-        except Conflict:
-            facts = self.objects.head(LEASE_FILE)
+        other: dict[str, Any] = {}
         try:
-            other: dict[str, Any] = json.loads(self.objects.read(LEASE_FILE)) if facts else {}
-            if facts is None or is_dead(other, self._age(facts.modified)):
-                return self.objects.replace(LEASE_FILE, self._content, facts.version if facts else None)
-        except FileNotFoundError:  # it ended just now
-            return self.objects.replace(LEASE_FILE, self._content, None)
-        except (Conflict, ValueError):
+            found = self.objects.read(LEASE_FILE)
+            if found is not None:
+                other = json.loads(found[0])
+            if found is None or is_dead(other, self.objects.age(LEASE_FILE)):
+                return self.objects.replace(LEASE_FILE, self._content, found[1] if found else None)
+        except (Conflict, FileNotFoundError, ValueError):
             other = {}
         raise StoreError(
-            f"{self.objects.url}: another build is writing to it ({other.get('holder', 'it has just begun')}); wait "
+            f"{self.objects.url}: another build is writing to it ({other.get('holder', 'it has just started')}); wait "
             f"for it or stop it. If it died, its lease {LEASE_FILE} counts until {DEAD_AFTER_SECONDS / 60:.0f} minutes "
             "after; delete that object to go on at once"
         )
-
-    def _age(self, modified: float) -> float:
-        """Seconds since a time of the server's clock."""
-        probe = f"{PROBE_PREFIX}{uuid.uuid4().hex[:8]}"
-        self.objects.write(probe, b"")
-        try:
-            facts = self.objects.head(probe)
-            return facts.modified - modified if facts else 0.0
-        finally:
-            self.objects.delete([probe])
 
 
 @contextmanager

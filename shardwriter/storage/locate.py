@@ -12,8 +12,9 @@ from shardwriter.storage.folder import Folder
 from shardwriter.storage.storage import Storage
 
 CACHE_GB = 100.0
-BUCKET_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+CONTAINERS = ("abfs", "abfss", "az", "azure", "adl")
+"""Azure's container@account is not a credential."""
+BUCKET_SCHEMES = ("s3", "s3a", "gs", *CONTAINERS)
 _LIKE_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*):/")
 
 
@@ -37,22 +38,36 @@ class Cache(NamedTuple):
 
 def is_bucket(word: str) -> bool:
     """Whether what --shards names is a store in a bucket: not a folder, nor tars by path, pattern or URL."""
-    found = _URL.match(word)
-    return found is not None and found[1] in BUCKET_SCHEMES and "{" not in word and not word.endswith(TAR_SUFFIX)
+    is_url = any(word.startswith(f"{scheme}://") for scheme in BUCKET_SCHEMES)
+    return is_url and "{" not in word and not word.endswith(TAR_SUFFIX)
 
 
 def open_storage(word: Path | str, cache: Cache | None = None) -> Storage:
     """The storage that --shards names: a folder, or a bucket by its URL.
 
     Raises:
-        StoreError: It is a URL, but not one of a store.
+        StoreError: It is a URL, but not one of a store, or holds credentials.
     """
     if isinstance(word, str) and is_bucket(word):
         from shardwriter.storage.bucket import Bucket  # who uses folders alone need not load its client
         from shardwriter.storage.objects import Objects
 
-        return Bucket(Objects.at(word), *(cache or Cache.at()))
+        _check_url(word)
+        return Bucket(Objects(word.rstrip("/")), *(cache or Cache.at()))
     return open_folder(word)
+
+
+def _check_url(url: str) -> None:
+    scheme, _, path = url.partition("://")
+    if not path.strip("/") or "::" in url:
+        raise StoreError(
+            f"{scheme}://...: not a store URL; expected {', '.join(BUCKET_SCHEMES)}, such as s3://bucket/prefix"
+        )
+    if ("@" in path.partition("/")[0] and scheme not in CONTAINERS) or "?" in path:
+        raise StoreError(
+            f"{scheme}://...: has credentials or options in it, which would end up in logs; give them by the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_ENDPOINT_URL, ...)"
+        )
 
 
 def open_folder(word: Path | str) -> Folder:

@@ -6,13 +6,14 @@ used it, as loader workers are, downloads through a helper process (`download_he
 
 import os
 import re
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import obstore
 from obstore.exceptions import (
@@ -27,29 +28,17 @@ from obstore.store import from_url
 from iianet.errors import StoreError
 from shardwriter.format.digest import digest_of
 from shardwriter.storage.download_helper import download_in_helper, has_forked, serve
+from shardwriter.storage.storage import Listed
 
 ATTEMPTS = 5
 READ_TIMEOUT = timedelta(seconds=60)
 """Longest wait for a server's next bytes."""
 LONGEST_RETRY = timedelta(minutes=3)
-SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
-CONTAINERS = ("abfs", "abfss", "az", "azure", "adl")
-"""Azure's container@account is not a credential."""
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)")
-
-
-class ObjectFacts(NamedTuple):
-    """One object, as a listing shows it.
-
-    Attributes:
-        size: Bytes.
-        version: Its ETag, which changes when it is written again.
-        modified: When it was written, by the server's clock, seconds since 1970.
-    """
-
-    size: int
-    version: str
-    modified: float
+PROBE_PREFIX = ".clock-"
+_AZURE_CURE = (
+    "; give az://container/prefix and set AZURE_STORAGE_ACCOUNT_NAME in the environment, or write "
+    "abfss://container@account.dfs.core.windows.net/prefix"
+)
 
 
 class Conflict(Exception):
@@ -61,48 +50,46 @@ class Objects:
     """The objects directly below a URL. Safe to send to other processes: each connects anew.
 
     Attributes:
-        url: Without a slash at its end.
+        url: Without a slash at its end, as `locate.open_storage` has checked it.
     """
 
     url: str
 
-    @classmethod
-    def at(cls, url: str) -> "Objects":
-        """Check a URL. Raises StoreError where it is not a store's, or holds credentials."""
-        found = _URL.fullmatch(url)
-        scheme, path = found.groups() if found else ("", "")
-        if scheme not in SCHEMES or not path.strip("/") or "::" in url:
-            raise StoreError(
-                f"{url.partition('://')[0]}://...: not a store URL; expected {', '.join(SCHEMES)}, such as "
-                "s3://bucket/prefix"
-            )
-        if ("@" in path.partition("/")[0] and scheme not in CONTAINERS) or "?" in path:
-            raise StoreError(
-                f"{scheme}://...: has credentials or options in it, which would end up in logs; give them by the "
-                "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_ENDPOINT_URL, ...)"
-            )
-        return cls(url.rstrip("/"))
-
-    def list(self) -> dict[str, ObjectFacts]:
+    def list(self) -> dict[str, Listed]:
         """The objects directly below, by name; none where the prefix is empty."""
         with self._explained("listed"):
             found = obstore.list_with_delimiter(self._store())
-            return {str(meta["path"]): _facts(meta) for meta in found["objects"]}
+            return {str(meta["path"]): _listed(meta) for meta in found["objects"]}
 
-    def head(self, name: str) -> ObjectFacts | None:
+    def head(self, name: str) -> Listed | None:
         """What a listing would show of an object; None where there is none."""
         try:
             with self._explained("read", name):
-                return _facts(obstore.head(self._store(), name))
+                return _listed(obstore.head(self._store(), name))
         except FileNotFoundError:
             return None
 
-    def read(self, name: str) -> bytes:
-        """A small object whole. Raises FileNotFoundError where there is none."""
-        with self._explained("read", name):
-            return bytes(obstore.get(self._store(), name).bytes())
+    def read(self, name: str) -> tuple[bytes, str] | None:
+        """A small object whole, and its version; None where there is none."""
+        try:
+            with self._explained("read", name):
+                found = obstore.get(self._store(), name)
+                return bytes(found.bytes()), _version(found.meta)
+        except FileNotFoundError:
+            return None
 
-    def download(self, name: str, path: Path, *, size: int | None = None, digest: str | None = None) -> ObjectFacts:
+    def age(self, name: str) -> float:
+        """Seconds since an object was written, by the server's clock. Raises FileNotFoundError where there is none."""
+        probe = f"{PROBE_PREFIX}{uuid.uuid4().hex[:8]}"
+        self.write(probe, b"")
+        try:
+            with self._explained("read", name):
+                written, now = (obstore.head(self._store(), each)["last_modified"] for each in (name, probe))
+            return float((now - written).total_seconds())
+        finally:
+            self.delete([probe])
+
+    def download(self, name: str, path: Path, *, size: int | None = None, digest: str | None = None) -> Listed:
         """Download an object to a path, which is not atomic.
 
         Args:
@@ -119,7 +106,7 @@ class Objects:
             StoreError: It cannot be had, or is not what is expected; names the object.
         """
         if has_forked():
-            return ObjectFacts(*download_in_helper(self.url, name, path, size=size, digest=digest))
+            return download_in_helper(self.url, name, path, size=size, digest=digest)
         arrived: set[str] = set()
         while True:
             with self._explained("read", name), path.open("wb") as stream:
@@ -128,7 +115,7 @@ class Objects:
                     stream.write(chunk)
             found = _describe(path, size, digest)
             if found is None:
-                return _facts(arriving.meta)
+                return _listed(arriving.meta)
             if found in arrived or len(arrived) == ATTEMPTS - 1:  # the same twice: it is what lies there
                 raise StoreError(
                     f"{self.url}/{name}: {found}: it was written again since the store was opened, or is damaged. "
@@ -149,7 +136,7 @@ class Objects:
             Conflict: It has another version.
         """
         if version is not None and self.url.startswith("gs:"):
-            # Google's conditions are generations, which obstore does not tell: the lease guards the moment between.
+            # Google's conditions are generations, which obstore does not report: the lease guards the moment between.
             facts = self.head(name)
             if facts is None or facts.version != version:
                 raise Conflict(name)
@@ -159,24 +146,15 @@ class Objects:
             with self._explained("written", name):
                 return _version(obstore.put(self._store(), name, content, mode=mode))
         except (AlreadyExistsError, PreconditionError, StoreError) as error:
-            present = self._present(name)
+            present = self.read(name)
             if present is not None and present[0] == content:  # our own: it was written, and the answer was lost
                 return present[1]
             if isinstance(error, StoreError) and not (present is None and version is not None):
                 raise
             raise Conflict(name) from error
 
-    def _present(self, name: str) -> tuple[bytes, str] | None:
-        """A small object whole, and its version; None where there is none."""
-        try:
-            with self._explained("read", name):
-                found = obstore.get(self._store(), name)
-                return bytes(found.bytes()), _version(found.meta)
-        except FileNotFoundError:
-            return None
-
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects; those that are gone already count as deleted."""
+        """Delete objects; those that are gone already are no error."""
         paths = list(names)
         if paths:
             with self._explained("deleted", paths[0]):
@@ -188,7 +166,7 @@ class Objects:
                             obstore.delete(self._store(), path)
 
     def _store(self) -> Any:
-        return _connect(self.url, os.getpid(), _endpoint())
+        return _connect(self.url, os.getpid(), endpoint())
 
     @contextmanager
     def _explained(self, what: str, name: str = "") -> Iterator[None]:
@@ -211,7 +189,7 @@ class Objects:
             if "NoSuchBucket" in str(error):
                 raise StoreError(f"{where}: cannot be {what}, there is no such bucket; make it first") from error
             raise StoreError(
-                f"{where}: cannot be {what} after {ATTEMPTS} attempts ({_first_line(error)}); check the network, the "
+                f"{where}: cannot be {what}{_attempts(error)} ({_first_line(error)}); check the network, the "
                 "server, endpoint and credentials, then run the command again to resume"
             ) from error
 
@@ -221,29 +199,31 @@ def serve_downloads() -> None:
     serve(lambda url, **request: Objects(url).download(**request))
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """Address of the server of s3 URLs, as the environment says; empty for Amazon's own."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 @lru_cache(maxsize=8)
-def _connect(url: str, _pid: int, endpoint: str) -> Any:
-    if endpoint and _URL.fullmatch(endpoint.lower()) is None:
-        raise StoreError(f"AWS_ENDPOINT_URL={endpoint}: not a URL; expected one such as https://host:9000")
+def _connect(url: str, _pid: int, server: str) -> Any:
+    if server and "://" not in server:
+        raise StoreError(f"AWS_ENDPOINT_URL={server}: not a URL; expected one such as https://host:9000")
     options: Any = {
-        "allow_http": endpoint.startswith("http://"),
+        "allow_http": server.startswith("http://"),
         "timeout": timedelta(days=1),  # for the whole of a large tar; what must not take long is the next bytes
         "read_timeout": READ_TIMEOUT,
     }
     retry: Any = {"max_retries": ATTEMPTS - 1, "retry_timeout": LONGEST_RETRY}
     extra: Any = {}
-    if url.startswith("s3") and endpoint:
-        extra["endpoint"] = endpoint
+    if url.startswith("s3") and server:
+        extra["endpoint"] = server
     if url.startswith("s3") and os.environ.get("AWS_PROFILE"):
         extra["credential_provider"] = _profile()
     try:
         return from_url(url, client_options=options, retry_config=retry, **extra)
     except BaseError as error:
-        raise StoreError(f"{url}: not a store URL that can be opened ({_first_line(error)})") from error
+        cure = "" if url.startswith(("s3", "gs")) else _AZURE_CURE
+        raise StoreError(f"{url}: cannot be opened ({_first_line(error)}){cure}") from error
 
 
 def _profile() -> Any:
@@ -266,8 +246,8 @@ def _profile() -> Any:
         ) from error
 
 
-def _facts(meta: Any) -> ObjectFacts:
-    return ObjectFacts(int(meta["size"]), _version(meta), meta["last_modified"].timestamp())
+def _listed(meta: Any) -> Listed:
+    return Listed(int(meta["size"]), _version(meta))
 
 
 def _version(meta: Any) -> str:
@@ -285,6 +265,13 @@ def _describe(path: Path, size: int | None, digest: str | None) -> str | None:
             if (read := digest_of(stream)[0]) != digest:
                 return f"its digest is {read}, its index says {digest}"
     return None
+
+
+def _attempts(error: BaseError) -> str:
+    """How often obstore has tried; nothing where it did not try again, as after some timeouts, or does not say."""
+    if found := re.search(r"after (\d+) retries", str(error)):
+        return f" after {int(found[1]) + 1} attempts"
+    return f" after {ATTEMPTS} attempts" if "response body error" in str(error) else ""
 
 
 def _first_line(error: BaseException) -> str:

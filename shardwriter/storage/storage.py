@@ -99,7 +99,7 @@ class Storage(Protocol):
         """Publish a small file, whole or not at all."""
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files, in any order; those that are gone already count as deleted."""
+        """Delete files, in any order; those that are gone already are no error."""
 
     def commit(self, name: str, content: bytes, version: str | None) -> str:
         """Replace a small file if it still has `version` (None: is not there).

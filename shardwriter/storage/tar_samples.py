@@ -4,6 +4,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from http.client import HTTPException
 from typing import IO, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def read_samples(urls: Iterable[str], select: Callable[[str], bool] | None = Non
     """Read tars whole, one after the other.
 
     Args:
-        urls: As `shard_urls.expand` gives them.
+        urls: As `tar_urls.expand` gives them.
         select: Says of a member's name whether it is wanted; by default all are.
 
     Raises:
@@ -41,7 +42,7 @@ def read_samples(urls: Iterable[str], select: Callable[[str], bool] | None = Non
         with open_shard(url) as stream:
             try:
                 yield from group_by_keys(_members(url, stream, select))
-            except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
+            except (tarfile.TarError, OSError, HTTPException, EOFError, ValueError, zlib.error) as error:
                 reason = str(error.args[0] if error.args else error)
                 raise StoreError(
                     f"{url}: cannot be read to its end ({reason}); copy it again, or leave it out"
@@ -51,7 +52,7 @@ def read_samples(urls: Iterable[str], select: Callable[[str], bool] | None = Non
 def _members(url: str, stream: IO[bytes], select: Callable[[str], bool] | None) -> Iterator[dict[str, Any]]:
     """The files in a tar, plain or compressed, as WebDataset's grouping takes them. Its own reader takes a damaged
     header for the end."""
-    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=StrictTarInfo) as archive:
+    with tarfile.open(fileobj=stream, mode="r|*", bufsize=1 << 20, tarinfo=StrictTarInfo) as archive:
         for info in archive:
             if info.isreg() and META.match(info.name) is None and (select is None or select(info.name)):
                 content = archive.extractfile(info)

@@ -6,7 +6,6 @@ is never used: local files are opened here, http and https are fetched here, and
 """
 
 import http.client
-import io
 import os
 import re
 import urllib.error
@@ -14,7 +13,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, NoReturn
 
 from braceexpand import braceexpand
 
@@ -27,6 +26,14 @@ FETCHED = ("http:", "https:")
 TIMEOUT_SECONDS = 60
 """Longest wait for a server's next bytes."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+class _NoFtp(urllib.request.FTPHandler):
+    """Takes the place of urllib's own, which would follow a redirection to ftp; it follows none to files."""
+
+    def ftp_open(self, req: urllib.request.Request) -> NoReturn:
+        """Refuse it."""
+        raise urllib.error.URLError(f"unknown url type: {req.type}")
 
 
 def is_tars(given: str) -> bool:
@@ -101,22 +108,24 @@ def is_fetched(url: str) -> bool:
     return _scheme(url) in FETCHED
 
 
-def refuse_fetched(urls: Sequence[str], why: str) -> None:
-    """Raise StoreError where one of them is no local file."""
-    for url in urls:
-        if is_fetched(url):
-            raise StoreError(f"{url}: is no local file; {why}")
-
-
 def open_shard(url: str) -> IO[bytes]:
-    """Open one of the tars that `expand` gave. Raises StoreError where it cannot be."""
+    """Open one of the tars that `expand` gave. Raises StoreError where it cannot be.
+
+    The body of a URL that breaks off ends without an error; `StrictTarInfo` finds that the tar lacks its end.
+    """
     checked = _checked(url)
-    if is_fetched(checked):
-        return io.BufferedReader(_Fetched(checked), buffer_size=1 << 20)
+    if not is_fetched(checked):
+        try:
+            return open(checked, "rb")
+        except OSError as error:
+            raise StoreError(f"{checked}: cannot be opened ({error.strerror})") from error
     try:
-        return open(checked, "rb")
-    except OSError as error:
-        raise StoreError(f"{checked}: cannot be opened ({error.strerror})") from error
+        body: IO[bytes] = urllib.request.build_opener(_NoFtp).open(checked, timeout=TIMEOUT_SECONDS)
+        return body
+    except urllib.error.HTTPError as error:
+        raise StoreError(f"{checked}: cannot be fetched (HTTP {error.code} {error.reason})") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of an address that is none
+        raise StoreError(f"{checked}: cannot be fetched ({getattr(error, 'reason', error)})") from error
 
 
 def _scheme(url: str) -> str | None:
@@ -139,50 +148,3 @@ def _checked(url: str) -> str:
     if not Path(url).is_file():
         raise StoreError(f"{url}: no such file")
     return os.path.abspath(url)
-
-
-class _Fetched(io.RawIOBase):
-    """The body of a URL, read front to back. One that ends early is an error, not the end of the tar."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self.url = url
-        try:
-            self._response = _opener().open(url, timeout=TIMEOUT_SECONDS)
-        except urllib.error.HTTPError as error:
-            raise StoreError(f"{url}: cannot be fetched (HTTP {error.code} {error.reason})") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of an address that is none
-            raise StoreError(f"{url}: cannot be fetched ({getattr(error, 'reason', error)})") from error
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            count = int(self._response.readinto(buffer))
-        except http.client.HTTPException as error:
-            raise OSError(f"the connection broke: {error}") from error
-        if count == 0 and len(buffer) and self._response.length:
-            raise OSError(f"the connection was closed {self._response.length:,} bytes before the end")
-        return count
-
-    def close(self) -> None:
-        if not self.closed:
-            self._response.close()
-        super().close()
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Of http and https alone: urllib's own would follow a redirection to ftp."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.UnknownHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPErrorProcessor,
-    ):
-        opener.add_handler(handler())
-    return opener

@@ -69,7 +69,7 @@ def recorded_kernels(store: str, identity: Identity, precision: str | None) -> K
 
 def refuse_other_identity(store: str, recorded: Identity, asked: Identity) -> None:
     """Raise StoreError where a store was made with something else than what is asked for."""
-    differences = [*asked.differences(recorded), *asked.storage_differences(recorded)]
+    differences = asked.differences(recorded)
     if differences:
         here, there = _shown(asked), _shown(recorded)
         raise StoreError(

@@ -10,20 +10,20 @@ from typing import Any
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    """Serve a folder. A path below /ftp is redirected to ftp, and of NAME?cut comes half, as from a lost connection."""
+    """Serve a folder. A path below /ftp or /file is redirected there, and NAME?cut=BYTES breaks off after so many."""
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
-        if path.startswith("/ftp"):
+        if path.startswith(("/ftp", "/file")):
             self.send_response(302)
-            self.send_header("Location", "ftp://localhost/x.tar")
+            self.send_header("Location", f"{path.split('/')[1]}://localhost/x.tar")
             self.end_headers()
-        elif query == "cut":
+        elif query.startswith("cut="):
             content = Path(self.translate_path(path)).read_bytes()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content[: len(content) // 2 // 512 * 512])
+            self.wfile.write(content[: int(query.removeprefix("cut="))])
         else:
             super().do_GET()
 

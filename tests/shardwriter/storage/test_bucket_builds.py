@@ -623,7 +623,7 @@ def test_a_reader_goes_on_with_what_it_opened_although_another_store_took_its_pl
     other = embeddings(open_reader(URL, "train"))
     assert other.keys() == expected.keys()
     assert all(other[key] != expected[key] for key in other)
-    reader.files._open.clear()  # as workers of the next epoch begin
+    reader.files._open.clear()  # as workers of the next epoch start
     assert embeddings(reader) == expected
 
 

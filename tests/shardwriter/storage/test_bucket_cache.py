@@ -45,7 +45,7 @@ def put_tars(server: S3Server, count: int) -> None:
 
 def cached(tmp_path: Path, limit: int = 100 * SIZE) -> Bucket:
     """The bucket, as a process of this machine has it."""
-    return Bucket(Objects.at(URL), tmp_path / "cache", limit)
+    return Bucket(Objects(URL), tmp_path / "cache", limit)
 
 
 def read(storage: Bucket, number: int, expected: bytes | None = None) -> bytes:
@@ -146,22 +146,61 @@ def test_a_tar_larger_than_the_cache_may_be_is_read_all_the_same(server: S3Serve
     assert kept(tmp_path) == [0]
 
 
-def test_a_tar_that_is_deleted_again_and_again_names_the_cure(
+def test_copies_that_others_delete_at_once_are_read_all_the_same(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """As where the cache is small, or where another process has listed the store since."""
     put_tars(server, 1)
-    fetch = Bucket._fetch
+    server.write(f"{PREFIX}/train.index", b"content")
+    replace = Path.replace
 
-    def fetch_and_lose(self: Bucket, name: str, path: Path, size: int, digest: str) -> bool:
-        done = fetch(self, name, path, size, digest)
-        path.unlink()
-        return done
+    def replace_and_lose(self: Path, target: Path) -> Path:
+        found = replace(self, target)
+        found.unlink()
+        return found
 
-    monkeypatch.setattr(bucket_module, "OPENINGS", 3)
-    monkeypatch.setattr(Bucket, "_fetch", fetch_and_lose)
-    with pytest.raises(StoreError, match=r"to make room; set datamodule\.data_config\.cache_gb higher"):
-        read(cached(tmp_path), 0)
-    assert len(downloads(server)) == 3
+    monkeypatch.setattr(Path, "replace", replace_and_lose)
+    storage = cached(tmp_path)
+    for _ in range(2):
+        assert read(storage, 0) == content(0)
+        assert read_small(storage, "train.index") == b"content"
+    assert downloads(server) == [tar(0), "train.index"] * 2
+
+
+def test_copies_of_small_files_that_were_deleted_are_deleted_by_the_next_listing(
+    server: S3Server, tmp_path: Path
+) -> None:
+    names = [f"train-0123456789-{number:06d}.index" for number in range(3)]
+    for name in names:
+        server.write(f"{PREFIX}/{name}", name.encode())
+    first = cached(tmp_path)
+    first.files()
+    first.prefetch(names)
+    small = first.folder / "small"
+    assert len(list(small.iterdir())) == 3
+    living = temporary_path(small / names[0])
+    dead = small / living.name.replace(f"-{os.getpid()}-", f"-{DEAD}-")
+    for path in (living, dead):
+        path.write_bytes(b"part")
+    for name in names[:2]:
+        server.delete(f"{PREFIX}/{name}")
+    assert list(cached(tmp_path).files()) == names[2:]
+    assert [path.name.rpartition(".")[0] for path in small.iterdir() if path != living] == names[2:]
+    assert living.exists()
+    with pytest.raises(FileNotFoundError):
+        first.open(names[0])
+    assert read_small(first, names[2]) == names[2].encode()
+
+
+def test_lock_files_do_not_grow_in_number_with_the_tars(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_module, "LOCKS", 2, raising=False)
+    put_tars(server, 6)
+    storage = cached(tmp_path)
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda number: read(storage, number), range(6))) == [content(n) for n in range(6)]
+    assert len(list((storage.folder / "locks").iterdir())) <= 2
 
 
 @pytest.mark.parametrize("copy", [b"", b"cut", bytes(2 * SIZE)])

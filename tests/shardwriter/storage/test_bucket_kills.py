@@ -116,19 +116,19 @@ def test_a_build_that_ends_before_any_of_its_writes_is_completed_by_the_next(
     change_mouth(corpus.mouth(corpus.names["train"][0]))
     if command != "extend":
         assert build().code == 0
-    begun = _objects(server)
+    earlier = _objects(server)
     writes = count_writes(*COMMANDS[command])
     expected = _objects(server)
     assert writes > 8
     for at in range(1, writes - 1):  # the first makes the lease, the last deletes it
-        _put_back(server, begun)
+        _put_back(server, earlier)
         server.kill = Kill(None, at)
         assert build(*COMMANDS[command]).code == 2, f"write {at} of {writes}"
         server.kill = None
         _let_holder_die(server)
         shown = run_main(inspect_cli.main, [URL, "--verify"], capsys)
         assert shown.code == 0, f"write {at} of {writes}: {shown}"
-        again = build(*_to_resume(server, begun, COMMANDS[command]))
+        again = build(*_to_resume(server, earlier, COMMANDS[command]))
         assert again.code == 0, f"write {at} of {writes}: {again}"
         assert _without_times(_objects(server)) == _without_times(expected), f"write {at} of {writes}"
 
@@ -145,25 +145,25 @@ def test_a_build_that_is_killed_at_any_write_is_completed_by_the_next_on_any_mac
     change_mouth(corpus.mouth(corpus.names["train"][0]))
     if command != "extend":
         first.succeed(*words)
-    begun, asked = _objects(server), [*words, *COMMANDS[command]]
-    shutil.copytree(first.cache, tmp_path / "begun")
+    earlier, asked = _objects(server), [*words, *COMMANDS[command]]
+    shutil.copytree(first.cache, tmp_path / "earlier")
     writes = first.succeed(*asked)
     expected = _objects(server)
     assert writes > 8
     for at in range(writes):
-        _put_back(server, begun)
+        _put_back(server, earlier)
         shutil.rmtree(first.cache)
-        shutil.copytree(tmp_path / "begun", first.cache)
+        shutil.copytree(tmp_path / "earlier", first.cache)
         assert first.run(*asked, at=at, is_carried_out=at % 2 == 0)[0] == -signal.SIGKILL
         next_one = first if at % 3 else Machine(server, tmp_path / f"next{at}")
-        next_one.succeed(*words, *_to_resume(server, begun, COMMANDS[command]))
+        next_one.succeed(*words, *_to_resume(server, earlier, COMMANDS[command]))
         assert _without_times(_objects(server)) == _without_times(expected), f"write {at} of {writes}"
     Machine(server, tmp_path / "reader").succeed("inspect", URL, "--verify", "--against", corpus.config_file)
 
 
-def _to_resume(server: S3Server, begun: dict[str, bytes], flags: Sequence[str]) -> list[str]:
-    """Flags of the command that completes one with these flags: --overwrite would begin again once it has counted."""
-    counts = _plans(server.read(f"{PREFIX}/store.json")) != _plans(begun["store.json"])
+def _to_resume(server: S3Server, earlier: dict[str, bytes], flags: Sequence[str]) -> list[str]:
+    """Flags of the command that completes one with these flags: --overwrite would start again once it has counted."""
+    counts = _plans(server.read(f"{PREFIX}/store.json")) != _plans(earlier["store.json"])
     return [flag for flag in flags if not (counts and flag == "--overwrite")]
 
 

@@ -40,7 +40,7 @@ def server(s3: S3Server, tmp_path: Path) -> Iterator[S3Server]:
 @pytest.fixture
 def storage(server: S3Server, tmp_path: Path) -> Bucket:
     """The bucket, in a process that has used obstore, and so has its threads."""
-    made = Bucket(Objects.at(URL), tmp_path / "cache", 10**9)
+    made = Bucket(Objects(URL), tmp_path / "cache", 10**9)
     assert len(made.files()) == 5
     return made
 
@@ -106,20 +106,20 @@ def read_missing_tar(storage: Bucket) -> bytes:
 
 def read_despite_the_end_of_the_helper(storage: Bucket) -> tuple[str, bytes]:
     read_tar(storage, TARS[0])
-    assert download_helper._helper.process is not None
-    download_helper._helper.process.send_signal(signal.SIGSTOP)
+    assert download_helper._process is not None
+    download_helper._process.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(read_tar, storage, TARS[1])
         time.sleep(0.2)
-        download_helper._helper.process.kill()
+        download_helper._process.kill()
         said = str(reading.exception())
-    download_helper._helper.process.wait()
+    download_helper._process.wait()
     return said, read_tar(storage, TARS[1])
 
 
 def has_helper(storage: Bucket) -> bool:
     read_tar(storage)
-    return download_helper._helper.process is not None
+    return download_helper._process is not None
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -174,8 +174,8 @@ def test_a_helper_ends_with_the_process_that_it_serves(storage: Bucket) -> None:
     pid = os.fork()
     if pid == 0:
         read_tar(storage)
-        assert download_helper._helper.process is not None
-        os.write(writing, str(download_helper._helper.process.pid).encode())
+        assert download_helper._process is not None
+        os.write(writing, str(download_helper._process.pid).encode())
         time.sleep(60)
         os._exit(0)
     os.close(writing)

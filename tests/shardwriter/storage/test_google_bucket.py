@@ -24,7 +24,7 @@ def server(tmp_path: Path) -> Iterator[GoogleServer]:
 
 
 def test_an_object_is_replaced_only_by_who_knows_its_version(server: GoogleServer) -> None:
-    objects = Objects.at(URL)
+    objects = Objects(URL)
     first = objects.replace("store.json", b"first", None)
     with pytest.raises(Conflict):
         objects.replace("store.json", b"other", None)
@@ -40,8 +40,8 @@ def test_an_object_is_replaced_only_by_who_knows_its_version(server: GoogleServe
         objects.replace("store.json", b"other", second)
 
 
-def test_objects_that_are_gone_count_as_deleted(server: GoogleServer) -> None:
-    objects = Objects.at(URL)
+def test_deleting_objects_that_are_gone_is_no_error(server: GoogleServer) -> None:
+    objects = Objects(URL)
     for name in ("a", "c"):
         objects.write(name, b"content")
     objects.delete(["gone", "a", "b", "c"])

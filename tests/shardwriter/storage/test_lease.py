@@ -36,7 +36,7 @@ def server(s3: S3Server, tmp_path: Path) -> Iterator[S3Server]:
 
 @pytest.fixture
 def objects(server: S3Server) -> Objects:
-    return Objects.at(URL)
+    return Objects(URL)
 
 
 @pytest.fixture

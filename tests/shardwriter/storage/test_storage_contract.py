@@ -229,7 +229,7 @@ def test_only_the_present_version_is_replaced_by_a_commit(place: Place) -> None:
     assert place.another().files() == {}
 
 
-def test_a_second_writer_is_refused_and_told_of_the_first(place: Place) -> None:
+def test_a_second_writer_is_refused_and_the_first_is_named(place: Place) -> None:
     with (
         place.storage.write_lock(),
         pytest.raises(StoreError, match=rf"another build is writing to it \(process {os.getpid()}"),

@@ -1,5 +1,6 @@
 """What --shards may name: folders and buckets; what is refused, and that no secret is shown."""
 
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_urls_that_cannot_be_are_refused_without_showing_secrets(
     assert set(tmp_path.iterdir()) == before
 
 
-def test_folders_and_buckets_are_told_from_each_other(tmp_path: Path) -> None:
+def test_folders_and_buckets_are_distinguished(tmp_path: Path) -> None:
     cache = Cache.at(tmp_path / "cache", 2)
     assert open_storage(tmp_path / "store", cache) == Folder(tmp_path / "store")
     for word in ("s3://bucket/lrs2/", "gs://bucket/a/b", "az://container/lrs2", "abfss://container@account/lrs2"):
@@ -84,20 +85,32 @@ def test_stores_of_two_servers_or_prefixes_share_no_copies(tmp_path: Path, monke
     for server in ("http://one", "http://two"):
         monkeypatch.setenv("AWS_ENDPOINT_URL", server)
         for word in ("s3://bucket/lrs2", "s3://bucket/lrs-2", "s3://bucket-lrs2/lrs2"):
-            folders.add(Bucket(Objects.at(word), tmp_path, 1).folder)
+            folders.add(Bucket(Objects(word), tmp_path, 1).folder)
     assert len(folders) == 6
 
 
 def test_an_endpoint_that_is_no_url_is_named(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
     with pytest.raises(StoreError, match="AWS_ENDPOINT_URL=localhost:9000: not a URL; expected one such as"):
-        Objects.at(URL).list()
+        Objects(URL).list()
+
+
+@pytest.mark.parametrize("url", ["az://container/lrs2", "abfss://container@account/lrs2"])
+def test_an_azure_url_without_its_account_names_the_cure(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    with pytest.raises(
+        StoreError, match=f"{url}: cannot be opened .*set AZURE_STORAGE_ACCOUNT_NAME.*or write abfss://"
+    ):
+        open_storage(url, Cache.at(tmp_path)).files()
 
 
 def test_a_server_that_is_not_there_is_named(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match=f"{URL}: cannot be listed .*127.0.0.1:9.*check the network"):
-        Objects.at(URL).list()
+        Objects(URL).list()
 
 
 def test_credentials_come_from_a_profile_too(server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,11 +121,12 @@ def test_credentials_come_from_a_profile_too(server: S3Server, tmp_path: Path, m
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_PROFILE", "cluster")
-    assert Objects.at(URL).read("a") == b"content"
+    found = Objects(URL).read("a")
+    assert found is not None and found[0] == b"content"
 
 
 def test_what_is_sent_to_other_processes_holds_no_secret(server: S3Server, tmp_path: Path) -> None:
-    place = Bucket(Objects.at(URL), tmp_path / "cache", 1)
+    place = Bucket(Objects(URL), tmp_path / "cache", 1)
     place.files()
     assert b"testing-" not in pickle.dumps(place)
     assert "testing-" not in repr(place.objects)
@@ -129,4 +143,4 @@ def test_a_profile_without_credentials_is_named(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_PROFILE", name)
     with pytest.raises(StoreError, match=f"AWS_PROFILE={name}"):
-        Objects.at(URL).list()
+        Objects(URL).list()

@@ -2,7 +2,10 @@
 
 import importlib
 import os
+import random
 import subprocess
+import tarfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -83,18 +86,33 @@ def test_a_url_is_fetched_without_a_program(tmp_path: Path) -> None:
     ]
 
 
-def test_a_missing_or_cut_url_is_an_error(tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", {f"a{number}.npy": npy(embedding(number)) for number in range(30)})
+def test_a_missing_url_is_an_error(tmp_path: Path) -> None:
+    with served(tmp_path) as address, pytest.raises(StoreError, match=r"gone\.tar: cannot be fetched \(HTTP 404"):
+        open_shard(f"{address}/gone.tar")
+
+
+@pytest.mark.parametrize("kind", ["", ":gz", ":xz"])
+def test_a_url_that_breaks_off_anywhere_is_an_error(kind: str, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", f"w{kind}") as archive:  # type: ignore[call-overload]
+        for number in range(3):
+            info = tarfile.TarInfo(f"a{number}.npy")
+            content = random.Random(number).randbytes(5000)  # which cannot be compressed
+            info.size = len(content)
+            archive.addfile(info, BytesIO(content))
+    closing = 2 * tarfile.BLOCKSIZE  # blocks of zeros, which take a few bytes when compressed
+    end = (tmp_path / "x.tar").stat().st_size - 200 if kind else archive.offset - closing
     with served(tmp_path) as address:
-        with pytest.raises(StoreError, match=r"gone\.tar: cannot be fetched \(HTTP 404"):
-            open_shard(f"{address}/gone.tar")
-        with pytest.raises(StoreError, match="the connection was closed"):
-            list(read_samples([f"{address}/x.tar?cut"]))
+        assert len(list(read_samples([f"{address}/x.tar"]))) == 3
+        for length in {0, 100, 512, 1024, 2000, end // 2, end // 2 // 512 * 512, end - 512, end - 1, end}:
+            with pytest.raises(StoreError, match=r"x\.tar\?cut=\d+: cannot be read to its end"):
+                list(read_samples([f"{address}/x.tar?cut={length}"]))
 
 
-def test_a_redirection_to_another_scheme_is_not_followed(tmp_path: Path) -> None:
-    with served(tmp_path) as address, pytest.raises(StoreError, match="unknown url type: ftp"):
-        open_shard(f"{address}/ftp/x.tar")
+@pytest.mark.parametrize("scheme", ["ftp", "file"])
+def test_a_redirection_to_another_scheme_is_not_followed(scheme: str, tmp_path: Path) -> None:
+    said = "unknown url type: ftp" if scheme == "ftp" else "not allowed"
+    with served(tmp_path) as address, pytest.raises(StoreError, match=said):
+        open_shard(f"{address}/{scheme}/x.tar")
 
 
 def test_a_url_can_be_inspected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
