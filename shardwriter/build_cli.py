@@ -32,7 +32,7 @@ from shardwriter.execute.ranks import run_as_rank
 from shardwriter.execute.ray_cluster import RayCluster
 from shardwriter.format.names import LOG_FOLDER, SPLITS, STORED_DTYPES
 from shardwriter.storage.folder import Folder
-from shardwriter.storage.locate import Cache, is_bucket, open_storage
+from shardwriter.storage.locate import Cache, open_storage
 from shardwriter.storage.storage import Storage
 from shardwriter.store.snapshot import read_record
 
@@ -141,13 +141,12 @@ def _parser() -> argparse.ArgumentParser:
 def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        config, word, options = _request(arguments)
+        config, storage, options = _request(arguments)
     except FeatureStoreError as error:
         if not arguments.check:
             raise
         print(tabulate([("config and flags", "FIX", str(error))], tablefmt="plain"))
         return error.exit_code
-    storage = open_storage(word, Cache.of(config.datamodule.data_config))
     if arguments.abandon:
         return _run_abandon(config, storage, arguments)
     if arguments.compact:
@@ -185,7 +184,7 @@ def _operate(operation: Operation, storage: Storage, executor: Executor, what_is
             if rank is None:
                 run_operation(operation, storage, executor)
                 return True
-            assert isinstance(storage, Folder)
+            assert isinstance(storage, Folder)  # others were refused
             if run_as_rank(operation, storage, executor, rank):
                 return True
         except KeyboardInterrupt:
@@ -251,7 +250,7 @@ def _run_compact(config: Config, storage: Storage, options: BuildOptions, argume
     return ALL_STORED
 
 
-def _request(arguments: argparse.Namespace) -> tuple[Config, str, BuildOptions]:
+def _request(arguments: argparse.Namespace) -> tuple[Config, Storage, BuildOptions]:
     """What the command line asks for, and of which store. Raises FeatureStoreError where config or flags are wrong."""
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_shardwriter_overrides(arguments)])
     device, executor = _choose_executor(arguments)
@@ -267,13 +266,13 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, str, BuildOptions]:
         retry_failed=arguments.retry_failed,
         import_embeddings=arguments.import_embeddings,
     )
-    word = _store_word(config, arguments.shards)
-    if is_bucket(word) and (Rank.from_environment() or arguments.executor == "ray"):
+    storage = open_storage(_store_word(config, arguments.shards), Cache.of(config.datamodule.data_config))
+    if not isinstance(storage, Folder) and (Rank.from_environment() or arguments.executor == "ray"):
         raise ConfigError(
-            f"--shards {word}: ranks and Ray need a folder that all of them share; build into one, then copy it there, "
-            "or start one build-shards, with --device cuda for all GPUs of its machine"
+            f"--shards {storage.name}: ranks and Ray need a folder that all of them share; build into one, then copy "
+            "it there, or start one build-shards, with --device cuda for all GPUs of its machine"
         )
-    return config, word, options
+    return config, storage, options
 
 
 def _choose_executor(arguments: argparse.Namespace) -> tuple[torch.device, Executor]:

@@ -18,7 +18,7 @@ from shardwriter.inspect.inspected import InspectedStore, choose_evenly
 from shardwriter.inspect.plot import draw, drawing_of
 from shardwriter.inspect.recheck import recheck
 from shardwriter.inspect.reindex import reindex
-from shardwriter.inspect.report import View, as_json, as_text, problems_of
+from shardwriter.inspect.report import Section, as_json, as_text, problems_of
 from shardwriter.inspect.sample import Sample, find_samples, read_sample, show_samples
 from shardwriter.inspect.summary import build_command, summarise
 from shardwriter.inspect.verify import verify
@@ -109,20 +109,20 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--plot {arguments.plot}: expected a file name with one of {', '.join(PICTURE_SUFFIXES)}")
 
 
-def _views(store: InspectedStore, arguments: argparse.Namespace) -> list[View]:
+def _views(store: InspectedStore, arguments: argparse.Namespace) -> list[Section]:
     config = load_config(arguments.against, config_overrides(arguments)) if arguments.against else None
     manifests = corpus_manifests(store, config) if config is not None else {}
     compared = compare(store, manifests) if config is not None else None
     summary = summarise(store, compared)
     views = [summary if arguments.key is None else replace(summary, text="")]
     if not arguments.verify:  # which says the same of files, and more
-        views.append(View(problems=store.problems))
+        views.append(Section(problems=store.problems))
     samples: list[Sample] = []
     if arguments.key is not None:
         try:
             samples = find_samples(store, arguments.key)
         except StoreError as error:
-            views.append(View(problems=[str(error)]))
+            views.append(Section(problems=[str(error)]))
         views.append(show_samples(samples))
     if compared is not None:
         views.append(show_comparisons(compared, _build_command(store, arguments)))
@@ -151,23 +151,25 @@ def _data_root(store: InspectedStore, config: Config | None, arguments: argparse
     return Path(given) if given is not None else store.snapshot.data_root
 
 
-def _plot(store: InspectedStore, arguments: argparse.Namespace, samples: list[Sample], data_root: Path | None) -> View:
+def _plot(
+    store: InspectedStore, arguments: argparse.Namespace, samples: list[Sample], data_root: Path | None
+) -> Section:
     """Draw the samples of --key, else some utterances; views are drawn by their key alone."""
     if arguments.key is None:
         splits = [split for split in store.splits if not parse_view_split(split)[1]]
         stored = [(split, key) for split in splits for key in store.stored(split)]
         if not stored:
-            return View(problems=[f"--plot: {store.name} holds no utterance to draw"])
+            return Section(problems=[f"--plot: {store.name} holds no utterance to draw"])
         try:
             samples = [read_sample(store, store.entry(*item)) for item in choose_evenly(stored, PLOTTED)]
         except StoreError as error:
-            return View(problems=[str(error)])
+            return Section(problems=[str(error)])
     chosen = [sample for sample in samples if sample.embedding is not None]
     if not chosen:
-        return View()
+        return Section()
     path = Path(arguments.plot)
     draw([drawing_of(sample, store.identity.fps, data_root) for sample in chosen], path)
-    return View(text=f"picture: {path}")
+    return Section(text=f"picture: {path}")
 
 
 if __name__ == "__main__":

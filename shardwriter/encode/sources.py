@@ -12,7 +12,7 @@ import torch
 
 from shardwriter.format.plan import ShardTask
 from shardwriter.format.record import Identity
-from shardwriter.format.sample import Failed, Sample, Source, as_stored, encode_sample
+from shardwriter.format.sample import Failed, Sample, Source, as_stored, encode_sample, metadata_of
 
 
 class Planned(NamedTuple):
@@ -68,12 +68,4 @@ def finish_sample(
             "values. Check the weights, or store float32",
             source=source,
         )
-    metadata = {
-        "utterance": row["utterance"],
-        "mouth": row["mouth"],
-        "frames": embedding.shape[1],
-        "fps": identity.fps,
-        "source_digest": source.digest,
-        "audio": row["audio"],
-    }
-    return encode_sample(stored, metadata, source, audio)
+    return encode_sample(stored, metadata_of(row, embedding.shape[1], identity.fps, source), source, audio)

@@ -1,6 +1,7 @@
 """Who writes the shards of a job. ADD AN EXECUTOR: implement `Executor` in a file of its own, and name it in build_cli.
 
-Processes of this machine, the ranks of a job and a Ray cluster are the others.
+The others are several processes of this machine (`processes.py`) and a Ray cluster (`ray_cluster.py`). The ranks of a
+job each have an executor, and share the tasks (`ranks.py`).
 """
 
 from collections.abc import Callable, Iterable

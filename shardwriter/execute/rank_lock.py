@@ -88,8 +88,8 @@ class RankLock:
         return self._leaves_lock
 
     def leave(self) -> None:
-        """Hold the store no longer, when the turn ends. Where flock is that of NFS, asking to be alone in vain keeps
-        what was held; locally it is lost by that."""
+        """Release the store when the turn ends. A failed attempt to lock it alone has released it on a local file
+        system; on NFS our shared lock is still there."""
         self._leaves_lock = True
 
     def is_late(self) -> bool:

@@ -54,11 +54,11 @@ class RayCluster:
             return
         with _connected(self.address) as ray:
             device, room = self._room(ray)
-            crew = _Crew(ray, job, device, progress)
+            actors = _Actors(ray, job, device, progress)
             try:
-                crew.run(first, left, self.num_actors or room)
+                actors.run(first, left, self.num_actors or room)
             finally:
-                crew.dismiss()
+                actors.dismiss()
                 delete_leftovers(job.storage.staging)
 
     def _room(self, ray: Any) -> tuple[str, int]:
@@ -74,7 +74,7 @@ class RayCluster:
         return device, room
 
 
-class _Crew:
+class _Actors:
     """The actors of a run, and what they are doing."""
 
     def __init__(self, ray: Any, job: Job, device: str, progress: Progress) -> None:

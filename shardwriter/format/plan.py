@@ -204,4 +204,7 @@ def decode_rows(stream: IO[bytes], where: str, columns: Sequence[str] = tuple(PL
 
 
 def _damaged(where: str, error: Exception) -> StoreError:
-    return StoreError(f"{where}: not a plan of this format ({error}); the store is damaged")
+    return StoreError(
+        f"{where}: not a plan of this format ({error}). Copy it again with the store, or make it anew from the "
+        "tars with inspect-shards STORE --reindex"
+    )

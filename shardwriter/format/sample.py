@@ -174,6 +174,19 @@ def read_values(tar: IO[bytes], entry: Entry) -> npt.NDArray[np.float32]:
     return dequantize(embedding, scale)
 
 
+def metadata_of(row: Mapping[str, Any], frames: int, fps: float, source: Source) -> dict[str, Any]:
+    """What the json member says of an utterance.
+
+    Args:
+        row: Of its plan.
+        frames: Of its embedding.
+        fps: Frames per second.
+        source: What it was made from.
+    """
+    planned = {name: row[name] for name in ("utterance", "mouth", "audio")}
+    return {**planned, "frames": frames, "fps": fps, "source_digest": source.digest}
+
+
 def read_metadata(tar: IO[bytes], entry: Entry) -> dict[str, Any]:
     """Read a sample's json member. Raises StoreError where it is not a JSON object."""
     content = read_member(tar, entry, METADATA_MEMBER)

@@ -15,7 +15,7 @@ from shardwriter.corpus.manifest_data import Utterance
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import SPLITS, count_views, sorted_splits
 from shardwriter.inspect.inspected import InspectedStore
-from shardwriter.inspect.report import View
+from shardwriter.inspect.report import Section
 
 SHOWN_KEYS = 20
 
@@ -88,7 +88,7 @@ def _compare(store: InspectedStore, manifest: Manifest) -> Comparison:
     )
 
 
-def show_comparisons(comparisons: Mapping[str, Comparison], command: str) -> View:
+def show_comparisons(comparisons: Mapping[str, Comparison], command: str) -> Section:
     """Counts, the first keys of each kind, and the command that fixes it; programs see them among the splits."""
     rows = [(split, it.stored, len(it.missing), it.failed, len(it.stale)) for split, it in comparisons.items()]
     lines = [tabulate(rows, headers=["split", "stored", "missing", "failed", "stale"], intfmt=",")]
@@ -110,4 +110,4 @@ def show_comparisons(comparisons: Mapping[str, Comparison], command: str) -> Vie
         lines += ["", f"To fix it: {command}"]
     if any(found.failed for found in comparisons.values()):
         lines.append("Failed utterances are tried again once their npz has changed, or with --retry_failed.")
-    return View(text="\n".join(lines), problems=problems)
+    return Section(text="\n".join(lines), problems=problems)

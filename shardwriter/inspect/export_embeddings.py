@@ -16,7 +16,7 @@ from shardwriter.format.index import Entry
 from shardwriter.format.names import parse_view_split
 from shardwriter.format.sample import read_metadata, read_values
 from shardwriter.inspect.inspected import InspectedStore
-from shardwriter.inspect.report import View
+from shardwriter.inspect.report import Section
 
 WRITE_THREADS = 8
 """Threads that compress, which releases Python's lock, and sync, which waits."""
@@ -24,7 +24,7 @@ HANDED_OUT = 1024
 """Utterances that threads are given at a time."""
 
 
-def export_embeddings(store: InspectedStore, folder: Path) -> View:
+def export_embeddings(store: InspectedStore, folder: Path) -> Section:
     """Write every stored utterance below `folder`, in the corpus' own folders, as float32.
 
     A file that is there and holds something else stays as it is, and is a problem. Augmented views have no place in
@@ -65,7 +65,7 @@ def export_embeddings(store: InspectedStore, folder: Path) -> View:
     }
     lines = [f"Exported {counts['written']:,} embeddings to {folder}"]
     lines += [f"  {count:,} more {remark}" for remark, count in remarks.items() if count]
-    return View(text="\n".join(lines), fields={"exported": {"folder": str(folder), **counts}}, problems=problems)
+    return Section(text="\n".join(lines), fields={"exported": {"folder": str(folder), **counts}}, problems=problems)
 
 
 def _export_split(store: InspectedStore, split: str, keys: list[str], folder: Path) -> Iterator[str | StoreError]:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from iianet.errors import StoreError
 from iianet.wording import readable_bytes
 from shardwriter.format.npy import read_npy_header
-from shardwriter.inspect.report import View
+from shardwriter.inspect.report import Section
 from shardwriter.storage.tar_samples import RawSample, member_names, read_samples
 
 FIRST_KEYS = 5
@@ -56,7 +56,7 @@ class ForeignShards:
     problems: list[str] = field(default_factory=list)
 
 
-def read_foreign(shards: Sequence[str]) -> View:
+def read_foreign(shards: Sequence[str]) -> Section:
     """Read tars whole; what follows damage in one of them is not seen."""
     found = ForeignShards(shards=list(shards))
     for sample in tqdm(_samples(found), desc="reading", unit="sample", delay=1.0, dynamic_ncols=True):
@@ -65,7 +65,7 @@ def read_foreign(shards: Sequence[str]) -> View:
             found.first_keys.append(sample["__key__"])
         for name in member_names(sample):
             _count(found, sample["__key__"], name, sample[name])
-    return View(text=_text(found), fields=asdict(found), problems=found.problems)
+    return Section(text=_text(found), fields=asdict(found), problems=found.problems)
 
 
 def _samples(found: ForeignShards) -> Iterator[RawSample]:

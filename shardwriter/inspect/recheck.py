@@ -21,7 +21,7 @@ from shardwriter.format.names import split_view_key
 from shardwriter.format.record import Identity
 from shardwriter.format.sample import read_values
 from shardwriter.inspect.inspected import InspectedStore, choose_evenly
-from shardwriter.inspect.report import View
+from shardwriter.inspect.report import Section
 from shardwriter.store.identity import identity_of, recorded_kernels, refuse_other_identity
 
 TOLERANCE: Mapping[str, float] = {"float16": 1e-3, "float32": 1e-5, "int8": 4e-3}
@@ -51,7 +51,7 @@ class Recheck:
 
 def recheck(
     store: InspectedStore, manifests: Mapping[str, Manifest], source: EncoderSource, device: torch.device, count: int
-) -> View:
+) -> Section:
     """Encode `count` stored utterances of the manifests again, evenly over hash order.
 
     Imported embeddings are compared too, which shows whether `source` may have made them.
@@ -129,12 +129,12 @@ def _difference(stored: npt.NDArray[np.float32], reference: npt.NDArray[np.float
     return distance / largest if largest else distance
 
 
-def _view_of(checked: Sequence[Recheck]) -> View:
+def _view_of(checked: Sequence[Recheck]) -> Section:
     rows = [
         (item.split, item.key, "-" if item.difference is None else f"{item.difference:.2e}", item.problem or "ok")
         for item in checked
     ]
-    return View(
+    return Section(
         text=tabulate(rows, headers=["split", "encoded again", "max|diff|/max|ref|", ""], disable_numparse=True),
         fields={"recheck": [asdict(item) for item in checked]},
         problems=[f"{item.split} {item.key}: {item.problem}" for item in checked if item.problem is not None],

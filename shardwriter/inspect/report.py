@@ -1,4 +1,4 @@
-"""What inspect-shards shows: views of a store, put together for people and for programs."""
+"""What inspect-shards shows: sections on a store, put together for people and for programs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
-    """One thing that was asked for. ADD A VIEW: a file with a function that makes one, called in `inspect_cli.py`.
+class Section:
+    """One thing that was asked for. ADD A SECTION: a file with a function that makes one, called in `inspect_cli.py`.
 
     Attributes:
         text: For people, problems apart; empty where there is nothing to say.
@@ -21,19 +21,19 @@ class View:
     problems: Sequence[str] = ()
 
 
-def problems_of(views: Sequence[View]) -> list[str]:
+def problems_of(sections: Sequence[Section]) -> list[str]:
     """Everything that is wrong."""
-    return [problem for view in views for problem in view.problems]
+    return [problem for section in sections for problem in section.problems]
 
 
-def as_text(views: Sequence[View]) -> str:
-    """All views for people, then what is wrong."""
-    problems = problems_of(views)
+def as_text(sections: Sequence[Section]) -> str:
+    """All sections for people, then what is wrong."""
+    problems = problems_of(sections)
     listed = "\n  ".join([f"Problems ({len(problems)}):", *problems]) if problems else ""
-    return "\n\n".join(filter(None, [*(view.text for view in views), listed]))
+    return "\n\n".join(filter(None, [*(section.text for section in sections), listed]))
 
 
-def as_json(views: Sequence[View]) -> str:
-    """All views for programs. `problems` is empty if and only if the exit code is 0."""
-    document = {name: value for view in views for name, value in view.fields.items()}
-    return json.dumps({**document, "problems": problems_of(views)}, indent=2, ensure_ascii=False, allow_nan=False)
+def as_json(sections: Sequence[Section]) -> str:
+    """All sections for programs. `problems` is empty if and only if the exit code is 0."""
+    document = {name: value for section in sections for name, value in section.fields.items()}
+    return json.dumps({**document, "problems": problems_of(sections)}, indent=2, ensure_ascii=False, allow_nan=False)

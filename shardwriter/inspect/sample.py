@@ -24,7 +24,7 @@ from shardwriter.format.names import (
 )
 from shardwriter.format.sample import read_array, read_metadata, read_values
 from shardwriter.inspect.inspected import InspectedStore
-from shardwriter.inspect.report import View
+from shardwriter.inspect.report import Section
 
 NEAREST_KEYS = 3
 
@@ -83,10 +83,10 @@ class Sample:
         return recorded if isinstance(recorded, str) and self.entry.mouth is not None else self.entry.mouth
 
 
-def show_samples(samples: Sequence[Sample]) -> View:
+def show_samples(samples: Sequence[Sample]) -> Section:
     """All that is known of some samples; those that are not stored are problems."""
     failed = [entry for entry in (sample.entry for sample in samples) if entry.error is not None]
-    return View(
+    return Section(
         text="\n\n".join(map(_text, samples)),
         fields={"samples": [sample.facts() for sample in samples]},
         problems=[f"{entry.split} {entry.key}: is not stored: {entry.error}" for entry in failed],

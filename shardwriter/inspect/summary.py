@@ -18,7 +18,7 @@ from shardwriter.format.plan import PlanHeader
 from shardwriter.format.record import Identity
 from shardwriter.inspect.compare import Comparison
 from shardwriter.inspect.inspected import InspectedStore
-from shardwriter.inspect.report import View
+from shardwriter.inspect.report import Section
 from shardwriter.store.identity import is_reindexed, unknown_origin
 
 SHOWN_FAILURES = 10
@@ -53,7 +53,7 @@ class SplitSummary:
     failed: int = 0
 
 
-def summarise(store: InspectedStore, comparisons: Mapping[str, Comparison] | None) -> View:
+def summarise(store: InspectedStore, comparisons: Mapping[str, Comparison] | None) -> Section:
     """All splits that the store has or was compared with, what it is, what failed, and what is not done yet."""
     found = {split: _summarise(store, split) for split in store.splits}
     known = {**dict.fromkeys(comparisons or {}, SplitSummary()), **found}
@@ -63,7 +63,7 @@ def summarise(store: InspectedStore, comparisons: Mapping[str, Comparison] | Non
     record = store.snapshot.record
     said = {**asdict(record.identity), "data_root": record.data_root, "plans": list(record.plans)}
     counts = {split: _counts(known[split], split, comparisons) for split in splits}
-    return View(text="\n\n".join(text), fields={"store": {"path": store.name, **said}, "splits": counts})
+    return Section(text="\n\n".join(text), fields={"store": {"path": store.name, **said}, "splits": counts})
 
 
 def _counts(found: SplitSummary, split: str, comparisons: Mapping[str, Comparison] | None) -> dict[str, Any]:

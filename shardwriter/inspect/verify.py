@@ -11,12 +11,12 @@ from shardwriter.format.index import ShardRecord, decode_index, entries_of
 from shardwriter.format.names import TAR_SUFFIX, TEMPORARY_PREFIX, index_name, merged_index_name, plan_id_of, tar_name
 from shardwriter.format.plan import ShardTask
 from shardwriter.inspect.inspected import InspectedStore
-from shardwriter.inspect.report import View
+from shardwriter.inspect.report import Section
 from shardwriter.inspect.verify_shard import verify_tar
 from shardwriter.storage.storage import Storage
 
 
-def verify(store: InspectedStore) -> View:
+def verify(store: InspectedStore) -> Section:
     """Read every complete shard of the active plans."""
     snapshot = store.snapshot
     tasks = [task for header in snapshot.active for task in snapshot.plan(header).tasks()]
@@ -43,7 +43,7 @@ def verify(store: InspectedStore) -> View:
     if damaged:
         files = [f"{store.name}/{name(shard)}" for shard in damaged for name in (index_name, tar_name)]
         lines += ["To fix it, delete these and run build-shards again:", *(f"  {file}" for file in files)]
-    return View(text="\n".join(lines), fields={"notes": notes}, problems=problems)
+    return Section(text="\n".join(lines), fields={"notes": notes}, problems=problems)
 
 
 def _verify_shard(store: InspectedStore, task: ShardTask, progress: Callable[[int], object]) -> tuple[int, list[str]]:

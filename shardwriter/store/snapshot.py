@@ -125,7 +125,7 @@ class Snapshot:
         return sorted_splits(split for header in self.active for split in header.shards)
 
     def plan(self, header: PlanHeader, columns: Sequence[str] = ALL_COLUMNS) -> Plan:
-        """A plan with its rows, all of their columns or some at least. Raises StoreError where it cannot be read."""
+        """A plan with its rows, and at least these of their columns. Raises StoreError where it cannot be read."""
         if header.name in self._plans:
             return self._plans[header.name]
         where = self.storage.where(header.name)
@@ -146,7 +146,7 @@ class Snapshot:
         return pa.concat_tables(part.select(list(columns)) for part in parts)
 
     def split(self, split: str, columns: Sequence[str] | None = None) -> SplitEntries:
-        """The complete shards of a split of the active plans, with all columns of their entries, or some at least."""
+        """The active plans' complete shards of a split, with at least these columns of their entries (None: all)."""
         return self.entries_of(self.active, split, columns)
 
     def entries_of(

@@ -157,7 +157,10 @@ class Transaction:
         return any(len(self._entries([header], split).stored_rows) for split in header.splits)
 
     def switch(self, data_root: str | None) -> None:
-        """Make the pending plan, which is complete, active in place of its base; later additions stay."""
+        """Make the pending plan, which is complete, active in place of those that it replaces.
+
+        A compaction replaces what it has copied, so later additions stay; an --overwrite replaces everything.
+        """
         header = self.pending
         assert header is not None and self.is_complete(header)
         record = self.opened.record
