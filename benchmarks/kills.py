@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def _attempt(config: Config, store: Path, seconds: float | None) -> int:
     """Build in a process of its own, and kill it after so long. Returns 0 where it was done before."""
     child = os.fork()
     if child == 0:
+        tqdm.set_lock(threading.RLock())  # the parent's is shared, and a killed child would hold it for ever
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         try:
