@@ -177,8 +177,7 @@ def refuse_different_settings(snapshots: Sequence[Snapshot]) -> None:
     first = snapshots[0]
     for other in snapshots[1:]:
         ours, theirs = first.identity, other.identity
-        differences = ours.differences(theirs)
-        if differences:
+        if differences := ours.differences(theirs):
             raise StoreError(
                 f"{first.storage.name} and {other.storage.name} were built with different settings "
                 f"({'; '.join(differences)}), so they cannot be trained from together. "

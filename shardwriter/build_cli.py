@@ -51,8 +51,12 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
+    before = pa.default_memory_pool()
     pa.set_memory_pool(pa.system_memory_pool())  # gives freed tables back to the system; Arrow's own keeps them
-    sys.exit(run_command(_run, argv))
+    try:
+        sys.exit(run_command(_run, argv))
+    finally:
+        pa.set_memory_pool(before)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -157,7 +157,7 @@ class Compaction:
     def _source_headers(self, transaction: Transaction) -> list[PlanHeader]:
         """The plans that are copied: those that were active when a compaction in progress started."""
         pending = _pending(transaction)
-        return [transaction.opened.headers[name] for name in pending.base] if pending else transaction.active
+        return [transaction.opened.header(name) for name in pending.base] if pending else transaction.active
 
     def _resumed(self, transaction: Transaction) -> PlanHeader | None:
         """A compaction in progress; one with shards of another size is abandoned."""

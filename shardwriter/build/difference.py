@@ -158,7 +158,7 @@ def _unfinished_keys(snapshot: Snapshot, headers: Sequence[PlanHeader], entries:
 def refuse_other_paths(manifests: Mapping[str, Manifest], snapshot: Snapshot, headers: Sequence[PlanHeader]) -> None:
     """Raise StoreError where the store knows an utterance under another path: then data_root is not what it was."""
     for header in headers:
-        table = snapshot.plan(header, ("split", "key", "mouth")).table
+        table = snapshot.read_plan(header, ("split", "key", "mouth")).table
         for manifest in manifests.values():
             _refuse_other_paths(manifest, header, table)
 
@@ -186,7 +186,7 @@ def refuse_unrelated_root(manifests: Mapping[str, Manifest], snapshot: Snapshot,
     recorded = snapshot.data_root
     if recorded is None or recorded == root:
         return
-    tables = [snapshot.plan(header, ("split", "key", "mouth")).table["key"] for header in snapshot.active]
+    tables = [snapshot.read_plan(header, ("key",)).table["key"] for header in snapshot.active]
     planned = pa.chunked_array([chunk for keys in tables for chunk in keys.chunks], type=pa.string())
     ours = [manifest.utterances.column("key") for manifest in manifests.values()]
     if len(planned) and not any(pc.any(pc.is_in(keys, value_set=planned)).as_py() for keys in ours):

@@ -47,11 +47,12 @@ def cached_manifests(
     if sum(path.stat().st_size for path in files) < SMALLEST:
         return parse()
     known = [_VERSION, [_digest(path) for path in files], facts]
-    stem, *others = (_stem(known, root) for root in dict.fromkeys((recorded_root, None)))
-    for other in (stem, *others):
-        kept = _read_all(other, splits)
-        if kept and (other == stem or all(str(manifest.data_root) == recorded_root for manifest in kept.values())):
-            return kept
+    stem = _stem(known, recorded_root)
+    kept = _read_all(stem, splits)
+    if kept is None and recorded_root is not None:
+        kept = _read_all(_stem(known, None), splits, recorded_root)
+    if kept is not None:
+        return kept
     manifests = parse()
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +68,11 @@ def _stem(known: object, recorded_root: str | None) -> Path:
     return cache_folder() / f"manifest-{xxhash.xxh3_64_hexdigest(identity.encode())}"
 
 
-def _read_all(stem: Path, splits: Sequence[str]) -> dict[str, Manifest] | None:
+def _read_all(stem: Path, splits: Sequence[str], root: str | None = None) -> dict[str, Manifest] | None:
+    """What is kept; None where nothing is, or something of another root than `root`."""
     try:
+        if root is not None and any(_root_of(_path(stem, split, "utterances")) != root for split in splits):
+            return None
         return {split: _read(stem, split) for split in splits}
     except FileNotFoundError:
         return None
@@ -100,6 +104,12 @@ def _read(stem: Path, split: str) -> Manifest:
         utterances=Utterances(utterances.replace_schema_metadata(None)),
         examples=Examples(examples),
     )
+
+
+def _root_of(path: Path) -> str:
+    """The data_root that a table of utterances records."""
+    recorded: bytes = pq.read_schema(path).metadata[_ROOT]
+    return recorded.decode()
 
 
 def _write(stem: Path, manifest: Manifest) -> None:

@@ -52,7 +52,7 @@ class CopiedStore:
 
     def __init__(self, snapshot: Snapshot, base: Sequence[str]) -> None:
         self._snapshot = snapshot
-        self._headers = [snapshot.headers[name] for name in base]
+        self._headers = [snapshot.header(name) for name in base]
         self._tars = OpenTars(snapshot.storage)
 
     def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:

@@ -89,7 +89,7 @@ def _tasks(folder: Folder, state: JobState) -> list[ShardTask]:
     if not state.tasks:
         return []
     snapshot = Snapshot.open(folder, hold=False)
-    headers = [snapshot.headers[name] for name in state.plans]
+    headers = [snapshot.header(name) for name in state.plans]
     planned = {task.shard: task for header in headers for task in snapshot.plan(header).tasks()}
     return [planned[shard] for shard in state.tasks]
 
@@ -113,7 +113,7 @@ def _end(operation: Operation, folder: Folder, executor: Executor, state: JobSta
     def write(tasks: Sequence[ShardTask]) -> None:
         transaction.run(tasks, lambda left: run_tasks(operation, executor, left))
 
-    headers = [transaction.opened.headers[name] for name in state.plans]
+    headers = [transaction.opened.header(name) for name in state.plans]
     wanted = set(state.tasks)
     left = [task for task in transaction.unfinished(headers) if task.shard in wanted]
     if left:
@@ -157,10 +157,10 @@ def run_together(operation: Operation, folder: Folder, executor: Executor, toget
 
         state, *others = _step(together, begin)
         assert isinstance(state, JobState)
-        if not is_first:
-            operation.join(state.shared)
 
         def write() -> dict[str, Any]:
+            if not is_first:
+                operation.join(state.shared)
             _run_shared(operation, folder, executor, state, (together.number, 1 + len(others)))
             return dict(operation.counts())
 
@@ -176,7 +176,10 @@ def _step(together: Together, step: Callable[[], Any]) -> Sequence[Any]:
         value = step()
     except BaseException as error:
         failure = error
-    given = together.exchange((value, failure is None))
+    try:
+        given = together.exchange((value, failure is None))
+    except Exception as error:  # a rank was killed
+        raise (failure or error) from error
     if not all(is_done for _, is_done in given):
         raise failure or StoreError("another rank could not build what is missing; its message says why")
     return [each for each, _ in given]

@@ -8,7 +8,15 @@ from tqdm import tqdm
 from iianet.errors import StoreError
 from iianet.wording import counted
 from shardwriter.format.index import ShardRecord, decode_index, entries_of
-from shardwriter.format.names import TAR_SUFFIX, TEMPORARY_PREFIX, index_name, merged_index_name, plan_id_of, tar_name
+from shardwriter.format.names import (
+    TAR_SUFFIX,
+    TEMPORARY_PREFIX,
+    index_name,
+    merged_index_name,
+    parse_shard,
+    plan_id_of,
+    tar_name,
+)
 from shardwriter.format.plan import ShardTask
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import Section
@@ -90,17 +98,20 @@ def _unused_files(store: InspectedStore) -> list[str]:
     """Files that belong to no plan of the store, or that a build left half done."""
     snapshot, pending = store.snapshot, store.pending
     named = {plan_id_of(name) for name in snapshot.record.named}
+    planned = {header.id: set(header.all_shard_names) for header in snapshot.headers.values()}
     notes = []
     left = {path.name for path in store.storage.staging.glob(f"{TEMPORARY_PREFIX}*")}
     for name in sorted({*snapshot.files, *left}):
-        plan_id, stem = plan_id_of(name), name.removesuffix(TAR_SUFFIX)
+        plan_id, (shard, _, suffix) = plan_id_of(name), name.rpartition(".")
         if name.startswith(TEMPORARY_PREFIX):
             notes.append(f"{name}: left by a build that died, or in use by one that runs")
         elif plan_id is None:
             continue
         elif plan_id not in named:
             notes.append(f"{name}: belongs to no plan of this store, so it is not used; build-shards deletes it")
-        elif stem != name and index_name(stem) not in snapshot.files:
+        elif parse_shard(shard) and shard not in planned.get(plan_id, {shard}):
+            notes.append(f"{name}: its plan lists no such shard, so it is not used")
+        elif f".{suffix}" == TAR_SUFFIX and index_name(shard) not in snapshot.files:
             is_copy = pending is not None and pending.kind == "compact" and plan_id == pending.id
             command = "build-shards --compact" if is_copy else "build-shards"
             notes.append(f"{name}: has no index, so it is not used; {command} writes it again")

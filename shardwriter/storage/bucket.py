@@ -297,6 +297,7 @@ class Bucket:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open, too
             os.close(descriptor)
 
 
@@ -318,6 +319,6 @@ def _open_whole(path: Path, size: int) -> int | None:
     if os.fstat(descriptor).st_size != size:
         os.close(descriptor)
         return None
-    with suppress(PermissionError):  # another user's
+    with suppress(OSError):  # another user's, or on a read-only file system
         os.utime(descriptor)
     return descriptor

@@ -105,12 +105,16 @@ class Lease:
                 other = json.loads(found[0])
             if found is None or is_dead(other, self.objects.age(LEASE_FILE)):
                 return self.objects.replace(LEASE_FILE, self._content, found[1] if found else None)
-        except (Conflict, FileNotFoundError, ValueError):
+        except FileNotFoundError:  # it ended just now
+            with suppress(Conflict):
+                return self.objects.replace(LEASE_FILE, self._content, None)
+            other = {}
+        except (Conflict, ValueError):
             other = {}
         raise StoreError(
             f"{self.objects.url}: another build is writing to it ({other.get('holder', 'it has just started')}); wait "
             f"for it or stop it. If it died, its lease {LEASE_FILE} counts until {DEAD_AFTER_SECONDS / 60:.0f} minutes "
-            "after; delete that object to go on at once"
+            "after; delete that object to continue at once"
         )
 
 

@@ -1,7 +1,8 @@
 """Where the files of a store lie. ADD A BACKEND: implement `Storage` in a file of its own, and name it in `locate.py`.
 
 A store is a flat set of named files. A storage object is made once, from what --shards names, and passed along; nobody
-else asks what kind it is, but what works by locks of a folder: ranks, Ray and --reindex. It may be sent to other processes.
+else asks what kind it is, but what works by locks of a folder: ranks, Ray and --reindex. It may be sent to other
+processes.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -43,7 +43,8 @@ def read_samples(urls: Iterable[str], select: Callable[[str], bool] | None = Non
             try:
                 yield from group_by_keys(_members(url, stream, select))
             except (tarfile.TarError, OSError, HTTPException, EOFError, ValueError, zlib.error) as error:
-                reason = str(error.args[0] if error.args else error)
+                is_partial = isinstance(error, HTTPException)  # its first argument is what has arrived
+                reason = str(error if is_partial or not error.args else error.args[0])
                 raise StoreError(
                     f"{url}: cannot be read to its end ({reason}); copy it again, or leave it out"
                 ) from error

@@ -38,7 +38,8 @@ class Snapshot:
         record: Contents of store.json.
         version: Of store.json.
         files: All files.
-        headers: Of all plans that the record names and that could be read, by file name.
+        headers: Of all plans that the record names, by file name, but for those that are lost.
+        lost: Why plans that nobody reads, pending and retired ones, are lost, by file name.
         hold: Keeps the shards that it names, as long as it or a copy of it lives.
     """
 
@@ -47,8 +48,9 @@ class Snapshot:
     version: str
     files: Mapping[str, Listed]
     headers: Mapping[str, PlanHeader]
+    lost: Mapping[str, str] = field(default_factory=dict)
     hold: Hold | None = None
-    _plans: dict[str, Plan] = field(default_factory=dict, repr=False)
+    _plans: dict[tuple[str, tuple[str, ...]], Plan] = field(default_factory=dict, repr=False)
     _entries: dict[tuple[str, str], SplitEntries] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -64,13 +66,14 @@ class Snapshot:
             version = files[STORE_FILE].version if STORE_FILE in files else storage.version(STORE_FILE)
             held = storage.hold(record.plans[0]) if hold and record.plans else None
             try:
-                headers = _read_headers(storage, record)
+                headers, lost = _read_headers(storage, record)
             except StoreError:
                 if storage.version(STORE_FILE) == version:
                     raise
                 continue
             if version is not None and storage.version(STORE_FILE) == version:
-                return cls(storage=storage, record=record, version=version, files=files, headers=headers, hold=held)
+                opened = cls(storage=storage, record=record, version=version, files=files, headers=headers)
+                return replace(opened, lost=lost, hold=held)
         raise StoreError(f"{storage.name}: changes again and again while it is opened; try again when it is built")
 
     def with_record(self, record: StoreRecord, version: str, *added: PlanHeader) -> "Snapshot":
@@ -103,15 +106,18 @@ class Snapshot:
         """The plan that replaces active ones once it is complete, if there is one.
 
         Raises:
-            StoreError: It cannot be read. Readers never ask, so it does not stop them.
+            StoreError: It is lost. Readers never ask, so it does not stop them.
         """
-        name = self.record.pending
-        if name is None or name in self.headers:
-            return self.headers.get(name or "")
+        return self.header(self.record.pending) if self.record.pending else None
+
+    def header(self, name: str) -> PlanHeader:
+        """The header of a plan that the record names. Raises StoreError where it is lost."""
+        if name in self.headers:
+            return self.headers[name]
+        reason = self.lost.get(name) or str(_missing_plan(self.storage, name))
         raise StoreError(
-            f"{self.storage.where(name)}: cannot be read, and {STORE_FILE} names it as the plan of the --overwrite or "
-            "--compact in progress: put the file back to resume that, or delete what it has written with build-shards "
-            "--abandon. The store itself is whole"
+            f"{reason}. It is the plan of an --overwrite or --compact in progress, and the store itself is whole: put "
+            "the file back to resume that, or delete what it has written with build-shards --abandon"
         )
 
     @property
@@ -125,18 +131,20 @@ class Snapshot:
         return sorted_splits(split for header in self.active for split in header.shards)
 
     def plan(self, header: PlanHeader, columns: Sequence[str] = ALL_COLUMNS) -> Plan:
-        """A plan with its rows, and at least these of their columns. Raises StoreError where it cannot be read."""
-        if header.name in self._plans:
-            return self._plans[header.name]
+        """A plan with these columns of its rows. Raises StoreError where it cannot be read."""
+        key = (header.name, tuple(columns))
+        if key not in self._plans:
+            self._plans[key] = self.read_plan(header, columns)
+        return self._plans[key]
+
+    def read_plan(self, header: PlanHeader, columns: Sequence[str]) -> Plan:
+        """The same, read and not kept, where it is needed once."""
         where = self.storage.where(header.name)
         try:
             with self.storage.open(header.name) as stream:
-                plan = Plan(header=header, table=decode_rows(stream, where, columns))
+                return Plan(header=header, table=decode_rows(stream, where, columns))
         except FileNotFoundError as error:
             raise _missing_plan(self.storage, header.name) from error
-        if plan.table.schema.names == PLAN_SCHEMA.names:  # some columns are asked for once, and may be large
-            self._plans[header.name] = plan
-        return plan
 
     def planned_rows(self, split: str, columns: Sequence[str] = ALL_COLUMNS) -> pa.Table:
         """Rows of a split in the active plans, oldest first."""
@@ -230,20 +238,37 @@ def read_record(storage: Storage) -> StoreRecord:
         raise StoreError(f"{where}: cannot be read ({error.strerror or error})") from error
 
 
-def _read_headers(storage: Storage, record: StoreRecord) -> dict[str, PlanHeader]:
+def _read_headers(storage: Storage, record: StoreRecord) -> tuple[dict[str, PlanHeader], dict[str, str]]:
+    """Headers of plans, and why those that nobody who opens the store now reads are lost."""
     storage.prefetch(record.named)
     headers: dict[str, PlanHeader] = {}
+    lost: dict[str, str] = {}
     for name in record.named:
         try:
-            with storage.open(name) as stream:
-                headers[name] = decode_header(stream, storage.where(name))
-        except (FileNotFoundError, StoreError) as error:
-            if name in record.retired or name == record.pending:
-                continue  # nobody who opens the store now reads it, and what resumes it says so
-            if isinstance(error, StoreError):
+            headers[name] = _read_header(storage, name)
+        except _LostPlan as error:
+            if name in record.plans:
                 raise
-            raise _missing_plan(storage, name) from error
-    return headers
+            lost[name] = str(error)
+    return headers, lost
+
+
+class _LostPlan(StoreError):
+    """A plan that is missing or damaged, not one that cannot be read just now."""
+
+
+def _read_header(storage: Storage, name: str) -> PlanHeader:
+    try:
+        stream = storage.open(name)
+    except FileNotFoundError as error:
+        raise _LostPlan(str(_missing_plan(storage, name))) from error
+    except OSError as error:
+        raise StoreError(f"{storage.where(name)}: cannot be read ({error.strerror or error})") from error
+    with stream:
+        try:
+            return decode_header(stream, storage.where(name))
+        except StoreError as error:
+            raise _LostPlan(str(error)) from error
 
 
 def _missing_plan(storage: Storage, name: str) -> StoreError:

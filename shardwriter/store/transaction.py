@@ -252,9 +252,13 @@ class Transaction:
 
     def _is_planned(self, shard: str) -> bool:
         parsed = parse_shard(shard)
+        if parsed is None:
+            return False
         headers = {header.id: header for header in self.opened.headers.values()}
-        header = headers.get(parsed.plan_id) if parsed else None
-        return header is not None and shard in header.shard_names(parsed.split if parsed else "")
+        header = headers.get(parsed.plan_id)
+        if header is None:  # a lost pending plan may be put back
+            return parsed.plan_id in map(plan_id_of, self.opened.lost)
+        return shard in header.shard_names(parsed.split)
 
     def _refuse_lost_record(self) -> None:
         shards = [name for name in self.storage.files() if parse_shard(name.rpartition(".")[0])]

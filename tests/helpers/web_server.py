@@ -10,13 +10,18 @@ from typing import Any
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    """Serve a folder. A path below /ftp or /file is redirected there, and NAME?cut=BYTES breaks off after so many."""
+    """Serve a folder. A path below /ftp or /file is redirected there. NAME?cut=BYTES breaks off after so many, and
+    NAME?chunk=BYTES sends one chunk of so many and no end.
+    """
+
+    protocol_version = "HTTP/1.1"  # which has chunks
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         if path.startswith(("/ftp", "/file")):
             self.send_response(302)
             self.send_header("Location", f"{path.split('/')[1]}://localhost/x.tar")
+            self.send_header("Content-Length", "0")
             self.end_headers()
         elif query.startswith("cut="):
             content = Path(self.translate_path(path)).read_bytes()
@@ -24,6 +29,14 @@ class _Quiet(SimpleHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content[: int(query.removeprefix("cut="))])
+            self.close_connection = True
+        elif query.startswith("chunk="):
+            content = Path(self.translate_path(path)).read_bytes()[: int(query.removeprefix("chunk="))]
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(content), content))
+            self.close_connection = True
         else:
             super().do_GET()
 

@@ -90,3 +90,35 @@ def test_no_rank_waits_for_a_first_one_that_is_refused(corpus: Corpus, complete_
         first, second = build_with(2, corpus, complete_store)
     assert isinstance(first, StoreError) and "another build is writing to it" in str(first)
     assert isinstance(second, StoreError) and "another rank could not build what is missing" in str(second)
+
+
+@pytest.mark.parametrize("step", ["write", "end"])
+def test_no_rank_waits_for_one_that_fails_on_the_way(
+    step: str, corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StoreError("no space is left")
+
+    if step == "write":
+        monkeypatch.setattr("shardwriter.execute.ranks._tasks", fail)
+        assert all("no space is left" in str(found) for found in build_with(2, corpus, store))
+    else:
+        monkeypatch.setattr("shardwriter.execute.ranks._end", fail)
+        first, second = build_with(2, corpus, store)
+        assert "no space is left" in str(first) and "another rank could not build" in str(second)
+    monkeypatch.undo()
+    assert all(isinstance(done, BuildReport) for done in build_with(2, corpus, store))
+
+
+def test_a_rank_that_fails_where_the_other_was_killed_says_why_it_failed(corpus: Corpus, store: Path) -> None:
+    class Alone:
+        number = 0
+
+        def exchange(self, value: Any) -> list[Any]:  # noqa: ARG002
+            raise RuntimeError("connection closed by peer")
+
+    build = prepare(corpus.config(), Folder(store), BuildOptions(device=CPU, splits=SPLITS))
+    with build_lock(store), pytest.raises(StoreError, match="another build is writing"):
+        run_together(build, Folder(store), OneProcess(CPU), Alone())
+    with pytest.raises(RuntimeError, match="connection closed"):
+        run_together(build, Folder(store), OneProcess(CPU), Alone())

@@ -146,6 +146,21 @@ def test_a_tar_larger_than_the_cache_may_be_is_read_all_the_same(server: S3Serve
     assert kept(tmp_path) == [0]
 
 
+def test_a_full_cache_on_a_read_only_file_system_is_read(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_tars(server, 1)
+    server.write(f"{PREFIX}/train.index", b"index")
+    storage = cached(tmp_path)
+    assert (read(storage, 0), read_small(storage, "train.index")) == (content(0), b"index")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert (read(storage, 0), read_small(storage, "train.index")) == (content(0), b"index")
+
+
 def test_copies_that_others_delete_at_once_are_read_all_the_same(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,20 @@ def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(objec
     assert server.names(PREFIX) == []
 
 
+def test_a_lease_that_ends_while_it_is_looked_at_is_in_nobodys_way(
+    objects: Objects, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lease(server)
+
+    def end_first(self: Objects, name: str) -> float:
+        self.delete([name])
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(Objects, "age", end_first)
+    with held_lease(objects):
+        assert json.loads(server.read(LEASE))["pid"] == os.getpid()
+
+
 def test_the_lease_of_another_machine_is_taken_over_when_it_is_old(
     objects: Objects, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,17 @@ def test_a_url_that_breaks_off_anywhere_is_an_error(kind: str, tmp_path: Path) -
                 list(read_samples([f"{address}/x.tar?cut={length}"]))
 
 
+@pytest.mark.parametrize("length", [0, 1 << 16, 1 << 20])
+def test_a_url_in_chunks_that_breaks_off_is_an_error_without_its_bytes(length: int, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        info = tarfile.TarInfo("a.npy")
+        info.size = 2 << 20
+        archive.addfile(info, BytesIO(random.Random(0).randbytes(2 << 20)))
+    with served(tmp_path) as address, pytest.raises(StoreError, match="cannot be read to its end") as broken:
+        list(read_samples([f"{address}/x.tar?chunk={length}"]))
+    assert len(str(broken.value)) < 200
+
+
 @pytest.mark.parametrize("scheme", ["ftp", "file"])
 def test_a_redirection_to_another_scheme_is_not_followed(scheme: str, tmp_path: Path) -> None:
     said = "unknown url type: ftp" if scheme == "ftp" else "not allowed"

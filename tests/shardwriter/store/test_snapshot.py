@@ -234,11 +234,29 @@ def test_a_pending_plan_that_cannot_be_read_stops_builds_and_no_reader(
     if damage == "damaged":
         (complete_store / "plan-aaaaaaaaaa.parquet").write_bytes(b"junk")
     assert set(stored(complete_store, "train")) == set(corpus.names["train"])
-    with pytest.raises(StoreError, match=r"plan-aaaaaaaaaa\.parquet: cannot be read.* --abandon"):
+    with pytest.raises(StoreError, match=r"plan-aaaaaaaaaa\.parquet: (is missing|not a plan of this).* --abandon"):
         build_store(corpus, complete_store, splits=SPLITS)
     assert abandon(Folder(complete_store), None) == "plan-aaaaaaaaaa.parquet"
     build_store(corpus, complete_store, splits=SPLITS)
     assert contents(complete_store) == before
+
+
+def test_a_pending_plan_that_cannot_be_read_just_now_is_not_taken_for_lost(complete_store: Path) -> None:
+    """Else its shards would be given up because of a network that was away."""
+    edit_record(complete_store, pending="plan-aaaaaaaaaa.parquet")
+
+    def away(name: str) -> None:
+        if name == "plan-aaaaaaaaaa.parquet":
+            raise StoreError(f"{name}: cannot be read; check the network")
+
+    def refused(name: str) -> None:
+        if name == "plan-aaaaaaaaaa.parquet":
+            raise PermissionError(13, "Permission denied", name)
+
+    with pytest.raises(StoreError, match=r"^plan-aaaaaaaaaa\.parquet: cannot be read; check the network$"):
+        Snapshot.open(Counting(complete_store, away))
+    with pytest.raises(StoreError, match=r"plan-aaaaaaaaaa\.parquet: cannot be read \(Permission denied\)$"):
+        Snapshot.open(Counting(complete_store, refused))
 
 
 def test_a_retired_plan_may_be_missing_since_it_is_being_deleted(complete_store: Path) -> None:
