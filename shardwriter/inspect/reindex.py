@@ -109,6 +109,12 @@ def reindex(given: str, data_root: str | None = None) -> None:
                 bar.update(shard.size)
         _warn_of_failures(folder, shards, known)
         root = data_root or (known.record.data_root if known.record else None)
+        if root is None and any(shard.planned[0]["mouth"] for shard in shards):
+            logger.warning(
+                "%s: %s is lost, so nothing says where the paths of the corpus start; give --data_root to record it",
+                folder.name,
+                STORE_FILE,
+            )
         _write(folder, StoreRecord(identity=identity, data_root=root, **chosen._asdict()), known, shards)
 
 
@@ -127,6 +133,10 @@ def _is_whole(folder: Folder, names: Sequence[ShardName]) -> bool:
     return not store.problems and needed <= complete
 
 
+def _note_made_anew(where: str, error: StoreError) -> None:
+    logger.warning("%s: is damaged, and is made anew from the tars (%s)", where, error.__cause__ or error)
+
+
 def _read_known(folder: Folder) -> _Known:
     record = None
     headers: dict[str, PlanHeader] = {}
@@ -137,7 +147,7 @@ def _read_known(folder: Folder) -> _Known:
     except StoreError as error:
         if isinstance(error.__cause__, OtherVersion):
             raise
-        logger.warning("%s; it is made again", error)
+        _note_made_anew(folder.where(STORE_FILE), error)
     for name in sorted(folder.files()):
         where = folder.where(name)
         if parse_plan_name(name):
@@ -145,7 +155,7 @@ def _read_known(folder: Folder) -> _Known:
                 with folder.open(name) as stream:
                     plan = Plan(header=decode_header(stream, where), table=decode_rows(stream, where))
             except StoreError as error:
-                logger.warning("%s; it is made again", error)
+                _note_made_anew(where, error)
                 continue
             headers[name] = plan.header
             keys |= {task.shard: task.rows["key"] for task in plan.tasks()}

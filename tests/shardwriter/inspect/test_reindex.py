@@ -235,6 +235,23 @@ def test_indexes_that_are_there_keep_what_tars_do_not_say(place: Place, capsys: 
     assert "recorded as failed" not in capsys.readouterr().err
 
 
+def test_a_lost_data_root_is_named(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    for given, is_named in (((), True), (("--data_root", place.root), False)):
+        lose(place.store, "store.json")
+        assert run(place.store, "--reindex", *given) == 0
+        assert ("give --data_root to record it" in capsys.readouterr().err) == is_named
+
+
+def test_what_is_damaged_and_made_anew_is_named_without_other_advice(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = plans(place.store)[0]
+    (place.store / first).write_bytes(b"junk")
+    assert run(place.store, "--reindex") == 0
+    shown = capsys.readouterr().err
+    assert f"{first}: is damaged, and is made anew from the tars (" in shown and "Copy it again" not in shown
+
+
 @pytest.mark.parametrize("lost", [("*.index",), ("store.json", "*.index")])
 def test_a_failure_whose_index_is_lost_is_tried_again(place: Place, lost: tuple[str, ...]) -> None:
     lose(place.store, *lost)
