@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from iianet.errors import StoreError
 from shardwriter.build.options import BuildOptions
-from shardwriter.corpus.manifest_data import Manifest, last_of_each
+from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.encode.clips import source_state
 from shardwriter.format.names import SPLITS, parse_view_split, view_split
 from shardwriter.format.plan import PlanHeader
@@ -111,8 +111,8 @@ def _difference(
     entries = snapshot.entries_of(headers, manifest.split, ORIGIN_COLUMNS)
     keys = manifest.utterances.column("key")[: options.limit]
     rows = stored_rows(keys, entries)
-    unfinished = np.asarray(pc.is_in(keys, value_set=_unfinished_keys(snapshot, headers, entries, manifest.split)))
-    known = np.flatnonzero((rows >= 0) & ~unfinished)
+    unfinished = np.asarray(pc.is_in(keys, value_set=snapshot.unfinished_keys(headers, entries, manifest.split)))
+    known = np.flatnonzero(rows >= 0)
     failed = np.zeros(len(keys), dtype=np.bool_)
     failed[known] = np.asarray(pc.is_valid(entries.entries["error"].take(pa.array(rows[known]))))
     stale = np.zeros(len(keys), dtype=np.bool_)
@@ -136,23 +136,6 @@ def stored_rows(keys: pa.Array, entries: SplitEntries) -> Rows:
     if not len(entries.newest_rows):
         return found
     return np.where(found < 0, -1, entries.newest_rows[found])
-
-
-def _unfinished_keys(snapshot: Snapshot, headers: Sequence[PlanHeader], entries: SplitEntries, split: str) -> pa.Array:
-    """Keys whose newest row of a plan is in a shard that is not complete."""
-    left = set(entries.incomplete)
-    if not left:
-        return pa.array([], type=pa.string())
-    keys: list[pa.ChunkedArray] = []
-    flags: list[Mask] = []
-    for header in headers:
-        if split in header.shards:
-            for task in snapshot.plan(header, ("split", "shard", "key")).tasks([split]):
-                keys.append(task.rows["key"])
-                flags.append(np.full(len(task.rows), task.shard in left))
-    every = pa.chunked_array([chunk for key in keys for chunk in key.chunks], type=pa.string()).combine_chunks()
-    newest = last_of_each(every)
-    return every.take(pa.array(newest[np.concatenate(flags)[newest]]))
 
 
 def refuse_other_paths(manifests: Mapping[str, Manifest], snapshot: Snapshot, headers: Sequence[PlanHeader]) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -29,32 +29,32 @@ class SplitEntries:
         planned: Names of all planned shards, in the order of the plans.
         shards: Those that are complete.
         damaged: Those that have an index, but whose tar is gone or has another size.
-        lost: Keys whose newest entry is in a damaged shard.
         entries: Rows of `INDEX_SCHEMA`, or of some of its columns, shard by shard.
         shard_of_entry: Index into `shards` of each row, `(entries,)`.
         is_merged: Whether they were read from an up-to-date merged index.
+        unfinished: Keys, some of them with entries, whose newest plan has no complete shard for them.
     """
 
     planned: tuple[str, ...]
     shards: tuple[ShardRecord, ...]
     damaged: tuple[str, ...]
-    lost: pa.Array
     entries: pa.Table
     shard_of_entry: Rows
     is_merged: bool
+    unfinished: pa.Array = field(default_factory=lambda: pa.array([], pa.string()))
 
     @cached_property
     def newest_rows(self) -> Rows:
         """Row of each key's newest entry, ascending: later plans win, since their shards come later.
 
-        A lost key has none: an older embedding of it is of another mouth.
+        An unfinished key has none: an older embedding of it is of another mouth.
         """
-        plans = {name.plan_id for record in self.shards if (name := parse_shard(record.shard))}
-        if len(plans) <= 1 and not len(self.lost):  # a plan has every key once
+        plans = {name.plan_id for shard in self.planned if (name := parse_shard(shard))}
+        if len(plans) <= 1:  # a plan has every key once
             return np.arange(len(self.entries))
         rows = last_of_each(self.entries["key"])
-        is_lost = pc.is_in(self.entries["key"].take(pa.array(rows)), value_set=self.lost)
-        return rows[~np.asarray(is_lost, dtype=np.bool_)]
+        is_unfinished = pc.is_in(self.entries["key"].take(pa.array(rows)), value_set=self.unfinished)
+        return rows[~np.asarray(is_unfinished, dtype=np.bool_)]
 
     @cached_property
     def newest(self) -> dict[str, int]:
@@ -112,17 +112,12 @@ def read_entries(
         table, records = _read_each(storage, complete, columns)
     counts = np.array([record.rows for record in records], dtype=np.int64)
     whole = np.array([_is_whole(storage, files, record) for record in records], dtype=np.bool_)
-    lost = pa.array([], pa.string())
     if not whole.all():
-        kept = np.repeat(whole, counts)
-        newest = last_of_each(table["key"])
-        lost = table["key"].take(pa.array(newest[~kept[newest]])).combine_chunks()
-        table = table.filter(pa.array(kept))
+        table = table.filter(pa.array(np.repeat(whole, counts)))
     return SplitEntries(
         planned=tuple(planned),
         shards=tuple(record for record, keep in zip(records, whole, strict=True) if keep),
         damaged=tuple(record.shard for record, keep in zip(records, whole, strict=True) if not keep),
-        lost=lost,
         entries=table.combine_chunks(),
         shard_of_entry=np.repeat(np.arange(int(whole.sum())), counts[whole]),
         is_merged=is_merged,

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -170,8 +172,27 @@ class Snapshot:
         known = self._entries.get(key)
         if known is None or not set(wanted) <= set(known.entries.schema.names):
             planned = [name for header in headers for name in header.shard_names(split)]
-            self._entries[key] = known = read_entries(self.storage, self.files, split, planned, wanted)
+            known = read_entries(self.storage, self.files, split, planned, wanted)
+            if known.incomplete and sum(split in header.shards for header in headers) > 1:
+                known = replace(known, unfinished=self.unfinished_keys(headers, known, split))
+            self._entries[key] = known
         return known
+
+    def unfinished_keys(self, headers: Sequence[PlanHeader], entries: SplitEntries, split: str) -> pa.Array:
+        """Keys of a split whose newest row of some plans is in a shard that is not complete."""
+        shards = set(entries.incomplete)
+        if not shards:
+            return pa.array([], pa.string())
+        keys: list[pa.ChunkedArray] = []
+        flags: list[npt.NDArray[np.bool_]] = []
+        for header in headers:
+            if split in header.shards:
+                for task in self.plan(header, ("split", "shard", "key")).tasks([split]):
+                    keys.append(task.rows["key"])
+                    flags.append(np.full(len(task.rows), task.shard in shards))
+        every = pa.chunked_array([chunk for key in keys for chunk in key.chunks], type=pa.string()).combine_chunks()
+        newest = last_of_each(every)
+        return every.take(pa.array(newest[np.concatenate(flags)[newest]]))
 
     def manifest(self, split: str, data_root: Path | None = None, *, complete: bool = False) -> Manifest:
         """The split's manifest as its plans recorded it, for machines that do not hold the corpus' own.

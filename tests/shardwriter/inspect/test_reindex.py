@@ -136,7 +136,7 @@ def test_a_damaged_record_is_made_anew(grown: Place, tmp_path: Path, capsys: pyt
     before, record = embeddings(place.store), opened(place.store).record
     (place.store / "store.json").write_bytes(b"{")
     assert run(place.store, "--reindex", "--verify", "--data_root", record.data_root) == 0
-    assert "is damaged, or not the record of a store" in capsys.readouterr().err
+    assert "store.json: is damaged, and is made anew from the tars" in capsys.readouterr().err
     assert opened(place.store).record == record
     assert_equal(embeddings(place.store), before)
 

@@ -7,10 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.builds import build_store, change_mouth, contents, index, opened, plans, shards, stored, tar
+from helpers.builds import (
+    build_store,
+    change_mouth,
+    contents,
+    index,
+    interrupt_build,
+    opened,
+    plans,
+    quick_embedding,
+    shards,
+    stored,
+    tar,
+)
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import StoreError
@@ -153,19 +166,34 @@ def test_what_was_replaced_stays_as_long_as_a_snapshot_holds_it(corpus: Corpus, 
     assert opened(complete_store).retired == []
 
 
+@pytest.mark.parametrize("how", ["tar gone", "tar cut", "index gone", "never written"])
 @pytest.mark.parametrize("later", [False, True])
-def test_a_superseded_embedding_is_never_read_in_place_of_a_lost_one(
-    corpus: Corpus, complete_store: Path, later: bool
+def test_a_superseded_embedding_is_never_read_in_place_of_an_unfinished_one(
+    corpus: Corpus, complete_store: Path, later: bool, how: str
 ) -> None:
     change_mouth(corpus.mouth("tr_001"))
-    build_store(corpus, complete_store, splits=("train",))
-    if later:  # what the lost shard held is superseded in its turn
+    if how == "never written":
+        interrupt_build(corpus, complete_store, packs=0, splits=("train",))
+        unfinished = shards(complete_store, "train")[-1]
+        assert not (complete_store / f"{unfinished}.index").exists()
+    else:
+        build_store(corpus, complete_store, splits=("train",))
+        unfinished = shards(complete_store, "train")[-1]
+    if later:  # it is superseded in its turn
         change_mouth(corpus.mouth("tr_001"), seed=7)
         build_store(corpus, complete_store, splits=("train",))
-    replaced = Path(shards(complete_store, "train")[-2 if later else -1])
-    (complete_store / f"{replaced}.tar").unlink()
-    assert ("tr_001" in opened(complete_store).split("train").newest) is later
-    assert "tr_000" in opened(complete_store).split("train").newest
+        if how == "never written":  # then the build has written it again, and nothing is superseded
+            assert len(plans(complete_store)) == 2
+    path = complete_store / f"{unfinished}.{'index' if how == 'index gone' else 'tar'}"
+    if how == "tar cut":
+        path.write_bytes(path.read_bytes()[:-512])
+    elif how != "never written":
+        path.unlink()
+    keys = opened(complete_store).split("train").newest
+    assert ("tr_001" in keys) is later
+    assert set(keys) - {"tr_001"} == set(corpus.names["train"]) - {"tr_001"}
+    build_store(corpus, complete_store, splits=("train",))
+    assert np.array_equal(stored(complete_store, "train")["tr_001"], quick_embedding(corpus.mouth("tr_001")))
 
 
 def test_a_shard_whose_tar_is_gone_or_cut_does_not_count(
