@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-from pathlib import Path
 
 import torch
 
@@ -13,8 +12,7 @@ from iianet.errors import ConfigError
 from loaders.matching import refuse_other_encoder
 from shardwriter.build.build import create
 from shardwriter.build.options import BuildOptions
-from shardwriter.storage.folder import Folder
-from shardwriter.storage.locate import Cache, is_bucket, open_storage
+from shardwriter.storage.locate import Cache, open_folder, open_storage
 from shardwriter.store.snapshot import Snapshot, is_store
 
 
@@ -56,7 +54,8 @@ def _begin_store(config: Config) -> None:
     """Make sure that the one store to which --build_missing adds exists, if only empty.
 
     Raises:
-        ConfigError: There are several, or it is not on this machine.
+        ConfigError: There are several.
+        StoreError: It is in a bucket.
     """
     stores = named_stores(config)
     if len(stores) > 1:
@@ -64,11 +63,9 @@ def _begin_store(config: Config) -> None:
             f"--build_missing adds to one store, and there are {len(stores)}: {', '.join(stores)}; build them with "
             "build-shards first"
         )
-    if is_bucket(stores[0]):
-        raise ConfigError(
-            f"--build_missing: {stores[0]} is not on this machine; add what is missing with build-shards, then train"
-        )
-    folder = Folder(Path(stores[0]))
+    folder = open_folder(
+        stores[0], "--build_missing adds to a folder; add what is missing with build-shards, then train"
+    )
     if not is_store(folder):
         create(config, folder, BuildOptions(device=torch.device("cpu")))
 

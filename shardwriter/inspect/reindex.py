@@ -35,7 +35,7 @@ from shardwriter.format.record import Identity, OtherVersion, StoreRecord
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.own_tar import OwnTar, read_own_tar, shown_identity
 from shardwriter.storage.folder import Folder
-from shardwriter.storage.locate import is_bucket, open_folder
+from shardwriter.storage.locate import open_folder
 from shardwriter.store.snapshot import is_store, read_record
 from shardwriter.store.transaction import Transaction
 
@@ -73,12 +73,11 @@ def reindex(given: str, data_root: str | None = None) -> None:
     Raises:
         StoreError: It is no folder, has no such tars, or a damaged one, or there is nothing to do.
     """
-    if is_bucket(given):
-        raise StoreError(
-            f"{given}: --reindex works on a folder; copy the store to one, run it there, and put that folder in place "
-            "of what the bucket has, since tars may have other names then"
-        )
-    folder = open_folder(given)
+    folder = open_folder(
+        given,
+        "--reindex works on a folder; copy the store to one, run it there, and put that folder in place of what the "
+        "bucket has, since tars may have other names then",
+    )
     files = folder.files()
     tars = [name for name in files if name.endswith(TAR_SUFFIX)]
     names = sorted(name for tar in tars if (name := parse_shard(tar.removesuffix(TAR_SUFFIX))))

@@ -70,15 +70,21 @@ def _check_url(url: str) -> None:
         )
 
 
-def open_folder(word: Path | str) -> Folder:
+def open_folder(
+    word: Path | str, cure: str = "this works on a folder; copy the store to one, or copy it up afterwards"
+) -> Folder:
     """A folder, for what works on nothing else.
+
+    Args:
+        word: What --shards names.
+        cure: What to do where that is a bucket.
 
     Raises:
         StoreError: It is a URL; otherwise everything would be built in a folder named `s3:`.
     """
     path, like = Path(word), _LIKE_URL.match(str(word))
     if is_bucket(str(word)):
-        raise StoreError(f"{word}: this works on a folder; copy the store to one, or copy it up afterwards")
+        raise StoreError(f"{word}: {cure}")
     if like and not path.exists():
         raise StoreError(
             f"{like[1]}:/...: not a store URL; expected one such as s3://bucket/prefix, in lower case, or the path of "

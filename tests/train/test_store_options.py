@@ -66,6 +66,14 @@ def test_no_shards_overrules_a_config_that_builds(
     assert "--build_missing" in capsys.readouterr().err
 
 
+def test_building_into_a_bucket_while_training_is_refused_with_the_cure(
+    corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(corpus, "--shards", "s3://bucket/prefix", "--build_missing")[0] == 2
+    assert "s3://bucket/prefix: --build_missing adds to a folder; add what is missing" in capsys.readouterr().err
+    assert list(here.glob("s3*")) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_ranks_build_what_is_missing_together(corpus: Corpus, here: Path) -> None:
