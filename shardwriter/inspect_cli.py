@@ -79,15 +79,15 @@ def _run(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     if not arguments.reindex and is_tars(arguments.store):
         _refuse_store_flags(arguments)
-        views = [read_foreign(expand(arguments.store))]
+        sections = [read_foreign(expand(arguments.store))]
     else:
         _check_flags(arguments)
         if arguments.reindex:
             reindex(arguments.store, arguments.data_root)
         storage = open_storage(arguments.store, Cache.at(arguments.cache_dir))
-        views = _views(InspectedStore.open(storage), arguments)
-    print(as_json(views) if arguments.json else as_text(views))
-    return PROBLEMS if problems_of(views) else FINE
+        sections = _sections(InspectedStore.open(storage), arguments)
+    print(as_json(sections) if arguments.json else as_text(sections))
+    return PROBLEMS if problems_of(sections) else FINE
 
 
 def _refuse_store_flags(arguments: argparse.Namespace) -> None:
@@ -109,33 +109,33 @@ def _check_flags(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--plot {arguments.plot}: expected a file name with one of {', '.join(PICTURE_SUFFIXES)}")
 
 
-def _views(store: InspectedStore, arguments: argparse.Namespace) -> list[Section]:
+def _sections(store: InspectedStore, arguments: argparse.Namespace) -> list[Section]:
     config = load_config(arguments.against, config_overrides(arguments)) if arguments.against else None
     manifests = corpus_manifests(store, config) if config is not None else {}
     compared = compare(store, manifests) if config is not None else None
     summary = summarise(store, compared)
-    views = [summary if arguments.key is None else replace(summary, text="")]
+    sections = [summary if arguments.key is None else replace(summary, text="")]
     if not arguments.verify:  # which says the same of files, and more
-        views.append(Section(problems=store.problems))
+        sections.append(Section(problems=store.problems))
     samples: list[Sample] = []
     if arguments.key is not None:
         try:
             samples = find_samples(store, arguments.key)
         except StoreError as error:
-            views.append(Section(problems=[str(error)]))
-        views.append(show_samples(samples))
+            sections.append(Section(problems=[str(error)]))
+        sections.append(show_samples(samples))
     if compared is not None:
-        views.append(show_comparisons(compared, _build_command(store, arguments)))
+        sections.append(show_comparisons(compared, _build_command(store, arguments)))
     if config is not None and arguments.recheck is not None:
         source, device = config.encoder_source(), choose_device(arguments.device)
-        views.append(recheck(store, manifests, source, device, arguments.recheck))
+        sections.append(recheck(store, manifests, source, device, arguments.recheck))
     if arguments.verify:
-        views.append(verify(store))
+        sections.append(verify(store))
     if arguments.export_embeddings is not None:
-        views.append(export_embeddings(store, Path(arguments.export_embeddings)))
+        sections.append(export_embeddings(store, Path(arguments.export_embeddings)))
     if arguments.plot is not None:
-        views.append(_plot(store, arguments, samples, _data_root(store, config, arguments)))
-    return views
+        sections.append(_plot(store, arguments, samples, _data_root(store, config, arguments)))
+    return sections
 
 
 def _build_command(store: InspectedStore, arguments: argparse.Namespace) -> str:

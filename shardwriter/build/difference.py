@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from iianet.errors import StoreError
 from shardwriter.build.options import BuildOptions
-from shardwriter.corpus.manifest_data import Manifest
+from shardwriter.corpus.manifest_data import ROWS_AT_A_TIME, Manifest
 from shardwriter.encode.clips import source_state
 from shardwriter.format.names import SPLITS, parse_view_split, view_split
 from shardwriter.format.plan import PlanHeader
@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 STAT_THREADS = 16
 """Threads that ask for file sizes and times: that is waiting, not work, especially on network file systems."""
-COMPARED_ROWS = 65_536
-"""Rows of a plan whose paths are compared at a time: copies of all would take as much memory as they do."""
 STAT_ROWS = 2048
 """Files that a thread asks for at a time."""
 ORIGIN_COLUMNS = ("key", "mouth", "source_size", "source_mtime_ns", "source_digest", "error")
@@ -151,8 +149,8 @@ def _refuse_other_paths(manifest: Manifest, header: PlanHeader, table: pa.Table)
     _, view = parse_view_split(manifest.split)
     splits = pa.array([view_split(split, view) for split in SPLITS])
     rows = pc.index_in(table["key"], value_set=asked)
-    for start in range(0, len(table), COMPARED_ROWS):
-        planned, ours = table.slice(start, COMPARED_ROWS), mouths.take(rows.slice(start, COMPARED_ROWS))
+    for start in range(0, len(table), ROWS_AT_A_TIME):
+        planned, ours = table.slice(start, ROWS_AT_A_TIME), mouths.take(rows.slice(start, ROWS_AT_A_TIME))
         other = pc.and_(pc.is_in(planned["split"], value_set=splits), pc.not_equal(ours, planned["mouth"]))
         if pc.any(other).as_py():
             first = pc.index(other, True).as_py()

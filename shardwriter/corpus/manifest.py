@@ -19,7 +19,7 @@ from iianet.config.schema import Config
 from iianet.errors import ManifestError
 from shardwriter.corpus.cache import cached_manifests
 from shardwriter.corpus.lists import Lists, has_manifest, list_files, read_lists
-from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA, Manifest, arrange
+from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, ROWS_AT_A_TIME, UTTERANCE_SCHEMA, Manifest, arrange
 from shardwriter.format.names import SPLITS, escape_key
 
 __all__ = ["Manifest", "arrange", "has_manifest", "load_manifests", "manifest_folders"]
@@ -27,8 +27,6 @@ __all__ = ["Manifest", "arrange", "has_manifest", "load_manifests", "manifest_fo
 logger = logging.getLogger(__name__)
 
 KeyFrom = Literal["stem", "path"]
-COMPARED_ROWS = 65_536
-"""Examples whose names are compared at a time: a copy of all of them would take as much memory as they do."""
 
 
 def load_manifests(
@@ -164,7 +162,7 @@ def _relative_to(root: Path) -> Callable[[str], str]:
 
 def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str, Path]) -> None:
     for split, manifest in manifests.items():
-        parts = manifest.examples.table.to_batches(max_chunksize=COMPARED_ROWS)
+        parts = manifest.examples.table.to_batches(max_chunksize=ROWS_AT_A_TIME)
         renamed = sum(pc.sum(pc.not_equal(_names(part, "mixture"), _names(part, "source"))).as_py() for part in parts)
         if renamed:
             logger.warning(

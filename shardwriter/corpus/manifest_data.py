@@ -17,8 +17,8 @@ import xxhash
 
 from shardwriter.format.names import hash_position
 
-_AT_A_TIME = 1 << 16
-"""Rows of which a key or a line is a Python object at a time."""
+ROWS_AT_A_TIME = 1 << 16
+"""Rows that are copied, or made into Python objects, at a time: all of them would take as much memory again."""
 _CHUNK = 8192
 """Rows that are turned into records at a time where all are walked through."""
 
@@ -136,8 +136,8 @@ class Manifest:
         numbers = [self.examples.column(name).cast(pa.string()) for name in ("speaker", "num_samples")]
         lines = pc.binary_join_element_wise(keys, mixtures, *numbers, "\t")
         digest = xxhash.xxh3_64()
-        for start in range(0, len(lines), _AT_A_TIME):
-            digest.update("".join(f"{line}\n" for line in lines.slice(start, _AT_A_TIME).to_pylist()).encode())
+        for start in range(0, len(lines), ROWS_AT_A_TIME):
+            digest.update("".join(f"{line}\n" for line in lines.slice(start, ROWS_AT_A_TIME).to_pylist()).encode())
         return str(digest.hexdigest())
 
     def utterance_of_example(self) -> npt.NDArray[np.int64]:
@@ -166,8 +166,8 @@ def arrange(split: str, data_root: Path, utterances: pa.Table, examples: pa.Tabl
 def hash_order(keys: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
     """Rows of some keys in hash order, `(keys,)`."""
     positions = np.empty(len(keys), dtype=np.uint64)
-    for start in range(0, len(keys), _AT_A_TIME):
-        some = keys.slice(start, _AT_A_TIME).to_pylist()
+    for start in range(0, len(keys), ROWS_AT_A_TIME):
+        some = keys.slice(start, ROWS_AT_A_TIME).to_pylist()
         positions[start : start + len(some)] = np.fromiter(map(hash_position, some), dtype=np.uint64, count=len(some))
     order = np.argsort(positions, kind="stable")
     if len(positions) and (np.diff(positions[order]) == 0).any():  # then the key itself decides

@@ -78,7 +78,7 @@ def recheck(
         _recheck(store, store.entry(*item), *npz[item], encoder, device)
         for item in tqdm(chosen, desc="encoding again", unit="utt", dynamic_ncols=True)
     ]
-    return _view_of(checked)
+    return _section_of(checked)
 
 
 def _recheck(
@@ -129,7 +129,7 @@ def _difference(stored: npt.NDArray[np.float32], reference: npt.NDArray[np.float
     return distance / largest if largest else distance
 
 
-def _view_of(checked: Sequence[Recheck]) -> Section:
+def _section_of(checked: Sequence[Recheck]) -> Section:
     rows = [
         (item.split, item.key, "-" if item.difference is None else f"{item.difference:.2e}", item.problem or "ok")
         for item in checked

@@ -32,7 +32,8 @@ class SplitEntries:
         entries: Rows of `INDEX_SCHEMA`, or of some of its columns, shard by shard.
         shard_of_entry: Index into `shards` of each row, `(entries,)`.
         is_merged: Whether they were read from an up-to-date merged index.
-        unfinished: Keys, some of them with entries, whose newest plan has no complete shard for them.
+        unfinished: Keys, some of them with entries, whose newest plan has no complete shard for them; of several
+            plans, since one supersedes nothing.
     """
 
     planned: tuple[str, ...]
