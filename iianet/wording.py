@@ -2,6 +2,7 @@
 
 import difflib
 import reprlib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -55,3 +56,24 @@ def readable_bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"
+
+
+def printable(text: object, keep: str = "\n\t") -> str:
+    """Text with what a terminal would obey, or could not encode, as escapes: `\\x1b`, `\\u202e`, `\\udcff`.
+
+    Names, keys and texts of errors come out of files that anybody may have written. Control characters of C0 and C1,
+    characters that turn the direction of writing or are not seen, separators of lines, and the surrogates that stand
+    for bytes that are not UTF-8 are escaped; what is a letter anywhere in the world stays.
+
+    Args:
+        text: What is to be shown.
+        keep: Control characters that stay as they are: line ends and tabs of our own layout.
+    """
+    return "".join(
+        character if character in keep or unicodedata.category(character) not in _UNSEEN else ascii(character)[1:-1]
+        for character in str(text)
+    )
+
+
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode's categories of what is obeyed or not seen, or may be tomorrow."""

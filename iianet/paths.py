@@ -1,0 +1,33 @@
+"""Paths as users write them, by a command line, a config or the API: `~` and `$VAR` are expanded here alone."""
+
+import os
+import re
+from pathlib import Path
+
+from iianet.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))", re.ASCII)
+
+
+def expand_path(word: str | os.PathLike[str]) -> Path:
+    """The path that a user means: `~`, `~user`, `$VAR` and `${VAR}` are what a shell would make of them.
+
+    What exists under the very name that was given is that, whatever signs are in it.
+
+    Raises:
+        ConfigError: A variable is not set, or a user's folder is not known.
+    """
+    given = os.fspath(word)
+    if not ("$" in given or given.startswith("~")) or os.path.lexists(given):
+        return Path(given)
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise ConfigError(f"{given}: the environment variable {name} is not set; set it, or write the path out")
+        return os.environ[name]
+
+    try:
+        return Path(_VARIABLE.sub(value, given)).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{given}: the folder that ~ stands for is not known; write the path out") from error

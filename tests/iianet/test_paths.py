@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from iianet.errors import ConfigError
+from iianet.paths import expand_path
+
+
+def test_home_and_variables_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    assert expand_path("~/store") == tmp_path / "store"
+    assert expand_path("$SCRATCH/store") == Path("/scratch/store")
+    assert expand_path("${SCRATCH}x/store") == Path("/scratchx/store")
+    assert expand_path("a~b") == Path("a~b")
+
+
+def test_what_exists_keeps_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "$five").mkdir()
+    (tmp_path / "~").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert expand_path("$five") == Path("$five")
+    assert expand_path("~") == Path("~")
+
+
+def test_a_variable_without_a_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOWHERE", raising=False)
+    with pytest.raises(ConfigError, match=r"\$NOWHERE/store: the environment variable NOWHERE is not set; set it"):
+        expand_path("$NOWHERE/store")
+
+
+def test_an_unknown_user_is_an_error_of_ours() -> None:
+    with pytest.raises(ConfigError, match="~nobody-of-that-name/store: the folder that ~ stands for is not known"):
+        expand_path("~nobody-of-that-name/store")
