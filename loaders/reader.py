@@ -16,7 +16,7 @@ from iianet.errors import StoreError
 from loaders.order import Indices
 from shardwriter.format.names import VIEW_MARK, parse_view_split, tar_name
 from shardwriter.format.record import Identity
-from shardwriter.format.sample import NPY_HEADER_BYTES, dequantize
+from shardwriter.format.sample import NPY_HEADER_BYTES, dequantize, expected_headers
 from shardwriter.storage.locate import open_storage
 from shardwriter.storage.storage import StoredTar
 from shardwriter.store.entries import SplitEntries
@@ -75,7 +75,7 @@ class StoreReader:
         self._scale_offsets = _integers(entries["scale_offset"]) + NPY_HEADER_BYTES if is_int8 else None
         has_audio = self.identity.audio == "embed" and not is_view
         self.audio_offsets = _integers(entries["audio_offset"]) if has_audio else None
-        self._refuse_wrong_lengths(_integers(entries["embedding_length"]))
+        self._is_checked = np.zeros(len(keys), dtype=np.bool_)
         if len(snapshots) > 1:
             self._refuse_common_keys()
 
@@ -114,6 +114,7 @@ class StoreReader:
             rows: Rows of the utterances.
             out: `(rows, dim, frames)`, C-contiguous, in `dtype`, with at least as many frames as the longest has.
         """
+        self._check(rows)
         lengths = self.frames[rows]
         if self._scale_offsets is not None or (lengths != out.shape[2]).any():
             for row, length, one in zip(rows.tolist(), lengths.tolist(), out, strict=True):
@@ -138,6 +139,8 @@ class StoreReader:
 
     def _copy(self, row: int, first: int, out: npt.NDArray[Any]) -> None:
         """Copy the frames from `first` on into `(dim, frames)`."""
+        if not self._is_checked[row]:
+            self._check(np.array([row]))
         shard, dim, frames = int(self.shard_of[row]), self.identity.dim, int(self.frames[row])
         content, offset = self.files.content(shard), int(self._offsets[row])
         whole = content[offset : offset + dim * frames * self._stored_dtype.itemsize].view(self._stored_dtype)
@@ -149,16 +152,25 @@ class StoreReader:
         scale = content[scale_at : scale_at + dim * SCALE_DTYPE.itemsize].view(SCALE_DTYPE)
         dequantize(stored, scale, out=out)
 
-    def _refuse_wrong_lengths(self, lengths: Indices) -> None:
-        """Raise StoreError where the index and the identity contradict each other."""
-        expected = NPY_HEADER_BYTES + self.identity.dim * self.frames * self._stored_dtype.itemsize
-        if len(wrong := np.flatnonzero(lengths != expected)):
-            row = int(wrong[0])
-            raise StoreError(
-                f"{self.files.tars[self.shard_of[row]].where}: {self.key(row)} has {lengths[row]} bytes, expected "
-                f"{expected[row]} for ({self.identity.dim}, {self.frames[row]}) {self._stored_dtype}; the store is "
-                "damaged, build it again"
-            )
+    def _check(self, rows: Indices) -> None:
+        """Look at the headers of some embeddings before the first bytes of each are served.
+
+        Raises:
+            StoreError: One is not of the shape and type that the index and the store say.
+        """
+        for row in rows[~self._is_checked[rows]].tolist():
+            content = self.files.content(int(self.shard_of[row]))
+            offsets = [self._offsets, *([] if self._scale_offsets is None else [self._scale_offsets])]
+            headers = expected_headers(self.identity, int(self.frames[row])).items()
+            for (member, header), starts in zip(headers, offsets, strict=True):
+                start = int(starts[row])
+                if content[start - NPY_HEADER_BYTES : start].tobytes() != header:
+                    raise StoreError(
+                        f"{self.files.tars[self.shard_of[row]].where}: {self.key(row)}: {member}: the bytes before "
+                        f"{start:,} are not the header of the array that the index says starts there. "
+                        "Run inspect-shards --verify, then build-shards."
+                    )
+            self._is_checked[row] = True
 
     def _refuse_common_keys(self) -> None:
         """Raise StoreError where two stores have one key."""

@@ -1,7 +1,14 @@
 """Read tars strictly: tarfile takes a damaged header, or a missing end, for the end of a tar."""
 
 import tarfile
-from typing import Self
+from typing import Final, Self
+
+BLOCK_BYTES: Final = tarfile.BLOCKSIZE
+"""Of a header; every member's content starts at a multiple of it."""
+
+NAME_BYTES: Final = 100
+"""Of a member's name in its header."""
+_SIZE = slice(124, 136)
 
 END: type[tarfile.HeaderError] = tarfile.EOFHeaderError  # type: ignore[attr-defined]
 CUT = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
@@ -24,3 +31,8 @@ class StrictTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"it breaks off at byte {archive.offset:,}") from error
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"at byte {archive.offset:,}: {error}") from error
+
+
+def is_header_of(block: bytes, name: str, size: int) -> bool:
+    """Whether a block is the header of a member of this name and size, bytes, as stores write it."""
+    return block[:NAME_BYTES] == name.encode().ljust(NAME_BYTES, b"\0") and block[_SIZE] == b"%011o\0" % size

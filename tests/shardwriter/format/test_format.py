@@ -1,18 +1,18 @@
 """The format: keys, names, hash order, and what store.json holds.
 
-Golden values, here and in test_writer.py, are of version 2 of the format: names with ids, store.json, a plan's id, and
+Golden values, here and in test_writer.py, are of version 3 of the format: names with ids, store.json, a plan's id, and
 the bytes of tars. The tests themselves printed them: one that fails shows the new value beside the old one. Who has to
 change one makes stores that today's code cannot read, so FORMAT_VERSION goes up with it, and then all of them are made
 anew in this way.
 """
 
-import json
 import re
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.builds import edited
 
 from shardwriter.format.names import (
     AUDIO_MEMBER,
@@ -39,11 +39,11 @@ from shardwriter.format.plan import PLAN_SCHEMA, make_plan
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
 
 ID = "0123456789"
-GOLDEN_PLAN_ID = "9e89c773a6"
+GOLDEN_PLAN_ID = "d76836df11"
 """Of the plan in `test_plans_id_never_changes`."""
 GOLDEN_RECORD = """{
   "format": "iianet-shards",
-  "version": 2,
+  "version": 3,
   "identity": {
     "encoder": {
       "fingerprint": "f"
@@ -64,7 +64,8 @@ GOLDEN_RECORD = """{
   "pending": "plan-aaaaaaaaaa.parquet",
   "retired": {
     "plan-bbbbbbbbbb.parquet": "2026-01-01T00:00:00+00:00"
-  }
+  },
+  "digest": "a420d1ccab030dded5fff09f76a58c86"
 }
 """
 """store.json of `make_record()`."""
@@ -253,10 +254,10 @@ def test_a_record_names_all_plans_that_belong_to_the_store() -> None:
 
 def changed(change: dict[str, object]) -> bytes:
     """store.json with other values."""
-    return json.dumps({**json.loads(make_record().to_bytes()), **change}).encode()
+    return edited(make_record().to_bytes(), **change)
 
 
-@pytest.mark.parametrize("version", [1, 3, "2", None])
+@pytest.mark.parametrize("version", [1, 2, 4, "3", None])
 def test_store_record_of_another_version_is_distinguished_from_a_damaged_one(version: object) -> None:
     with pytest.raises(OtherVersion, match=rf"version {version!r} of the format; expected {FORMAT_VERSION}"):
         StoreRecord.from_bytes(changed({"version": version}))
@@ -264,7 +265,7 @@ def test_store_record_of_another_version_is_distinguished_from_a_damaged_one(ver
 
 @pytest.mark.parametrize("change", [{"format": "other"}, {"identity": {"dim": 1}}, {"plans": None}, {"retired": 3}])
 def test_damaged_store_record_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises((KeyError, TypeError, ValueError)):
+    with pytest.raises(ValueError):
         StoreRecord.from_bytes(changed(change))
 
 

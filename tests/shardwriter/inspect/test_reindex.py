@@ -576,7 +576,7 @@ def test_a_flag_that_is_refused_is_refused_before_anything_is_written(place: Pla
 
 def test_a_store_of_version_1_is_refused(place: Place) -> None:
     path = place.store / "store.json"
-    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    path.write_text(path.read_text().replace('"version": 3', '"version": 1'))
     before = contents(place.store)
     with pytest.raises(StoreError, match=r"version 1 of the format"):
         reindex(str(place.store))
