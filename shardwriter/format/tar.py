@@ -21,6 +21,14 @@ class StrictTarInfo(tarfile.TarInfo):
     """
 
     @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header's block. A negative size would lead back to what was read already, for ever."""
+        info = super().frombuf(buf, encoding, errors)
+        if info.size < 0:
+            raise tarfile.InvalidHeaderError(f"a size of {info.size:,} bytes")  # type: ignore[attr-defined]
+        return info
+
+    @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         """Read the next header."""
         try:
@@ -31,6 +39,18 @@ class StrictTarInfo(tarfile.TarInfo):
             raise tarfile.ReadError(f"it breaks off at byte {archive.offset:,}") from error
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"at byte {archive.offset:,}: {error}") from error
+
+
+class OwnTarInfo(StrictTarInfo):
+    """The same for tars of stores, which hold plain files alone: other headers may stand for any number of bytes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header's block."""
+        info = super().frombuf(buf, encoding, errors)
+        if info.type != tarfile.REGTYPE:
+            raise tarfile.InvalidHeaderError(f"an entry of type {info.type!r}; expected plain files")  # type: ignore[attr-defined]
+        return info
 
 
 def is_header_of(block: bytes, name: str, size: int) -> bool:
