@@ -47,6 +47,14 @@ class NpyHeader:
     column_major: bool
     data_offset: int
 
+    def refuse(self, size: int, where: str) -> None:
+        """Raise StoreError where the whole npy, of `size` bytes, holds objects, or not what this header says."""
+        if self.dtype.hasobject:
+            raise StoreError(f"{where}: an npy of Python objects, which are never unpickled; expected numbers")
+        expected = self.data_offset + math.prod(self.shape) * self.dtype.itemsize
+        if size != expected:
+            raise StoreError(f"{where}: an npy of {size:,} bytes; expected {expected:,} for {self.shape} {self.dtype}")
+
 
 def read_npy_header(content: bytes, where: str) -> NpyHeader:
     """Read what an npy holds, without its values.
@@ -106,12 +114,6 @@ def read_npy(content: bytes, where: str) -> npt.NDArray[np.generic]:
         StoreError: It is no npy, holds objects, or is longer or shorter than it says. The message starts with `where`.
     """
     header = read_npy_header(content, where)
-    if header.dtype.hasobject:
-        raise StoreError(f"{where}: an npy of Python objects, which are never unpickled; expected numbers")
-    expected = header.data_offset + math.prod(header.shape) * header.dtype.itemsize
-    if len(content) != expected:
-        raise StoreError(
-            f"{where}: an npy of {len(content):,} bytes; expected {expected:,} for {header.shape} {header.dtype}"
-        )
+    header.refuse(len(content), where)
     values = np.frombuffer(content, dtype=header.dtype, offset=header.data_offset)
     return values.reshape(header.shape, order="F" if header.column_major else "C")
