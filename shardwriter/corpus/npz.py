@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from iianet.errors import MouthError, StoreError
+from iianet.errors import MouthError
 from iianet.wording import LISTED
 from shardwriter.corpus.regular_file import open_regular, read_regular
-from shardwriter.format.npy import MOST_HEADER_BYTES, NpyHeader, read_npy_header
+from shardwriter.format.npy import NpyHeader, parse_npy_header
 
 MOST_BYTES = 2 << 30
 """Bytes of the largest file that is read, and of the largest array: a mouth of two and a half hours."""
@@ -34,8 +34,9 @@ _SHORTEST_END, _LONGEST_END = 22, 22 + (1 << 16)
 """Bytes of the record that ends a zip, without a comment and with the longest one."""
 _LOCAL_BYTES, _LOCAL_LENGTHS = 30, (26, 28)
 """Bytes of the header before an array; where it gives the lengths of the name and of the extra field behind it."""
-_PIECE_BYTES = 8 << 20
-_DAMAGE = (OSError, MemoryError, NotImplementedError, ValueError, StoreError, zipfile.BadZipFile, zlib.error)
+_FIRST_BYTES, _PIECE_BYTES = 16 << 10, 8 << 20
+"""Packed bytes that are unpacked at first, to see the header, and then at a time."""
+_DAMAGE = (OSError, MemoryError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error)
 """What is raised for damaged files."""
 
 
@@ -99,8 +100,11 @@ def _member(path: Path, file: IO[bytes], size: int, key: str) -> Iterator["_Memb
         _refuse_false_sizes(info)
         pieces = _pieces(file, info)
         start = next(pieces, b"")
-        header = read_npy_header(start, info.filename)
-        header.refuse(info.file_size, info.filename)
+        header = parse_npy_header(start)
+        if (expected := header.data_offset + header.data_bytes) != info.file_size:
+            raise ValueError(
+                f"an npy of {info.file_size:,} bytes; expected {expected:,} for {header.shape} {header.dtype}"
+            )
         yield _Member(header, start[header.data_offset :], pieces)
     except _DAMAGE as error:
         reason = "there is too little memory for it" if isinstance(error, MemoryError) else error
@@ -140,7 +144,7 @@ def _pieces(file: IO[bytes], info: zipfile.ZipInfo) -> Iterator[bytes]:
     file.seek(sum(int.from_bytes(local[place : place + 2], "little") for place in _LOCAL_LENGTHS), io.SEEK_CUR)
     inflate = zlib.decompressobj(-zlib.MAX_WBITS) if info.compress_type == zipfile.ZIP_DEFLATED else None
     packed_left, left, crc = info.compress_size, info.file_size, 0
-    wanted = MOST_HEADER_BYTES
+    wanted = _FIRST_BYTES
     while packed_left and (packed := file.read(min(wanted, packed_left))):
         piece = inflate.decompress(packed, left + 1) if inflate else packed
         packed_left -= len(packed)

@@ -80,13 +80,16 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "wrong pixels": (lambda: flipped(FRAMES[1].tobytes()[:8], b"\0" * 8), "cannot be decoded .*CRC"),
 }
 ODD: dict[str, tuple[Callable[[], bytes], str]] = {
-    "not an npy": (lambda: zipped(b"half"), "not an npy"),
+    "not an npy": (lambda: zipped(b"half"), "it starts with b'half'"),
     "broken npy header": (lambda: flipped(b"(3, 96, 96)", b"(3, 96, 96("), "expected descr, fortran_order and shape"),
     "huge npy header": (
         lambda: zipped(npy_header(f"({10**13}, 96, 96)")),
-        "an npy of 128 bytes; expected 92,160,000,000,000,128",
+        "expected at most 281,474,976,710,656 values",
     ),
-    "shape beyond all numbers": (lambda: zipped(npy_header(f"({10**30}, 96, 96)")), "which no array has"),
+    "shape beyond all numbers": (
+        lambda: zipped(npy_header(f"({10**30}, 96, 96)")),
+        "expected descr, fortran_order and shape",
+    ),
     "shape of text": (lambda: zipped(npy_header("('3', 96, 96)")), "expected descr, fortran_order and shape"),
     "damaged lzma": (damaged_lzma, "packed by method 14 of zips; expected deflate"),
     "marked as encrypted": (encrypted, "encrypted"),
@@ -174,7 +177,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "a long directory": (lambda: directory_of(30_000), "its zip lists files in 1,[0-9,]+ bytes; expected a few arrays"),
     "minus signs": (
         lambda: zipped(b"\x93NUMPY\x01\x00" + (9000).to_bytes(2, "little") + b"-" * 9000),
-        "a header of 9,010 bytes; .* at most 4,096",
+        "the header '-",
     ),
 }
 

@@ -1,8 +1,8 @@
 """npy members are read from their bytes, and nothing that would be unpickled."""
 
-import ast
 import io
-import warnings
+import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -60,62 +60,45 @@ def test_a_header_that_cannot_be_parsed_is_refused(found: bytes, changed: bytes)
         read_npy(content.replace(found, changed), "here")
 
 
-def headed(text: str) -> bytes:
-    """The bytes of an npy that has nothing but a header, of any text."""
-    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
-
-
-DICT = "{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}"
-HOSTILE = {
-    "nine thousand minus signs": "-" * 9000,
-    "minus signs in a short header": "-" * 4000,
-    "brackets": "[" * 4000,
-    "digits without an end": DICT.format(descr="'<f4'", shape="(" + "1" * 3000),
-    "a number of 3,000 digits": DICT.format(descr="'<f4'", shape=f"({'1' * 3000},)"),
-    "spaces": "{" + " " * 4000 + "x}",
-    "1,000 axes": DICT.format(descr="'<f4'", shape=f"({'1,' * 1000})"),
-    "no values, beyond all numbers": DICT.format(descr="'<f8'", shape=f"(0, {10**18}, {10**18})"),
-    "values of no bytes": DICT.format(descr="'|S0'", shape="(3,)"),
-    "a structure": DICT.format(descr="[('a', '<f4')]", shape="(3,)"),
-    "a key too few": "{'descr': '<f4', 'shape': (3,)}",
-    "a call": DICT.format(descr="'<f4'", shape="(3,)") + " + f()",
-}
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_header_is_refused_at_once(kind: str) -> None:
-    with pytest.raises(
-        StoreError, match=r"^here: not an npy \(.*expected|^here: not an npy \(.*no array has|at most 4,096"
-    ):
-        read_npy(headed(HOSTILE[kind]), "here")
+def with_header(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
 
 
 @pytest.mark.parametrize(
-    ("text", "shape"),
+    "header",
     [
-        ("{'shape': (2L, 3L,), 'fortran_order': False, 'descr': '<f4'}", (2, 3)),
-        ("{'descr':'<f4','fortran_order':False,'shape':(5,)}\n", (5,)),
-        ("{'descr': '<f4', 'fortran_order': False, 'shape': (), }   \n", ()),
+        b"-" * 9000,
+        b"{" * 9000,
+        b"[" * 60_000,
+        b"{'descr': '<f2', 'fortran_order': False, 'shape': (" + b"1, " * 2000 + b"), }",
+        b"{'descr': '<f2', 'fortran_order': False, 'shape': (0, 9999999999999999999), }",
+        b"{'descr': '<U0', 'fortran_order': False, 'shape': (9999999,), }",
+        b"{'descr': '<f2', 'fortran_order': False, 'shape': __import__('os').getpid(), }",
+        b"{'descr': '<f2', 'fortran_order': False, 'shape': (1,), 'shape': (2,), }",
+        b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }",
+    ],
+    ids=range(9),
+)
+def test_a_hostile_header_is_refused_in_bounded_time(header: bytes) -> None:
+    with pytest.raises(StoreError, match=r"^here: not an npy \(.*expected|^here: not an npy \(the dtype"):
+        read_npy(with_header(header), "here")
+
+
+def test_headers_are_read_the_same_in_many_threads() -> None:
+    """Python's own evaluation of literals, which NumPy uses, is not safe in threads on 3.11."""
+    content = npy(np.zeros((5, 96, 96), dtype=np.uint8))
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: read_npy_header(content, "here").shape, range(2000)))
+    assert found == {(5, 96, 96)}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"shape":(2,3),"fortran_order":False,"descr":"<f4"}',
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }",
     ],
 )
-def test_headers_of_other_writers_are_read(text: str, shape: tuple[int, ...]) -> None:
-    header = read_npy_header(headed(text), "here")
-    assert (header.shape, str(header.dtype), header.column_major) == (shape, "float32", False)
-    assert header.data_offset == len(headed(text))
-
-
-@pytest.mark.parametrize("dtype", ["?", "u1", "i8", "<f2", ">f4", "<c8", "<U4", "S3"])
-def test_headers_are_what_numpy_reads(dtype: str) -> None:
-    content = npy(np.zeros((2, 3), dtype))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        header = read_npy_header(content, "here")
-    stream = io.BytesIO(content)
-    np.lib.format.read_magic(stream)
-    assert (header.shape, header.column_major, header.dtype) == np.lib.format.read_array_header_1_0(stream)
-    assert header.data_offset == stream.tell()
-
-
-def test_no_header_reaches_python_s_parser_which_is_not_safe_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(ast, "literal_eval")
-    assert read_npy_header(npy(np.zeros((2, 3))), "here").shape == (2, 3)
+def test_headers_of_other_writers_are_read(header: bytes) -> None:
+    found = read_npy_header(with_header(header + b"   \n"), "here")
+    assert (found.shape, found.dtype, found.data_bytes) == ((2, 3), np.float32, 24)
