@@ -18,6 +18,8 @@ from loaders.order import Order
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
 
+FLOAT_BYTES = 4
+
 
 class Row(NamedTuple):
     """A row of a Batch, without its embedding.
@@ -68,6 +70,13 @@ class Assembler:
     dim: int
     skip_missing: bool
     augment_mouth: bool
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of a batch; with the mouths of all its rows in raw mode, else of none."""
+        crops = 0 if self.stored else (self.frames + 2 * self.mouths.context_frames) * CROP_SIZE**2
+        value_bytes = self.stored.centre.dtype.itemsize if self.stored else FLOAT_BYTES
+        return self.order.batch_size * row_bytes(self.num_samples, self.dim * self.frames * value_bytes + crops)
 
     def batch(self, epoch: int, positions: Sequence[int]) -> Batch:
         """Assemble the rows at some positions of an epoch. A row that cannot be read is left out and listed."""
@@ -121,6 +130,11 @@ class Assembler:
             else:
                 bytes_read += self.stored.read(*stored, out)
         return embedding, bytes_read
+
+
+def row_bytes(num_samples: int, embedding_bytes: int) -> int:
+    """Bytes of a row of a Batch: mixture, target, and what there is of its video."""
+    return 2 * num_samples * FLOAT_BYTES + embedding_bytes
 
 
 def collate(
