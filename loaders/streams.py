@@ -16,7 +16,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,9 +36,10 @@ from loaders.assemble import FLOAT_BYTES, Row, collate, row_bytes
 from loaders.audio import Kind, Recording, Segment, read_segment
 from loaders.datamodule import RankedData
 from loaders.dataset import TimedLoader
-from loaders.mixing import Mixer
+from loaders.mixing import Mixer, dropped
 from loaders.read_ahead import Share
 from loaders.workers import sendable, shared_zeros
+from shardwriter.corpus.outside import is_outside
 from shardwriter.format.names import AUDIO_MEMBER, METADATA_MEMBER
 from shardwriter.format.npy import read_npy
 from shardwriter.format.sample import audio_entries, parse_metadata
@@ -104,7 +105,7 @@ def _below(data_root: Path | None, path: str, name: str) -> Path:
     """Path of a wav: a tar may name none outside the folder that the user named."""
     if data_root is None:
         raise StoreError(f"{name}: its audio is {path}; give --data_root, the folder where such paths start")
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+    if is_outside(path):
         raise StoreError(f"{name}: its audio is {path}; expected a path below data_root ({data_root})")
     return data_root / path
 
@@ -253,7 +254,7 @@ class StreamDataset(IterableDataset[Batch]):
             mixed = self.mixer.read(example, first, interferer, second)
             embedding = read_embedding(example.sample, self.dim)
         except (AudioError, StoreError) as error:
-            self._dropped.append(Dropped(example.key, str(error)))
+            self._dropped.append(dropped(error, example.key, interferer.key if interferer else ""))
             return None
         start = min(start, embedding.shape[1] - 1)
         segment = torch.from_numpy(np.array(embedding[:, start : start + self.frames]))
@@ -262,10 +263,10 @@ class StreamDataset(IterableDataset[Batch]):
     def _batch(self, made: Sequence[tuple[Row, Tensor]]) -> Batch:
         rows = [row for row, _ in made]
         embeddings = [embedding for _, embedding in made] or [torch.zeros(self.dim, self.frames)]
-        dropped = tuple(self._dropped)
+        lost = tuple(self._dropped)
         self._dropped.clear()
         bytes_read = sum(embedding.nbytes for _, embedding in made)
-        return collate(rows, dropped, torch.stack(embeddings), self.audio.num_samples, bytes_read)
+        return collate(rows, lost, torch.stack(embeddings), self.audio.num_samples, bytes_read)
 
 
 class StreamLoader(TimedLoader):
