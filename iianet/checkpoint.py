@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
+from iianet.archive import refuse_damaged_archive
 from iianet.encoder.video_encoder import VideoEncoder
 from iianet.errors import WeightsError
 from iianet.separator.model import IIANet
@@ -131,8 +132,9 @@ def read_checkpoint(path: Path) -> dict[str, object]:
         raise WeightsError(f"{path}: no such weights file; give the path of an existing one")
     try:
         # A published best_model.pth records torch.__version__, which is no plain str; nothing else needs allowing.
-        with torch.serialization.safe_globals([TorchVersion]):
-            contents = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as stream, torch.serialization.safe_globals([TorchVersion]):
+            refuse_damaged_archive(stream, path)
+            contents = torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: not a weights file ({path.stat().st_size:,} bytes); expected tensors and plain values written by "
