@@ -24,6 +24,7 @@ from torch.torch_version import TorchVersion
 from iianet.archive import refuse_damaged_archive
 from iianet.encoder.video_encoder import VideoEncoder
 from iianet.errors import WeightsError
+from iianet.run_folder import replacing
 from iianet.separator.model import IIANet
 
 ENCODER_PARTS: Mapping[str, str] = {
@@ -160,6 +161,9 @@ def save_best_model(path: Path, model: IIANet, versions: Mapping[str, str]) -> N
         path: File to write or replace; its folder exists.
         model: Trained separator.
         versions: Software name -> version, for the record.
+
+    Raises:
+        TrainingError: The file cannot be written.
     """
     contents = {
         "model_name": "IIANet",
@@ -168,9 +172,8 @@ def save_best_model(path: Path, model: IIANet, versions: Mapping[str, str]) -> N
         # str() turns torch's own version type into a plain string, which every reader may load.
         "infos": {"software_versions": {name: str(version) for name, version in versions.items()}},
     }
-    unfinished = path.with_name(path.name + ".partial")
-    torch.save(contents, unfinished)
-    unfinished.replace(path)
+    with replacing(path) as stream:
+        torch.save(contents, stream)
 
 
 def _by_published_name(module: VideoEncoder | IIANet) -> dict[str, tuple[str, Tensor]]:
