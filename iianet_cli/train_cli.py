@@ -19,7 +19,7 @@ from iianet.errors import ConfigError, FeatureStoreError, TrainingError
 from iianet.interruption import terminable
 from iianet.paths import expand_path
 from iianet.run_folder import RunFolder, refuse_unwritable, replacing
-from iianet.training.best_checkpoints import BestCheckpoints
+from iianet.training.best_checkpoints import BestCheckpoints, epoch_of
 from iianet.training.comparison_report import save_comparison
 from iianet.training.epoch_length import limited, refuse_unfit_interval
 from iianet.training.lightning_module import SeparationModule
@@ -268,9 +268,13 @@ def _end(trainer: pl.Trainer, module: SeparationModule, folder: Path, scores: Ma
         return 0
     load_best(folder, best, module.model)
     save_results(folder, module.model, scores, module.history, module.config)
-    kind = quality(module.config, "val")
     logger.info(
-        "best: validation %s %.2f dB, %s; as a model: %s", kind, -scores[best], folder / best, folder / BEST_MODEL_FILE
+        "best: validation %s %.2f dB in epoch %d; %s, as a model %s",
+        quality(module.config, "val"),
+        -scores[best],
+        epoch_of(best),
+        folder / best,
+        folder / BEST_MODEL_FILE,
     )
     return 0
 

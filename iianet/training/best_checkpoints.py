@@ -1,6 +1,7 @@
 """The best checkpoints of a run, and with each new best one the results that others read."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from iianet.training.results import save_results
 from iianet.training.resume import checkpoint_name
 
 logger = logging.getLogger(__name__)
+
+
+def epoch_of(name: str) -> int:
+    """Number of the epoch of a checkpoint, which its name begins with."""
+    found = re.match(r"epoch=(\d+)", name)
+    return int(found[1]) if found else -1
 
 
 class BestCheckpoints(pl.callbacks.ModelCheckpoint):

@@ -1,6 +1,5 @@
 """Checkpoint files that are never half written, and last.ckpt, from which `--resume last` resumes bit-exactly."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +80,8 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
             if any_rank(trainer, module.diverged):
                 raise module.divergence("a loss is not finite")
             trainer.save_checkpoint(self.path)
-            number = self.termination.number
-            name = signal.Signals(number).name
-            raise RunStopped(f"stopped by {name} at step {trainer.global_step}; resume with --resume last", number)
+            words = f"stopped by {self.termination.name} at step {trainer.global_step}; resume with --resume last"
+            raise RunStopped(words, self.termination.number)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

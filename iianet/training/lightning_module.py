@@ -49,7 +49,7 @@ class SeparationModule(pl.LightningModule):
         diverged: Whether a training loss of this rank was not finite. On a GPU that is known a step later, since
             asking at once would let it wait.
         good_step: Step of the checkpoint that was saved or loaded last; None before the first.
-        has_stepped: Whether this process made an optimizer step.
+        has_stepped: Whether this process has made a training step.
     """
 
     def __init__(self, config: Config, encoder: LazyEncoder) -> None:
@@ -106,7 +106,6 @@ class SeparationModule(pl.LightningModule):
 
     def on_train_batch_end(self, _: Any, batch: Batch, __: int) -> None:
         """Show the examples per second of all ranks."""
-        self.has_stepped = True
         loader = self._loader
         seconds = time.monotonic() - loader.asked
         step = Spent(seconds=seconds, waited=loader.waited, bytes_read=batch.bytes_read)
@@ -238,6 +237,7 @@ class SeparationModule(pl.LightningModule):
 
     def _watch(self, loss: Tensor) -> None:
         """Note a loss that is not finite: on the CPU this one, on a GPU that of the step before, which is done."""
+        self.has_stepped = True
         watched, self._latest_loss = (loss if loss.device.type == "cpu" else self._latest_loss), loss
         if watched is not None and not bool(torch.isfinite(watched)):
             self.diverged = True

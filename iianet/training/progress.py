@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from contextlib import redirect_stdout
 from typing import Any
 
 import pytorch_lightning as pl
@@ -104,7 +105,10 @@ class ProgressLines(pl.Callback):
 
 
 class Bar(pl.callbacks.TQDMProgressBar):
-    """Lightning's bar on standard error: loss, validation figure and examples/s beside it, without a version number."""
+    """Lightning's bar, with loss, validation figure and examples/s beside it, and without a version number.
+
+    It is on standard error, since standard output is for results.
+    """
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Figures to show."""
@@ -113,18 +117,13 @@ class Bar(pl.callbacks.TQDMProgressBar):
 
     def init_train_tqdm(self) -> Tqdm:
         """Bar of training."""
-        return _on_stderr(super().init_train_tqdm())
+        with redirect_stdout(sys.stderr):
+            return super().init_train_tqdm()
 
     def init_validation_tqdm(self) -> Tqdm:
         """Bar of a validation."""
-        return _on_stderr(super().init_validation_tqdm())
-
-
-def _on_stderr(bar: Tqdm) -> Tqdm:
-    """The bar on standard error: standard output is for results."""
-    bar.fp = sys.stderr
-    bar.sp = bar.status_printer(bar.fp)
-    return bar
+        with redirect_stdout(sys.stderr):
+            return super().init_validation_tqdm()
 
 
 def duration(seconds: float) -> str:

@@ -48,10 +48,15 @@ class Termination:
     @property
     def number(self) -> int:
         """Number of the received signal; SIGTERM for SIGUSR1, or if another rank received it."""
-        return self._received or signal.SIGTERM
+        return signal.SIGINT if self._received == signal.SIGINT else signal.SIGTERM
+
+    @property
+    def name(self) -> str:
+        """Name of the received signal; SIGTERM if another rank received it."""
+        return signal.Signals(self._received or signal.SIGTERM).name
 
     def _note(self, number: int, _: Any) -> None:
-        self._received = signal.SIGTERM if number == signal.SIGUSR1 else number
+        self._received = number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             logger.info("interrupted: finishing and saving this step first; interrupt again to stop at once")
