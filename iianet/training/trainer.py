@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from iianet.config.schema import Config
 from iianet.config.sections import TrainingSection
 from iianet.devices import training_devices
 from iianet.errors import ConfigError
+from iianet.launch import Launch
 from iianet.training.last_checkpoint import AtomicCheckpointIO, LastCheckpoint
 from iianet.training.lightning_module import MONITORED
 from iianet.training.resume import LAST_CHECKPOINT
@@ -45,7 +50,6 @@ def make_trainer(config: Config, folder: Path, first: Sequence[pl.Callback] = ()
         **_arithmetic(training),
         max_epochs=training.epochs,
         callbacks=[*first, *_callbacks(training, folder)],
-        plugins=[AtomicCheckpointIO()],
         logger=_loggers(config, folder),
         log_every_n_steps=training.log_every_n_steps,
         default_root_dir=folder,
@@ -69,13 +73,18 @@ def make_measuring_trainer(config: Config, recorder: StepRecorder) -> pl.Trainer
 
 def _arithmetic(training: TrainingSection) -> dict[str, Any]:
     """Arguments of the Trainer that decide what steps compute, and where."""
-    accelerator, devices = training_devices(training.gpus)
+    launch = Launch.from_environment()
+    if launch is not None:
+        launch.refuse_other_nodes(training.num_nodes)
+    accelerator, devices = training_devices(training.gpus, launch)
     _refuse_half_on_cpu(training, accelerator)
-    ranks = training.num_nodes * (devices if isinstance(devices, int) else len(devices))
+    num_nodes = launch.num_nodes if launch else training.num_nodes
+    ranks = num_nodes * (devices if isinstance(devices, int) else len(devices))
     return {
         "accelerator": accelerator,
         "devices": devices,
-        "num_nodes": training.num_nodes,
+        "num_nodes": num_nodes,
+        "plugins": [AtomicCheckpointIO(), _cluster(launch)],
         "strategy": "auto" if ranks == 1 else "ddp",
         "precision": training.precision,
         "gradient_clip_val": training.gradient_clip_val,
@@ -85,6 +94,13 @@ def _arithmetic(training: TrainingSection) -> dict[str, Any]:
         "enable_model_summary": False,
         "limit_train_batches": _all_or(training.limit_train_batches),
     }
+
+
+def _cluster(launch: Launch | None) -> ClusterEnvironment:
+    """What tells Lightning the ranks; left to itself, it takes variables that were left over for a launch."""
+    if launch is None:
+        return LightningEnvironment()
+    return TorchElasticEnvironment() if launch.by == "torchrun" else SLURMEnvironment(auto_requeue=False)
 
 
 def _refuse_half_on_cpu(training: TrainingSection, accelerator: str) -> None:
