@@ -6,6 +6,7 @@ import shlex
 
 import torch
 
+from iianet.config.fields import several
 from iianet.config.schema import Config
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError
@@ -73,7 +74,7 @@ def _begin_store(config: Config) -> None:
 def named_stores(config: Config) -> list[str]:
     """Folders and URLs of the stores that the config names."""
     shards = config.datamodule.data_config.shards
-    return [shards] if isinstance(shards, str) else list(shards or [])
+    return several(shards) if shards else []
 
 
 def build_command(arguments: argparse.Namespace, config: Config) -> str:

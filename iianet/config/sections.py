@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from iianet.config.fields import Batches, Count, Name, NotNegative, Real, Section, Whole, only
+from iianet.config.fields import Batches, Count, Name, NotNegative, PathName, Real, Section, Whole, only
 from iianet.encoder.registry import encoder_problem
 from iianet.wording import show
 
@@ -44,7 +44,7 @@ class VideonetConfig(Section):
     and for raw mode: a store records its settings, and what is encoded for it later is encoded with them.
     """
 
-    pretrain: Name | None = None
+    pretrain: PathName | None = None
     """File with the published weights; null draws random ones, which serve for trying things out only."""
     relu_type: Literal["prelu"] = "prelu"
     seed: Whole = 0

@@ -6,7 +6,7 @@ several. Only this file parses the names of a corpus.
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from iianet.config.fields import several
 from iianet.config.schema import Config
 from iianet.errors import ManifestError
 from shardwriter.corpus.cache import cached_manifests
@@ -22,7 +23,7 @@ from shardwriter.corpus.lists import Lists, has_manifest, list_files, read_lists
 from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, ROWS_AT_A_TIME, UTTERANCE_SCHEMA, Manifest, arrange
 from shardwriter.format.names import SPLITS, escape_key
 
-__all__ = ["Manifest", "arrange", "has_manifest", "load_manifests", "manifest_folders"]
+__all__ = ["Manifest", "arrange", "is_listed", "load_manifests", "manifest_folders"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +43,7 @@ def load_manifests(
     Raises:
         ManifestError: One is missing or contradicts itself, or two npz of a split have one key.
     """
-    folders = {
-        split: folder for split, folder in manifest_folders(config).items() if split in splits or has_manifest(folder)
-    }
+    folders = {split: named for split, named in manifest_folders(config).items() if split in splits or is_listed(named)}
     data = config.datamodule.data_config
     if data.key_from == "path" and data.data_root is None:
         raise ManifestError(
@@ -53,18 +52,18 @@ def load_manifests(
         )
 
     def parse() -> dict[str, Manifest]:
-        lists = {split: read_lists(folder) for split, folder in folders.items()}
+        lists = {split: {folder: read_lists(folder) for folder in named} for split, named in folders.items()}
         root = data_root(config, recorded_root, lists)
-        return {split: _parse(split, folders[split], lists[split], root, data.key_from) for split in splits}
+        return {split: _parse(split, lists[split], root, data.key_from) for split in splits}
 
     facts = {
-        "splits": {split: str(folder) for split, folder in folders.items()},
+        "splits": {split: list(map(str, named)) for split, named in folders.items()},
         "asked": list(splits),
         "data_root": data.data_root,
         "key_from": data.key_from,
         "working directory": str(Path.cwd()),
     }
-    files = [path for folder in folders.values() for path in list_files(folder)]
+    files = [path for named in folders.values() for folder in named for path in list_files(folder)]
     is_whole = all(map(Path.is_file, files))
     manifests = cached_manifests(files, facts, recorded_root, splits, parse) if is_whole else parse()
     _warn_of_other_names(manifests, folders)
@@ -72,13 +71,19 @@ def load_manifests(
     return manifests
 
 
-def manifest_folders(config: Config) -> dict[str, Path]:
-    """Folder of each split's three lists, relative to the working directory as in the reference."""
+def manifest_folders(config: Config) -> dict[str, tuple[Path, ...]]:
+    """Folders of each split's three lists, one a corpus, relative to the working directory as in the reference."""
     data = config.datamodule.data_config
-    return {"train": Path(data.train_dir), "val": Path(data.valid_dir), "test": Path(data.test_dir)}
+    named = {"train": data.train_dir, "val": data.valid_dir, "test": data.test_dir}
+    return {split: tuple(map(Path, several(folders))) for split, folders in named.items()}
 
 
-def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Lists]) -> Path:
+def is_listed(folders: Sequence[Path]) -> bool:
+    """Whether a split's folders hold a corpus manifest, or one of them does; then the others are expected to."""
+    return any(map(has_manifest, folders))
+
+
+def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Mapping[Path, Lists]]) -> Path:
     """Where relative paths start, and what the store's paths are relative to.
 
     As configured. Else, for relative lists, as the store recorded, or the working directory, as in the reference. Else,
@@ -90,8 +95,9 @@ def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Lis
         return Path(os.path.abspath(configured))
     folders = {
         os.path.normpath(os.path.dirname(path))
-        for split in lists.values()
-        for rows in split.values()
+        for corpora in lists.values()
+        for corpus in corpora.values()
+        for rows in corpus.values()
         for row in rows
         for path in row[:-1]
     }
@@ -101,12 +107,12 @@ def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Lis
     return Path(recorded_root) if recorded_root and common.is_relative_to(recorded_root) else common
 
 
-def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom) -> Manifest:
+def _parse(split: str, corpora: Mapping[Path, Lists], root: Path, key_from: KeyFrom) -> Manifest:
     relative = _relative_to(root)
     utterances: dict[str, list[str]] = {name: [] for name in UTTERANCE_SCHEMA.names}
     examples: dict[str, list[Any]] = {name: [] for name in EXAMPLE_SCHEMA.names}
     row_of: dict[str, int] = {}
-    for index, (mix, *sources) in enumerate(zip(lists["mix"], lists["s1"], lists["s2"], strict=True)):
+    for folder, index, mix, *sources in _mixtures(corpora):
         for speaker, (wav, mouth, num_samples) in enumerate(sources, start=1):
             if num_samples != mix[1]:
                 raise ManifestError(
@@ -130,6 +136,13 @@ def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom
         pa.table(utterances, schema=UTTERANCE_SCHEMA),
         pa.table(examples, schema=EXAMPLE_SCHEMA),
     )
+
+
+def _mixtures(corpora: Mapping[Path, Lists]) -> Iterator[tuple[Path, int, Any, Any, Any]]:
+    """Folder, index, and rows of mix, s1 and s2 of each mixture of some corpora."""
+    for folder, lists in corpora.items():
+        for index, rows in enumerate(zip(lists["mix"], lists["s1"], lists["s2"], strict=True)):
+            yield folder, index, *rows
 
 
 def _append(columns: Mapping[str, list[Any]], *values: object) -> None:
@@ -160,7 +173,7 @@ def _relative_to(root: Path) -> Callable[[str], str]:
     return relative
 
 
-def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str, Path]) -> None:
+def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str, Sequence[Path]]) -> None:
     for split, manifest in manifests.items():
         parts = manifest.examples.table.to_batches(max_chunksize=ROWS_AT_A_TIME)
         renamed = sum(pc.sum(pc.not_equal(_names(part, "mixture"), _names(part, "source"))).as_py() for part in parts)
@@ -168,7 +181,7 @@ def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str
             logger.warning(
                 "%s: %d sources are named otherwise than their mixture. That is fine if entry i of mix.json, s1.json "
                 "and s2.json is one mixture; if the lists were sorted apart, it is not.",
-                folders[split],
+                " and ".join(map(str, folders[split])),
                 renamed,
             )
 
