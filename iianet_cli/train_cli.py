@@ -32,7 +32,7 @@ from iianet.training.step_times import StepRecorder
 from iianet.training.termination import RunStopped, own_interruption
 from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning
 from iianet.wording import counted
-from iianet_cli.stores import build_command, named_stores, open_stores
+from iianet_cli.stores import build_command, log_mode, named_stores, open_stores
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
 from loaders.matching import kernels_of
@@ -126,6 +126,8 @@ def _run(argv: list[str], prog: str) -> int:
     source = config.encoder_source()
     if arguments.compare_modes:
         return _compare_modes(arguments, config, source)
+    if not arguments.record_steps:
+        log_mode(config, raw_is_meant=arguments.no_shards)
     streams = stream_words(config.datamodule.data_config)
     snapshots = [] if streams else open_stores(config, source)
     folder = Path("Experiments", "checkpoint", config.exp.exp_name).absolute()

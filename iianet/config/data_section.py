@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from iianet.config.fields import Count, NotNegative, PathName, PathNames, Real, Section, Whole, only
+from iianet.config.fields import Count, Few, NotNegative, PathName, PathNames, Real, Section, Whole, only
 
 ONE_TARGET = "each mixture has one target speaker, and the reference never ran with another number; set n_src: 1"
 ONE_RATE = (
@@ -46,7 +46,7 @@ class DataConfig(Section):
     normalize_audio: bool = False
     batch_size: Count = 3
     """Examples in a batch of one rank."""
-    num_workers: Whole = 4
+    num_workers: Few = 4
     """Loader workers of one rank; 0 loads in the training process."""
     pin_memory: bool = True
     persistent_workers: bool = False
@@ -75,7 +75,7 @@ class DataConfig(Section):
     """Use imported embeddings, whose encoder is not recorded, as if this config's had made them."""
     segment_start: Literal[0, "random"] = 0
     """Where in a training example its segment begins: at 0, as in the reference, or at a random mouth frame."""
-    views: Whole | None = None
+    views: Few | None = None
     """Augmented views that training draws from, beside the centre crop; null uses all that the store has."""
     embedding_augmentation: EmbeddingAugmentation = EmbeddingAugmentation()
     """Light augmentation of embeddings while training."""

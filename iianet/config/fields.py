@@ -69,10 +69,16 @@ def several(names: str | list[str]) -> list[str]:
     return [names] if isinstance(names, str) else names
 
 
-Count = Annotated[int, Field(gt=0)]
+LARGEST = 10**9
+"""The largest integer that a key takes, unless it says otherwise; what is larger ends in errors of libraries."""
+Count = Annotated[int, Field(gt=0, le=LARGEST)]
 """An integer above zero."""
-Whole = Annotated[int, Field(ge=0)]
+Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 """An integer from zero on."""
+Few = Annotated[int, Field(ge=0, le=1000)]
+"""An integer from zero on, of what costs a thread, a process or a shard each."""
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What random numbers follow from: an integer of 32 bits, as numpy takes it."""
 Real = Annotated[float, BeforeValidator(read_exponents)]
 """A finite number; integers and exponents without a point are welcome."""
 NotNegative = Annotated[Real, Field(ge=0)]
