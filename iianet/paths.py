@@ -36,4 +36,4 @@ def expand_path(word: str | os.PathLike[str]) -> Path:
 
 def expand_word(word: str) -> str:
     """What a user named by a word that may be a URL too: URLs as they are, paths as `expand_path` expands them."""
-    return word if _URL.match(word) else str(expand_path(word))
+    return str(expand_path(word)) if ("$" in word or word.startswith("~")) and not _URL.match(word) else word

@@ -63,8 +63,7 @@ class StrictLoader(yaml.SafeLoader):
         self._nodes += self._sizes[node] if isinstance(event, AliasEvent) and node is not None else 1
         if self._nodes > MOST_NODES:
             raise _marked(
-                f"more than {MOST_NODES:,} values, with its aliases written out; a config has some "
-                "hundred",
+                f"more than {MOST_NODES:,} values, with its aliases written out; a config has some hundred",
                 event.start_mark,
             )
         if node is not None and node not in self._sizes:
