@@ -22,7 +22,7 @@ from iianet.paths import expand_word
 from iianet.terminal import PrintableFormatter, complain, say
 from iianet.wording import counted, nearest
 from shardwriter.build.build import Build, prepare
-from shardwriter.build.check import check
+from shardwriter.build.check import Finding, check
 from shardwriter.build.compact import Compaction, abandon
 from shardwriter.build.options import BuildOptions
 from shardwriter.execute.devices import choose_device, choose_devices
@@ -159,24 +159,33 @@ def _parser() -> Parser:
 
 def _run(argv: list[str]) -> int:
     arguments = _parser().read(argv)
-    try:
-        config, storage, options = _request(arguments)
-    except FeatureStoreError as error:
-        if not arguments.check:
-            raise
-        say(tabulate([("config and flags", "FIX", str(error))], tablefmt="plain"))
-        return error.exit_code
+    if arguments.check and not (arguments.abandon or arguments.compact):
+        return _run_check(arguments)
+    config, storage, options = _request(arguments)
     if arguments.abandon:
         return _run_abandon(config, storage, arguments)
     if arguments.compact:
         return _run_compact(config, storage, options, arguments)
-    if arguments.check:
-        findings = check(config, storage, options)
-        say(tabulate([(it.what, "FIX" if it.problem else "ok", it.problem or it.found) for it in findings]))
-        return 2 if any(finding.problem for finding in findings) else 0
     if arguments.dry_run:
         return _dry_run(config, storage, options)
     return _run_build(config, storage, options)
+
+
+def _run_check(arguments: argparse.Namespace) -> int:
+    """Show what would hinder a build; one wrong flag hides nothing else."""
+    findings = []
+    try:
+        _choose_executor(arguments)
+    except ConfigError as error:
+        findings.append(Finding(what="device", found="", problem=str(error)))
+        arguments.device, arguments.executor, arguments.ray_address = "cpu", "local", None
+    try:
+        found = check(*_request(arguments))
+    except FeatureStoreError as error:
+        found = [Finding(what="config and flags", found="", problem=str(error))]
+    findings += [finding for finding in found if not findings or finding.what != "device"]
+    say(tabulate([(it.what, "FIX" if it.problem else "ok", it.problem or it.found) for it in findings]))
+    return 2 if any(finding.problem for finding in findings) else 0
 
 
 def _run_build(config: Config, storage: Storage, options: BuildOptions) -> int:
