@@ -1,6 +1,7 @@
-"""Devices for training: the requested ones that exist."""
+"""Devices for training: the requested ones that exist, and the cores of this process."""
 
 import logging
+import os
 from collections.abc import Sequence
 
 import torch
@@ -40,6 +41,11 @@ def training_devices(
             "training.gpus asks for %s; found %s on this machine, using %s", indices, counted(count, "GPU"), used
         )
     return ("gpu", existing) if existing else ("cpu", launch.local_size if launch else 1)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; where the system does not say (macOS), those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refuse_other_count(indices: Sequence[int], existing: Sequence[int], launch: Launch) -> None:

@@ -1,7 +1,6 @@
 """The LightningDataModule: manifests, stores and order of a config -> one loader a split."""
 
 import logging
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -10,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from iianet.config.schema import Config
+from iianet.devices import usable_cores
 from iianet.errors import ConfigError, ManifestError
 from loaders.assemble import Assembler
 from loaders.audio import Audio, EmbeddedAudio, WavFiles
@@ -191,7 +191,7 @@ class SeparationData(RankedData):
         return BatchLoader(
             ExampleDataset(assembler, self.rank, self._ranks_here, ahead),
             advance_epoch=split == "train",
-            **self.loader_options(len(os.sched_getaffinity(0)), "cores"),
+            **self.loader_options(usable_cores(), "cores"),
         )
 
     def _audio(self, opened: Split) -> Audio[int]:

@@ -1,11 +1,12 @@
 """Which processes a launcher started, and what of the environment and the config contradicts that."""
 
 import logging
+import os
 
 import pytest
 import torch
 
-from iianet.devices import training_devices
+from iianet.devices import training_devices, usable_cores
 from iianet.errors import ConfigError
 from iianet.launch import Launch
 
@@ -97,3 +98,11 @@ def test_devices_that_contradict_the_launcher_are_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(ConfigError, match=said):
         training_devices(requested, Launch(by="torchrun", world_size=2, local_size=2))
+
+
+def test_cores_are_those_of_the_process_or_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert usable_cores() == 8
