@@ -28,8 +28,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
+# At its end it lists the errors of ours that no test has made.
 test-all: $(RAY)
-	$(PYTEST)
+	$(PYTEST) --raised build/raised.txt
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,10 +3,10 @@
     python benchmarks/campaign.py [--cases 100000] [--seed 0] [--processes 2] [--minutes M] [--output FILE.md]
     python benchmarks/campaign.py --seed 0 --case 4711                  one case again, with what it said
 
-Each case damages a file of a small folder (a corpus, stores, a run, tars of others), lets one reader read it, and undoes
-the damage. Right is: the same data; our own error, which names the file; or utterances that are left out, listed and
-counted. Cases are tried in worker processes, which may take 1.5 GB more than they have at their start, and 20 seconds a
-case. All failures are written beside the output, one JSON line each.
+Each case damages a file of a small folder (a corpus, stores, a run, tars of others), lets one reader read it, and
+undoes the damage. Right is: the same data; our own error, which names the file; or utterances that are left out,
+listed and counted. Cases are tried in worker processes, which may take 1.5 GB more than they have at their start, and
+20 seconds a case. All failures are written beside the output, one JSON line each.
 """
 
 import argparse
@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch

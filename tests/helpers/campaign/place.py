@@ -112,20 +112,19 @@ def _make(place: Place) -> None:
     with quick_encoder(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         corpus = make_corpus(root / "corpus", COUNTS, ring=True)
         _still(root)
-        whole = {path: path.read_bytes() for path in root.rglob("*.json")}
-        edit_lists(corpus, "train", lambda rows: rows[:3])
-        build_store(corpus, root / "partial", splits=("train", "val"))
-        for path, content in whole.items():
-            path.write_bytes(content)
-        _still(root / "corpus")
         build_store(corpus, root / "full", splits=("train", "val"))
-        build_store(corpus, root / "pending", splits=("train", "val"))
         change_mouth(corpus.mouth(CHANGED))
         _still(root / "corpus", TIME + 100)
         build_store(corpus, root / "full", splits=("train", "val"))
         rich = ("shardwriter.dtype=int8", "shardwriter.audio=embed", "shardwriter.views=1")
         build_store(corpus, root / "int8", *rich, splits=("train", "val"))
+        build_store(corpus, root / "pending", splits=("train", "val"))
         interrupt_build(corpus, root / "pending", packs=1, splits=("train", "val"), overwrite=True)
+        lists = {path: path.read_bytes() for path in root.rglob("corpus/json/*/*.json")}
+        edit_lists(corpus, "train", lambda rows: rows[:3])
+        build_store(corpus, root / "partial", splits=("train", "val"))
+        for path, content in lists.items():
+            path.write_bytes(content)
         for name in corpus.names["train"]:
             _write_embedding(corpus.mouth(name))
         place.here.mkdir()

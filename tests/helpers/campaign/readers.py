@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -164,7 +163,9 @@ def weights(place: Place, _: str) -> Seen:
     with overheard() as text:
         model = IIANet(**place.corpus.config().audionet.audionet_config.model_dump())
         load_published(model, read_checkpoint(path), path)
-    return Seen({("weights", name): value.numpy().copy() for name, value in model.state_dict().items()}, text.getvalue())
+    return Seen(
+        {("weights", name): value.numpy().copy() for name, value in model.state_dict().items()}, text.getvalue()
+    )
 
 
 # Commands

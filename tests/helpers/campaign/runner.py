@@ -133,8 +133,6 @@ def _serve(pipe: Connection, parents: Connection, folder: Path, seed: int) -> No
     os.environ["XDG_CACHE_HOME"] = str(folder / "place" / "cache")
     place = make_place(folder)
     os.chdir(place.here)
-    taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_DATA, (taken + MEMORY, taken + MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000_000, 300_000_000))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with quick_encoder():
@@ -151,9 +149,12 @@ def try_one(place: Place, seed: int, number: int, folder: Path, stack: object) -
     (folder / "case.txt").write_text(said)
     expected = _expected(place, case.reader, case.store, folder)
     begun = time.monotonic()
+    taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (taken + MEMORY, resource.RLIM_INFINITY))  # what damages has no limit
     faulthandler.dump_traceback_later(SECONDS, exit=True, file=stack)  # type: ignore[arg-type]
     outcome = run(place, case, expected)
     faulthandler.cancel_dump_traceback_later()
+    resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return Result(number, said, outcome, time.monotonic() - begun)
 
 
@@ -176,7 +177,7 @@ def _place_of(stack: str) -> str:
     """The innermost line of our packages in what faulthandler wrote, of the thread that was running."""
     for line in stack.splitlines():
         for package in ("shardwriter", "loaders", "iianet", "iianet_cli"):
-            if f"/{package}/" in line and 'helpers' not in line:
+            if f"/{package}/" in line and "helpers" not in line:
                 return line.strip().partition(f"/{package}/")[2].replace('", line ', ":").partition(" in ")[0]
     return "nowhere"
 
