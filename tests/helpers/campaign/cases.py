@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from helpers.campaign import archives, damage, documents, readers, tables
+from helpers.campaign import archives, damage, documents, forge, readers, tables
 from helpers.campaign.damage import Change
 from helpers.campaign.place import Place
 from helpers.campaign.readers import Reader, Seen
@@ -136,6 +136,16 @@ KINDS: dict[Kind, int] = {
 """Each kind, and how often it is chosen."""
 
 
+_FORGED_TABLES = tuple(forge.forging(change) for change in tables.TABLES)
+FORGED: dict[str, tuple[Change, ...]] = {
+    "store.json": (forge.forge_record,),
+    "plan": (),
+    "index": _FORGED_TABLES,
+    "merged index": _FORGED_TABLES,
+}
+"""Files that carry digests, and changes after which those are right."""
+
+
 class Case(NamedTuple):
     """A case: what is done to which files, and who reads."""
 
@@ -146,6 +156,7 @@ class Case(NamedTuple):
     reader: str
     store: str
     is_checked: bool
+    is_forged: bool
 
 
 class Outcome(NamedTuple):
@@ -179,7 +190,7 @@ def choose(place: Place, seed: int, number: int) -> Case:
     checked = kind.is_checked
 
     def case(what: str, do: Callable[[], None], files: tuple[Path, ...] = (path,)) -> Case:
-        return Case(kind, files, what, do, reader, store, checked)
+        return Case(kind, files, what, do, reader, store, checked, what.startswith("forge"))
 
     if way < 0.05:
         # An index that is absent is a shard that is not complete, as any build leaves it.
@@ -192,6 +203,14 @@ def choose(place: Place, seed: int, number: int) -> Case:
             content = other.read_bytes()
             return case(f"copy of {other.name}", lambda: _write(path, content))
         return case(f"exchanged with {other.name}", lambda: _exchange(path, other), (path, other))
+    if way < 0.3 and kind.name in FORGED:
+        checked = False
+        if kind.name == "plan":
+            change = chance.choice(tables.TABLES)
+            return case(f"forge {change.__name__}", forge.forge_plan(chance, path, change))
+        change = chance.choice(FORGED[kind.name])
+        content = change(chance, path.read_bytes())
+        return case(change.__name__, lambda: _write(path, content))
     change = chance.choice(kind.changes if way < 0.6 else damage.GENERAL)
     checked = checked and not (change is archives.edit_member and kind.changes is archives.ZIPS)  # a user's own file
     content = change(chance, path.read_bytes())
@@ -223,6 +242,8 @@ def run(place: Place, case: Case, expected: Seen) -> Outcome:
         outcome = judge(case, found, expected)
     changed = place.restore()
     allowed = {str(path.relative_to(place.root)) for path in case.files}
+    if case.is_forged:
+        changed = [name for name in changed if not name.startswith(f"{case.store}/") or "/.tmp-" in name]
     writes = case.reader.startswith(WRITERS)
     free = ("cache/", "out/", "here/", *([f"{case.store}/", "anew"] if writes else []))
     outside = [name for name in changed if name not in allowed and not name.startswith(free)]
@@ -241,6 +262,8 @@ def judge(case: Case, found: Seen, expected: Seen) -> Outcome:
         return Outcome("escape", case.reader, repr(found.text[max(escape.start() - 200, 0) : escape.end() + 50]))
     if "Traceback (most recent" in found.text:
         return Outcome("traceback", _last_frame(found.text), found.text)
+    if case.is_forged:
+        return Outcome("not checked")
     if wrong := [name for name, value in found.values.items() if not np.isfinite(value).all()]:
         return Outcome("not finite", case.reader, str(wrong[:3]))
     if not case.is_checked:
@@ -273,6 +296,8 @@ _OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e
 
 
 def _refused(case: Case, text: str) -> Outcome:
+    if case.is_forged and case.store in text:
+        return Outcome("refused")
     if _names(case, text):
         return Outcome("refused", detail=text[-300:])
     return Outcome("unnamed", f"{case.reader}: {_gist(text)}", text[-1500:])
