@@ -162,6 +162,12 @@ def refuse_other_keys(keys: pa.ChunkedArray) -> None:
 class UnreadableError(StoreError):
     """A file cannot be read, now or by this user; it need not be damaged."""
 
+    def __init__(self, where: str, error: OSError) -> None:
+        super().__init__(
+            f"{where}: cannot be read ({error.strerror or error}), which is no damage: check the rights of the file "
+            "and of its folders, and the file system, then try again"
+        )
+
 
 @contextmanager
 def reading(where: str, what: str, cure: str) -> Iterator[None]:
@@ -182,10 +188,7 @@ def reading(where: str, what: str, cure: str) -> Iterator[None]:
         raise
     except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, OSError) and error.errno not in _OF_DAMAGE:
-            raise UnreadableError(
-                f"{where}: cannot be read ({error.strerror or error}). It need not be damaged: see that this user may "
-                "read it, and that its disk or network works"
-            ) from error
+            raise UnreadableError(where, error) from error
         raise StoreError(f"{where}: not {what} of this format ({error}). {cure}") from error
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from iianet.errors import StoreError
-from shardwriter.format.index import ShardRecord, encode_index, index_table
+from shardwriter.format.index import ShardRecord, decode_shard_index, encode_index, index_table
 from shardwriter.format.names import (
     INDEX_SUFFIX,
     STORE_FILE,
@@ -29,14 +29,13 @@ from shardwriter.format.names import (
     plan_name,
     tar_name,
 )
-from shardwriter.format.plan import PLAN_SCHEMA, PlanHeader, decode_plan, encode_plan, make_plan, plan_errors
+from shardwriter.format.plan import PLAN_SCHEMA, PlanHeader, decode_plan, encode_plan, make_plan
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
 from shardwriter.format.table import UnreadableError
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.own_tar import OwnTar, read_own_tar, shown_identity
 from shardwriter.storage.folder import Folder
 from shardwriter.storage.locate import open_folder
-from shardwriter.store.entries import read_shard_index
 from shardwriter.store.snapshot import is_store, read_record
 from shardwriter.store.transaction import Transaction
 
@@ -152,18 +151,20 @@ def _read_known(folder: Folder) -> _Known:
         _note_made_anew(folder.where(STORE_FILE), error)
     for name in sorted(folder.files()):
         shard = parse_shard(name.removesuffix(INDEX_SUFFIX)) if name.endswith(INDEX_SUFFIX) else None
-        try:
-            if parse_plan_name(name):
-                with plan_errors(folder.where(name)), folder.open(name) as stream:
+        if shard is None and parse_plan_name(name) is None:
+            continue
+        with folder.open(name) as stream:  # what cannot be read must not be written over
+            try:
+                if shard is not None:
+                    indexes[shard] = decode_shard_index(stream, folder.where(name), str(shard))
+                else:
                     plan = decode_plan(stream, folder.where(name))
-                headers[name] = plan.header
-                keys |= {task.shard: task.rows["key"] for task in plan.tasks()}
-            elif shard is not None:
-                indexes[shard] = read_shard_index(folder, str(shard))
-        except UnreadableError:  # what cannot be read must not be written over
-            raise
-        except StoreError as error:
-            _note_made_anew(folder.where(name), error)
+                    headers[name] = plan.header
+                    keys |= {task.shard: task.rows["key"] for task in plan.tasks()}
+            except UnreadableError:
+                raise
+            except StoreError as error:
+                _note_made_anew(folder.where(name), error)
     return _Known(record=record, headers=headers, keys=keys, indexes=indexes)
 
 

@@ -259,10 +259,7 @@ def read_record(storage: Storage) -> StoreRecord:
             f"make it again with inspect-shards {storage.name} --reindex"
         ) from error
     except OSError as error:
-        raise UnreadableError(
-            f"{where}: cannot be read ({error.strerror or error}). It need not be damaged: see that this user may read "
-            "it, and that its disk or network works"
-        ) from error
+        raise UnreadableError(where, error) from error
 
 
 def _read_headers(storage: Storage, record: StoreRecord) -> tuple[dict[str, PlanHeader], dict[str, str]]:

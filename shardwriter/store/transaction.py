@@ -1,8 +1,9 @@
 """The one way in which a store changes: open, clean, publish a plan, run its tasks, commit.
 
 `extend`, `replace` and `compact` differ in which plans they retire, and in nothing else. What store.json names belongs
-to the store; every other file that is named as ours is garbage, and is deleted when the next build opens the store. So
-an interruption at any moment leaves a whole store, and the same command resumes.
+to the store. A plan that it does not name, and whose base it does, was left by a build that died: it is garbage, with
+its shards, and is deleted when the next build opens the store. So an interruption at any moment leaves a whole store,
+and the same command resumes. All other files are somebody's, whatever their names, and stay.
 """
 
 import logging

@@ -305,7 +305,7 @@ def test_what_cannot_be_read_is_not_called_damaged() -> None:
 
     for read in (lambda stream: decode_index(stream, "here"), lambda stream: decode_plan(stream, "here")):
         with pytest.raises(
-            UnreadableError, match=r"^here: cannot be read \(Input/output error\)\. It need not be"
+            UnreadableError, match=r"^here: cannot be read \(Input/output error\), which is no damage: "
         ) as said:
             read(Broken(index()))
         assert "elete" not in str(said.value)

@@ -285,7 +285,7 @@ def test_a_pending_plan_that_cannot_be_read_just_now_is_not_taken_for_lost(compl
     with pytest.raises(StoreError, match=r"^plan-aaaaaaaaaa\.parquet: cannot be read; check the network$"):
         Snapshot.open(Counting(complete_store, away))
     with pytest.raises(
-        StoreError, match=r"plan-aaaaaaaaaa\.parquet: cannot be read \(Permission denied\)\. It need not be damaged"
+        StoreError, match=r"plan-aaaaaaaaaa\.parquet: cannot be read \(Permission denied\), which is no damage"
     ):
         Snapshot.open(Counting(complete_store, refused))
 
