@@ -117,10 +117,11 @@ class StoreRecord:
         facts = parse_object(content)
         if facts.get("format") != FORMAT_NAME:
             raise ValueError(f"format {show(facts.get('format'))}; expected {FORMAT_NAME!r}")
+        if facts.get("version") == FORMAT_VERSION or "digest" in facts:  # versions 1 and 2 had none
+            refuse_broken_seal(facts)
         if facts.get("version") != FORMAT_VERSION:
             raise OtherVersion(facts.get("version"))
-        refuse_broken_seal(facts)
-        pending, data_root = (take(facts, name, str) if facts[name] is not None else None for name in _OPTIONAL)
+        pending, data_root = (None if facts.get(name, 0) is None else take(facts, name, str) for name in _OPTIONAL)
         record = cls(
             identity=parse_identity(take(facts, "identity", dict)),
             data_root=data_root,

@@ -101,9 +101,8 @@ def _unused_files(store: InspectedStore) -> list[str]:
         elif plan_id is None:
             continue
         elif plan_id not in named:
-            notes.append(
-                f"{name}: belongs to no plan of this store, so it is not used; build-shards deletes it if a build of this store left it"
-            )
+            what = f"{name}: belongs to no plan of this store, so it is not used"
+            notes.append(f"{what}; build-shards deletes it if a build of this store left it")
         elif parse_shard(shard) and shard not in planned.get(plan_id, {shard}):
             notes.append(f"{name}: its plan lists no such shard, so it is not used")
         elif f".{suffix}" == TAR_SUFFIX and index_name(shard) not in snapshot.files:

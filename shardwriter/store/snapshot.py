@@ -250,8 +250,8 @@ def read_record(storage: Storage) -> StoreRecord:
         raise StoreError(f"{storage.name}: not a store, there is no {STORE_FILE} in it; {cure}") from error
     except OtherVersion as error:
         raise StoreError(
-            f"{storage.name}: was written in {error}. Stores are quick to build again and nothing else is lost: delete "
-            "it, or choose another --shards, and run build-shards"
+            f"{where}: was written in {error}. Stores are quick to build again and nothing else is lost: delete "
+            f"{storage.name}, or choose another --shards, and run build-shards"
         ) from error
     except ValueError as error:
         raise StoreError(

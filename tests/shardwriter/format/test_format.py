@@ -6,6 +6,7 @@ change one makes stores that today's code cannot read, so FORMAT_VERSION goes up
 anew in this way.
 """
 
+import json
 import re
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pytest
 from helpers.builds import edited
 
+from shardwriter.format.document import seal
 from shardwriter.format.names import (
     AUDIO_MEMBER,
     EMBEDDING_MEMBER,
@@ -261,6 +263,27 @@ def changed(change: dict[str, object]) -> bytes:
 def test_store_record_of_another_version_is_distinguished_from_a_damaged_one(version: object) -> None:
     with pytest.raises(OtherVersion, match=rf"version {version!r} of the format; expected {FORMAT_VERSION}"):
         StoreRecord.from_bytes(changed({"version": version}))
+
+
+def test_a_version_that_is_damaged_is_no_reason_to_delete_a_store() -> None:
+    content = make_record().to_bytes().replace(b'"version": 3', b'"version": 7')
+    with pytest.raises(ValueError, match="its digest is"):
+        StoreRecord.from_bytes(content)
+
+
+def test_a_record_of_an_earlier_version_has_no_digest() -> None:
+    facts = {name: value for name, value in json.loads(make_record().to_bytes()).items() if name != "digest"}
+    with pytest.raises(OtherVersion):
+        StoreRecord.from_bytes(json.dumps({**facts, "version": 2}).encode())
+
+
+@pytest.mark.parametrize("name", ["identity", "plans", "pending", "retired", "data_root", "digest"])
+def test_a_record_that_lacks_something_is_refused(name: str) -> None:
+    facts = {other: value for other, value in json.loads(make_record().to_bytes()).items() if other != name}
+    facts.pop("digest", None)
+    content = json.dumps(facts).encode() if name == "digest" else seal(facts)
+    with pytest.raises(ValueError, match=name):
+        StoreRecord.from_bytes(content)
 
 
 @pytest.mark.parametrize("change", [{"format": "other"}, {"identity": {"dim": 1}}, {"plans": None}, {"retired": 3}])

@@ -359,8 +359,9 @@ def test_the_record_of_another_program_is_named(complete_store: Path) -> None:
 def test_a_store_of_another_version_is_refused_with_the_cure(complete_store: Path, version: int) -> None:
     edit_record(complete_store, version=version)
     assert refusal(complete_store) == (
-        f"{complete_store}: was written in version {version} of the format; expected 3. Stores are quick to build "
-        "again and nothing else is lost: delete it, or choose another --shards, and run build-shards"
+        f"{complete_store}/store.json: was written in version {version} of the format; expected 3. Stores are quick to "
+        f"build again and nothing else is lost: delete {complete_store}, or choose another --shards, and run "
+        "build-shards"
     )
 
 
