@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from iianet.errors import StoreError, UnknownKeyError
 from loaders.order import Indices
-from shardwriter.format.names import VIEW_MARK, parse_view_split, tar_name
+from shardwriter.format.names import EMBEDDING_MEMBER, SCALE_MEMBER, VIEW_MARK, parse_view_split, tar_name
 from shardwriter.format.record import Identity
 from shardwriter.format.sample import NPY_HEADER_BYTES, dequantize, expected_headers
 from shardwriter.storage.storage import StoredTar
@@ -171,19 +171,29 @@ class StoreReader:
         Raises:
             StoreError: One is not of the shape and type that the index and the store say.
         """
-        for row in rows[~self._is_checked[rows]].tolist():
-            content = self.files.content(int(self.shard_of[row]))
-            offsets = [self._offsets, *([] if self._scale_offsets is None else [self._scale_offsets])]
-            headers = expected_headers(self.identity, int(self.frames[row])).items()
-            for (member, header), starts in zip(headers, offsets, strict=True):
-                start = int(starts[row])
-                if content[start - NPY_HEADER_BYTES : start].tobytes() != header:
-                    raise StoreError(
-                        f"{self.files.tars[self.shard_of[row]].where}: {self.key(row)}: {member}: the bytes before "
-                        f"{start:,} are not the header of the array that the index says starts there. "
-                        "Run inspect-shards --verify, then build-shards."
-                    )
-            self._is_checked[row] = True
+        rows = rows[~self._is_checked[rows]]
+        if not len(rows):
+            return
+        shards, frames = self.shard_of[rows].tolist(), self.frames[rows].tolist()
+        content = {shard: self.files.content(shard) for shard in set(shards)}
+        headers = {length: expected_headers(self.identity, length) for length in set(frames)}
+        for member, offsets in ((EMBEDDING_MEMBER, self._offsets), (SCALE_MEMBER, self._scale_offsets)):
+            if offsets is None:
+                continue
+            starts = offsets[rows].tolist()
+            found = [
+                content[shard][start - NPY_HEADER_BYTES : start] for shard, start in zip(shards, starts, strict=True)
+            ]
+            expected = b"".join([headers[length][member] for length in frames])
+            if np.concatenate(found).tobytes() != expected:
+                same = np.concatenate(found) == np.frombuffer(expected, np.uint8)
+                first = int(np.argmin(same)) // NPY_HEADER_BYTES
+                raise StoreError(
+                    f"{self.files.tars[shards[first]].where}: {self.key(int(rows[first]))}: {member}: the bytes before "
+                    f"{starts[first]:,} are not the header of the array that the index says starts there. "
+                    "Run inspect-shards --verify, then build-shards."
+                )
+        self._is_checked[rows] = True
 
     def _refuse_common_keys(self) -> None:
         """Raise StoreError where two stores have one key."""
