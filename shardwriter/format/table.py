@@ -89,18 +89,16 @@ def decode_facts(stream: IO[bytes]) -> dict[str, Any]:
     Raises:
         Exception: It is damaged, or something else; inside `reading`, a StoreError that says so.
     """
-    _check_footer(stream)
+    footer = _check_footer(stream)
     with _open(stream) as file:
-        return _facts(file)
+        return _facts(file, footer)
 
 
 def decode_table(stream: IO[bytes], schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]]:
     """Read the columns of a schema, and the facts as `decode_facts` does. Raises as it does."""
-    size = stream.seek(0, io.SEEK_END)
     footer = _check_footer(stream)
     with _open(stream) as file:
-        facts = _facts(file)
-        _refuse_bomb(file.metadata, size, set(schema.names))
+        facts = _facts(file, footer)
         _check_columns(stream, footer, file.metadata, set(schema.names))
         table = file.read(schema.names).replace_schema_metadata(None)
     table.validate(full=True)
@@ -202,22 +200,26 @@ def _open(source: Path | IO[bytes]) -> pq.ParquetFile:
     )
 
 
-def _facts(file: pq.ParquetFile) -> dict[str, Any]:
+def _facts(file: pq.ParquetFile, size: int) -> dict[str, Any]:
+    """Facts of a file whose columns take `size` bytes of it."""
     facts = parse_object((file.schema_arrow.metadata or {})[_METADATA])
     if facts.get("version") != FORMAT_VERSION:
         raise ValueError(f"version {facts.get('version')} of the format; expected {FORMAT_VERSION}")
+    _refuse_bomb(file.metadata, size)
     return {**facts, "num_rows": file.metadata.num_rows}
 
 
-def _refuse_bomb(metadata: pq.FileMetaData, size: int, names: set[str]) -> None:
-    """Raise ValueError where columns would take far more memory than their file takes room."""
+def _refuse_bomb(metadata: pq.FileMetaData, size: int) -> None:
+    """Raise ValueError where a table would take far more memory than its file takes room, or says to have no values."""
     needed = 0
     for chunk in _chunks(metadata):
-        if _column_of(chunk) in names:
-            if any("DICTIONARY" in encoding for encoding in chunk.encodings):
-                raise ValueError(f"the column {chunk.path_in_schema} has a dictionary; expected none")
-            needed += max(chunk.total_uncompressed_size, 0) + 8 * max(chunk.num_values, 0)
+        if any("DICTIONARY" in encoding for encoding in chunk.encodings):
+            raise ValueError(f"the column {chunk.path_in_schema} has a dictionary; expected none")
+        needed += max(chunk.total_uncompressed_size, 0) + 8 * max(chunk.num_values, 0)
     if needed > max(SMALL_BYTES, MOST_GROWTH * size):
         raise ValueError(
             f"a table of {needed:,} bytes in a file of {size:,}; expected at most {MOST_GROWTH} times that"
         )
+    rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    if metadata.num_rows != sum(rows) or 8 * metadata.num_rows * metadata.num_columns > needed:
+        raise ValueError(f"{metadata.num_rows:,} rows in columns of fewer values")
