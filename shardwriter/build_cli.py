@@ -20,7 +20,7 @@ from iianet.errors import ConfigError, FeatureStoreError, StoreError
 from iianet.interruption import terminable
 from iianet.wording import counted
 from shardwriter.build.build import Build, prepare
-from shardwriter.build.check import check
+from shardwriter.build.check import check, show
 from shardwriter.build.compact import Compaction, abandon
 from shardwriter.build.options import BuildOptions
 from shardwriter.execute.devices import choose_device, choose_devices
@@ -157,7 +157,7 @@ def _run(argv: list[str]) -> int:
         return _run_compact(config, storage, options, arguments)
     if arguments.check:
         findings = check(config, storage, options)
-        print(tabulate([(it.what, "FIX" if it.problem else "ok", it.problem or it.found) for it in findings]))
+        print(show(findings))
         return 2 if any(finding.problem for finding in findings) else 0
     if arguments.dry_run:
         return _dry_run(config, storage, options)
