@@ -326,11 +326,14 @@ def _refused(case: Case, text: str) -> Outcome:
 
 
 def _names(case: Case, text: str) -> bool:
-    """Whether a text names one of the damaged files; of a list its folder will do, since three lists are one thing."""
+    """Whether a text names one of the damaged files.
+
+    The folder will do for a list, since three lists are one thing, and for store.json, which is the store.
+    """
     if case.kind.name == "config":
         return True  # its values are named by the keys that lead there, and the folders that it names by themselves
     names = {name for path in case.files for name in (path.name, path.stem)}
-    names |= {str(path.parent) for path in case.files if case.kind.name == "list"}
+    names |= {str(path.parent) for path in case.files if case.kind.name in ("list", "store.json")}
     return any(name in text for name in names)
 
 
