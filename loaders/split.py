@@ -19,6 +19,7 @@ from iianet.errors import ManifestError, StoreError
 from loaders.order import Indices
 from loaders.reader import OPEN_SHARDS, ShardFiles, StoreReader
 from shardwriter.corpus.manifest import Manifest, arrange, is_listed, load_manifests, manifest_folders
+from shardwriter.corpus.outside import refuse_outside
 from shardwriter.format.names import parse_view_split, view_split
 from shardwriter.store.snapshot import Snapshot
 
@@ -31,7 +32,8 @@ NAMED_MISSING = 5
 def split_manifests(config: Config, snapshots: Sequence[Snapshot], splits: Sequence[str]) -> dict[str, Manifest]:
     """Read the manifests of some splits: the corpus' own lists, or what the stores recorded where those are not here.
 
-    Raises ManifestError or StoreError where one cannot be read, contradicts itself, or does not say where paths start.
+    Raises ManifestError or StoreError where one cannot be read, contradicts itself, does not say where paths start, or
+    was recorded and leads out of data_root.
     """
     folders = manifest_folders(config)
     listed = [split for split in splits if not snapshots or is_listed(folders[split])]
@@ -39,7 +41,11 @@ def split_manifests(config: Config, snapshots: Sequence[Snapshot], splits: Seque
     manifests = load_manifests(config, listed, data_root) if listed else {}
     for split in splits:
         if split not in manifests:
-            manifests[split] = joined_manifest(recorded_manifests(config, snapshots, split))
+            recorded = recorded_manifests(config, snapshots, split)
+            if not config.datamodule.data_config.allow_outside_root:
+                for snapshot, part in zip(snapshots, recorded, strict=True):
+                    refuse_outside(part, snapshot.storage.name)
+            manifests[split] = joined_manifest(recorded)
             named = " or ".join(map(str, folders[split]))
             logger.info("%s: no manifest in %s; the store's own audio lists decide", split, named)
     return manifests

@@ -32,6 +32,7 @@ from shardwriter.execute.processes import Processes
 from shardwriter.execute.rank import Rank
 from shardwriter.execute.ranks import run_as_rank
 from shardwriter.execute.ray_cluster import RayCluster
+from shardwriter.format.files import make_own_folder
 from shardwriter.format.names import LOG_FOLDER, SPLITS, STORED_DTYPES
 from shardwriter.storage.folder import Folder
 from shardwriter.storage.locate import Cache, open_storage
@@ -359,12 +360,13 @@ def _store_word(config: Config, given: str | None) -> str:
 def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
     folder = storage.staging / LOG_FOLDER
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_own_folder(folder)
         path = folder / f"build-{datetime.now():%Y%m%d-%H%M%S-%f}{ending}.log"
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise StoreError(
-            f"{storage.staging}: cannot be written ({error.strerror}); choose another --shards folder"
+            f"{error.filename or folder}: cannot be written ({error.strerror}); delete it where it is no folder of a "
+            "build, or choose another --shards folder"
         ) from error
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("shardwriter")

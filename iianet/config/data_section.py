@@ -61,6 +61,8 @@ class DataConfig(Section):
     """Gigabytes of shards of each such store that are kept there."""
     data_root: PathName | None = None
     """Folder below which the paths of the manifests lie; null uses their common ancestor."""
+    allow_outside_root: bool = False
+    """Read files outside `data_root` too where a store's own audio lists name them; for stores that you trust."""
     key_from: Literal["stem", "path"] = "stem"
     """What an utterance's key is made of: its npz file's stem, or its path below `data_root`."""
     train_mixing: Literal["dynamic", "static"] | None = None

@@ -7,17 +7,20 @@ several. Only this file parses the names of a corpus.
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from iianet.config.fields import several
 from iianet.config.schema import Config
 from iianet.errors import ManifestError
+from iianet.wording import counted, printable
 from shardwriter.corpus.cache import cached_manifests
 from shardwriter.corpus.lists import Lists, has_manifest, list_files, read_lists
 from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, ROWS_AT_A_TIME, UTTERANCE_SCHEMA, Manifest, arrange
@@ -28,6 +31,8 @@ __all__ = ["Manifest", "arrange", "is_listed", "load_manifests", "manifest_folde
 logger = logging.getLogger(__name__)
 
 KeyFrom = Literal["stem", "path"]
+SHOWN_NAMES = 3
+"""Names that a warning gives."""
 
 
 def load_manifests(
@@ -54,6 +59,8 @@ def load_manifests(
     def parse() -> dict[str, Manifest]:
         lists = {split: {folder: read_lists(folder) for folder in named} for split, named in folders.items()}
         root = data_root(config, recorded_root, lists)
+        if _has_surrogates(str(root)):
+            raise ManifestError(f"{printable(root)}: data_root has a name that is not UTF-8; rename the folder")
         return {split: _parse(split, lists[split], root, data.key_from) for split in splits}
 
     facts = {
@@ -66,6 +73,10 @@ def load_manifests(
     files = [path for named in folders.values() for folder in named for path in list_files(folder)]
     is_whole = all(map(Path.is_file, files))
     manifests = cached_manifests(files, facts, recorded_root, splits, parse) if is_whole else parse()
+    for split, manifest in manifests.items():
+        for sentence in manifest.left_out:
+            logger.warning("%s: %s", split, sentence)
+        _warn_of_repetitions(manifest)
     _warn_of_other_names(manifests, folders)
     _warn_of_leaks(manifests)
     return manifests
@@ -101,7 +112,14 @@ def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Map
         for row in rows
         for path in row[:-1]
     }
-    if not folders or not all(os.path.isabs(folder) for folder in folders):
+    relative = sorted(folder for folder in folders if not os.path.isabs(folder))
+    if relative and len(relative) < len(folders) and not recorded_root:
+        raise ManifestError(
+            f"the lists name some files by whole paths (in {min(folders.difference(relative))}) and some by relative "
+            f"ones (in {relative[0] or '.'}), and nothing says where these start; give --data_root, or make the lists "
+            "again with paths of one kind"
+        )
+    if relative or not folders:
         return Path(recorded_root) if recorded_root else Path.cwd()
     common = Path(os.path.commonpath(folders))
     return Path(recorded_root) if recorded_root and common.is_relative_to(recorded_root) else common
@@ -112,13 +130,12 @@ def _parse(split: str, corpora: Mapping[Path, Lists], root: Path, key_from: KeyF
     utterances: dict[str, list[str]] = {name: [] for name in UTTERANCE_SCHEMA.names}
     examples: dict[str, list[Any]] = {name: [] for name in EXAMPLE_SCHEMA.names}
     row_of: dict[str, int] = {}
+    left_out: dict[str, list[str]] = {}
     for folder, index, mix, *sources in _mixtures(corpora):
+        if reason := _unusable(mix, sources):
+            left_out.setdefault(reason, []).append(f"{folder}: entry {index}: {_shown(mix, sources)}")
+            continue
         for speaker, (wav, mouth, num_samples) in enumerate(sources, start=1):
-            if num_samples != mix[1]:
-                raise ManifestError(
-                    f"{folder}: entry {index}: {mix[0]} has {mix[1]} samples and its source {wav} has {num_samples}; "
-                    "entry i of mix.json, s1.json and s2.json must be one mixture. Make the lists again."
-                )
             path = relative(mouth)
             key, name = _key_and_name(path, key_from)
             row = row_of.setdefault(key, len(row_of))
@@ -130,12 +147,60 @@ def _parse(split: str, corpora: Mapping[Path, Lists], root: Path, key_from: KeyF
                     "Set datamodule.data_config.key_from: path (and data_root), so that keys are paths."
                 )
             _append(examples, row, relative(mix[0]), relative(wav), speaker, num_samples)
-    return arrange(
+    arranged = arrange(
         split,
         root,
         pa.table(utterances, schema=UTTERANCE_SCHEMA),
         pa.table(examples, schema=EXAMPLE_SCHEMA),
     )
+    total = sum(len(lists["mix"]) for lists in corpora.values())
+    sentences = [
+        f"{len(some)} of {counted(total, 'mixture')} left out: {reason} (e.g. {some[0]})"
+        for reason, some in left_out.items()
+    ]
+    if 2 * sum(map(len, left_out.values())) > total:
+        raise ManifestError(f"{split}: {'; '.join(sentences)}. Make the lists again.")
+    return replace(arranged, left_out=tuple(sentences))
+
+
+def _unusable(mix: Sequence[Any], sources: Sequence[Sequence[Any]]) -> str | None:
+    """Why a mixture can be no example, None where it can."""
+    if any(source[-1] != mix[-1] for source in sources):
+        return "different in length from their sources; entry i of mix.json, s1.json and s2.json must be one mixture"
+    names = [mix[0], *(name for source in sources for name in source[:2])]
+    if any(not name.isascii() and not name.isprintable() and _has_surrogates(name) for name in names):
+        return "with names that are not UTF-8; rename the files"
+    if any(source[1].endswith("/") or not source[1] for source in sources):
+        return "without a mouth"
+    return None
+
+
+def _has_surrogates(name: str) -> bool:
+    """Whether a name holds bytes that are no UTF-8, as `surrogateescape` has them."""
+    return any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _shown(mix: Sequence[Any], sources: Sequence[Sequence[Any]]) -> str:
+    """A mixture for a message."""
+    lengths = " and ".join(f"{wav} has {num_samples}" for wav, _, num_samples in sources)
+    return printable(f"{mix[0]} has {mix[1]} samples, its source {lengths}")
+
+
+def _warn_of_repetitions(manifest: Manifest) -> None:
+    """Warn of mixtures that are listed twice, and of those whose two sources are one mouth."""
+    examples = manifest.examples
+    mixtures = examples.column("mixture").dictionary_encode()
+    pairs = manifest.utterance_of_example() * len(mixtures.dictionary) + mixtures.indices.to_numpy()
+    listed, counts = np.unique(2 * pairs + examples.numbers("speaker") - 1, return_counts=True)
+    mouths, sources = np.unique(listed // 2, return_counts=True)
+    for repeated, what in (
+        (listed[counts > 1] // 2, "listed more than once, which count as often in training"),
+        (mouths[sources > 1], "of one mouth with itself, which does not say what is to be heard"),
+    ):
+        numbers = np.unique(repeated % max(1, len(mixtures.dictionary)))
+        if len(numbers):
+            names = ", ".join(str(mixtures.dictionary[int(number)]) for number in numbers[:SHOWN_NAMES])
+            logger.warning("%s: %s %s (e.g. %s)", manifest.split, counted(len(numbers), "mixture"), what, names)
 
 
 def _mixtures(corpora: Mapping[Path, Lists]) -> Iterator[tuple[Path, int, Any, Any, Any]]:

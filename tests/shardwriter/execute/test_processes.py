@@ -25,6 +25,7 @@ from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import run_operation
 from shardwriter.execute.process_worker import CLAIM
 from shardwriter.execute.processes import Processes
+from shardwriter.format.files import temporary_path
 from shardwriter.storage.folder import Folder
 
 SMALL = "shardwriter.utterances_per_shard=1"
@@ -79,7 +80,8 @@ def test_killed_processes_leave_their_shards_to_the_others(
         if what == "stored" and len(killed) < deaths and worker.process.pid not in killed:
             assert worker.process.pid is not None
             killed.append(worker.process.pid)
-            (store / f".tmp-half-{os.uname().nodename}-{worker.process.pid}-0").touch()
+            own = temporary_path(store / "half").name
+            (store / own.replace(f"-{os.getpid()}-", f"-{worker.process.pid}-")).touch()
             os.kill(worker.process.pid, signal.SIGKILL)
             worker.process.join()
 
