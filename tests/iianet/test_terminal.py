@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from iianet.command_line import run_command
-from iianet.errors import StoreError
+from iianet.errors import OutputError, StoreError
 from iianet.interruption import terminable
 from iianet.terminal import PrintableFormatter, say
 
@@ -158,3 +158,11 @@ def test_a_handler_that_is_not_of_python_is_replaced_without_an_error(monkeypatc
         pass
     assert calls[-1] is signal.SIG_DFL
     set_signal(signal.SIGTERM, before)
+
+
+def test_what_cannot_be_printed_says_where_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(OutputError, match="stdout: cannot be written .No space left on device.; make room where"):
+            say("a result")
+        say("and no more errors")
