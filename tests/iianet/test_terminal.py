@@ -163,6 +163,6 @@ def test_a_handler_that_is_not_of_python_is_replaced_without_an_error(monkeypatc
 def test_what_cannot_be_printed_says_where_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        with pytest.raises(OutputError, match="stdout: cannot be written .No space left on device.; make room where"):
+        with pytest.raises(OutputError, match=r"stdout: cannot be written \(No space left on device\); make room"):
             say("a result")
         say("and no more errors")
