@@ -222,7 +222,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
         raise TrainingError(
             f"{path}: cannot be written: {_reason(refusal)}. What was there before is whole. Make room or make the "
-            "folder writable, then go on with --resume last"
+            "folder writable; a training then goes on with --resume last"
         ) from error
 
 

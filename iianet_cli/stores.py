@@ -15,6 +15,16 @@ from shardwriter.build.options import BuildOptions
 from shardwriter.storage.locate import Cache, open_folder, open_storage
 from shardwriter.store.snapshot import Snapshot, is_store
 
+OF_BUILDS = (
+    "shardwriter.",
+    "videonet.",
+    *(
+        f"datamodule.data_config.{key}"
+        for key in ("train_dir", "valid_dir", "test_dir", "data_root", "key_from", "cache")
+    ),
+)
+"""How the keys begin that a build looks at, among those that --set may give to a training."""
+
 
 def open_stores(config: Config, source: EncoderSource) -> list[Snapshot]:
     """Open the stores to read embeddings from; none means raw mode.
@@ -81,7 +91,6 @@ def build_command(arguments: argparse.Namespace, config: Config) -> str:
     store = next(iter(named_stores(config)), "STORE")
     words = ["build-shards", "--conf_dir", arguments.conf_dir, "--data_split", "all", "--shards", store]
     words += ["--data_root", arguments.data_root] if arguments.data_root else []
-    sections = ("datamodule.", "shardwriter.", "videonet.")
-    overrides = [word for group in arguments.overrides for word in group if word.startswith(sections)]
+    overrides = [word for group in arguments.overrides for word in group if word.startswith(OF_BUILDS)]
     words += ["--set", *overrides] if overrides else []
     return shlex.join(words)

@@ -34,7 +34,7 @@ from iianet.training.resume import (
 )
 from iianet.training.step_times import StepRecorder
 from iianet.training.termination import RunStopped, own_signals
-from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning
+from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning, refuse_without_compiler
 from iianet.wording import counted
 from iianet_cli.stores import build_command, named_stores, open_stores
 from loaders.build_missing import BuildMissing
@@ -159,6 +159,8 @@ def _run(argv: list[str], prog: str) -> int:
         refuse_other_order(saved, module.order)
         tell_changed_settings(saved, config)
         logger.info("Resuming from %s", saved.path)
+    if config.training.compile:
+        refuse_without_compiler(trainer.strategy.root_device)
     if not trainer.is_global_zero:
         return fit(trainer, module, data, folder.path, saved)
     fresh = saved is None or not saved.is_in(folder.path)

@@ -19,7 +19,7 @@ from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.errors import MouthError, TrainingError
 from iianet.losses import PermutationInvariantLoss
 from iianet.separator.model import IIANet
-from iianet.training.embedding_augmentation import augment_embedding
+from iianet.training.embedding_augmentation import augment_embedding, refuse_unfit_mask
 from iianet.training.loop_state import epoch_is_over, is_last_validation, validate_again
 from iianet.training.resume import changed_settings, settings_of
 from iianet.training.step_times import Spent, StepTimes
@@ -56,8 +56,9 @@ class SeparationModule(pl.LightningModule):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        audio = config.audionet.audionet_config
-        self.model = IIANet(**audio.model_dump(), sample_rate=config.datamodule.data_config.sample_rate)
+        audio, data = config.audionet.audionet_config, config.datamodule.data_config
+        refuse_unfit_mask(data.embedding_augmentation, round(data.segment * config.encoder.fps))
+        self.model = IIANet(**audio.model_dump(), sample_rate=data.sample_rate)
         if config.training.compile:
             self.model.separator.compile_blocks()
         self.losses = {

@@ -16,7 +16,6 @@ from helpers.runs import EPOCHS, RESULTS, TRAIN, last, losses, run
 from matplotlib.figure import Figure
 
 from iianet.training import progress, results
-from iianet.training.progress import duration
 
 
 def test_each_epoch_is_a_line_in_a_log_file(
@@ -66,11 +65,6 @@ def test_a_terminal_has_a_bar_on_standard_error(corpus: Corpus, store: Path, her
     assert process.returncode == 0, said[-2000:]
     assert b"Epoch 0:" in said, said[-3000:]
     assert b"train loss" in said
-
-
-@pytest.mark.parametrize(("seconds", "words"), [(5.2, "5 s"), (240, "4 min"), (3 * 3600 + 300, "3 h 05 min")])
-def test_times_are_told_as_people_do(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def test_the_last_line_names_the_best_epoch_and_its_files(
