@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from iianet.command_line import add_config_flags, add_version_flag, config_overrides, run_command
+from iianet.command_line import Parser, add_config_flags, at_least_one, config_overrides, run_command
 from iianet.config.schema import Config, dump_config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.encoder.source import EncoderSource
@@ -19,6 +19,7 @@ from iianet.errors import ConfigError, FeatureStoreError, TrainingError
 from iianet.interruption import terminable
 from iianet.paths import expand_path
 from iianet.run_folder import RunFolder, refuse_unwritable, replacing
+from iianet.terminal import say
 from iianet.training.best_checkpoints import BestCheckpoints, epoch_of
 from iianet.training.comparison_report import save_comparison
 from iianet.training.epoch_length import limited, refuse_unfit_interval
@@ -36,7 +37,7 @@ from iianet.training.step_times import StepRecorder
 from iianet.training.termination import RunStopped, own_signals
 from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning, refuse_without_compiler
 from iianet.wording import counted
-from iianet_cli.stores import build_command, named_stores, open_stores
+from iianet_cli.stores import build_command, log_mode, named_stores, open_stores
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
 from loaders.matching import kernels_of
@@ -59,14 +60,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "train-iianet") -> None:
     sys.exit(run_command(partial(_run, prog=prog), argv))
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+def _parser(prog: str) -> Parser:
+    parser = Parser(
         prog=prog,
         description="Train IIANet. The default encodes raw mouths in every step; --shards, or `shards:` with "
-        "`use_precomputed_embeddings: true` in the config, trains from a store. Flags may be written with - or _.",
+        "`use_precomputed_embeddings: true` in the config, trains from a store.",
     )
-    add_version_flag(parser)
     add_config_flags(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -111,31 +110,27 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--compare_modes",
-        type=_count,
+        type=at_least_one,
         metavar="STEPS",
         help="measure STEPS training steps of raw mode and of the store in turns, and keep no model; with --precision "
         "or --compile, also without them. Prints a table; writes a chart and a JSON file below --exp_dir",
     )
     # For the processes that --compare_modes starts.
-    parser.add_argument("--record_steps", type=_count, help=argparse.SUPPRESS)
+    parser.add_argument("--record_steps", type=at_least_one, help=argparse.SUPPRESS)
     parser.add_argument("--record_file", type=Path, help=argparse.SUPPRESS)
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of steps, at least 1")
-    return int(text)
-
-
 def _run(argv: list[str], prog: str) -> int:
-    arguments = _parser(prog).parse_args(argv)
+    arguments = _parser(prog).read(argv)
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_own_overrides(arguments)])
     if arguments.record_steps:
         logging.getLogger().setLevel(logging.WARNING)
     source = config.encoder_source()
     if arguments.compare_modes:
         return _compare_modes(arguments, config, source)
+    if not arguments.record_steps:
+        log_mode(config, raw_is_meant=arguments.no_shards)
     streams = stream_words(config.datamodule.data_config)
     snapshots = [] if streams else open_stores(config, source)
     folder = RunFolder(expand_path(arguments.exp_dir) / "checkpoint", config.exp.exp_name)
@@ -177,7 +172,7 @@ def _compare_modes(arguments: argparse.Namespace, config: Config, source: Encode
     refuse_unwritable(folder)
     with terminable():  # SIGTERM ends the measured run too
         figures = run_ways(config, OWN_COMMAND, arguments.compare_modes)
-    print(save_comparison(figures, config, arguments.compare_modes, folder))
+    say(save_comparison(figures, config, arguments.compare_modes, folder))
     return 0
 
 

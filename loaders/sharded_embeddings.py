@@ -20,6 +20,7 @@ from iianet.errors import StoreError
 from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead, Share
 from loaders.reader import StoreReader, open_reader
+from loaders.workers import sendable, shared_zeros
 
 STOP = -1
 GROUPS = 2
@@ -115,7 +116,7 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
             window_blocks=window_blocks,
         )
         self._read_ahead = ReadAhead([self.reader.files], read_ahead_windows)
-        self._epoch = torch.tensor([epoch]).share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = shared_zeros(1).fill_(epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration, in every worker."""
@@ -127,8 +128,7 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         return batches - (batches > 0 and not len(self.order.positions(batches - 1, self.rank)))
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
-        for rows in self.rows():
-            yield self.batch(rows)
+        return sendable(self.batch(rows) for rows in self.rows())
 
     def rows(self) -> Iterator[Indices]:
         """Rows of the reader, batch by batch, of this worker; their shards are read ahead meanwhile."""

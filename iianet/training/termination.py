@@ -4,7 +4,6 @@ import logging
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from iianet.interruption import INTERRUPTED, TERMINATED, Terminated
+from iianet.terminal import complain
 from iianet.wording import duration
 
 logger = logging.getLogger(__name__)
@@ -137,8 +137,7 @@ def _watch(reader: int, what: str, end: Callable[[int], None]) -> None:
         if asked := [number for number in numbers if number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]:
             end(asked[0])
             interrupted = asked[0] == signal.SIGINT
-            sys.stderr.write("interrupted\n" if interrupted else "terminated\n")
-            sys.stderr.flush()
+            complain("interrupted" if interrupted else "terminated")
             os._exit(INTERRUPTED if interrupted else TERMINATED)
         if 0 in numbers:
             return

@@ -11,6 +11,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -19,6 +23,7 @@ from iianet.config.schema import Config
 from iianet.config.sections import TrainingSection
 from iianet.devices import training_devices
 from iianet.errors import ConfigError
+from iianet.launch import Launch
 from iianet.run_folder import RunFolder
 from iianet.training.best_checkpoints import BestCheckpoints
 from iianet.training.last_checkpoint import AtomicCheckpointIO, LastCheckpoint
@@ -59,7 +64,6 @@ def make_trainer(config: Config, folder: RunFolder, first: Sequence[pl.Callback]
         max_epochs=training.epochs,
         callbacks=callbacks,
         enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
-        plugins=[AtomicCheckpointIO()],
         logger=_loggers(config, folder.path),
         log_every_n_steps=training.log_every_n_steps,
         default_root_dir=folder.path / NO_FOLDER,
@@ -83,13 +87,18 @@ def make_measuring_trainer(config: Config, recorder: StepRecorder) -> pl.Trainer
 
 def _arithmetic(training: TrainingSection) -> dict[str, Any]:
     """Arguments of the Trainer that decide what steps compute, and where."""
-    accelerator, devices = training_devices(training.gpus)
+    launch = Launch.from_environment()
+    if launch is not None:
+        launch.refuse_other_nodes(training.num_nodes)
+    accelerator, devices = training_devices(training.gpus, launch)
     _refuse_half_on_cpu(training, accelerator)
-    ranks = training.num_nodes * (devices if isinstance(devices, int) else len(devices))
+    num_nodes = launch.num_nodes if launch else training.num_nodes
+    ranks = num_nodes * (devices if isinstance(devices, int) else len(devices))
     return {
         "accelerator": accelerator,
         "devices": devices,
-        "num_nodes": training.num_nodes,
+        "num_nodes": num_nodes,
+        "plugins": [AtomicCheckpointIO(), _cluster(launch)],
         "strategy": "auto" if ranks == 1 else Ranks(),
         "precision": training.precision,
         "gradient_clip_val": training.gradient_clip_val,
@@ -140,6 +149,13 @@ def refuse_without_compiler(device: torch.device) -> None:
             f"--compile: torch.compile does not work on {device}: {str(error).strip().splitlines()[0]}. Install a C++ "
             "compiler such as g++, with Python's headers, or name it in CXX; or leave --compile (training.compile) out"
         ) from error
+
+
+def _cluster(launch: Launch | None) -> ClusterEnvironment:
+    """What tells Lightning the ranks; left to itself, it takes variables that were left over for a launch."""
+    if launch is None:
+        return LightningEnvironment()
+    return TorchElasticEnvironment() if launch.by == "torchrun" else SLURMEnvironment(auto_requeue=False)
 
 
 def _refuse_half_on_cpu(training: TrainingSection, accelerator: str) -> None:

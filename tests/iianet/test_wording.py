@@ -1,6 +1,6 @@
 import pytest
 
-from iianet.wording import duration, printable
+from iianet.wording import duration, nearest, printable
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,10 @@ def test_a_name_that_pretends_to_be_a_line_of_ours_stays_on_its_line() -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(5.2, "5 s"), (240, "4 min"), (3 * 3600 + 300, "3 h 05 min")])
 def test_times_are_told_as_people_do(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_the_one_name_that_begins_so_is_the_nearest() -> None:
+    assert nearest("bf16", ["32-true", "bf16-mixed", "16-mixed"]) == "bf16-mixed"
+    assert nearest("--conf", ["--conf_dir", "--device"]) == "--conf_dir"
+    assert nearest("", ["a"]) is None
+    assert nearest("xyz", ["bf16-mixed"]) is None
