@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from iianet.command_line import Parser, add_config_flags, at_least_one, config_overrides, run_command
 from iianet.config.schema import Config, dump_config, load_config
@@ -23,6 +24,7 @@ from iianet.terminal import say
 from iianet.training.best_checkpoints import BestCheckpoints, epoch_of
 from iianet.training.comparison_report import save_comparison
 from iianet.training.epoch_length import limited, refuse_unfit_interval
+from iianet.training.last_checkpoint import AtomicCheckpointIO
 from iianet.training.lightning_module import SeparationModule
 from iianet.training.mode_comparison import refuse_unfit_comparison, run_ways
 from iianet.training.results import BEST_MODEL_FILE, load_best, quality, save_ranking, save_results
@@ -46,6 +48,9 @@ from shardwriter.storage.folder import Folder
 
 OWN_COMMAND = (sys.executable, "-m", "iianet_cli.train_cli")
 """What starts this command again, in a clone and from the wheel."""
+
+UNFIT = (ArithmeticError, AttributeError, LookupError, MisconfigurationException, RuntimeError, TypeError, ValueError)
+"""What Lightning and torch raise where a checkpoint's states are not what they expect."""
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +253,14 @@ def fit(
     except FeatureStoreError as error:
         error.exit_code = TrainingError.exit_code if module.has_stepped else FeatureStoreError.exit_code
         raise
+    except UNFIT as error:
+        checkpoints = trainer.strategy.checkpoint_io
+        if saved is None or not (isinstance(checkpoints, AtomicCheckpointIO) and checkpoints.restoring):
+            raise
+        raise ConfigError(
+            f"--resume {saved.path}: what it holds cannot be restored: {type(error).__name__}: {error}. Give another "
+            "checkpoint of the run, or start a new one without --resume"
+        ) from error
     logger.info("%s", module.times.run)
     best = trainer.checkpoint_callback
     assert isinstance(best, BestCheckpoints)

@@ -43,6 +43,7 @@ class ProgressLines(pl.Callback):
         self.seconds = seconds
         self._start = self._line = time.monotonic()
         self._compiling = False
+        self._worked = False  # whether this process made something of the epoch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Start the clock, also where an epoch is resumed in its middle, and say what the first step waits for."""
@@ -90,7 +91,8 @@ class ProgressLines(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Log the figures of the epoch."""
         assert isinstance(pl_module, SeparationModule)
-        if pl_module.history:
+        if pl_module.history and self._worked:
+            self._worked = False
             figures, config = pl_module.history[-1], pl_module.config
             logger.info(
                 "epoch %d (%d of %d): train loss %.2f dB (negative %s), validation %s %.2f dB, lr %.3g, %s",
@@ -106,6 +108,7 @@ class ProgressLines(pl.Callback):
             )
 
     def _is_time(self) -> bool:
+        self._worked = True
         now = time.monotonic()
         if self.seconds is None or now - self._line < self.seconds:
             return False

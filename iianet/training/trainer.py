@@ -191,8 +191,10 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore everything but the patience."""
-        super().load_state_dict({**state_dict, "patience": self.patience})
+        """Restore everything but the patience. Raises ValueError or TypeError where it is no such state."""
+        counts = {name: int(state_dict[name]) for name in ("wait_count", "stopped_epoch", "stopping_reason")}
+        best = torch.as_tensor(float(state_dict["best_score"]))
+        super().load_state_dict({**state_dict, **counts, "best_score": best, "patience": self.patience})
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Stop at once if the run had stopped early, unless its patience was raised."""
