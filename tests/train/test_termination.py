@@ -28,7 +28,10 @@ def test_sigterm_saves_and_ends_with_its_own_code(
     assert "resume with --resume last" in capsys.readouterr().err
 
 
-def test_sigterm_to_all_processes_of_a_run_saves_too(corpus: Corpus, store: Path, here: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_of_a_run_saves_too(
+    corpus: Corpus, store: Path, here: Path, number: signal.Signals
+) -> None:
     """As Slurm sends it: loader workers get it as well."""
     command = [sys.executable, TRAIN, "--conf_dir", corpus.config_file, "--shards", store]
     workers = [
@@ -42,7 +45,7 @@ def test_sigterm_to_all_processes_of_a_run_saves_too(corpus: Corpus, store: Path
     for line in process.stderr:
         if "New best score" in line:  # said after the first epoch
             break
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     message = process.stderr.read()
     assert process.wait(60) == 143, message[-2000:]
     assert "--resume last" in message
