@@ -19,7 +19,7 @@ from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError, FeatureStoreError, TrainingError
 from iianet.interruption import terminable
 from iianet.paths import expand_path
-from iianet.run_folder import RunFolder, refuse_unwritable, replacing
+from iianet.run_folder import RunFolder, refuse_unwritable, refusing_full_disk, replacing
 from iianet.terminal import say
 from iianet.training.best_checkpoints import BestCheckpoints, epoch_of
 from iianet.training.comparison_report import save_comparison
@@ -243,7 +243,7 @@ def fit(
         batch_size * trainer.world_size * trainer.accumulate_grad_batches,
     )
     try:
-        with own_signals(), terminable():
+        with own_signals(), terminable(), refusing_full_disk(folder):
             trainer.fit(module, datamodule=data, ckpt_path=None if saved is None else saved.path, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to a signal before the first step, and to a second Ctrl-C
         raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
@@ -261,7 +261,8 @@ def fit(
             f"--resume {saved.path}: what it holds cannot be restored: {type(error).__name__}: {error}. Give another "
             "checkpoint of the run, or start a new one without --resume"
         ) from error
-    logger.info("%s", module.times.run)
+    if module.has_stepped:
+        logger.info("%s", module.times.run)
     best = trainer.checkpoint_callback
     assert isinstance(best, BestCheckpoints)
     return _end(trainer, module, folder, best.scores)
