@@ -71,7 +71,7 @@ class ReadAhead:
             try:
                 self.checked[shard] |= is_checked
                 if self.checked[shard]:
-                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+                    _will_need(descriptor)
                 else:
                     self._check(shard, descriptor)
             finally:
@@ -117,3 +117,9 @@ class EpochReadAhead:
         """Wait for what is being read. Raises StoreError where a damaged shard was found."""
         while self._running:
             self._running.popleft().result()
+
+
+def _will_need(descriptor: int) -> None:
+    """Let the system read a file ahead; macOS knows no such advice."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
