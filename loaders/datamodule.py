@@ -190,7 +190,8 @@ class SeparationData(RankedData):
             skip_missing=opened.stored is not None and self.options.on_missing == "skip",
             augment_mouth=split == "train" and opened.stored is None and self.options.augment_mouth,
         )
-        ahead = ReadAhead(opened.stored.files if opened.stored else [], self.options.read_ahead_windows)
+        files, give_up = (opened.stored.files, opened.stored.give_up) if opened.stored else ([], None)
+        ahead = ReadAhead(files, self.options.read_ahead_windows, give_up)
         return BatchLoader(
             ExampleDataset(assembler, self.rank, self._ranks_here, ahead),
             advance_epoch=split == "train",
