@@ -15,6 +15,10 @@ class ConfigError(FeatureStoreError):
     """A config file, an override or a command-line flag is wrong."""
 
 
+class OutputError(FeatureStoreError):
+    """What a command prints cannot be written."""
+
+
 class WeightsError(FeatureStoreError):
     """Pretrained weights are missing, unreadable, or do not fit the network."""
 

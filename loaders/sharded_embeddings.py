@@ -23,6 +23,7 @@ from loaders.embeddings.place import place_of, refuse_other_group, whole_number
 from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead, Share
 from loaders.reader import ShardFiles, StoreReader
+from loaders.workers import sendable
 from shardwriter.format.digest import digest_table
 from shardwriter.format.names import unescape_key
 from shardwriter.format.sample import parse_metadata
@@ -225,7 +226,7 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         position = self.begin()
-        return self.counted(map(self.batch, self.rows(position)), position)
+        return self.counted(sendable(map(self.batch, self.rows(position))), position)
 
     def __getitem__(self, index: object) -> Never:
         raise ConfigError(

@@ -71,7 +71,7 @@ class ClipEncoder(nn.Module):
     def columns(self, frames: Tensor, lengths: Sequence[int]) -> Tensor:
         """Clips one after the other, `(sum of lengths, 88, 88)`, uint8 -> `(sum of lengths, 512)`, float32."""
         windows = packed_windows(
-            normalise(frames), lengths, context_frames=CONTEXT_FRAMES, max_frames=self.kernels.max_frames
+            frames, lengths, context_frames=CONTEXT_FRAMES, max_frames=self.kernels.max_frames, prepare=normalise
         )
         columns = []
         with exact_kernels(frames.device):

@@ -38,7 +38,7 @@ class Kernels:
         dtype: Type of weights and features: float32 or bfloat16. Embeddings are float32 in any case.
         memory_format: Layout of features: contiguous (channel by channel) or channels_last.
         max_frames: Frames encoded at a time. It bounds the memory for features, in the lip encoder about 2 MB a frame;
-            the pixels of a whole pack, 62 KB a frame, are in memory at once.
+            the pixels of a whole pack, 8 KB a frame, are in memory at once.
     """
 
     device: str = "cpu"

@@ -5,7 +5,8 @@ clip comes out as if it were encoded alone:
 
     0 0 [ clip 0 ] 0 0 [ clip 1 ] 0 0        for context_frames = 2
 
-All of it is cut into windows of at most `max_frames` positions, which bounds the memory that an encoder needs.
+All of it is cut into windows of at most `max_frames` positions, which bounds the memory that an encoder needs, however
+long a clip is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,15 +20,22 @@ the embedding of a clip would depend on its pack."""
 
 
 def packed_windows(
-    frames: Tensor, lengths: Sequence[int], *, context_frames: int, max_frames: int
+    frames: Tensor,
+    lengths: Sequence[int],
+    *,
+    context_frames: int,
+    max_frames: int,
+    prepare: Callable[[Tensor], Tensor] = lambda frames: frames,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Cut packed clips into windows.
 
     Args:
-        frames: Normalised frames of all clips, `(sum of lengths, height, width)`; zero is what lies outside a clip.
+        frames: Frames of all clips, `(sum of lengths, height, width)`.
         lengths: Frames of each clip, at least one.
         context_frames: Frames that a column sees on each side.
         max_frames: Positions of one window.
+        prepare: What is done to each frame by itself, such as to normalise it; done to those of one window at a time.
+            Zero is what lies outside a clip afterwards.
 
     Yields:
         The frames of a window, `(positions + 2 * context_frames, height, width)`, with at least FEWEST positions; and
@@ -35,11 +43,16 @@ def packed_windows(
         has none. All windows together keep every frame once, in order.
     """
     keep = _frames_of_clips(lengths, context_frames)
-    padded = frames.new_zeros(len(keep) + 2 * context_frames + FEWEST, *frames.shape[1:])
-    padded[_places(keep, frames.device) + context_frames] = frames
+    seen = torch.zeros(len(keep) + 2 * context_frames + FEWEST, dtype=torch.bool)
+    seen[context_frames : context_frames + len(keep)] = keep
+    before = torch.cumsum(seen, 0) - seen.long()  # frames of clips before each position
     for begin in range(0, len(keep), max_frames):
         kept = keep[begin : begin + max_frames]
-        yield padded[begin : begin + max(len(kept), FEWEST) + 2 * context_frames], _places(kept, frames.device)
+        end = begin + max(len(kept), FEWEST) + 2 * context_frames
+        some = prepare(frames[int(before[begin]) : int(before[end - 1]) + int(seen[end - 1])])
+        window = some.new_zeros(end - begin, *some.shape[1:])
+        window[_places(seen[begin:end], frames.device)] = some
+        yield window, _places(kept, frames.device)
 
 
 def encode_clips(columns: Callable[[Tensor, Sequence[int]], Tensor], clips: Sequence[Tensor]) -> list[Tensor]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch.utils.data import get_worker_info
 
+from loaders.workers import shared_zeros
+
 Item = TypeVar("Item")
 
 KNOWN_ITERATIONS = 8
@@ -51,9 +53,9 @@ class Epochs:
     """
 
     def __init__(self, epoch: int, batch: int = 0) -> None:
-        self._next = torch.tensor([epoch, batch, 0]).share_memory_()  # type: ignore[no-untyped-call]
-        self._begun = torch.zeros((KNOWN_ITERATIONS, 4), dtype=torch.int64)
-        self._begun.share_memory_()  # type: ignore[no-untyped-call]
+        self._next = shared_zeros(3)
+        self._next[:2] = torch.tensor([epoch, batch])
+        self._begun = shared_zeros(4 * KNOWN_ITERATIONS).view(KNOWN_ITERATIONS, 4)
         self._lock = multiprocessing.get_context("spawn").Lock()  # of this context since all kinds of workers take it
         self._iterations = 0
 

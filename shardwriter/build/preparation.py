@@ -1,13 +1,14 @@
 """What a build needs, loaded step by step: build-shards takes the steps, --check shows them. Nothing is written."""
 
+import logging
 from functools import cached_property
 
 from iianet.config.schema import Config
 from iianet.encoder.kernels import Kernels
 from iianet.encoder.protocol import Encoder
-from iianet.errors import ConfigError
+from iianet.errors import ConfigError, ManifestError
 from shardwriter.build.options import BuildOptions
-from shardwriter.corpus.manifest import load_manifests
+from shardwriter.corpus.manifest import load_manifests, manifest_folders
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.views import AUGMENTED_SPLIT
 from shardwriter.format.plan import PlanHeader
@@ -15,6 +16,8 @@ from shardwriter.format.record import Identity
 from shardwriter.storage.storage import Storage
 from shardwriter.store.identity import identity_of, imported_identity, recorded_kernels, refuse_other_identity
 from shardwriter.store.snapshot import Snapshot, is_store
+
+logger = logging.getLogger(__name__)
 
 
 class Preparation:
@@ -32,9 +35,14 @@ class Preparation:
 
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
-        """Of the splits, without views."""
+        """Of the splits, without views. Raises ManifestError where there is nothing to train on."""
         recorded = self.snapshot.record.data_root if self.snapshot else None
         manifests = load_manifests(self.config, self.options.splits, recorded)
+        for split in (split for split, manifest in manifests.items() if not len(manifest.utterances)):
+            folder = " and ".join(str(folder.absolute()) for folder in manifest_folders(self.config)[split])
+            if split == AUGMENTED_SPLIT:
+                raise ManifestError(f"{folder}: its lists are empty, so there is nothing to train on; make them again")
+            logger.warning("%s: its lists are empty: there is nothing to store for %s", folder, split)
         if self.options.import_embeddings and self.config.shardwriter.views and AUGMENTED_SPLIT in manifests:
             raise ConfigError(
                 "--import_embeddings: the earlier tool made one embedding of each utterance, so there is nothing to "

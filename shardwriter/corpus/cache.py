@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 SMALLEST = 16 << 20
 """Bytes of lists below which they are read each time."""
-_VERSION = 3
-_ROOT = b"data_root"
+_VERSION = 4
+_ROOT, _LEFT_OUT = b"data_root", b"left_out"
 
 
 def cached_manifests(
@@ -47,7 +47,13 @@ def cached_manifests(
     if sum(path.stat().st_size for path in files) < SMALLEST:
         return parse()
     known = [_VERSION, [_digest(path) for path in files], facts]
-    stem = _stem(known, recorded_root)
+    try:
+        stem = _stem(known, recorded_root)
+    except RuntimeError as error:  # of Path.home, for a user without one
+        logger.info(
+            "the parsed manifest is not kept (%s; set XDG_CACHE_HOME); the lists are read anew each time", error
+        )
+        return parse()
     kept = _read_all(stem, splits)
     if kept is None and recorded_root is not None:
         kept = _read_all(_stem(known, None), splits, recorded_root)
@@ -103,6 +109,7 @@ def _read(stem: Path, split: str) -> Manifest:
         data_root=root,
         utterances=Utterances(utterances.replace_schema_metadata(None)),
         examples=Examples(examples),
+        left_out=tuple(json.loads(utterances.schema.metadata[_LEFT_OUT])),
     )
 
 
@@ -113,7 +120,8 @@ def _root_of(path: Path) -> str:
 
 
 def _write(stem: Path, manifest: Manifest) -> None:
-    described = manifest.utterances.table.replace_schema_metadata({_ROOT: str(manifest.data_root).encode()})
+    facts = {_ROOT: str(manifest.data_root).encode(), _LEFT_OUT: json.dumps(manifest.left_out).encode()}
+    described = manifest.utterances.table.replace_schema_metadata(facts)
     for what, table in (("examples", manifest.examples.table), ("utterances", described)):
         with atomic_file(_path(stem, manifest.split, what)) as stream:
             pq.write_table(table, stream, compression="zstd", write_page_checksum=True)

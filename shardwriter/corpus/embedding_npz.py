@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iianet.errors import MouthError
-from shardwriter.corpus.mouth_npz import NpzFile, read_npz
+from shardwriter.corpus.npz import NpzFile, read_npz
 from shardwriter.format.files import atomic_file
 
 EMBEDDING_KEY = "embedding"

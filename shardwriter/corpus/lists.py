@@ -1,17 +1,24 @@
 """mix.json, s1.json and s2.json of a split, as IIANet's preparation scripts write them."""
 
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from iianet.errors import ManifestError
+from shardwriter.corpus.regular_file import read_regular
 
 Lists = Mapping[str, list[list[Any]]]
 """Rows of mix, s1 and s2; row i of the three is one mixture."""
 
 _FIELDS = {"mix": (str, int), "s1": (str, str, int), "s2": (str, str, int)}
 _EXPECTED = {"mix": "[wav, num_samples]", "s1": "[wav, mouth_npz, num_samples]", "s2": "[wav, mouth_npz, num_samples]"}
+
+_MOST_BYTES = 2 << 30
+"""Bytes of the longest list that is read: millions of mixtures."""
+_MOST_SAMPLES = 1 << 40
+"""Samples of the longest recording that a list may name: years."""
 
 
 def has_manifest(folder: Path) -> bool:
@@ -41,19 +48,28 @@ def read_lists(folder: Path) -> Lists:
 
 def _read_list(path: Path, name: str) -> list[list[Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        content = read_regular(
+            path, _MOST_BYTES
+        ).content  # in UTF-8 or, as PowerShell writes, UTF-16; with a mark or not
+        rows = json.loads(content.decode(json.detect_encoding(content), "surrogateescape"))
     except OSError as error:
         raise ManifestError(
             f"{path.absolute()}: cannot be read ({error.strerror}). Each split's folder holds mix.json, s1.json and "
             "s2.json, as IIANet's DataPreProcess scripts write them; correct train_dir, valid_dir or test_dir (from "
-            "the working directory, not data_root), or run them first."
+            "the working directory, not data_root), or run them first. Without lists for a split, build the others: "
+            "build-shards --data_split train."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{path}: not JSON ({error})") from error
     if not isinstance(rows, list):
         raise ManifestError(f"{path}: holds a {type(rows).__name__}; expected a list of {_EXPECTED[name]}")
     for index, row in enumerate(rows):
         types = tuple(type(value) for value in row) if isinstance(row, list) else None
-        if types != _FIELDS[name] or row[-1] < 1:
-            raise ManifestError(f"{path}: entry {index} is {row!r}; expected {_EXPECTED[name]}")
+        if types != _FIELDS[name] or not 1 <= row[-1] <= _MOST_SAMPLES:
+            raise ManifestError(f"{path}: entry {index} is {reprlib.repr(row)}; expected {_EXPECTED[name]}")
+        if any("\\" in name and "/" not in name for name in row[:-1]):
+            raise ManifestError(
+                f"{path}: entry {index} is {row!r}, with the backslashes of Windows; expected paths of this machine. "
+                "Write / for each backslash, and for the drive the folder where the corpus lies here."
+            )
     return rows

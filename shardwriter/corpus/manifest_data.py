@@ -118,12 +118,14 @@ class Manifest:
         data_root: Folder that every path is relative to.
         utterances: In hash order of their keys.
         examples: Those of utterance 0, then those of utterance 1, ...; within one, in the corpus' own order.
+        left_out: Sentences about mixtures of the lists that are left out: how many, why, and which is the first.
     """
 
     split: str
     data_root: Path
     utterances: Utterances
     examples: Examples
+    left_out: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Which examples there are, whatever the folders they lie in: 16 hexadecimal digits."""

@@ -5,7 +5,6 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from shardwriter.format.record import Identity
 from shardwriter.format.sample import Failed, Sample
 
 Read = tuple[dict[str, Any], Clip | Failed]
+MOST_FRAMES = 1 << 16
+"""Frames with which a pack is full, so that many long clips do not meet in one: half a gigabyte of pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ class EncodedSamples:
     def _samples(self, read: Iterator[Read], batch_size: int) -> Iterator[Planned]:
         """One pack is encoded while the one before is handed out."""
         before: Pack | None = None
-        while clips := list(islice(read, batch_size)):
+        for clips in packs(read, batch_size):
             pack = start_pack(clips, self.encoder, self.device)
             if before is not None:
                 yield from self._finished(before)
@@ -111,6 +112,20 @@ class EncodedSamples:
             else:
                 sample = finish_sample(row, next(embeddings), clip.audio, clip.source, self.source.identity)
             yield Planned(row["key"], row["mouth"], sample)
+
+
+def packs(read: Iterator[Read], batch_size: int) -> Iterator[list[Read]]:
+    """Clips that are encoded together: `batch_size` of them, fewer where they are long."""
+    clips: list[Read] = []
+    frames = 0
+    for row, clip in read:
+        clips.append((row, clip))
+        frames += len(clip.frames) if isinstance(clip, Clip) else 0
+        if len(clips) == batch_size or frames >= MOST_FRAMES:
+            yield clips
+            clips, frames = [], 0
+    if clips:
+        yield clips
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Embeddings that an earlier tool left beside the mouth npz, instead of encoding (build-shards --import_embeddings)."""
 
-import zipfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,19 +10,17 @@ from typing import Any
 import torch
 
 from iianet.config.schema import Config
-from iianet.errors import AudioError, MouthError, StoreError
+from iianet.errors import AudioError, MouthError
 from shardwriter.corpus.embedding_npz import embedding_path, read_embedding_npz
-from shardwriter.corpus.mouth_npz import DAMAGE, MOUTH_KEY
+from shardwriter.corpus.mouth_npz import MOUTH_KEY
+from shardwriter.corpus.npz import npz_shape
 from shardwriter.corpus.wavs import read_audio
 from shardwriter.encode.clips import read_ahead, source_state
 from shardwriter.encode.sources import Planned, finish_sample
-from shardwriter.format.npy import read_npy_header
 from shardwriter.format.plan import ShardTask
 from shardwriter.format.record import Identity
 from shardwriter.format.sample import Failed, Sample, Source
 
-HEADER_BYTES = 4096
-"""Enough of an npy for its header, so that a mouth's frames are counted without reading them."""
 BATCHED_FRAMES = 50
 """Where the earlier tool's batched mode cut clips."""
 
@@ -101,12 +98,10 @@ def _refuse_other_frames(path: Path, found: int, mouth: Path) -> None:
 
 def _count_frames(path: Path, mouth: Path) -> int:
     try:
-        with zipfile.ZipFile(mouth) as archive, archive.open(f"{MOUTH_KEY}.npy") as stream:
-            shape = read_npy_header(stream.read(HEADER_BYTES), mouth.name).shape
-    except OSError as error:
-        raise MouthError(f"{path}: cannot be checked, for {mouth.name} cannot be read ({error.strerror})") from error
-    except (*DAMAGE, KeyError, StoreError) as error:
-        raise MouthError(f"{path}: cannot be checked, for {mouth.name} is not a mouth npz ({error})") from error
+        shape = npz_shape(mouth, MOUTH_KEY)
+    except MouthError as error:
+        reason = str(error).removeprefix(f"{mouth.parent}/")
+        raise MouthError(f"{path}: cannot be checked against its mouth: {reason}") from error
     if len(shape) != 3:
         raise MouthError(f"{path}: cannot be checked, for {MOUTH_KEY!r} in {mouth.name} is {shape}; expected 3 axes")
     return shape[0]

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from iianet.config.schema import Config
 from shardwriter.build.difference import ORIGIN_COLUMNS, refuse_other_paths, stale_utterances, stored_rows
-from shardwriter.corpus.manifest import Manifest, has_manifest, load_manifests, manifest_folders
+from shardwriter.corpus.manifest import Manifest, is_listed, load_manifests, manifest_folders
 from shardwriter.corpus.manifest_data import Utterance
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import SPLITS, count_views, sorted_splits
@@ -52,7 +52,7 @@ def corpus_manifests(store: InspectedStore, config: Config) -> dict[str, Manifes
     Raises:
         ManifestError: There is none, or one contradicts itself.
     """
-    present = [split for split, folder in manifest_folders(config).items() if has_manifest(folder)]
+    present = [split for split, folders in manifest_folders(config).items() if is_listed(folders)]
     manifests = load_manifests(config, present or SPLITS, store.snapshot.record.data_root)
     found = with_views(manifests, count_views(store.snapshot.splits))
     return {split: found[split] for split in sorted_splits(found)}

@@ -14,6 +14,7 @@ from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.fingerprint import weights_fingerprint
 from iianet.encoder.kernels import MEMORY_FORMATS, Kernels, default_kernels
 from iianet.encoder.mouth import normalise
+from iianet.encoder.packing import packed_windows
 from iianet.encoder.video_encoder import VideoEncoder
 
 CPU = torch.device("cpu")
@@ -142,3 +143,32 @@ def test_on_another_type_of_device_only_the_arithmetic_stays() -> None:
     chosen = Kernels(dtype="bfloat16", max_frames=5)
     assert chosen.on(CPU) == chosen
     assert chosen.on(cuda) == replace(default_kernels(cuda), dtype="bfloat16")
+
+
+@pytest.mark.parametrize("lengths", [[100_000], [3, 50_000, 1, 49_996]])
+def test_however_long_a_clip_is_one_window_of_it_is_prepared_at_a_time(lengths: list[int]) -> None:
+    frames = torch.arange(100_000, dtype=torch.int32)[:, None, None]
+    prepared: list[int] = []
+
+    def prepare(some: Tensor) -> Tensor:
+        prepared.append(len(some))
+        return some + 1
+
+    windows = list(packed_windows(frames, lengths, context_frames=2, max_frames=32, prepare=prepare))
+    assert max(prepared) <= 36 and max(len(window) for window, _ in windows) <= 36
+    kept = torch.cat([window[2:][places] for window, places in windows])
+    assert torch.equal(kept, frames + 1)
+
+
+def test_the_encoder_normalises_a_window_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = replace(default_kernels(CPU), max_frames=7)
+    whole = encoder(kernels).columns(clip(30), [30])
+    given: list[int] = []
+
+    def normalise_few(frames: Tensor) -> Tensor:
+        given.append(len(frames))
+        return normalise(frames)
+
+    monkeypatch.setattr("iianet.encoder.clip_encoder.normalise", normalise_few)
+    assert torch.equal(encoder(kernels).columns(clip(30), [30]), whole)
+    assert 0 < max(given) <= 7 + 4

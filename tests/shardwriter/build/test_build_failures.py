@@ -36,7 +36,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda path: write_mouth(path, FRAMES / 255),
         "'data' is (2, 96, 96) float64; expected (frames, 96, 96)",
     ),
-    "tr_005": (_pickle, "'data' cannot be decoded (Object arrays cannot be loaded"),
+    "tr_005": (_pickle, "'data' cannot be decoded (an npy of Python objects, which are never unpickled"),
     "tr_006": (lambda path: write_mouth(path, FRAMES[:0]), "'data' has no frames"),
 }
 GOOD = {"tr_007", "tr_008"}

@@ -104,6 +104,22 @@ def test_check_of_missing_weights_exits_2_with_what_to_fix(run: Run) -> None:
     assert rows_of(outcome)["weights"] == "FIX" and rows_of(outcome)["manifests"] == "ok"
 
 
+def test_check_of_a_wrong_device_looks_at_all_else(run: Run) -> None:
+    outcome = run("--check", "--device", "mps")
+    assert outcome.code == 2
+    rows = rows_of(outcome)
+    assert {what for what, state in rows.items() if state == "FIX"} == {"device"}
+    assert {"weights", "manifests", "store", "time"} <= rows.keys()
+    assert "--device mps: found 'mps', expected cpu, cuda or cuda:N" in outcome.out
+
+
+def test_check_of_a_wrong_device_and_config_names_both(run: Run) -> None:
+    outcome = run("--check", "--device", "mps", "--set", "shardwriter.views=-1")
+    assert outcome.code == 2
+    assert rows_of(outcome)["device"] == "FIX"
+    assert re.search(r"^config and flags  FIX .*shardwriter.views", outcome.out, re.MULTILINE)
+
+
 def test_check_of_another_identity_exits_2_with_what_to_fix(run: Run) -> None:
     run()
     outcome = run("--check", *OTHER)
@@ -158,9 +174,24 @@ def test_check_opens_wavs(run: Run, corpus: Corpus, damage: str) -> None:
     assert rows_of(outcome)["val wav"] == "FIX" and str(wav) in outcome.out
 
 
-def test_check_takes_an_empty_split_as_the_build_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("flags", [["--check"], []])
+def test_an_empty_training_split_is_refused_by_check_and_by_the_build(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    corpus = make_corpus(tmp_path, {"train": 0, "val": 2, "test": 2})
+    outcome = run_main(main, ["--conf_dir", corpus.config_file, "--shards", tmp_path / "s", *flags], capsys)
+    assert outcome.code == 2
+    assert f"{tmp_path / 'json/tr'}: its lists are empty, so there is nothing to train on" in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("flags", [["--check"], []])
+def test_check_takes_an_empty_split_as_the_build_does_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
     corpus = make_corpus(tmp_path, {"train": 2, "val": 0, "test": 0})
-    assert run_main(main, ["--conf_dir", corpus.config_file, "--shards", tmp_path / "s", "--check"], capsys).code == 0
+    outcome = run_main(main, ["--conf_dir", corpus.config_file, "--shards", tmp_path / "s", *flags], capsys)
+    assert outcome.code == 0
+    assert f"{tmp_path / 'json/cv'}: its lists are empty: there is nothing to store for val" in outcome.err
 
 
 def test_check_of_a_folder_that_may_not_be_written_exits_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The corpus manifest: which utterances and examples there are, in which order, and what is wrong with a bad one."""
 
 import logging
+import os
 import re
 from pathlib import Path
 
@@ -217,11 +218,152 @@ def test_split_that_is_not_asked_for_may_be_missing(tmp_path: Path) -> None:
     assert list(load_manifests(corpus.config(), ["train"])) == ["train"]
 
 
-def test_sources_longer_than_their_mixture_are_an_error(corpus: Corpus) -> None:
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    assert all(record.levelno == logging.WARNING for record in caplog.records)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_mixture_of_another_length_than_its_sources_is_left_out_and_counted(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = load(corpus)
     edit_list(corpus, "train", "s2", lambda rows: rows[2].__setitem__(-1, 77))
-    wav = re.escape(corpus.rows("train", "s2")[2][0])
-    with pytest.raises(ManifestError, match=rf"tr: entry 2: .* has 1280 samples and its source {wav} has 77"):
+    wav = corpus.rows("train", "s2")[2][0]
+    manifest = load(corpus)
+    assert len(manifest.examples) == len(before.examples) - 2
+    assert corpus.rows("train", "mix")[2][0] not in manifest.examples.column("mixture").to_pylist()
+    (message,) = warnings_of(caplog)
+    assert message.startswith(
+        f"{corpus.list_file('train', 'mix').parent}: 1 of 5 mixtures left out: different in length"
+    )
+    assert "entry 2: " in message and f"{wav} has 77" in message
+
+
+def test_lists_whose_entries_do_not_belong_together_are_refused(corpus: Corpus) -> None:
+    edit_list(corpus, "train", "s2", lambda rows: [[*row[:-1], 77] for row in rows])
+    expected = r"tr: 5 of 5 mixtures left out: different in length from their sources; entry i of .* must be one .*"
+    with pytest.raises(ManifestError, match=rf"{expected}entry 0: .*has 77.*Make the lists again"):
         load(corpus)
+
+
+@pytest.mark.parametrize("escaped", [True, False])
+def test_a_name_that_is_not_utf_8_leaves_out_its_mixture_alone(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture, escaped: bool
+) -> None:
+    path = edit_list(corpus, "train", "s1", lambda rows: rows[1].__setitem__(0, "audio/caf\udce9.wav"))
+    if not escaped:
+        path.write_bytes(path.read_bytes().replace(b"\\udce9", b"\xe9"))
+    assert len(load(corpus).examples) == 8
+    (message,) = warnings_of(caplog)
+    assert "1 of 5 mixtures left out: with names that are not UTF-8; rename the files" in message
+    assert r"entry 1: " in message and r"audio/caf\udce9.wav" in message and message.isascii()
+
+
+@pytest.mark.parametrize("mouth", ["", "mouths/"])
+def test_a_mixture_without_a_mouth_is_left_out(corpus: Corpus, caplog: pytest.LogCaptureFixture, mouth: str) -> None:
+    edit_list(corpus, "train", "s1", lambda rows: rows[1].__setitem__(1, mouth))
+    assert len(load(corpus).examples) == 8
+    assert "1 of 5 mixtures left out: without a mouth" in warnings_of(caplog)[0]
+
+
+def test_what_is_left_out_is_said_again_where_the_parsed_manifest_is_kept(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardwriter.corpus.cache.SMALLEST", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    edit_list(corpus, "train", "s2", lambda rows: rows[2].__setitem__(-1, 77))
+    first, again = load(corpus).left_out, load(corpus).left_out
+    assert list(first) == list(again) and len(again) == 1
+    said = warnings_of(caplog)
+    assert len(said) == 2 and said[0] == said[1]
+
+
+def test_a_user_without_a_home_reads_the_lists_each_time(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("shardwriter.corpus.cache.SMALLEST", 0)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", none)
+    assert len(load(corpus).utterances) == 6
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_lists_with_a_byte_order_mark_or_in_utf_16_are_read(corpus: Corpus, encoding: str) -> None:
+    before = load(corpus)
+    for kind in KINDS:
+        path = corpus.list_file("train", kind)
+        path.write_bytes(path.read_text().encode(encoding))
+    assert load(corpus).digest() == before.digest()
+
+
+@pytest.mark.parametrize(("text", "why"), [("[" * 100_000, "nest|recursion"), (f'[["a", {"1" * 5000}]]', "digits")])
+def test_a_list_that_python_s_parser_cannot_take_is_named(corpus: Corpus, text: str, why: str) -> None:
+    path = corpus.list_file("train", "mix")
+    path.write_text(text)
+    with pytest.raises(ManifestError, match=rf"mix.json: not JSON \(.*({why})"):
+        load(corpus)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_list_that_is_a_fifo_is_not_waited_for(corpus: Corpus, kind: str) -> None:
+    path = corpus.list_file("train", kind)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ManifestError, match=rf"{kind}.json: cannot be read \(a FIFO; expected a regular file\)"):
+        load(corpus)
+
+
+def test_more_samples_than_there_can_be_are_refused(corpus: Corpus) -> None:
+    path = edit_list(corpus, "train", "mix", lambda rows: rows[3].__setitem__(-1, 10**30))
+    with pytest.raises(ManifestError, match=rf"{path}: entry 3 is .*expected \[wav, num_samples\]"):
+        load(corpus)
+
+
+def test_paths_of_windows_are_refused_with_the_cure(corpus: Corpus) -> None:
+    path = edit_list(corpus, "train", "s1", lambda rows: rows[1].__setitem__(1, r"D:\corpus\mouths\a.npz"))
+    with pytest.raises(ManifestError, match=rf"{path}: entry 1 is .*backslashes of Windows.*Write / for each"):
+        load(corpus)
+
+
+def test_a_backslash_in_a_name_of_this_machine_is_a_character(corpus: Corpus) -> None:
+    edit_list(corpus, "train", "s1", lambda rows: rows[1].__setitem__(1, r"mouths/a\b.npz"))
+    assert r"a%5Cb" in load(corpus).utterances.column("key").to_pylist()
+
+
+def test_whole_and_relative_paths_together_need_a_data_root(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", absolute=True)
+    edit_list(corpus, "train", "mix", lambda rows: rows[0].__setitem__(0, "audio/tr/mix/a.wav"))
+    with pytest.raises(
+        ManifestError, match=r"whole paths \(in /.*\) and some by relative ones \(in audio/tr/mix\).*--data_root"
+    ):
+        load(corpus)
+    assert load(corpus, "train", f"datamodule.data_config.data_root={corpus.root}").data_root == corpus.root
+    assert load_manifests(corpus.config(), recorded_root=str(corpus.root))["train"].data_root == corpus.root
+
+
+def test_a_data_root_that_is_not_utf_8_is_refused(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "cwd", lambda: Path("/data/caf\udce9"))
+    with pytest.raises(ManifestError, match=r"/data/caf\\udce9: data_root has a name that is not UTF-8; rename"):
+        load(corpus, "train", "datamodule.data_config.data_root=null")
+
+
+def test_a_mixture_listed_twice_draws_a_warning_with_count_and_name(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit_lists(corpus, "train", lambda rows: [*rows, rows[1], rows[1], rows[2]])
+    load(corpus)
+    (message,) = warnings_of(caplog)
+    assert "2 mixtures listed more than once, which count as often in training (e.g. " in message
+    assert corpus.rows("train", "mix")[1][0] in message
+
+
+def test_a_mixture_of_one_mouth_with_itself_draws_a_warning(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
+    mouth = corpus.rows("train", "s1")[1][1]
+    edit_list(corpus, "train", "s2", lambda rows: rows[1].__setitem__(1, mouth))
+    load(corpus)
+    (message,) = warnings_of(caplog)
+    assert "1 mixture of one mouth with itself" in message and corpus.rows("train", "mix")[1][0] in message
 
 
 def test_utterance_in_two_splits_draws_a_warning(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:

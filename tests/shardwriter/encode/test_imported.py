@@ -137,9 +137,9 @@ def test_what_is_wrong_with_a_file_is_its_reason(root: Path, kind: str) -> None:
 def test_a_mouth_that_is_gone_or_broken_leaves_the_embedding_unchecked(root: Path) -> None:
     np.savez(root / FILE, embedding=values())
     (root / MOUTH).write_bytes(b"junk")
-    assert "cannot be checked, for ann.npz is not a mouth npz" in reason(root)
+    assert "cannot be checked against its mouth: ann.npz: not a complete npz (4 bytes)" in reason(root)
     os.unlink(root / MOUTH)
-    assert "cannot be checked, for ann.npz cannot be read (No such file" in reason(root)
+    assert "cannot be checked against its mouth: ann.npz: cannot be read (No such file" in reason(root)
 
 
 @pytest.mark.parametrize("frames", [make_frames(FRAMES)[0], np.zeros((), dtype=np.uint8)])

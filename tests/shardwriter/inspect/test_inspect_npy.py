@@ -1,6 +1,8 @@
 """npy members are read from their bytes, and nothing that would be unpickled."""
 
 import io
+import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -56,3 +58,47 @@ def test_a_header_that_cannot_be_parsed_is_refused(found: bytes, changed: bytes)
     assert found in content
     with pytest.raises(StoreError, match=r"^here: not an npy"):
         read_npy(content.replace(found, changed), "here")
+
+
+def with_header(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"-" * 9000,
+        b"{" * 9000,
+        b"[" * 60_000,
+        b"{'descr': '<f2', 'fortran_order': False, 'shape': (" + b"1, " * 2000 + b"), }",
+        b"{'descr': '<f2', 'fortran_order': False, 'shape': (0, 9999999999999999999), }",
+        b"{'descr': '<U0', 'fortran_order': False, 'shape': (9999999,), }",
+        b"{'descr': '<f2', 'fortran_order': False, 'shape': __import__('os').getpid(), }",
+        b"{'descr': '<f2', 'fortran_order': False, 'shape': (1,), 'shape': (2,), }",
+        b"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }",
+    ],
+    ids=range(9),
+)
+def test_a_hostile_header_is_refused_in_bounded_time(header: bytes) -> None:
+    with pytest.raises(StoreError, match=r"^here: not an npy \(.*expected|^here: not an npy \(the dtype"):
+        read_npy(with_header(header), "here")
+
+
+def test_headers_are_read_the_same_in_many_threads() -> None:
+    """Python's own evaluation of literals, which NumPy uses, is not safe in threads on 3.11."""
+    content = npy(np.zeros((5, 96, 96), dtype=np.uint8))
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: read_npy_header(content, "here").shape, range(2000)))
+    assert found == {(5, 96, 96)}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"shape":(2,3),"fortran_order":False,"descr":"<f4"}',
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }",
+    ],
+)
+def test_headers_of_other_writers_are_read(header: bytes) -> None:
+    found = read_npy_header(with_header(header + b"   \n"), "here")
+    assert (found.shape, found.dtype, found.data_bytes) == ((2, 3), np.float32, 24)

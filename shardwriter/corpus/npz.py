@@ -1,0 +1,175 @@
+"""One array out of an npz, for mouths and embeddings alike: what is decoded is what was digested.
+
+NumPy's own reader inflates whatever a file asks for and hands headers to Python's parser, which is not safe in threads.
+Here nothing is inflated before the sizes that the zip, the npy header and the file declare agree.
+"""
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from iianet.errors import MouthError
+from iianet.wording import LISTED
+from shardwriter.corpus.regular_file import open_regular, read_regular
+from shardwriter.format.npy import NpyHeader, parse_npy_header
+
+MOST_BYTES = 2 << 30
+"""Bytes of the largest file that is read, and of the largest array: a mouth of two and a half hours."""
+MOST_RATIO = 1100
+"""Deflate packs at most 1,032 bytes into one: who says more lies."""
+MOST_DIRECTORY_BYTES = 1 << 20
+"""Bytes of the longest directory of a zip that is read: tens of thousands of arrays."""
+_SHORTEST_END, _LONGEST_END = 22, 22 + (1 << 16)
+"""Bytes of the record that ends a zip, without a comment and with the longest one."""
+_LOCAL_BYTES, _LOCAL_LENGTHS = 30, (26, 28)
+"""Bytes of the header before an array; where it gives the lengths of the name and of the extra field behind it."""
+_FIRST_BYTES, _PIECE_BYTES = 16 << 10, 8 << 20
+"""Packed bytes that are unpacked at first, to see the header, and then at a time."""
+_DAMAGE = (OSError, MemoryError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error)
+"""What is raised for damaged files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NpzFile:
+    """A file as it lay on disk.
+
+    Attributes:
+        size: Bytes.
+        mtime_ns: Modification time, nanoseconds.
+        digest: xxh3_64, hexadecimal.
+    """
+
+    size: int
+    mtime_ns: int
+    digest: str
+
+
+def read_npz(path: Path, key: str) -> tuple[npt.NDArray[Any], NpzFile]:
+    """Read a file whole, once.
+
+    Raises:
+        MouthError: It is missing, no regular file, unreadable, truncated, larger than `MOST_BYTES`, holds objects, or
+            has no array of this key.
+    """
+    try:
+        content, mtime_ns = read_regular(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    file = NpzFile(size=len(content), mtime_ns=mtime_ns, digest=xxhash.xxh3_64_hexdigest(content))
+    with _member(path, io.BytesIO(content), len(content), key) as member:
+        return member.values(), file
+
+
+def npz_shape(path: Path, key: str) -> tuple[int, ...]:
+    """Shape of an array of an npz, without reading its values. Raises MouthError as `read_npz` does."""
+    try:
+        stream = open_regular(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    with stream, _member(path, stream, stream.seek(0, io.SEEK_END), key) as member:
+        return member.header.shape
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> MouthError:
+    return MouthError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
+
+
+@contextmanager
+def _member(path: Path, file: IO[bytes], size: int, key: str) -> Iterator["_Member"]:
+    """Open an array of a file of `size` bytes. What is wrong with it, here or in the block, is a MouthError."""
+    try:
+        if not _has_directory(file, size):
+            raise MouthError(f"{path}: not a complete npz ({size:,} bytes); expected a zip with the key {key!r}")
+        with zipfile.ZipFile(file) as archive:
+            found = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if key not in found:
+                more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+                raise MouthError(f"{path}: has the keys {sorted(found)[:LISTED]}{more}; expected {key!r}")
+            info = found[key]
+        _refuse_false_sizes(info)
+        pieces = _pieces(file, info)
+        start = next(pieces, b"")
+        header = parse_npy_header(start)
+        if (expected := header.data_offset + header.data_bytes) != info.file_size:
+            raise ValueError(
+                f"an npy of {info.file_size:,} bytes; expected {expected:,} for {header.shape} {header.dtype}"
+            )
+        yield _Member(header, start[header.data_offset :], pieces)
+    except _DAMAGE as error:
+        reason = "there is too little memory for it" if isinstance(error, MemoryError) else error
+        raise MouthError(f"{path}: {key!r} cannot be decoded ({reason})") from error
+
+
+def _has_directory(file: IO[bytes], size: int) -> bool:
+    """Whether a file ends as zips do. Raises ValueError where the directory is longer than that of any npz."""
+    file.seek(max(0, size - _LONGEST_END))
+    tail = file.read(_LONGEST_END)
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or len(tail) - end < _SHORTEST_END:
+        return False
+    directory_bytes = int.from_bytes(tail[end + 12 : end + 16], "little")
+    if directory_bytes > MOST_DIRECTORY_BYTES or tail[max(0, end - 20) : end].startswith(b"PK\x06\x07"):  # of a zip64
+        raise ValueError(f"its zip lists files in {directory_bytes:,} bytes; expected a few arrays")
+    return True
+
+
+def _refuse_false_sizes(info: zipfile.ZipInfo) -> None:
+    """Raise ValueError where an array is not packed as NumPy does, or cannot be as large as it says."""
+    if info.flag_bits & 1:
+        raise ValueError("it is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"packed by method {info.compress_type} of zips; expected deflate or none, as NumPy writes it")
+    if info.file_size > min(MOST_BYTES, MOST_RATIO * info.compress_size):
+        raise ValueError(
+            f"{info.compress_size:,} bytes are said to unpack to {info.file_size:,}; expected at most {MOST_RATIO:,} "
+            f"times as many, and no more than {MOST_BYTES:,}"
+        )
+
+
+def _pieces(file: IO[bytes], info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Unpack an array, its first bytes first. Raises ValueError where that is not what the directory says."""
+    file.seek(info.header_offset)
+    local = file.read(_LOCAL_BYTES)
+    file.seek(sum(int.from_bytes(local[place : place + 2], "little") for place in _LOCAL_LENGTHS), io.SEEK_CUR)
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS) if info.compress_type == zipfile.ZIP_DEFLATED else None
+    packed_left, left, crc = info.compress_size, info.file_size, 0
+    wanted = _FIRST_BYTES
+    while packed_left and (packed := file.read(min(wanted, packed_left))):
+        piece = inflate.decompress(packed, left + 1) if inflate else packed
+        packed_left -= len(packed)
+        left -= len(piece)
+        crc = zlib.crc32(piece, crc)
+        wanted = _PIECE_BYTES
+        if left < 0:
+            break
+        yield piece
+    if left or crc != info.CRC:
+        raise ValueError(f"it unpacks to other bytes than were packed: bad CRC, or not {info.file_size:,} bytes")
+
+
+class _Member(NamedTuple):
+    """An array that is being read: its header, the first bytes of its values, and the others."""
+
+    header: NpyHeader
+    start: bytes
+    others: Iterator[bytes]
+
+    def values(self) -> npt.NDArray[Any]:
+        """Read it to its end, where the CRC is checked."""
+        flat = np.empty(math.prod(self.header.shape), self.header.dtype)
+        unfilled = flat.view(np.uint8)
+        for piece in chain([self.start], self.others):
+            unfilled[: len(piece)] = np.frombuffer(piece, np.uint8)
+            unfilled = unfilled[len(piece) :]
+        return flat.reshape(self.header.shape, order="F" if self.header.column_major else "C")
