@@ -3,40 +3,25 @@
 import logging
 from collections.abc import Sequence
 
-import torch
-
 from iianet.encoder.kernels import Kernels
 from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
-from shardwriter.store.identity import (
-    identity_of,
-    recorded_kernels,
-    refuse_other_identity,
-    unknown_origin,
-)
+from shardwriter.store.identity import recorded_kernels, refuse_made_otherwise, unknown_origin
 from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
 
 def refuse_other_encoder(snapshot: Snapshot, source: EncoderSource, trust_imported: bool = False) -> None:
-    """Raise StoreError, with both fingerprints, where a store was built with another encoder.
+    """Raise StoreError where a store was built with another encoder, see `refuse_made_otherwise`.
 
-    An equal weights file or seed is enough; only where it differs are the weights loaded and compared, since a file may
-    have been saved again. The encoder of imported embeddings is unknown: they need `trust_imported`.
+    The encoder of imported embeddings is unknown: they need `trust_imported`.
     """
     recorded = snapshot.identity
     if recorded.is_imported:
         _refuse_untrusted(snapshot, source, trust_imported)
         return
-    is_same = source.made(recorded.encoder)
-    fingerprint = recorded.encoder["fingerprint"] if is_same else source.load(torch.device("cpu")).fingerprint
-    if fingerprint == recorded.encoder.get("fingerprint"):
-        kernels = recorded_kernels(snapshot.storage.name, recorded, source.precision)
-    else:  # the fingerprint is to be named, and not the kernels
-        kernels = source.kernels(torch.device("cpu"))
-    configured = identity_of(source, fingerprint, kernels, recorded.dtype, recorded.audio)
-    refuse_other_identity(snapshot.storage.name, recorded, configured)
+    refuse_made_otherwise(snapshot.storage.name, recorded, source)
 
 
 def kernels_of(snapshots: Sequence[Snapshot], source: EncoderSource) -> Kernels | None:

@@ -9,6 +9,7 @@ import numpy as np
 from tabulate import tabulate
 
 from iianet.config.schema import Config
+from iianet.errors import StoreError, WeightsError
 from shardwriter.build.difference import ORIGIN_COLUMNS, refuse_other_paths, stale_utterances, stored_rows
 from shardwriter.corpus.manifest import Manifest, is_listed, load_manifests, manifest_folders
 from shardwriter.corpus.manifest_data import Utterance
@@ -16,6 +17,7 @@ from shardwriter.corpus.views import with_views
 from shardwriter.format.names import SPLITS, count_views, sorted_splits
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import Section
+from shardwriter.store.identity import refuse_made_otherwise, unknown_origin
 
 SHOWN_KEYS = 20
 
@@ -68,6 +70,20 @@ def compare(store: InspectedStore, manifests: Mapping[str, Manifest]) -> dict[st
     found = {split: manifest for split, manifest in manifests.items() if split not in unreadable}
     refuse_other_paths(found, store.snapshot, store.snapshot.active)
     return {split: _compare(store, manifest) for split, manifest in found.items()}
+
+
+def compare_encoder(store: InspectedStore, config: Config) -> Section:
+    """Whether the config's encoder made the store's embeddings, as train.py and build-shards ask before they use it."""
+    if store.identity.is_imported:
+        unknown = f"the store's are not recorded, for it comes from {unknown_origin(store.identity)}"
+        return Section(text=f"Weights not compared: {unknown}; --recheck N encodes some utterances again")
+    try:
+        refuse_made_otherwise(store.name, store.identity, config.encoder_source())
+    except WeightsError as error:
+        return Section(text=f"Weights not compared: {error}")
+    except StoreError as error:
+        return Section(problems=[str(error)])
+    return Section(text="Weights and preprocessing are as the config says.")
 
 
 def _compare(store: InspectedStore, manifest: Manifest) -> Comparison:

@@ -1,18 +1,18 @@
 """write_store: a store of any embeddings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.builds import CPU, build_store, contents, opened, plans, samples, stored
+from helpers.builds import CPU, build_store, contents, opened, plans, quick_encoder, samples, stored
 from helpers.corpus import make_corpus
 
 from iianet.errors import StoreError
 from loaders.sharded_embeddings import ShardedEmbeddings
-from shardwriter import open_store, write_store
+from shardwriter import build_cli, open_store, write_store
 from shardwriter.build.compact import Compaction
 from shardwriter.build.write_store import Sample
 from shardwriter.execute.executor import OneProcess
@@ -247,6 +247,23 @@ def test_a_store_of_build_shards_is_left_alone(tmp_path: Path) -> None:
     build_store(corpus, tmp_path / "store")
     with pytest.raises(StoreError, match=r"was written by build-shards, so write_store cannot add .* another folder"):
         write_store(tmp_path / "store", make_samples(2))
+
+
+@pytest.mark.parametrize("flags", [(), ("--import_embeddings",), ("--check",)])
+def test_build_shards_leaves_it_alone_and_never_advises_to_destroy_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: Sequence[str]
+) -> None:
+    corpus = make_corpus(tmp_path / "corpus", {"train": 2, "val": 2, "test": 2})
+    write_store(tmp_path / "store", make_samples(4))
+    before = contents(tmp_path / "store")
+    words = ["--conf_dir", corpus.config_file, "--shards", tmp_path / "store", "--device", "cpu", *flags]
+    with quick_encoder(), pytest.raises(SystemExit) as stop:
+        build_cli.main(list(map(str, words)))
+    said = "".join(capsys.readouterr())
+    assert stop.value.code == 2
+    assert "written by write_store" in said and "choose another --shards folder" in said
+    assert "--overwrite" not in said
+    assert contents(tmp_path / "store") == before
 
 
 ONE = np.zeros((DIM, 3), np.float16)
