@@ -1,6 +1,6 @@
 """Train IIANet from a clone: `python train.py ...` is the command train-iianet."""
 
-from iianet_cli.train_cli import main
+from iianet_cli.entry import train
 
 if __name__ == "__main__":
-    main(prog="train.py")
+    train(prog="train.py")

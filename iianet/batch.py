@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Dropped(NamedTuple):
-    """A skipped row: the utterance's key, and the reason."""
+    """A skipped row: key of the utterance whose file cannot be used, and the reason, which names the file."""
 
     key: str
     reason: str

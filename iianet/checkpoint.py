@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
 
+from iianet.archive import refuse_damaged_archive
 from iianet.encoder.video_encoder import VideoEncoder
 from iianet.errors import WeightsError
+from iianet.run_folder import replacing
 from iianet.separator.model import IIANet
 
 ENCODER_PARTS: Mapping[str, str] = {
@@ -131,8 +133,9 @@ def read_checkpoint(path: Path) -> dict[str, object]:
         raise WeightsError(f"{path}: no such weights file; give the path of an existing one")
     try:
         # A published best_model.pth records torch.__version__, which is no plain str; nothing else needs allowing.
-        with torch.serialization.safe_globals([TorchVersion]):
-            contents = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as stream, torch.serialization.safe_globals([TorchVersion]):
+            refuse_damaged_archive(stream, path)
+            contents = torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: not a weights file ({path.stat().st_size:,} bytes); expected tensors and plain values written by "
@@ -158,6 +161,9 @@ def save_best_model(path: Path, model: IIANet, versions: Mapping[str, str]) -> N
         path: File to write or replace; its folder exists.
         model: Trained separator.
         versions: Software name -> version, for the record.
+
+    Raises:
+        TrainingError: The file cannot be written.
     """
     contents = {
         "model_name": "IIANet",
@@ -166,9 +172,8 @@ def save_best_model(path: Path, model: IIANet, versions: Mapping[str, str]) -> N
         # str() turns torch's own version type into a plain string, which every reader may load.
         "infos": {"software_versions": {name: str(version) for name, version in versions.items()}},
     }
-    unfinished = path.with_name(path.name + ".partial")
-    torch.save(contents, unfinished)
-    unfinished.replace(path)
+    with replacing(path) as stream:
+        torch.save(contents, stream)
 
 
 def _by_published_name(module: VideoEncoder | IIANet) -> dict[str, tuple[str, Tensor]]:

@@ -8,17 +8,65 @@ import site
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
-from tqdm import tqdm
-
-from iianet.errors import FeatureStoreError
-from iianet.interruption import INTERRUPTED, TERMINATED, Terminated
+from iianet.errors import ConfigError, FeatureStoreError
+from iianet.interruption import DESERTED, INTERRUPTED, TERMINATED, Terminated
+from iianet.paths import expand_word
+from iianet.terminal import complain, is_deserted, terminal
 from iianet.version import __version__
+from iianet.wording import either, nearest
 
 
-def add_version_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --version, which prints the command's name and the project's version."""
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+class Parser(argparse.ArgumentParser):
+    """Parser with --version, whose errors are one line that names what was perhaps meant, not pages of usage."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=f"{description} Flags may be written with - or _.", allow_abbrev=False)
+        self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+
+    def read(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Read a command line.
+
+        Raises:
+            ConfigError: A flag is unknown or missing, or a value is not allowed.
+        """
+        for word in argv:
+            name = word.partition("=")[0]
+            if name.startswith("--") and name != "--" and name not in self._option_string_actions:
+                near = nearest(name, self._option_string_actions)
+                cure = f"did you mean {near}?" if near else f"{self.prog} --help shows all flags"
+                raise ConfigError(f"{name}: unknown flag; {cure}")
+        return self.parse_args(argv)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError instead of printing the usage and exiting."""
+        about_one = message.removeprefix("argument ")
+        raise ConfigError(about_one if about_one != message else f"{message}; {self.prog} --help shows all flags")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            near = nearest(str(value), choices)
+            meant = f"; did you mean {near}?" if near else ""
+            raise argparse.ArgumentError(action, f"found {value!r}, expected {either(choices)}{meant}")
+
+
+def at_least_one(text: str) -> int:
+    """Read a count of a flag, for argparse's `type`."""
+    return _whole(text, 1, "above 0")
+
+
+def at_least_zero(text: str) -> int:
+    """Read a count that may be 0, for argparse's `type`."""
+    return _whole(text, 0, "from 0 on")
+
+
+def _whole(text: str, least: int, expected: str) -> int:
+    """Read a number as it is usually written; Python's int reads 1_0 and more."""
+    if not text.isascii() or not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number {expected}")
+    return int(text)
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +74,10 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--conf_dir",
         required=True,
+        type=expand_word,
         metavar="FILE",
         help="YAML config, as IIANet's train.py takes; LRS2-IIANet.yml, LRS3-IIANet.yml and Vox2-IIANet.yml come with "
-        "the project and are found from any folder",
+        "the project and are found from any folder. Paths in it, such as train_dir, start at the working directory",
     )
     add_override_flags(parser)
 
@@ -36,7 +85,10 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
 def add_override_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add --data_root and --set."""
     parser.add_argument(
-        "--data_root", metavar="DIR", help="folder that relative paths of the corpus and of the store start from"
+        "--data_root",
+        type=expand_word,
+        metavar="DIR",
+        help="folder that relative paths in the corpus' lists and in the store start from",
     )
     parser.add_argument(
         "--set",
@@ -69,24 +121,22 @@ def _underscore(word: str) -> str:
 
 def run_command(command: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run a command with logging to the terminal; an error that a user can fix ends in its message and exit code."""
-    handler = _TerminalHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handler.setLevel(logging.INFO if _is_first_rank() else logging.ERROR)  # a message of all ranks appears once
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    for chatty in ("botocore", "aiobotocore"):  # they log where they found credentials
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        return command(underscored(sys.argv[1:] if argv is None else argv))
-    except FeatureStoreError as error:
-        logging.getLogger(command.__module__).debug("stopped", exc_info=True)
-        sys.stderr.write(f"error: {_own_words(error)}\n")
-        return error.exit_code
-    except KeyboardInterrupt as interruption:
-        was_terminated = isinstance(interruption, Terminated)
-        sys.stderr.write("terminated\n" if was_terminated else "interrupted\n")
-        return TERMINATED if was_terminated else INTERRUPTED
+    level = logging.INFO if _is_first_rank() else logging.ERROR  # a message of all ranks appears once
+    with terminal(level):
+        try:
+            return command(underscored(sys.argv[1:] if argv is None else argv))
+        except FeatureStoreError as error:
+            logging.getLogger(command.__module__).debug("stopped", exc_info=True)
+            complain(f"error: {_own_words(error)}")
+            return error.exit_code
+        except BrokenPipeError:
+            if not is_deserted():
+                raise
+            return DESERTED
+        except KeyboardInterrupt as interruption:
+            was_terminated = isinstance(interruption, Terminated)
+            complain("terminated" if was_terminated else "interrupted")
+            return TERMINATED if was_terminated else INTERRUPTED
 
 
 def own_environment() -> dict[str, str]:
@@ -109,10 +159,3 @@ def _own_words(error: FeatureStoreError) -> str:
 
 def _is_first_rank() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
-
-
-class _TerminalHandler(logging.Handler):
-    """Writes above a progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)

@@ -15,6 +15,10 @@ class ConfigError(FeatureStoreError):
     """A config file, an override or a command-line flag is wrong."""
 
 
+class OutputError(FeatureStoreError):
+    """What a command prints cannot be written."""
+
+
 class WeightsError(FeatureStoreError):
     """Pretrained weights are missing, unreadable, or do not fit the network."""
 
@@ -33,6 +37,12 @@ class AudioError(FeatureStoreError):
 
 class StoreError(FeatureStoreError):
     """A store is missing, damaged, or was made by something else than asked for."""
+
+
+class UnknownKeyError(StoreError, KeyError):
+    """A store holds no utterance of this name; a KeyError, as any mapping raises."""
+
+    __str__ = Exception.__str__  # KeyError's would put the message in quotes
 
 
 class TrainingError(FeatureStoreError):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from iianet.errors import ConfigError
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))", re.ASCII)
 
 
@@ -31,3 +32,8 @@ def expand_path(word: str | os.PathLike[str]) -> Path:
         return Path(_VARIABLE.sub(value, given)).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"{given}: the folder that ~ stands for is not known; write the path out") from error
+
+
+def expand_word(word: str) -> str:
+    """What a user named by a word that may be a URL too: URLs as they are, paths as `expand_path` expands them."""
+    return str(expand_path(word)) if ("$" in word or word.startswith("~")) and not _URL.match(word) else word

@@ -20,9 +20,10 @@ def show(value: Any) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known name most like `word`, whatever the case, or None where none is near."""
+    """The one known name that begins so, else the name most like `word`, whatever the case; None where none is near."""
     by_lower = {name.lower(): name for name in known}
-    matches = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    longer = [name for name in by_lower if word and name.startswith(word.lower())]
+    matches = longer if len(longer) == 1 else difflib.get_close_matches(word.lower(), by_lower, n=1)
     return by_lower[matches[0]] if matches else None
 
 

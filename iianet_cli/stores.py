@@ -1,11 +1,13 @@
 """The stores that a config names, opened for reading, and the command that completes them."""
 
 import argparse
+import logging
 import os
 import shlex
 
 import torch
 
+from iianet.config.fields import several
 from iianet.config.schema import Config
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError
@@ -14,6 +16,29 @@ from shardwriter.build.build import create
 from shardwriter.build.options import BuildOptions
 from shardwriter.storage.locate import Cache, open_folder, open_storage
 from shardwriter.store.snapshot import Snapshot, is_store
+
+logger = logging.getLogger(__name__)
+
+
+def log_mode(config: Config, raw_is_meant: bool) -> None:
+    """Log whether training reads a store or raw mouths, and loudly where a store is named and not used.
+
+    Args:
+        config: Config with the command line's values.
+        raw_is_meant: Whether the command line asks for raw mouths.
+    """
+    data, stores = config.datamodule.data_config, " and ".join(named_stores(config))
+    if data.use_precomputed_embeddings and stores:
+        logger.info("mode: embeddings from %s", stores)
+        return
+    if stores and not raw_is_meant:
+        logger.warning(
+            "datamodule.data_config.shards names %s, which is NOT used, since use_precomputed_embeddings is false: set "
+            "that to true or give --use_precomputed_embeddings to train from it, or give --no_shards if raw mouths are "
+            "meant",
+            stores,
+        )
+    logger.info("mode: raw mouths, encoded in every step")
 
 
 def open_stores(config: Config, source: EncoderSource) -> list[Snapshot]:
@@ -73,7 +98,7 @@ def _begin_store(config: Config) -> None:
 def named_stores(config: Config) -> list[str]:
     """Folders and URLs of the stores that the config names."""
     shards = config.datamodule.data_config.shards
-    return [shards] if isinstance(shards, str) else list(shards or [])
+    return several(shards) if shards else []
 
 
 def build_command(arguments: argparse.Namespace, config: Config) -> str:

@@ -4,35 +4,40 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
-from iianet.command_line import add_config_flags, add_version_flag, config_overrides, run_command
+from iianet.command_line import Parser, add_config_flags, at_least_one, config_overrides, run_command
 from iianet.config.schema import Config, dump_config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError, FeatureStoreError, TrainingError
 from iianet.interruption import terminable
+from iianet.paths import expand_path
+from iianet.run_folder import RunFolder, refuse_unwritable, replacing
+from iianet.terminal import say
+from iianet.training.best_checkpoints import BestCheckpoints, epoch_of
 from iianet.training.comparison_report import save_comparison
 from iianet.training.epoch_length import limited, refuse_unfit_interval
 from iianet.training.lightning_module import SeparationModule
 from iianet.training.mode_comparison import refuse_unfit_comparison, run_ways
-from iianet.training.results import save_results
+from iianet.training.results import BEST_MODEL_FILE, load_best, quality, save_ranking, save_results
 from iianet.training.resume import (
-    keep_earlier_run,
+    SavedRun,
     refuse_other_network,
     refuse_other_order,
     resolve_checkpoint,
+    tell_changed_settings,
 )
 from iianet.training.step_times import StepRecorder
-from iianet.training.termination import RunStopped, own_interruption
+from iianet.training.termination import RunStopped, own_signals
 from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning
 from iianet.wording import counted
-from iianet_cli.stores import build_command, named_stores, open_stores
+from iianet_cli.stores import build_command, log_mode, named_stores, open_stores
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
 from loaders.matching import kernels_of
@@ -55,14 +60,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "train-iianet") -> None:
     sys.exit(run_command(partial(_run, prog=prog), argv))
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+def _parser(prog: str) -> Parser:
+    parser = Parser(
         prog=prog,
         description="Train IIANet. The default encodes raw mouths in every step; --shards, or `shards:` with "
-        "`use_precomputed_embeddings: true` in the config, trains from a store. Flags may be written with - or _.",
+        "`use_precomputed_embeddings: true` in the config, trains from a store.",
     )
-    add_version_flag(parser)
     add_config_flags(parser)
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -97,38 +100,40 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--compile", action="store_true", help="compile the separator with torch.compile")
     parser.add_argument(
-        "--resume", metavar="last|PATH", help="resume from this experiment's last.ckpt, or from a checkpoint"
+        "--resume",
+        metavar="last|auto|PATH",
+        help="resume from this experiment's last.ckpt, or from a checkpoint; auto: from last.ckpt if there is one, so "
+        "that one command line serves the first start and every later one",
+    )
+    parser.add_argument(
+        "--exp_dir", metavar="DIR", default="Experiments", help="folder that results go below (default Experiments)"
     )
     parser.add_argument(
         "--compare_modes",
-        type=_count,
+        type=at_least_one,
         metavar="STEPS",
         help="measure STEPS training steps of raw mode and of the store in turns, and keep no model; with --precision "
-        "or --compile, also without them. Prints a table; writes a chart and a JSON file below Experiments",
+        "or --compile, also without them. Prints a table; writes a chart and a JSON file below --exp_dir",
     )
     # For the processes that --compare_modes starts.
-    parser.add_argument("--record_steps", type=_count, help=argparse.SUPPRESS)
+    parser.add_argument("--record_steps", type=at_least_one, help=argparse.SUPPRESS)
     parser.add_argument("--record_file", type=Path, help=argparse.SUPPRESS)
     return parser
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number of steps, at least 1")
-    return int(text)
-
-
 def _run(argv: list[str], prog: str) -> int:
-    arguments = _parser(prog).parse_args(argv)
+    arguments = _parser(prog).read(argv)
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_own_overrides(arguments)])
     if arguments.record_steps:
         logging.getLogger().setLevel(logging.WARNING)
     source = config.encoder_source()
     if arguments.compare_modes:
         return _compare_modes(arguments, config, source)
+    if not arguments.record_steps:
+        log_mode(config, raw_is_meant=arguments.no_shards)
     streams = stream_words(config.datamodule.data_config)
     snapshots = [] if streams else open_stores(config, source)
-    folder = Path("Experiments", "checkpoint", config.exp.exp_name).absolute()
+    folder = RunFolder(expand_path(arguments.exp_dir) / "checkpoint", config.exp.exp_name)
     will_build = bool(snapshots) and config.datamodule.data_config.build_missing
     stored = SeparationData(config, snapshots, build_command(arguments, config), will_build)
     data = StreamData(config, streams) if streams else stored
@@ -143,23 +148,29 @@ def _run(argv: list[str], prog: str) -> int:
     trainer = make_trainer(config, folder, first)
     data.trainer = trainer  # it knows the number of ranks
     module.order = data.order_facts() if isinstance(data, StreamData) else _order_facts(config, data)
-    resume = resolve_checkpoint(arguments.resume, folder)
-    if resume is not None:
-        refuse_other_network(resume, module.model)
-        refuse_other_order(resume, module.order)
-        logger.info("Resuming from %s", resume)
-    if trainer.is_global_zero:
-        _begin_folder(arguments, config, folder, resume)
-    return fit(trainer, module, data, folder, resume)
+    saved = resolve_checkpoint(arguments.resume, folder)
+    if saved is not None:
+        refuse_other_network(saved, module.model)
+        refuse_other_order(saved, module.order)
+        tell_changed_settings(saved, config)
+        logger.info("Resuming from %s", saved.path)
+    if not trainer.is_global_zero:
+        return fit(trainer, module, data, folder.path, saved)
+    fresh = saved is None or not saved.is_in(folder.path)
+    with folder.claimed(fresh, 2 * module.checkpoint_bytes):
+        _write_config(arguments, config, folder.path)
+        return fit(trainer, module, data, folder.path, saved)
 
 
 def _compare_modes(arguments: argparse.Namespace, config: Config, source: EncoderSource) -> int:
     """Measure raw mode against the store, without reading or writing what training keeps."""
     refuse_unfit_comparison(config, arguments.resume, stream_words(config.datamodule.data_config))
     open_stores(config, source)  # an unfit store is refused before the minutes of raw mode
+    folder = expand_path(arguments.exp_dir) / "compare_modes"
+    refuse_unwritable(folder)
     with terminable():  # SIGTERM ends the measured run too
         figures = run_ways(config, OWN_COMMAND, arguments.compare_modes)
-    print(save_comparison(figures, config, arguments.compare_modes, Path("Experiments", "compare_modes")))
+    say(save_comparison(figures, config, arguments.compare_modes, folder))
     return 0
 
 
@@ -187,13 +198,11 @@ def _order_facts(config: Config, data: SeparationData) -> dict[str, Any]:
     return {**data.order_facts(), "global batch": order.global_batch, "batches in an epoch": batches}
 
 
-def _begin_folder(arguments: argparse.Namespace, config: Config, folder: Path, resume: Path | None) -> None:
-    """Make the run's folder and write its conf.yml; the results of an earlier run are moved aside."""
-    if resume is None:
-        keep_earlier_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def _write_config(arguments: argparse.Namespace, config: Config, folder: Path) -> None:
+    """Write the run's conf.yml."""
     config = config.model_copy(update={"main_args": {"conf_dir": arguments.conf_dir, "exp_dir": str(folder)}})
-    (folder / "conf.yml").write_text(dump_config(config), encoding="utf-8")
+    with replacing(folder / "conf.yml") as stream:
+        stream.write(dump_config(config).encode())
 
 
 def _try_optimizer(module: SeparationModule) -> None:
@@ -205,9 +214,20 @@ def _try_optimizer(module: SeparationModule) -> None:
 
 
 def fit(
-    trainer: pl.Trainer, module: SeparationModule, data: pl.LightningDataModule, folder: Path, resume: Path | None
+    trainer: pl.Trainer,
+    module: SeparationModule,
+    data: pl.LightningDataModule,
+    folder: Path,
+    saved: SavedRun | None,
 ) -> int:
     """Run the Trainer and save the results; returns the exit code."""
+    epochs = module.config.training.epochs
+    if saved is not None and saved.epochs_done >= epochs:
+        logger.info(
+            "all %s are done (%s trained); raise training.epochs to go on", counted(epochs, "epoch"), saved.epochs_done
+        )
+        module.history = saved.history
+        return _end(trainer, module, folder, saved.best if saved.is_in(folder) else {})
     batch_size = module.config.datamodule.data_config.batch_size
     logger.info(
         "training on %s, %s, %d examples per step",
@@ -216,20 +236,41 @@ def fit(
         batch_size * trainer.world_size * trainer.accumulate_grad_batches,
     )
     try:
-        with own_interruption(), terminable():
-            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        with own_signals(), terminable():
+            trainer.fit(module, datamodule=data, ckpt_path=None if saved is None else saved.path, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to a signal before the first step, and to a second Ctrl-C
         raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
     except RunStopped as stop:
         logger.warning("%s", stop)
         return 128 + stop.number
     except FeatureStoreError as error:
-        if trainer.global_step:
-            error.exit_code = TrainingError.exit_code
+        error.exit_code = TrainingError.exit_code if module.has_stepped else FeatureStoreError.exit_code
         raise
-    if trainer.is_global_zero:
-        save_results(folder, module.model, trainer.checkpoint_callback, module.history)
-        logger.info("%s; results: %s", module.times.run, folder)
+    logger.info("%s", module.times.run)
+    best = trainer.checkpoint_callback
+    assert isinstance(best, BestCheckpoints)
+    return _end(trainer, module, folder, best.scores)
+
+
+def _end(trainer: pl.Trainer, module: SeparationModule, folder: Path, scores: Mapping[str, float]) -> int:
+    """Save the results of a run that is done, and say which epoch was the best."""
+    if not trainer.is_global_zero:
+        return 0
+    best = next((name for name in scores if (folder / name).is_file()), None)
+    if best is None:
+        save_ranking(folder, {})
+        logger.info("no best checkpoint was kept; results: %s", folder)
+        return 0
+    load_best(folder, best, module.model)
+    save_results(folder, module.model, scores, module.history, module.config)
+    logger.info(
+        "best: validation %s %.2f dB in epoch %d; %s, as a model %s",
+        quality(module.config, "val"),
+        -scores[best],
+        epoch_of(best),
+        folder / best,
+        folder / BEST_MODEL_FILE,
+    )
     return 0
 
 

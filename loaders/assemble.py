@@ -12,11 +12,13 @@ from iianet.batch import Batch, Dropped
 from iianet.encoder.mouth import CENTER_CROP, CROP_SIZE, random_crop, view_crop
 from iianet.errors import AudioError, MouthError
 from loaders.audio import Samples
-from loaders.mixing import Mixer
+from loaders.mixing import Mixer, dropped
 from loaders.mouths import MouthReader, MouthSegment
 from loaders.order import Order
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
+
+FLOAT_BYTES = 4
 
 
 class Row(NamedTuple):
@@ -69,20 +71,32 @@ class Assembler:
     skip_missing: bool
     augment_mouth: bool
 
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of a batch; with the mouths of all its rows in raw mode, else of none."""
+        crops = 0 if self.stored else (self.frames + 2 * self.mouths.context_frames) * CROP_SIZE**2
+        value_bytes = self.stored.centre.dtype.itemsize if self.stored else FLOAT_BYTES
+        return self.order.batch_size * row_bytes(self.num_samples, self.dim * self.frames * value_bytes + crops)
+
     def batch(self, epoch: int, positions: Sequence[int]) -> Batch:
         """Assemble the rows at some positions of an epoch. A row that cannot be read is left out and listed."""
         rows: list[Row] = []
-        dropped: list[Dropped] = []
+        lost: list[Dropped] = []
+        order = self.order.epoch(epoch)
         for position in positions:
-            example = int(self.order.epoch(epoch).example[position])
+            example = int(order.example[position])
             utterance = int(self.order.utterance_of_example[example])
-            key = str(self.manifest.utterances.column("key")[utterance])
+            key = self._key(example)
             try:
                 rows.append(self._row(key, epoch, position, example, utterance))
             except (AudioError, MouthError) as error:
-                dropped.append(Dropped(key, str(error)))
+                lost.append(dropped(error, key, self._key(int(order.interferer[position]))))
         embedding, bytes_read = self._embeddings(rows)
-        return collate(rows, dropped, torch.from_numpy(embedding), self.num_samples, bytes_read)
+        return collate(rows, lost, torch.from_numpy(embedding), self.num_samples, bytes_read)
+
+    def _key(self, example: int) -> str:
+        """Key of an example's utterance."""
+        return str(self.manifest.utterances.column("key")[int(self.order.utterance_of_example[example])])
 
     def _row(self, key: str, epoch: int, position: int, example: int, utterance: int) -> Row:
         order = self.order.epoch(epoch)
@@ -123,14 +137,19 @@ class Assembler:
         return embedding, bytes_read
 
 
+def row_bytes(num_samples: int, embedding_bytes: int) -> int:
+    """Bytes of a row of a Batch: mixture, target, and what there is of its video."""
+    return 2 * num_samples * FLOAT_BYTES + embedding_bytes
+
+
 def collate(
-    rows: Sequence[Row], dropped: Sequence[Dropped], embedding: torch.Tensor, num_samples: int, bytes_read: int
+    rows: Sequence[Row], lost: Sequence[Dropped], embedding: torch.Tensor, num_samples: int, bytes_read: int
 ) -> Batch:
     """Put rows together; where there are none, a silent one of weight 0 keeps the step going.
 
     Args:
         rows: Rows of the batch.
-        dropped: Rows that could not be read.
+        lost: Rows that could not be read.
         embedding: `(at least 1, dim, frames)`, zeros in the rows that come as mouths.
         num_samples: Audio samples of the segment.
         bytes_read: Bytes read for the embeddings.
@@ -149,6 +168,6 @@ def collate(
         weight=torch.ones(len(rows)) if rows else torch.zeros(1),
         keys=tuple(row.key for row in rows) if rows else ("",),
         num_examples=len(rows),
-        dropped=tuple(dropped),
+        dropped=tuple(lost),
         bytes_read=bytes_read + sum(row.bytes_read for row in rows),
     )

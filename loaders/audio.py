@@ -1,6 +1,8 @@
 """Segments of audio: of wavs read by their paths, or out of the shards (`build-shards --audio embed`)."""
 
 import io
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import soundfile
 
-from iianet.errors import AudioError, StoreError
+from iianet.errors import AudioError
 from loaders.order import Indices
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
@@ -25,9 +27,10 @@ Kind = Literal["source", "mixture"]
 Example_contra = TypeVar("Example_contra", contravariant=True)
 
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
-_DTYPES = {dtype.encode(): np.dtype(dtype) for dtype in ("<i2", "<i4", "<f4")}
-_DTYPE_AT = slice(21, 24)
-"""Where NumPy writes the dtype into the header of an npy."""
+_NPY = re.compile(rb"\x93NUMPY..v.\{'descr': '(<i2|<i4|<f4)', 'fortran_order': False, 'shape': \((\d+),\), \}")
+"""How an audio.npy of ours begins."""
+LOUDEST = 1e4
+"""Samples of floats are about -1 to 1; what is larger than this is no sound, and would spoil the weights."""
 
 
 class Segment(NamedTuple):
@@ -71,24 +74,44 @@ def read_segment(
     """Read `num_samples` of a mono recording from `start` on; messages call it `name`, by default its path.
 
     Raises:
-        AudioError: It is missing, damaged, too short, or has another rate or more channels.
+        AudioError: It is missing, damaged, too short, has another rate or more channels, or is no sound.
     """
     if isinstance(recording, np.ndarray):
-        stored = recording[start : start + num_samples]
-        return Segment(decode_pcm(stored), stored.nbytes)
+        return decode_segment(recording[start : start + num_samples], str(name))
+    if isinstance(recording, Path) and not os.path.isfile(recording):  # opening a pipe would wait for ever
+        found = "is neither a file nor a link to one" if os.path.lexists(recording) else "no such file"
+        raise AudioError(f"{name or recording!s}: {found}; copy it there, or correct data_root or the lists")
     try:
         with soundfile.SoundFile(io.BytesIO(recording) if isinstance(recording, bytes) else recording) as wav:
             wav.seek(start)
             samples: Samples = wav.read(num_samples, dtype="float32")
             rate, sample_bytes = wav.samplerate, _SAMPLE_BYTES.get(wav.subtype, 0)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(f"{name or recording!s}: cannot be read from sample {start} on ({error})") from error
+    except (OSError, soundfile.SoundFileError) as error:
+        reason = getattr(error, "error_string", error)  # the whole message has the path in it again
+        raise AudioError(f"{name or recording!s}: cannot be read from sample {start} on ({reason})") from error
     if rate != sample_rate or samples.shape != (num_samples,):
         raise AudioError(
             f"{name or recording!s}: {samples.shape} samples at {rate} Hz from sample {start} on; expected mono at "
             f"{sample_rate} Hz and at least {num_samples} samples"
         )
-    return Segment(samples, sample_bytes * num_samples)
+    return Segment(_sound(samples, name or str(recording)), sample_bytes * num_samples)
+
+
+def decode_segment(stored: npt.NDArray[Any], name: str) -> Segment:
+    """Decode samples as a store holds them. Raises AudioError where they are no sound."""
+    samples = decode_pcm(stored)
+    return Segment(_sound(samples, name) if stored.dtype == np.float32 else samples, stored.nbytes)
+
+
+def _sound(samples: Samples, name: str) -> Samples:
+    """The samples. Raises AudioError where one is not finite, or far too large."""
+    if not max(samples.max(initial=0), -samples.min(initial=0)) <= LOUDEST:  # a NaN is in both
+        place = int(np.argmin(np.abs(samples) <= LOUDEST))
+        raise AudioError(
+            f"{name}: has {samples[place]:g} {place} samples after the start of its segment; expected floats of about "
+            f"-1 to 1, and none above {LOUDEST:g}, which would spoil the weights. Write the file again, or leave it out"
+        )
+    return samples
 
 
 class EmbeddedAudio:
@@ -118,16 +141,18 @@ class EmbeddedAudio:
         assert self.reader.audio_offsets is not None
         shard, offset = int(self.reader.shard_of[row]), int(self.reader.audio_offsets[row])
         npy = self.reader.files.content(shard)[offset:]
+        where = f"{self.reader.files.tars[shard].where}: {self.reader.key(row)}: audio.npy"
         header = npy[:NPY_HEADER_BYTES].tobytes()
-        dtype = _DTYPES.get(header[_DTYPE_AT])
-        if dtype is None:
-            raise StoreError(
-                f"{self.reader.files.tars[shard].where}: the audio of {self.reader.key(row)} is {header[:64]!r}; "
-                "expected an npy of int16, int32 or float32. The store is damaged, build it again"
+        first, count = int(self._starts[kind][example]) + start, self.wavs.num_samples
+        match = _NPY.match(header)
+        if match is None or first + count > int(match[2]):
+            raise AudioError(
+                f"{where} begins with {header[:80]!r}; expected {first + count} samples or more, of int16, int32 or "
+                "float32. The store is damaged: see inspect-shards --verify, and build it again"
             )
-        first = NPY_HEADER_BYTES + (int(self._starts[kind][example]) + start) * dtype.itemsize
-        stored = npy[first : first + self.wavs.num_samples * dtype.itemsize].view(dtype)
-        return Segment(decode_pcm(stored), stored.nbytes)
+        dtype = np.dtype(match[1].decode())
+        begin = NPY_HEADER_BYTES + first * dtype.itemsize
+        return decode_segment(npy[begin : begin + count * dtype.itemsize].view(dtype), where)
 
 
 def _source_starts(manifest: Manifest, recorded: Sequence[Manifest]) -> Indices:

@@ -1,7 +1,6 @@
 """The LightningDataModule: manifests, stores and order of a config -> one loader a split."""
 
 import logging
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -10,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from iianet.config.schema import Config
+from iianet.devices import usable_cores
 from iianet.errors import ConfigError, ManifestError
 from loaders.assemble import Assembler
 from loaders.audio import Audio, EmbeddedAudio, WavFiles
@@ -18,7 +18,7 @@ from loaders.mixing import Mixer
 from loaders.mouths import MouthReader
 from loaders.order import Order
 from loaders.read_ahead import ReadAhead
-from loaders.split import Split, open_split, recorded_manifests, split_manifests
+from loaders.split import Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
 from shardwriter.corpus.manifest import manifest_folders
 from shardwriter.store.snapshot import Snapshot
 
@@ -91,14 +91,17 @@ class SeparationData(RankedData):
         folders = manifest_folders(self.config)
         for split, manifest in manifests.items():
             if not len(manifest.examples):
+                named = " and ".join(map(str, folders[split]))
                 raise ManifestError(
-                    f"{split}: there are no examples: {folders[split]} lists none, or is not on this machine and the "
+                    f"{split}: there are no examples: {named} lists none, or is not on this machine and the "
                     "store has no such split. Fix the folder in the config, or build the split."
                 )
-        return {
+        opened = {
             split: open_split(self.config, self.snapshots, manifest, self.build_command, self.will_build)
             for split, manifest in manifests.items()
         }
+        warn_of_idle_stores(opened.values())
+        return opened
 
     def reopen(self, snapshots: Sequence[Snapshot]) -> None:
         """Read from these stores from now on, to which missing utterances were added."""
@@ -188,7 +191,7 @@ class SeparationData(RankedData):
         return BatchLoader(
             ExampleDataset(assembler, self.rank, self._ranks_here, ahead),
             advance_epoch=split == "train",
-            **self.loader_options(len(os.sched_getaffinity(0)), "cores"),
+            **self.loader_options(usable_cores(), "cores"),
         )
 
     def _audio(self, opened: Split) -> Audio[int]:

@@ -1,31 +1,22 @@
 """Batches of a split for one rank, and the loader that a Trainer iterates, whose position a checkpoint keeps."""
 
-import atexit
 import math
-import multiprocessing
-import multiprocessing.util  # before our own exit is registered, so that ours comes first
-import os
-import signal
 import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from iianet.batch import Batch
+from iianet.errors import TrainingError
 from loaders.assemble import Assembler
 from loaders.order import Order
 from loaders.read_ahead import EpochReadAhead, ReadAhead, Share
-
-Item = TypeVar("Item")
-
-_parent: int | None = None
-_workers: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
+from loaders.workers import ignore_termination, refuse_small_memory, sendable, shared_zeros, start_workers
 
 
 class ExampleDataset(IterableDataset[Batch]):
@@ -45,7 +36,7 @@ class ExampleDataset(IterableDataset[Batch]):
         self.rank = rank
         self.ranks_here = ranks_here
         self.read_ahead = read_ahead
-        self._position = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._position = shared_zeros(2)
 
     @property
     def order(self) -> Order:
@@ -57,6 +48,9 @@ class ExampleDataset(IterableDataset[Batch]):
         self._position.copy_(torch.tensor([epoch, batch]))
 
     def __iter__(self) -> Iterator[Batch]:
+        return sendable(self._batches())
+
+    def _batches(self) -> Iterator[Batch]:
         epoch, start = self._position.tolist()
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -90,7 +84,14 @@ class ExampleDataset(IterableDataset[Batch]):
 
 
 class TimedLoader(DataLoader[Batch]):
-    """A DataLoader of ready batches that measures how long each is waited for; `length` is None where it is not known.
+    """A DataLoader of ready batches that counts them and measures how long each is waited for.
+
+    Args:
+        dataset: Makes the batches.
+        length: Batches of an epoch; None where it is not known.
+        batch_bytes: Bytes of a batch.
+        num_workers: Worker processes.
+        options: Of the DataLoader.
 
     Attributes:
         epoch_batches: Batches after which the Trainer ends an epoch.
@@ -99,11 +100,12 @@ class TimedLoader(DataLoader[Batch]):
     """
 
     def __init__(
-        self, dataset: IterableDataset[Batch], *, length: int | None, num_workers: int, **options: Any
+        self, dataset: IterableDataset[Batch], *, length: int | None, batch_bytes: int, num_workers: int, **options: Any
     ) -> None:
         start = ignore_termination if num_workers else None
         super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=start, **options)
         self.length = length
+        self.batch_bytes = batch_bytes
         self.epoch_batches = math.inf if length is None else length
         self.asked = self.waited = 0.0
 
@@ -113,11 +115,24 @@ class TimedLoader(DataLoader[Batch]):
         return self.length
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        refuse_small_memory(self.num_workers, self.prefetch_factor or 0, self.batch_bytes)
+        expected, found = self.remaining(), 0
         self.asked = time.monotonic()
         for batch in start_workers(super().__iter__):
             self.waited = time.monotonic() - self.asked
+            found += 1
             yield batch
             self.asked = time.monotonic()
+        if expected is not None and found < expected:
+            raise TrainingError(
+                f"the loader gave {found} of the {expected} batches that were left of its epoch: its workers "
+                f"({self.num_workers}) lost the others, and what they printed is above. Continue with --resume last, "
+                "with fewer datamodule.data_config.num_workers; 0 loads in the training process"
+            )
+
+    def remaining(self) -> int | None:
+        """Batches that the next iteration has to give; None where that is not known."""
+        return self.length
 
 
 class BatchLoader(TimedLoader):
@@ -130,7 +145,8 @@ class BatchLoader(TimedLoader):
     """
 
     def __init__(self, dataset: ExampleDataset, *, advance_epoch: bool, **options: Any) -> None:
-        super().__init__(dataset, length=dataset.order.num_batches, **options)
+        bytes_of_one = dataset.assembler.batch_bytes
+        super().__init__(dataset, length=dataset.order.num_batches, batch_bytes=bytes_of_one, **options)
         self.batches = dataset
         self.advance_epoch = advance_epoch
         self.epoch = 0
@@ -148,6 +164,10 @@ class BatchLoader(TimedLoader):
                 self._end_epoch()
             yield batch
 
+    def remaining(self) -> int:
+        """Batches from the position to the end of the epoch."""
+        return len(self) - self.batch
+
     def state_dict(self) -> dict[str, int]:
         """Position of the next batch."""
         return {"epoch": self.epoch, "batch": self.batch}
@@ -164,30 +184,3 @@ class BatchLoader(TimedLoader):
         if self.batch > 0:
             self.epoch += self.advance_epoch
             self.batch = 0
-
-
-def ignore_termination(_: int) -> None:
-    """Ignore SIGTERM and SIGINT in a worker: schedulers and terminals send them to every process, and the last step
-    still needs its batch."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def start_workers(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
-    """Make an iterator that may start workers, and end them when this process ends, by an error too."""
-    global _parent
-    _parent = os.getpid()
-    before = set(multiprocessing.active_children())
-    iterator = make()
-    _workers.update(child for child in multiprocessing.active_children() if child not in before)
-    return iterator
-
-
-@atexit.register
-def _end_workers() -> None:
-    """multiprocessing would send its children SIGTERM, and wait for ever."""
-    if os.getpid() == _parent:  # a fork of it has inherited the list, and not the children
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise for the first one that we kill
-        for process in list(_workers):
-            if process.is_alive():
-                process.kill()

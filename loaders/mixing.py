@@ -5,11 +5,17 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from iianet.batch import Dropped
+from iianet.errors import AudioError, FeatureStoreError
 from loaders.audio import Audio, Samples
 
 Example = TypeVar("Example")
 EPSILON = 1e-8
 """Keeps silence from being divided by zero, as in the reference."""
+
+
+class InterfererError(AudioError):
+    """The audio that was to be mixed into a row cannot be used; the row's own may be in order."""
 
 
 class Mixed(NamedTuple):
@@ -42,17 +48,27 @@ class Mixer(Generic[Example]):
             interferer_start: First sample of the interferer's segment.
 
         Raises:
-            AudioError: A recording cannot be read.
+            AudioError: A recording cannot be read; InterfererError where it is the interferer's.
         """
         target, first = self.audio.read("source", example, start)
         if interferer is None:
             mixture, second = self.audio.read("mixture", example, start)
         else:
-            added, second = self.audio.read("source", interferer, interferer_start)
+            try:
+                added, second = self.audio.read("source", interferer, interferer_start)
+            except AudioError as error:
+                raise InterfererError(str(error)) from error
             mixture = target + added
         if self.normalise:
             mixture, target = normalised(mixture, target)
         return Mixed(mixture, target, first + second)
+
+
+def dropped(error: FeatureStoreError, key: str, interferer: str) -> Dropped:
+    """List a row of `key` under the utterance that is to blame: its own, or the one that was to be mixed into it."""
+    if isinstance(error, InterfererError):
+        return Dropped(interferer, f"{error}. It was drawn to be mixed into a row of {key}, which is skipped with it")
+    return Dropped(key, str(error))
 
 
 def normalised(mixture: Samples, target: Samples) -> tuple[Samples, Samples]:

@@ -14,6 +14,7 @@ import xxhash
 from iianet.errors import StoreError
 from loaders.order import Indices
 from loaders.reader import ShardFiles
+from loaders.workers import shared_zeros
 
 CHUNK_BYTES = 4 << 20
 """Bytes read at a time: the memory that reading ahead takes; the rest stays in the page cache, which gives way."""
@@ -43,7 +44,7 @@ class ReadAhead:
         self.tars = [tar for each in files for tar in each.tars]
         self.windows = windows
         # Shared, since workers that are started again in each epoch would check everything again.
-        self.checked = torch.zeros(len(self.tars), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
+        self.checked = shared_zeros(len(self.tars), torch.bool)
         self.num_threads = max((tar.storage.num_downloads for tar in self.tars[:1]), default=1)
 
     @contextmanager
@@ -70,7 +71,7 @@ class ReadAhead:
             try:
                 self.checked[shard] |= is_checked
                 if self.checked[shard]:
-                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+                    _will_need(descriptor)
                 else:
                     self._check(shard, descriptor)
             finally:
@@ -116,3 +117,9 @@ class EpochReadAhead:
         """Wait for what is being read. Raises StoreError where a damaged shard was found."""
         while self._running:
             self._running.popleft().result()
+
+
+def _will_need(descriptor: int) -> None:
+    """Let the system read a file ahead; macOS knows no such advice."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ from iianet.config.schema import Config
 from iianet.errors import ManifestError, StoreError
 from loaders.order import Indices
 from loaders.reader import OPEN_SHARDS, ShardFiles, StoreReader
-from shardwriter.corpus.manifest import Manifest, arrange, has_manifest, load_manifests, manifest_folders
+from shardwriter.corpus.manifest import Manifest, arrange, is_listed, load_manifests, manifest_folders
+from shardwriter.corpus.outside import refuse_outside
 from shardwriter.format.names import parse_view_split, view_split
 from shardwriter.store.snapshot import Snapshot
 
@@ -31,16 +32,22 @@ NAMED_MISSING = 5
 def split_manifests(config: Config, snapshots: Sequence[Snapshot], splits: Sequence[str]) -> dict[str, Manifest]:
     """Read the manifests of some splits: the corpus' own lists, or what the stores recorded where those are not here.
 
-    Raises ManifestError or StoreError where one cannot be read, contradicts itself, or does not say where paths start.
+    Raises ManifestError or StoreError where one cannot be read, contradicts itself, does not say where paths start, or
+    was recorded and leads out of data_root.
     """
     folders = manifest_folders(config)
-    listed = [split for split in splits if not snapshots or has_manifest(folders[split])]
+    listed = [split for split in splits if not snapshots or is_listed(folders[split])]
     data_root = snapshots[0].record.data_root if len(snapshots) == 1 else None
     manifests = load_manifests(config, listed, data_root) if listed else {}
     for split in splits:
         if split not in manifests:
-            manifests[split] = joined_manifest(recorded_manifests(config, snapshots, split))
-            logger.info("%s: no manifest in %s; the store's own audio lists decide", split, folders[split])
+            recorded = recorded_manifests(config, snapshots, split)
+            if not config.datamodule.data_config.allow_outside_root:
+                for snapshot, part in zip(snapshots, recorded, strict=True):
+                    refuse_outside(part, snapshot.storage.name)
+            manifests[split] = joined_manifest(recorded)
+            named = " or ".join(map(str, folders[split]))
+            logger.info("%s: no manifest in %s; the store's own audio lists decide", split, named)
     return manifests
 
 
@@ -117,6 +124,13 @@ class StoredEmbeddings:
     def missing(self) -> npt.NDArray[np.bool_]:
         """Whether a view of an utterance is not stored, `(utterances,)`."""
         return np.asarray((self.rows < 0).any(axis=0), dtype=np.bool_)
+
+    def stores_of(self, utterances: Indices) -> list[str]:
+        """The stores that hold embeddings of some utterances."""
+        rows = self.rows[0, utterances]
+        shards = np.unique(self.centre.shard_of[rows[rows >= 0]]).tolist()
+        holding = {self.centre.files.tars[shard].storage.name for shard in shards}
+        return [store for store in self.centre.stores if store in holding]
 
     def has(self, utterance: int, view: int) -> bool:
         """Whether an embedding is stored."""
@@ -255,7 +269,7 @@ def _report_missing(
 ) -> None:
     """Log which utterances are missing, or raise StoreError where on_missing is error."""
     manifest, missing, count = split.manifest, split.missing, len(split.used)
-    names = " and ".join(stored.centre.stores)
+    names = " and ".join(stored.stores_of(split.used) or stored.centre.stores)
     views = f" with {stored.views} views" if stored.views else ""
     if not len(missing):
         logger.info("%s: all %d utterances are in %s%s", manifest.split, count, names, views)
@@ -275,6 +289,21 @@ def _report_missing(
     fate = "they are encoded again in every step" if options.on_missing == "encode" else "they are skipped"
     fate += ", or left out where that fails again" if failed and options.on_missing == "encode" else ""
     logger.warning("%s; %s. To add them: %s", fact, fate, command)
+
+
+def warn_of_idle_stores(splits: Iterable[Split]) -> None:
+    """Log which of several stores have no utterance of any split: they are of another corpus than the lists."""
+    stored = [(split.used, split.stored) for split in splits if split.stored]
+    named = dict.fromkeys(store for _, embeddings in stored for store in embeddings.centre.stores)
+    holding = {store for used, embeddings in stored for store in embeddings.stores_of(used)}
+    for store in named if len(named) > 1 else ():
+        if store not in holding:
+            logger.warning(
+                "%s: holds no utterance of the lists that the config names, so nothing of it is used. To train on two "
+                "corpora at once, give the folders of both: datamodule.data_config.train_dir, valid_dir and test_dir "
+                "take lists, such as [A/tr, B/tr]",
+                store,
+            )
 
 
 def _probe(manifest: Manifest, kind: str, paths: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,12 +32,14 @@ from iianet.config.data_section import DataConfig
 from iianet.config.schema import Config
 from iianet.errors import AudioError, ConfigError, ManifestError, StoreError
 from iianet.training.epoch_length import limited, refuse_unfit_interval
-from loaders.assemble import Row, collate
+from loaders.assemble import FLOAT_BYTES, Row, collate, row_bytes
 from loaders.audio import Kind, Recording, Segment, read_segment
 from loaders.datamodule import RankedData
 from loaders.dataset import TimedLoader
-from loaders.mixing import Mixer
+from loaders.mixing import Mixer, dropped
 from loaders.read_ahead import Share
+from loaders.workers import sendable, shared_zeros
+from shardwriter.corpus.outside import is_outside
 from shardwriter.format.names import AUDIO_MEMBER, METADATA_MEMBER
 from shardwriter.format.npy import read_npy
 from shardwriter.format.sample import audio_entries, parse_metadata
@@ -103,7 +105,7 @@ def _below(data_root: Path | None, path: str, name: str) -> Path:
     """Path of a wav: a tar may name none outside the folder that the user named."""
     if data_root is None:
         raise StoreError(f"{name}: its audio is {path}; give --data_root, the folder where such paths start")
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+    if is_outside(path):
         raise StoreError(f"{name}: its audio is {path}; expected a path below data_root ({data_root})")
     return data_root / path
 
@@ -162,8 +164,8 @@ class StreamDataset(IterableDataset[Batch]):
         self.mixer = Mixer(audio=self.audio, normalise=options.normalize_audio)
         self.dim, self.samples_per_frame = config.encoder.dim, options.sample_rate // config.encoder.fps
         self.frames = round(options.segment * config.encoder.fps)
-        self.too_short = torch.zeros(max(num_workers, 1), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
-        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self.too_short = shared_zeros(max(num_workers, 1))
+        self._epoch = shared_zeros(1)
         self._worker = Share(number=0, of=1)
         self._dropped: list[Dropped] = []
 
@@ -171,7 +173,15 @@ class StreamDataset(IterableDataset[Batch]):
         """Choose the epoch of the next iteration, in every worker."""
         self._epoch.fill_(epoch)
 
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of a batch."""
+        return self.options.batch_size * row_bytes(self.audio.num_samples, self.dim * self.frames * FLOAT_BYTES)
+
     def __iter__(self) -> Iterator[Batch]:
+        return sendable(self._batches())
+
+    def _batches(self) -> Iterator[Batch]:
         if worker := get_worker_info():
             self._worker = Share(number=worker.id, of=worker.num_workers)
         self._dropped.clear()
@@ -244,7 +254,7 @@ class StreamDataset(IterableDataset[Batch]):
             mixed = self.mixer.read(example, first, interferer, second)
             embedding = read_embedding(example.sample, self.dim)
         except (AudioError, StoreError) as error:
-            self._dropped.append(Dropped(example.key, str(error)))
+            self._dropped.append(dropped(error, example.key, interferer.key if interferer else ""))
             return None
         start = min(start, embedding.shape[1] - 1)
         segment = torch.from_numpy(np.array(embedding[:, start : start + self.frames]))
@@ -253,17 +263,17 @@ class StreamDataset(IterableDataset[Batch]):
     def _batch(self, made: Sequence[tuple[Row, Tensor]]) -> Batch:
         rows = [row for row, _ in made]
         embeddings = [embedding for _, embedding in made] or [torch.zeros(self.dim, self.frames)]
-        dropped = tuple(self._dropped)
+        lost = tuple(self._dropped)
         self._dropped.clear()
         bytes_read = sum(embedding.nbytes for _, embedding in made)
-        return collate(rows, dropped, torch.stack(embeddings), self.audio.num_samples, bytes_read)
+        return collate(rows, lost, torch.stack(embeddings), self.audio.num_samples, bytes_read)
 
 
 class StreamLoader(TimedLoader):
     """The loader of a stream, without a position; `epoch` says which epoch the next iteration is."""
 
     def __init__(self, dataset: StreamDataset, epoch: Callable[[], int], **options: Any) -> None:
-        super().__init__(dataset, length=dataset.batches, **options)
+        super().__init__(dataset, length=dataset.batches, batch_bytes=dataset.batch_bytes, **options)
         self.stream, self.epoch, self._logged = dataset, epoch, 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]

@@ -13,14 +13,16 @@ import pyarrow as pa
 import torch
 from tabulate import tabulate
 
-from iianet.command_line import add_config_flags, add_version_flag, config_overrides, run_command
+from iianet.command_line import Parser, add_config_flags, at_least_one, at_least_zero, config_overrides, run_command
 from iianet.config.schema import Config, load_config
 from iianet.encoder.kernels import PRECISIONS
 from iianet.errors import ConfigError, FeatureStoreError, StoreError
 from iianet.interruption import terminable
-from iianet.wording import counted
+from iianet.paths import expand_word
+from iianet.terminal import PrintableFormatter, complain, say
+from iianet.wording import counted, nearest
 from shardwriter.build.build import Build, prepare
-from shardwriter.build.check import check, show
+from shardwriter.build.check import Finding, check, show
 from shardwriter.build.compact import Compaction, abandon
 from shardwriter.build.options import BuildOptions
 from shardwriter.execute.devices import choose_device, choose_devices
@@ -30,6 +32,7 @@ from shardwriter.execute.processes import Processes
 from shardwriter.execute.rank import Rank
 from shardwriter.execute.ranks import run_as_rank
 from shardwriter.execute.ray_cluster import RayCluster
+from shardwriter.format.files import make_own_folder
 from shardwriter.format.names import LOG_FOLDER, SPLITS, STORED_DTYPES
 from shardwriter.storage.folder import Folder
 from shardwriter.storage.locate import Cache, open_storage
@@ -59,25 +62,32 @@ def main(argv: Sequence[str] | None = None) -> None:
         pa.set_memory_pool(before)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+def _parser() -> Parser:
+    parser = Parser(
         prog="build-shards",
         description="Encode each utterance's mouth video once and write the embeddings into tar shards. Run again, it "
         "resumes: missing, new and changed utterances are encoded. Exit codes: 0 all stored; 3 finished, but some "
         "failed or an --overwrite still lacks splits; 2 could not start or continue; 130 and 143 stopped by SIGINT and "
-        "SIGTERM, with every published shard whole. Flags may be written with - or _.",
+        "SIGTERM, with every published shard whole.",
     )
-    add_version_flag(parser)
     add_config_flags(parser)
-    parser.add_argument("--data_split", choices=[*SPLITS, "all"], default="all", help="split to build (default: all)")
+    parser.add_argument(
+        "--data_split",
+        type=_splits,
+        default=SPLITS,
+        metavar="SPLIT",
+        help="train, val or test, some of them with commas between, or all (default)",
+    )
     parser.add_argument(
         "--device",
         help="cpu, cuda:N, some of them with commas between, or cuda for all GPUs (default: the first GPU where there "
         "is one)",
     )
     parser.add_argument(
-        "--num_processes", type=int, metavar="N", help="processes on each device (default: 1), mainly useful on CPUs"
+        "--num_processes",
+        type=at_least_one,
+        metavar="N",
+        help="processes on each device (default: 1), mainly useful on CPUs",
     )
     parser.add_argument(
         "--executor",
@@ -89,13 +99,16 @@ def _parser() -> argparse.ArgumentParser:
         "--ray_address", metavar="ADDRESS", help="of the Ray cluster; auto is the one on this machine (default: any)"
     )
     parser.add_argument(
-        "--shards", metavar="STORE", help="store folder, or its URL, such as s3://bucket/prefix (default: the config's)"
+        "--shards",
+        type=expand_word,
+        metavar="STORE",
+        help="store folder, or its URL, such as s3://bucket/prefix (default: the config's)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="build everything again; the old store stays in use until then"
     )
-    parser.add_argument("--batch_size", type=int, metavar="N", help="clips encoded together")
-    parser.add_argument("--num_workers", type=int, metavar="N", help="threads that read npz, in each process")
+    parser.add_argument("--batch_size", type=at_least_one, metavar="N", help="clips encoded together")
+    parser.add_argument("--num_workers", type=at_least_one, metavar="N", help="threads that read npz, in each process")
     parser.add_argument(
         "--encoder_precision",
         choices=list(PRECISIONS),
@@ -104,16 +117,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dtype", choices=STORED_DTYPES, help="of the stored embeddings (default: float16)")
     parser.add_argument(
-        "--views", type=int, metavar="K", help="store K random crops and flips of each training utterance as well"
+        "--views",
+        type=at_least_zero,
+        metavar="K",
+        help="store K random crops and flips of each training utterance as well",
     )
     parser.add_argument(
         "--audio",
         choices=["path", "embed"],
         help="say where an utterance's wavs lie (default), or store them in the shards; changed wavs are not noticed",
     )
-    parser.add_argument("--utterances_per_shard", type=int, metavar="N", help="utterances in each new shard")
+    parser.add_argument("--utterances_per_shard", type=at_least_one, metavar="N", help="utterances in each new shard")
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="only the first N utterances of each split, in hash order"
+        "--limit", type=at_least_one, metavar="N", help="only the first N utterances of each split, in hash order"
     )
     parser.add_argument(
         "--compact",
@@ -143,25 +159,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
-    try:
-        config, storage, options = _request(arguments)
-    except FeatureStoreError as error:
-        if not arguments.check:
-            raise
-        print(tabulate([("config and flags", "FIX", str(error))], tablefmt="plain"))
-        return error.exit_code
+    arguments = _parser().read(argv)
+    if arguments.check and not (arguments.abandon or arguments.compact):
+        return _run_check(arguments)
+    config, storage, options = _request(arguments)
     if arguments.abandon:
         return _run_abandon(config, storage, arguments)
     if arguments.compact:
         return _run_compact(config, storage, options, arguments)
-    if arguments.check:
-        findings = check(config, storage, options)
-        print(show(findings))
-        return 2 if any(finding.problem for finding in findings) else 0
     if arguments.dry_run:
         return _dry_run(config, storage, options)
     return _run_build(config, storage, options)
+
+
+def _run_check(arguments: argparse.Namespace) -> int:
+    """Show what would hinder a build; one wrong flag hides nothing else."""
+    findings = []
+    try:
+        _choose_executor(arguments)
+    except ConfigError as error:
+        findings.append(Finding(what="device", found="", problem=str(error)))
+        arguments.device, arguments.executor, arguments.ray_address = "cpu", "local", None
+    try:
+        found = check(*_request(arguments))
+    except FeatureStoreError as error:
+        found = [Finding(what="config and flags", found="", problem=str(error))]
+    findings += [finding for finding in found if not findings or finding.what != "device"]
+    say(show(findings))
+    return 2 if any(finding.problem for finding in findings) else 0
 
 
 def _run_build(config: Config, storage: Storage, options: BuildOptions) -> int:
@@ -173,7 +198,7 @@ def _run_build(config: Config, storage: Storage, options: BuildOptions) -> int:
         report = made.report
         for failure in chain.from_iterable(report.failed.values()):
             logger.debug("not stored: %s %s: %s: %s", *failure)
-        print("\n".join([*report.lines(), f"store: {storage.name}", f"log:   {log}"]))
+        say("\n".join([*report.lines(), f"store: {storage.name}", f"log:   {log}"]))
     return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
 
 
@@ -192,9 +217,9 @@ def _operate(operation: Operation, storage: Storage, executor: Executor, what_is
             if run_as_rank(operation, storage, executor, rank):
                 return True
         except KeyboardInterrupt:
-            print(f"\nStopped. {what_is_left()}\nstore: {storage.name}")
+            say(f"\nStopped. {what_is_left()}\nstore: {storage.name}")
             raise
-    print(f"rank {rank.number} of {rank.world_size} is done; the last one to finish sums up")
+    say(f"rank {rank.number} of {rank.world_size} is done; the last one to finish sums up")
     return False
 
 
@@ -213,7 +238,7 @@ def _refuse_other_flags(arguments: argparse.Namespace) -> None:
     """Raise ConfigError where --compact or --abandon is given flags that they would ignore."""
     given = {name: getattr(arguments, name) for name in ENCODING_FLAGS}
     others = [name for name, value in given.items() if value is not None and value is not False]
-    others += [f"data_split {arguments.data_split}"] if arguments.data_split != "all" else []
+    others += [f"data_split {','.join(arguments.data_split)}"] if arguments.data_split != SPLITS else []
     ignored = ("compact", "dry_run", "utterances_per_shard", "num_processes") if arguments.abandon else ()
     others += [name for name in ignored if getattr(arguments, name)]
     is_shared = arguments.abandon and (arguments.executor != "local" or Rank.from_environment())
@@ -230,7 +255,7 @@ def _run_abandon(config: Config, storage: Storage, arguments: argparse.Namespace
     with terminable():
         name = abandon(storage, config.shardwriter.keep_replaced_days)
     done = f"Abandoned: {name}" if name else "Nothing to abandon: no --overwrite or --compact is in progress"
-    print(f"{done}\nstore: {storage.name}")
+    say(f"{done}\nstore: {storage.name}")
     return ALL_STORED
 
 
@@ -245,12 +270,12 @@ def _run_compact(config: Config, storage: Storage, options: BuildOptions, argume
     )
     if arguments.dry_run:
         report = work.survey()
-        print("\n".join([*report.lines(), TWO_STORES] if report else [NOTHING_TO_COMPACT]))
-        print(f"\nNothing was written to {storage.name}.")
+        say("\n".join([*report.lines(), TWO_STORES] if report else [NOTHING_TO_COMPACT]))
+        say(f"\nNothing was written to {storage.name}.")
         return ALL_STORED
     if not _operate(work, storage, options.runner, lambda: "The store is whole, and the same command resumes."):
         return ALL_STORED
-    print("\n".join([*(work.report.lines() if work.report else [NOTHING_TO_COMPACT]), f"store: {storage.name}"]))
+    say("\n".join([*(work.report.lines() if work.report else [NOTHING_TO_COMPACT]), f"store: {storage.name}"]))
     return ALL_STORED
 
 
@@ -259,13 +284,13 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, Storage, BuildOptio
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_shardwriter_overrides(arguments)])
     device, executor = _choose_executor(arguments)
     options = BuildOptions(
-        splits=SPLITS if arguments.data_split == "all" else (arguments.data_split,),
+        splits=arguments.data_split,
         device=device,
         executor=executor,
         dtype=arguments.dtype,
         audio=arguments.audio,
         overwrite=arguments.overwrite,
-        limit=_positive("--limit", arguments.limit),
+        limit=arguments.limit,
         verify_sources=arguments.verify_sources,
         retry_failed=arguments.retry_failed,
         import_embeddings=arguments.import_embeddings,
@@ -282,7 +307,7 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, Storage, BuildOptio
 def _choose_executor(arguments: argparse.Namespace) -> tuple[torch.device, Executor]:
     """The device of this process, and who runs the tasks."""
     rank = Rank.from_environment()
-    num_processes = _positive("--num_processes", arguments.num_processes)
+    num_processes = arguments.num_processes
     if arguments.executor == "local":
         if arguments.ray_address is not None:
             raise ConfigError(f"--ray_address {arguments.ray_address}: is for --executor ray, which was not asked for")
@@ -308,10 +333,15 @@ def _shardwriter_overrides(arguments: argparse.Namespace) -> list[str]:
     return [*encoder, *(f"shardwriter.{name}={value}" for name, value in given.items())]
 
 
-def _positive(flag: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise ConfigError(f"{flag} {value}: expected a whole number above 0")
-    return value
+def _splits(text: str) -> tuple[str, ...]:
+    """Read --data_split; a split's name as the config's keys have it, valid, is welcome."""
+    words = [{"valid": "val"}.get(word, word) for word in text.split(",")]
+    for word in words:
+        if word not in (*SPLITS, "all"):
+            near = nearest(word, SPLITS)
+            meant = f"; did you mean {near}?" if near else ""
+            raise argparse.ArgumentTypeError(f"found {word!r}, expected all, or some of {', '.join(SPLITS)}{meant}")
+    return tuple(split for split in SPLITS if split in words or "all" in words)
 
 
 def _store_word(config: Config, given: str | None) -> str:
@@ -330,14 +360,15 @@ def _store_word(config: Config, given: str | None) -> str:
 def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
     folder = storage.staging / LOG_FOLDER
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_own_folder(folder)
         path = folder / f"build-{datetime.now():%Y%m%d-%H%M%S-%f}{ending}.log"
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise StoreError(
-            f"{storage.staging}: cannot be written ({error.strerror}); choose another --shards folder"
+            f"{error.filename or folder}: cannot be written ({error.strerror}); delete it where it is no folder of a "
+            "build, or choose another --shards folder"
         ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("shardwriter")
     root.addHandler(handler)
     ours.setLevel(logging.DEBUG)  # the file keeps every utterance, the terminal what matters
@@ -345,7 +376,7 @@ def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
         yield path
     except BaseException:
         logger.debug("stopped", exc_info=True)
-        sys.stderr.write(f"log: {path}\n")
+        complain(f"log: {path}")
         raise
     finally:
         root.removeHandler(handler)
@@ -355,8 +386,8 @@ def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
 def _dry_run(config: Config, storage: Storage, options: BuildOptions) -> int:
     found = prepare(config, storage, options).survey()
     rows = [(split, *item.counts.values(), len(item.manifest.utterances)) for split, item in found.items()]
-    print(tabulate(rows, headers=["split", "new", "changed", "retried", "unfinished", "total"]))
-    print(f"\nNothing was written to {storage.name}.")
+    say(tabulate(rows, headers=["split", "new", "changed", "retried", "unfinished", "total"]))
+    say(f"\nNothing was written to {storage.name}.")
     return ALL_STORED
 
 

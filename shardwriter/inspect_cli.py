@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from iianet.command_line import add_override_flags, add_version_flag, config_overrides, run_command
+from iianet.command_line import Parser, add_override_flags, at_least_one, config_overrides, run_command
 from iianet.config.schema import Config, load_config
 from iianet.errors import ConfigError, StoreError
+from iianet.paths import expand_word
+from iianet.terminal import say
 from shardwriter.execute.devices import choose_device
 from shardwriter.format.names import parse_view_split
 from shardwriter.inspect.compare import compare, corpus_manifests, show_comparisons
@@ -36,25 +38,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(run_command(_run, argv))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
+def _parser() -> Parser:
+    parser = Parser(
         prog="inspect-shards",
         description="Show what a store holds, look at a sample, compare it with the corpus, verify every byte. Exit "
-        "codes: 0 fine, 1 problems found, 2 not a store or could not start. Flags may be written with - or _.",
+        "codes: 0 fine, 1 problems found, 2 not a store or could not start.",
     )
-    add_version_flag(parser)
     parser.add_argument(
         "store",
+        type=expand_word,
         metavar="STORE",
         help="store folder or its URL, such as s3://bucket/prefix; or shards made by others: a tar, "
         "'DIR/train-{000000..000003}.tar', or the same by http or https",
     )
     parser.add_argument("--key", metavar="KEY", help="show one sample, by its key or its utterance's name")
     parser.add_argument("--verify", action="store_true", help="read every shard whole and check it against its index")
-    parser.add_argument("--plot", metavar="FILE.png", help=f"draw {PLOTTED} utterances, or the one of --key")
     parser.add_argument(
-        "--export_embeddings", metavar="DIR", help="write the embeddings below DIR as xxx_embedding.npz, in float32"
+        "--plot", type=expand_word, metavar="FILE.png", help=f"draw {PLOTTED} utterances, or the one of --key"
+    )
+    parser.add_argument(
+        "--export_embeddings",
+        type=expand_word,
+        metavar="DIR",
+        help="write the embeddings below DIR as xxx_embedding.npz, in float32",
     )
     parser.add_argument(
         "--reindex",
@@ -63,11 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs, and nothing else, on stdout")
     parser.add_argument(
-        "--cache_dir", metavar="DIR", help="where a store behind a URL is copied to (default: ~/.cache/iianet-shards)"
+        "--cache_dir",
+        type=expand_word,
+        metavar="DIR",
+        help="where a store behind a URL is copied to (default: ~/.cache/iianet-shards)",
     )
     corpus = parser.add_argument_group("comparing with the corpus")
-    corpus.add_argument("--against", metavar="CONFIG", help="list what the store lacks of the corpus of a YAML config")
-    corpus.add_argument("--recheck", type=int, metavar="N", help="with --against: encode N utterances again")
+    corpus.add_argument(
+        "--against", type=expand_word, metavar="CONFIG", help="list what the store lacks of the corpus of a YAML config"
+    )
+    corpus.add_argument("--recheck", type=at_least_one, metavar="N", help="with --against: encode N utterances again")
     corpus.add_argument(
         "--device", help="of --recheck: cpu, cuda or cuda:N (default: the first GPU where there is one)"
     )
@@ -76,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().read(argv)
     if not arguments.reindex and is_tars(arguments.store):
         _refuse_store_flags(arguments)
         sections = [read_foreign(expand(arguments.store))]
@@ -86,7 +97,7 @@ def _run(argv: list[str]) -> int:
             reindex(arguments.store, arguments.data_root)
         storage = open_storage(arguments.store, Cache.at(arguments.cache_dir))
         sections = _sections(InspectedStore.open(storage), arguments)
-    print(as_json(sections) if arguments.json else as_text(sections))
+    say(as_json(sections) if arguments.json else as_text(sections))
     return PROBLEMS if problems_of(sections) else FINE
 
 
@@ -98,8 +109,6 @@ def _refuse_store_flags(arguments: argparse.Namespace) -> None:
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:
-    if arguments.recheck is not None and arguments.recheck < 1:
-        raise ConfigError(f"--recheck {arguments.recheck}: expected a whole number above 0")
     for name, flag in (("recheck", "--recheck"), ("overrides", "--set")):
         if getattr(arguments, name) and arguments.against is None:
             raise ConfigError(f"{flag}: needs --against CONFIG, which says where weights and corpus are")

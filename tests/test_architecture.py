@@ -1,6 +1,7 @@
 """Imports run one way: iianet <- shardwriter <- loaders <- iianet_cli <- train.py; and what a file of ours may hold."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -141,6 +142,15 @@ def test_only_the_checkpoint_module_knows_published_parameter_names() -> None:
     for path in ours():
         if path.name != "checkpoint.py":
             assert "frontend3D" not in path.read_text(encoding="utf-8"), path
+
+
+def test_all_that_is_printed_goes_through_the_terminal() -> None:
+    """What comes out of files may hold what a terminal obeys; `iianet.terminal` escapes it."""
+    for path in ours():
+        if path.name not in ("terminal.py", "entry.py"):
+            text = path.read_text(encoding="utf-8")
+            for way in ("print(", "sys.stdout.write(", "sys.stderr.write(", "logging.Formatter("):
+                assert not re.search(rf"(?<!\w){re.escape(way)}", text), f"{path}: {way}"
 
 
 def test_no_file_unpickles_data() -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from iianet.config.fields import Count, Name, NotNegative, Real, Section, Whole, only
+from iianet.config.fields import Count, Few, NotNegative, PathName, PathNames, Real, Section, Whole, only
 
 ONE_TARGET = "each mixture has one target speaker, and the reference never ran with another number; set n_src: 1"
 ONE_RATE = (
@@ -30,12 +30,15 @@ class EmbeddingAugmentation(Section):
 class DataConfig(Section):
     """The corpus and how it is read. From `shards` on the keys are ours."""
 
-    train_dir: Name
-    """Folder of the training split's mix.json, s1.json and s2.json."""
-    valid_dir: Name
-    """Folder of the validation split's mix.json, s1.json and s2.json."""
-    test_dir: Name
-    """Folder of the test split's mix.json, s1.json and s2.json."""
+    train_dir: PathNames
+    """Folder of the training split's mix.json, s1.json and s2.json; a list of folders joins several corpora.
+
+    Like all paths of a config it starts at the working directory; the paths in the lists start at `data_root`.
+    """
+    valid_dir: PathNames
+    """Folder of the validation split's mix.json, s1.json and s2.json, or a list of folders."""
+    test_dir: PathNames
+    """Folder of the test split's mix.json, s1.json and s2.json, or a list of folders."""
     n_src: Annotated[Count, only(1, ONE_TARGET)] = 1
     sample_rate: Annotated[Count, only(16000, ONE_RATE)] = 16000
     segment: Annotated[Real, Field(gt=0)] = 2.0
@@ -43,21 +46,23 @@ class DataConfig(Section):
     normalize_audio: bool = False
     batch_size: Count = 3
     """Examples in a batch of one rank."""
-    num_workers: Whole = 4
+    num_workers: Few = 4
     """Loader workers of one rank; 0 loads in the training process."""
     pin_memory: bool = True
     persistent_workers: bool = False
     use_precomputed_embeddings: bool = False
     """Read embeddings from a store, as in the configs of an earlier tool; `shards` says from which."""
-    shards: Name | list[Name] | None = None
+    shards: PathNames | None = None
     """Folder or URL of the store that `build-shards` wrote; or several, built with the same settings; null reads raw
     mouths."""
-    cache_dir: Name | None = None
+    cache_dir: PathName | None = None
     """Where stores behind a URL are copied to; null is iianet-shards in $XDG_CACHE_HOME, or in ~/.cache."""
     cache_gb: Annotated[Real, Field(gt=0)] = 100.0
     """Gigabytes of shards of each such store that are kept there."""
-    data_root: Name | None = None
+    data_root: PathName | None = None
     """Folder below which the paths of the manifests lie; null uses their common ancestor."""
+    allow_outside_root: bool = False
+    """Read files outside `data_root` too where a store's own audio lists name them; for stores that you trust."""
     key_from: Literal["stem", "path"] = "stem"
     """What an utterance's key is made of: its npz file's stem, or its path below `data_root`."""
     frame_tolerance: Whole = 1
@@ -74,7 +79,7 @@ class DataConfig(Section):
     """Use imported embeddings, whose encoder is not recorded, as if this config's had made them."""
     segment_start: Literal[0, "random"] = 0
     """Where in a training example its segment begins: at 0, as in the reference, or at a random mouth frame."""
-    views: Whole | None = None
+    views: Few | None = None
     """Augmented views that training draws from, beside the centre crop; null uses all that the store has."""
     embedding_augmentation: EmbeddingAugmentation = EmbeddingAugmentation()
     """Light augmentation of embeddings while training."""

@@ -1,30 +1,87 @@
 """A config file as it is: its values, and the lines of its keys.
 
-Unlike in PyYAML, a key that appears twice in a mapping is an error, and text that looks like a date stays text.
+Unlike in PyYAML, a key that appears twice in a mapping is an error, text that looks like a date stays text, what YAML
+1.1 reads as something else than it looks like is refused, and so is what grows or nests beyond all configs.
 """
 
+import os
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.events import AliasEvent
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from iianet.config.key_paths import Place
 from iianet.config.published import published_configs
 from iianet.errors import ConfigError
-from iianet.wording import nearest, show
+from iianet.wording import nearest, readable_bytes, show
 
+MOST_BYTES = 2**18
+"""Bytes of a config; the published ones have 2,000."""
+MOST_NODES = 100_000
+"""Values of a config, its aliases written out."""
+MOST_LEVELS = 32
+"""Mappings and lists that are nested in each other."""
 TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
+_AS_BOOL = re.compile("yes|no|on|off", re.IGNORECASE)
+_AS_NUMBER = re.compile(r"[-+]?0[0-7]+|.*[_:].*")
+"""Octal without its o, 1_000, and 1:30, which is 90: of base 60."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader that refuses duplicate keys and knows no dates."""
+    """PyYAML's safe loader with bounds, that refuses duplicate keys and surprising scalars, and knows no dates."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._levels = 0
+        self._nodes = 0
+        self._sizes: dict[Node, int] = {}
+        """Values that a whole node stands for."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own class attribute)
         first: [(tag, pattern) for tag, pattern in resolvers if tag != TIMESTAMP_TAG]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def compose_node(self, parent: Any, index: Any) -> Node | None:
+        """Compose as PyYAML does, within the bounds of depth and size."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        before = self._nodes
+        self._levels += 1
+        if self._levels > MOST_LEVELS:
+            raise _marked(f"nested more than {MOST_LEVELS} deep, which no config is", event.start_mark)
+        node: Node | None = super().compose_node(parent, index)
+        self._levels -= 1
+        if isinstance(event, AliasEvent) and node not in self._sizes:
+            raise _marked(
+                f"the alias {event.anchor} stands for a value that holds it; write the value out", event.start_mark
+            )
+        self._nodes += self._sizes[node] if isinstance(event, AliasEvent) and node is not None else 1
+        if self._nodes > MOST_NODES:
+            raise _marked(
+                f"more than {MOST_NODES:,} values, with its aliases written out; a config has some hundred",
+                event.start_mark,
+            )
+        if node is not None and node not in self._sizes:
+            self._sizes[node] = self._nodes - before
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> ScalarNode:
+        """Compose as PyYAML does, and refuse what is read as another value than it looks like."""
+        node: ScalarNode = super().compose_scalar_node(anchor)
+        kind, is_plain = node.tag.rpartition(":")[2], node.style is None
+        if is_plain and kind == "bool" and _AS_BOOL.fullmatch(node.value):
+            read = str(self.construct_yaml_bool(node)).lower()
+            raise _marked(f"found {node.value}, which YAML 1.1 reads as {read}; {_cure(read)}", node.start_mark)
+        if is_plain and kind in {"int", "float"} and _AS_NUMBER.fullmatch(node.value):
+            read = str(self.construct_yaml_int(node) if kind == "int" else self.construct_yaml_float(node))
+            text = f"found {node.value}, which YAML 1.1 reads as the number {read}; {_cure(read)}"
+            raise _marked(text, node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> MappingNode:
         """Compose as PyYAML does, then compare the keys: later, merges (`<<`) would look like duplicates."""
@@ -35,10 +92,17 @@ class StrictLoader(yaml.SafeLoader):
                 continue  # construction refuses it
             name = (key.tag, key.value)
             if name in seen:
-                problem = f"{key.value} appears twice, first on line {seen[name]}; keep one"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                raise _marked(f"{key.value} appears twice, first on line {seen[name]}; keep one", key.start_mark)
             seen[name] = key.start_mark.line + 1
         return node
+
+
+def _cure(read: str) -> str:
+    return f"write {read}, or quote it if it is meant as text"
+
+
+def _marked(problem: str, mark: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +178,7 @@ def read_document(path: Path) -> Document:
         ConfigError: There is no such file, or it does not hold one YAML mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read_text(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file{_beside(path)}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -125,6 +189,22 @@ def read_document(path: Path) -> Document:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found {show(values)}, expected a mapping with the sections of a config")
     return Document(values=values, root=root)
+
+
+def _read_text(path: Path) -> str:
+    """Text of a regular file that is no larger than configs are; a pipe that nobody writes to does not block."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+        found = os.fstat(stream.fileno())
+        if stat.S_ISDIR(found.st_mode):
+            raise ConfigError(f"{path}: cannot be read as a text file, it is a folder; expected a YAML file")
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path}: is no regular file; expected a YAML file")
+        if found.st_size > MOST_BYTES:
+            raise ConfigError(
+                f"{path}: has {readable_bytes(found.st_size)}, expected a config of at most "
+                f"{readable_bytes(MOST_BYTES)}; is it a config?"
+            )
+        return stream.read(MOST_BYTES).decode("utf-8")
 
 
 def _beside(path: Path) -> str:

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from iianet.errors import ConfigError
+from iianet.paths import expand_word
 from iianet.wording import show
 
 EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
@@ -48,10 +50,35 @@ def _count_or_share(value: Any) -> Any:
     raise ValueError(f"found {show(value)}, expected a count of batches such as 100, or a share from above 0 to 1.0")
 
 
-Count = Annotated[int, Field(gt=0)]
+def _expanded(word: str) -> str:
+    try:
+        return expand_word(word)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+def _one_or_several(value: Any) -> Any:
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"found {show(value)}, expected text that is not empty, or a list of such")
+    return list(map(_expanded, names)) if isinstance(value, list) else _expanded(value)
+
+
+def several(names: str | list[str]) -> list[str]:
+    """The names of a key that takes one or a list."""
+    return [names] if isinstance(names, str) else names
+
+
+LARGEST = 10**9
+"""The largest integer that a key takes, unless it says otherwise; what is larger ends in errors of libraries."""
+Count = Annotated[int, Field(gt=0, le=LARGEST)]
 """An integer above zero."""
-Whole = Annotated[int, Field(ge=0)]
+Whole = Annotated[int, Field(ge=0, le=LARGEST)]
 """An integer from zero on."""
+Few = Annotated[int, Field(ge=0, le=1000)]
+"""An integer from zero on, of what costs a thread, a process or a shard each."""
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What random numbers follow from: an integer of 32 bits, as numpy takes it."""
 Real = Annotated[float, BeforeValidator(read_exponents)]
 """A finite number; integers and exponents without a point are welcome."""
 NotNegative = Annotated[Real, Field(ge=0)]
@@ -60,3 +87,7 @@ Batches = Annotated[int | float, BeforeValidator(_count_or_share)]
 """A count of batches, or a share of all: 1 is one of them, 1.0 is all."""
 Name = Annotated[str, Field(min_length=1)]
 """Text that is not empty."""
+PathName = Annotated[Name, AfterValidator(_expanded)]
+"""A path; `~` and `$VAR` are expanded."""
+PathNames = Annotated[str | list[str], BeforeValidator(_one_or_several)]
+"""One path, or several in a list that is not empty."""

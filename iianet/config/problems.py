@@ -23,6 +23,8 @@ EXPECTED = {
     "finite_number": "a finite number",
     "greater_than": "a number above {gt}",
     "greater_than_equal": "a number not below {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number not above {le}",
     "string_too_short": "text that is not empty",
 }
 """Kind of pydantic error -> what was expected."""
@@ -79,8 +81,8 @@ def _meant(place: Place, known: dict[KeyPath, FieldInfo]) -> str:
 
 
 def _not_among(found: Any, expected: str, or_null: str) -> str:
-    """Wording for a value outside a fixed set, which pydantic spells `'a', 'b' or 'c'`."""
-    allowed = re.findall(r"'([^']*)'", expected)
+    """Wording for a value outside a fixed set, which pydantic spells `0, 'b' or 'c'`."""
+    allowed = [word.strip("'") for word in re.findall(r"'[^']*'|\d+", expected)]
     near = nearest(str(found), allowed) if isinstance(found, str) else None
     meant = f"; did you mean {near}?" if near else ""
     return f"found {show(found)}, expected {either(allowed)}{or_null}{meant}"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from iianet.config.fields import Batches, Count, Name, NotNegative, Real, Section, Whole, only
+from iianet.config.fields import Batches, Count, Few, Name, NotNegative, PathName, Real, Section, Seed, Whole, only
 from iianet.encoder.registry import encoder_problem
 from iianet.wording import show
 
@@ -44,10 +44,10 @@ class VideonetConfig(Section):
     and for raw mode: a store records its settings, and what is encoded for it later is encoded with them.
     """
 
-    pretrain: Name | None = None
+    pretrain: PathName | None = None
     """File with the published weights; null draws random ones, which serve for trying things out only."""
     relu_type: Literal["prelu"] = "prelu"
-    seed: Whole = 0
+    seed: Seed = 0
     """Seed of the random weights that a null `pretrain` stands for."""
     precision: Literal["float32", "bf16"] | None = None
     """Arithmetic of the encoder; null is that of the store, or float32 where there is none."""
@@ -126,7 +126,7 @@ class TrainingSection(Section):
     """Largest gradient norm of a step; larger gradients are scaled down to it, and 0 scales none."""
     save_top_k: Annotated[int, Field(ge=-1)] = 5
     """Best checkpoints kept; -1 keeps every epoch's."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Seed of the initial weights and of the order of the examples."""
     loggers: list[Literal["tensorboard", "csv", "wandb"]] = Field(default=["tensorboard", "csv"])
     """Where metrics go; an empty list logs nowhere."""
@@ -159,9 +159,12 @@ class TrainingSection(Section):
     @classmethod
     def _devices(cls, value: Any) -> Any:
         numbers = value if isinstance(value, list) else [value]
-        if value is None or all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        if value is None or all(type(number) is int and 0 <= number < 1000 for number in numbers):
             return value
-        raise ValueError(f"found {show(value)}, expected a list of device numbers such as [0, 1], a count, or null")
+        raise ValueError(
+            f"found {show(value)}, expected a list of device numbers such as [0, 1], a count, or null for one GPU if "
+            "there is any; for all GPUs give their count"
+        )
 
 
 class ShardwriterSection(Section):
@@ -172,13 +175,13 @@ class ShardwriterSection(Section):
     float16 for clips of 2 s."""
     audio: Literal["path", "embed"] = "path"
     """Whether samples say where their wavs lie, or hold them; changed wavs are noticed in neither case."""
-    views: Whole = 0
+    views: Few = 0
     """Augmented views of each training utterance, stored beside its centre crop."""
     utterances_per_shard: Count = 1000
     """Utterances in a shard; the last one of a plan may have fewer."""
     batch_size: Count = 32
     """Clips encoded together."""
-    num_workers: Count = 2
+    num_workers: Annotated[Few, Field(gt=0)] = 2
     """Threads that read mouth npz files ahead of the encoder."""
     keep_replaced_days: Annotated[Real, Field(ge=0, le=36_500)] | None = None
     """Days for which shards replaced by --overwrite or --compact are kept, for runs that still read them.

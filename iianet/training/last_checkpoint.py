@@ -1,7 +1,5 @@
 """Checkpoint files that are never half written, and last.ckpt, from which `--resume last` resumes bit-exactly."""
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +7,11 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from iianet.checkpoint import read_checkpoint
+from iianet.run_folder import replacing
+from iianet.training.lightning_module import SeparationModule
 from iianet.training.loop_state import epoch_is_over, validation_follows
-from iianet.training.termination import RunStopped, Termination
-
-PARTIAL_SUFFIX = ".partial"
-"""Suffix of a checkpoint that is being written; the next one overwrites what a killed run left."""
+from iianet.training.termination import RunStopped, Termination, any_rank
 
 
 class LastCheckpoint(pl.callbacks.Checkpoint):
@@ -26,6 +24,8 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
 
     The run ends by an exception, since a Trainer that is only asked to stop validates first, which may take longer than
     the machine is still available. As a Checkpoint callback it runs after all others, and saves their results.
+
+    A loss that is not finite ends the run, and nothing is saved after it: SeparationModule refuses that.
 
     Args:
         path: Path of the checkpoint.
@@ -44,7 +44,7 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
-        """Save the step where it is due. Raises RunStopped."""
+        """Save the step where it is due. Raises RunStopped, and TrainingError where a loss is not finite."""
         stepped = trainer.global_step > self._step  # otherwise gradients are being accumulated
         self._step = trainer.global_step
         if stepped and not validation_follows(trainer) and not epoch_is_over(trainer):
@@ -74,18 +74,22 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
             trainer.save_checkpoint(self.path)
 
     def _stop_if_asked(self, trainer: pl.Trainer) -> None:
-        if self.termination.is_asked(trainer):
+        module = trainer.lightning_module
+        assert isinstance(module, SeparationModule)
+        if any_rank(trainer, self.termination.is_asked or module.diverged):
+            if any_rank(trainer, module.diverged):
+                raise module.divergence("a loss is not finite")
             trainer.save_checkpoint(self.path)
-            number = self.termination.number
-            name = signal.Signals(number).name
-            raise RunStopped(f"stopped by {name} at step {trainer.global_step}; resume with --resume last", number)
+            words = f"stopped by {self.termination.name} at step {trainer.global_step}; resume with --resume last"
+            raise RunStopped(words, self.termination.number)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, syncs it and renames it.
+    """Writes a checkpoint beside its place, syncs it and renames it; reads none that is damaged; deletes files alone.
 
     Lightning's own writes into the system's temporary folder and moves from there, which is a plain copy where that is
-    another file system: a run killed within it leaves a broken checkpoint and no older one.
+    another file system: a run killed within it leaves a broken checkpoint and no older one. It reads what torch does
+    not check, and deletes a folder where a checkpoint is named so.
     """
 
     def save_checkpoint(
@@ -94,12 +98,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path: str | Path,
         storage_options: Any | None = None,  # noqa: ARG002
     ) -> None:
-        """Replace the file at `path`, a local one."""
+        """Replace the file at `path`, a local one. Raises TrainingError where it cannot be written."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + PARTIAL_SUFFIX)  # only rank 0 writes
-        with partial.open("wb") as stream:
+        with replacing(path) as stream:  # only rank 0 writes
             torch.save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        """Read a checkpoint on the CPU. Raises WeightsError where it is damaged or holds objects."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint, if it is a file."""
+        if Path(path).is_file():
+            Path(path).unlink()

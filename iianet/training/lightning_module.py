@@ -20,7 +20,8 @@ from iianet.errors import MouthError, TrainingError
 from iianet.losses import PermutationInvariantLoss
 from iianet.separator.model import IIANet
 from iianet.training.embedding_augmentation import augment_embedding
-from iianet.training.loop_state import is_last_validation, validate_again
+from iianet.training.loop_state import epoch_is_over, is_last_validation, validate_again
+from iianet.training.resume import changed_settings, settings_of
 from iianet.training.step_times import Spent, StepTimes
 from iianet.training.weighted_mean import WeightedMean
 from iianet.wording import counted
@@ -45,6 +46,10 @@ class SeparationModule(pl.LightningModule):
             resume.refuse_other_order.
         dropped: Number of rows skipped in this epoch, by utterance key.
         times: Time that steps take and wait.
+        diverged: Whether a training loss of this rank was not finite. On a GPU that is known a step later, since
+            asking at once would let it wait.
+        good_step: Step of the checkpoint that was saved or loaded last; None before the first.
+        has_stepped: Whether this process has made a training step.
     """
 
     def __init__(self, config: Config, encoder: LazyEncoder) -> None:
@@ -64,6 +69,11 @@ class SeparationModule(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self.order: dict[str, Any] = {}
         self.dropped: dict[str, int] = {}
+        self.diverged = False
+        self.good_step: int | None = None
+        self.has_stepped = False
+        self._latest_loss: Tensor | None = None
+        self._changed: list[str] = []
         self.scheduler: LRScheduler | None = None
         self._scheduler_state: dict[str, Any] | None = None
         self._train_sums: Tensor | None = None
@@ -85,6 +95,7 @@ class SeparationModule(pl.LightningModule):
         self._count_dropped(batch)
         self._seed_dropout(batch_idx)
         loss = self._loss(batch, "train", self.train_mean)
+        self._watch(loss.detach())
         self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         return loss
 
@@ -113,8 +124,8 @@ class SeparationModule(pl.LightningModule):
         there are more validations, since the published patience counts epochs.
         """
         val_loss = self.val_mean.compute()
+        self._refuse_not_finite("validation", val_loss, self.val_mean)
         self.val_mean.reset()
-        self._refuse_not_finite("validation", val_loss)
         self._validation_is_due = False
         self.log(MONITORED, val_loss, add_dataloader_idx=False)
         self.log("val_si_snr" if self._val_is_sisdr else "val_quality", -val_loss, prog_bar=True)
@@ -147,7 +158,12 @@ class SeparationModule(pl.LightningModule):
         return optimizer
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state that the Trainer does not save."""
+        """Add the state that the Trainer does not save. Raises TrainingError where the weights are not finite."""
+        self._refuse_not_finite_state(checkpoint)
+        self.good_step = self.trainer.global_step
+        over = epoch_is_over(self.trainer) and not self._validation_is_due
+        checkpoint["epochs_done"] = self.current_epoch + over
+        checkpoint["settings"] = settings_of(self.config)
         checkpoint["history"] = self.history
         checkpoint["order"] = self.order
         checkpoint["validation_is_due"] = self._validation_is_due
@@ -157,6 +173,8 @@ class SeparationModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Restore that state, as far as it needs no optimizer or rank."""
         self.history = list(checkpoint["history"])
+        self.good_step = checkpoint["global_step"]
+        self._changed = changed_settings(checkpoint["settings"], self.config)
         self._validation_is_due = checkpoint["validation_is_due"]
         self._train_sums = checkpoint["train_mean"]
         self._scheduler_state = checkpoint["separation_scheduler"]
@@ -165,11 +183,12 @@ class SeparationModule(pl.LightningModule):
         """Restore the rest: the scheduler and the ranks exist by now."""
         if self._train_sums is not None and self.global_rank == 0:  # of all ranks together
             self.train_mean.sums = self._train_sums.to(self.device)
-        if self._scheduler_state is not None and self.scheduler is not None:
+        if self._scheduler_state is not None and self.scheduler is not None and not self._schedule_changed:
             self.scheduler.load_state_dict(self._scheduler_state)
 
     def on_train_start(self) -> None:
         """Set the loader's length of an epoch, and validate first if the checkpoint was saved before a validation."""
+        self._apply_changed_settings()
         self._loader.epoch_batches = self.trainer.num_training_batches
         if self._validation_is_due:
             validate_again(self.trainer)
@@ -199,18 +218,74 @@ class SeparationModule(pl.LightningModule):
                 self._named.add(key)
             self.dropped[key] = self.dropped.get(key, 0) + 1
 
-    def _refuse_not_finite(self, stage: str, loss: Tensor) -> None:
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of a checkpoint, roughly: the weights, and as many for each of two moments of the optimizer."""
+        return 3 * sum(weight.nbytes for weight in self.model.parameters())
+
+    def divergence(self, found: str) -> TrainingError:
+        """The error that ends a run whose numbers are not finite: the step, the last good checkpoint, the cure."""
+        if self.good_step is None:
+            saved = "No checkpoint was saved before it: start again"
+        else:
+            saved = f"The last good checkpoint is of step {self.good_step}: give --resume last"
+        return TrainingError(
+            f"step {self.trainer.global_step} (epoch {self.current_epoch}): {found}: training diverged, and nothing "
+            f"was saved since. {saved} with a lower optimizer.lr, or give an earlier checkpoint; and see whether "
+            "warnings above name broken wavs"
+        )
+
+    def _watch(self, loss: Tensor) -> None:
+        """Note a loss that is not finite: on the CPU this one, on a GPU that of the step before, which is done."""
+        self.has_stepped = True
+        watched, self._latest_loss = (loss if loss.device.type == "cpu" else self._latest_loss), loss
+        if watched is not None and not bool(torch.isfinite(watched)):
+            self.diverged = True
+
+    def _refuse_not_finite(self, stage: str, loss: Tensor, mean: WeightedMean) -> None:
         """Raise TrainingError if a mean over all ranks is not finite: there was no example, or the run diverged."""
-        if not torch.isfinite(loss):
+        if torch.isfinite(loss):
+            return
+        if float(self.trainer.strategy.reduce(mean.sums.clone(), reduce_op="sum")[1]) == 0:
             raise TrainingError(
-                f"epoch {self.current_epoch}: the {stage} loss is {float(loss)}. Either none of its examples could be "
-                "read (skipped ones are listed above: fix the corpus or data_root), or training diverged (lower "
-                "optimizer.lr, or give --resume with an earlier checkpoint)."
+                f"epoch {self.current_epoch}: the {stage} loss is {float(loss)}: none of its examples could be read. "
+                "Skipped ones are listed above: fix the corpus or data_root"
             )
+        raise self.divergence(f"the {stage} loss is {float(loss)}")
+
+    def _refuse_not_finite_state(self, checkpoint: Mapping[str, Any]) -> None:
+        """Raise TrainingError if weights or the optimizer's state are not finite; all ranks have the same."""
+        states = [state for one in checkpoint.get("optimizer_states", ()) for state in one["state"].values()]
+        tensors = [*checkpoint["state_dict"].values(), *(value for state in states for value in state.values())]
+        checked = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
+        if not bool(torch.stack([value.isfinite().all().cpu() for value in checked]).all()):
+            raise self.divergence("weights are not finite")
+
+    @property
+    def _schedule_changed(self) -> bool:
+        return any(name == "optimizer.lr" or name.startswith("scheduler.") for name in self._changed)
+
+    def _apply_changed_settings(self) -> None:
+        """Let the config's learning rate, weight decay and schedule win over those that a checkpoint restored.
+
+        A schedule that changed starts anew: from the config's learning rate where that changed too, else from the one
+        that the run had. `resume.tell_changed_settings` says so.
+        """
+        (optimizer,) = self.trainer.optimizers
+        section, schedule = self.config.optimizer, self.config.scheduler
+        for group in optimizer.param_groups:
+            if "optimizer.weight_decay" in self._changed:
+                group["weight_decay"] = section.weight_decay
+            if "optimizer.lr" in self._changed:
+                group["lr"] = section.lr
+            if self._schedule_changed:
+                group.pop("initial_lr", None)
+        if self._schedule_changed and schedule.scheduler_class is not None:
+            self.scheduler = schedule.scheduler_class(optimizer, **schedule.sche_config)
 
     def _record(self, val_loss: float) -> None:
         train_mean = self.train_mean.compute()
-        self._refuse_not_finite("training", train_mean)
+        self._refuse_not_finite("training", train_mean, self.train_mean)
         train_loss = float(train_mean)
         self.history.append(
             {"epoch": self.current_epoch, "train_loss": train_loss, "val_loss": val_loss, "lr": self._lr}

@@ -1,7 +1,6 @@
 """Measurements of raw mode against the store, on a user's own corpus: --compare_modes."""
 
 import logging
-import os
 import statistics
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from iianet.command_line import own_environment
 from iianet.config.schema import Config, dump_config
 from iianet.errors import ConfigError, TrainingError
+from iianet.launch import Launch
 from iianet.training.step_times import StepRecord
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,8 @@ def refuse_unfit_comparison(config: Config, resume: str | None, streams: Sequenc
         streams: Tars that --shards names without a store's folder.
     """
     data = config.datamodule.data_config
-    ranks = max(int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+    launch = Launch.from_environment()
+    ranks = launch.world_size if launch else 1
     if not data.use_precomputed_embeddings:
         raise ConfigError("--compare_modes compares raw mode with a store, and none is named; add --shards STORE")
     if streams:

@@ -5,59 +5,88 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib as mpl
-import pytorch_lightning as pl
 import torch
-from matplotlib.figure import Figure
 
-from iianet.checkpoint import save_best_model
+from iianet.checkpoint import read_checkpoint, save_best_model
+from iianet.config.schema import Config
+from iianet.drawing import drawing
+from iianet.run_folder import replacing
 from iianet.separator.model import IIANet
+from iianet.training.resume import NETWORK
 
 BEST_MODEL_FILE = "best_model.pth"
 BEST_K_FILE = "best_k_models.json"
 CURVES_FILE = "loss_curves.png"
+QUALITIES = {"pairwise_neg_snr": "SNR", "pairwise_neg_sisdr": "SI-SNR", "pairwise_neg_sdsdr": "SD-SDR"}
+"""What each loss is the negative of, dB."""
+
+
+def quality(config: Config, stage: str) -> str:
+    """Name of what the loss of a stage, "train" or "val", is the negative of, dB."""
+    section = config.loss.train if stage == "train" else config.loss.val
+    return QUALITIES[section.sdr_type]
 
 
 def save_results(
-    folder: Path,
-    model: IIANet,
-    checkpoint: pl.callbacks.Checkpoint | None,
-    history: Sequence[Mapping[str, float]],
+    folder: Path, model: IIANet, scores: Mapping[str, float], history: Sequence[Mapping[str, float]], config: Config
 ) -> None:
-    """Write best_k_models.json, best_model.pth and the loss curves.
+    """Write best_model.pth, best_k_models.json and the loss curves; each is there whole or not at all.
 
     Args:
         folder: Folder of the run.
-        model: Separator that the best checkpoint's weights are loaded into.
-        checkpoint: Callback that kept the best checkpoints.
+        model: Separator with the weights of the best checkpoint.
+        scores: Validation loss of each best checkpoint, by its name in the folder.
         history: Figures of each epoch: epoch, train_loss, val_loss, lr.
+        config: Configuration of the run.
+
+    Raises:
+        TrainingError: A file cannot be written.
     """
-    assert isinstance(checkpoint, pl.callbacks.ModelCheckpoint)
-    best = {path: float(score) for path, score in checkpoint.best_k_models.items()}
-    (folder / BEST_K_FILE).write_text(json.dumps(best, indent=0), encoding="utf-8")
-    if checkpoint.best_model_path:
-        state = torch.load(checkpoint.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
-        prefix = "model."
-        model.load_state_dict({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
-        versions = {"torch_version": torch.__version__, "pytorch_lightning_version": version("pytorch_lightning")}
-        save_best_model(folder / BEST_MODEL_FILE, model, versions)
+    save_ranking(folder, scores)
+    versions = {"torch_version": torch.__version__, "pytorch_lightning_version": version("pytorch_lightning")}
+    save_best_model(folder / BEST_MODEL_FILE, model, versions)
     if history:
-        plot_curves(folder / CURVES_FILE, history)
+        plot_curves(folder / CURVES_FILE, history, quality(config, "train"), quality(config, "val"))
 
 
-def plot_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Draw training and validation loss over the epochs, dB, and the learning rate below."""
+def save_ranking(folder: Path, scores: Mapping[str, float]) -> None:
+    """Write best_k_models.json: validation loss of each best checkpoint, by its name in the folder."""
+    with replacing(folder / BEST_K_FILE) as stream:
+        stream.write(json.dumps(scores, indent=0).encode())
+
+
+def load_best(folder: Path, name: str, model: IIANet) -> None:
+    """Load the separator's weights from a checkpoint in the folder. Raises WeightsError where it is damaged or gone."""
+    state = read_checkpoint(folder / name)["state_dict"]
+    assert isinstance(state, Mapping)
+    model.load_state_dict({key.removeprefix(NETWORK): state[key] for key in state if key.startswith(NETWORK)})
+
+
+def plot_curves(path: Path, history: Sequence[Mapping[str, float]], training: str, validation: str) -> None:
+    """Draw both losses over the epochs, dB, and the learning rate below. Losses of two kinds have an axis each.
+
+    Args:
+        path: Picture to write.
+        history: Figures of each epoch.
+        training: What the training loss is the negative of.
+        validation: What the validation loss is the negative of.
+    """
     epochs = [row["epoch"] for row in history]
-    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(7, 5), layout="constrained")
-        loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-        for name, label in (("train_loss", "training"), ("val_loss", "validation")):
-            loss.plot(epochs, [row[name] for row in history], marker="o", markersize=3, label=label)
-        loss.set_ylabel("loss (dB)")
-        loss.legend(frameon=False)
+    names = [("train_loss", "training", training), ("val_loss", "validation", validation)]
+    kinds = list(dict.fromkeys(kind for _, _, kind in names))
+    with drawing(figsize=(7, 3 + 2 * len(kinds))) as figure:
+        *losses, rate = figure.subplots(len(kinds) + 1, 1, sharex=True, height_ratios=[*[4] * len(kinds), 1])
+        for loss, kind in zip(losses, kinds, strict=True):
+            for number, (name, label, own) in enumerate(names):
+                if own == kind:
+                    values = [row[name] for row in history]
+                    loss.plot(epochs, values, marker="o", markersize=3, label=label, color=f"C{number}")
+            loss.set_ylabel(f"negative {kind} (dB)")
+            loss.legend(frameon=False)
         rate.step(epochs, [row["lr"] for row in history], where="mid")
         rate.set_ylabel("learning rate")
         rate.set_xlabel("epoch")
         rate.set_yscale("log" if all(row["lr"] > 0 for row in history) else "linear")
         rate.xaxis.get_major_locator().set_params(integer=True)
-        figure.savefig(path, dpi=150)
+        with replacing(path) as stream:
+            figure.savefig(stream, dpi=150, format="png")

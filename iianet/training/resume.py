@@ -1,89 +1,251 @@
-"""The checkpoint that a run resumes from, and checks that it fits the config."""
+"""The checkpoint that a run resumes from: read once, checked against the config, and what changes by it."""
 
+import json
 import logging
-import shutil
+import math
 from collections.abc import Mapping
-from datetime import datetime
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from iianet.checkpoint import read_checkpoint
+from iianet.config.schema import Config
 from iianet.errors import ConfigError
+from iianet.paths import expand_path
+from iianet.run_folder import RunFolder
 from iianet.separator.model import IIANet
+from iianet.wording import counted, show
 
 logger = logging.getLogger(__name__)
 
-LAST_CHECKPOINT = "last.ckpt"
+NETWORK = "model."
+"""Prefix of the separator's tensors in a checkpoint."""
+OWN_ENTRIES = ("state_dict", "history", "order", "settings", "best_checkpoints", "epochs_done", "separation_scheduler")
+"""Entries that train.py's checkpoints have, and those of others not all."""
+FIGURES = ("epoch", "train_loss", "val_loss", "lr")
+"""Figures of an epoch in the history."""
+SETTINGS = (
+    "audionet.audionet_name",
+    "videonet",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "training.accumulate_grad_batches",
+    "training.gradient_clip_val",
+    "training.precision",
+    "training.val_check_interval",
+    "training.early_stop",
+    "datamodule.data_config.normalize_audio",
+    "datamodule.data_config.augment_mouth",
+    "datamodule.data_config.embedding_augmentation",
+)
+"""Keys and sections that say what steps compute, besides the network and the order of the examples."""
+APPLIED = {"optimizer.lr", "optimizer.weight_decay"}
+"""Keys of the optimizer that may change on resume; the state that it keeps belongs to the other ones."""
 ABSENT = "not recorded"
-OWN_ENTRIES = {"state_dict", "history", "separation_scheduler", "order"}
-"""Entries that only SeparationModule's checkpoints have."""
 
 
-def resolve_checkpoint(resume: str | None, folder: Path) -> Path | None:
-    """Find the checkpoint to resume from: `last` of this experiment, or a path.
+@dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """What a checkpoint of train.py says of its run; values are checked when it is read.
+
+    Attributes:
+        path: Path of the checkpoint.
+        shapes: Shape of each tensor of the separator, by name.
+        history: Figures of each epoch, see `FIGURES`.
+        order: Facts that decided the order of the examples, by name.
+        settings: Settings of its steps as JSON texts, by dotted key.
+        best: Validation losses of its best checkpoints, by file name in the checkpoint's folder.
+        epochs_done: Epochs that were trained and validated to their end.
+        step: Optimizer steps made.
+    """
+
+    path: Path
+    shapes: Mapping[str, torch.Size]
+    history: list[dict[str, float]]
+    order: Mapping[str, str | float | None]
+    settings: Mapping[str, str]
+    best: Mapping[str, float]
+    epochs_done: int
+    step: int
+
+    @classmethod
+    def read(cls, path: Path) -> "SavedRun":
+        """Read a checkpoint. Raises WeightsError where it is damaged, ConfigError where train.py did not write it."""
+        found = read_checkpoint(path)
+        missing = [name for name in OWN_ENTRIES if name not in found]
+        if missing:
+            raise ConfigError(
+                f"--resume {path}: not a checkpoint of train.py, it has no {', '.join(missing)}; give a last.ckpt or "
+                "epoch=N.ckpt that this version of it wrote"
+            )
+        try:
+            return cls.parse(path, found)
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            raise ConfigError(
+                f"--resume {path}: its entries are not what train.py writes: {error}. Give another checkpoint of the "
+                "run"
+            ) from error
+
+    @classmethod
+    def parse(cls, path: Path, found: Mapping[str, Any]) -> "SavedRun":
+        """Check what a checkpoint holds. Raises TypeError, ValueError, AttributeError or LookupError."""
+        tensors = {name: value for name, value in found["state_dict"].items() if name.startswith(NETWORK)}
+        return cls(
+            path=path,
+            shapes={name.removeprefix(NETWORK): _only(value, Tensor).shape for name, value in tensors.items()},
+            history=[{name: _number(row[name]) for name in FIGURES} for row in _only(found["history"], list)],
+            order={
+                _only(name, str): _only(value, str, int, float, type(None)) for name, value in found["order"].items()
+            },
+            settings={_only(name, str): _only(value, str) for name, value in found["settings"].items()},
+            best={checkpoint_name(name): _number(loss) for name, loss in found["best_checkpoints"].items()},
+            epochs_done=_only(found["epochs_done"], int),
+            step=_only(found["global_step"], int),
+        )
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether the checkpoint lies in a run's folder, so that its best ones do, too."""
+        return self.path.resolve().parent == folder.resolve()
+
+
+def checkpoint_name(name: object) -> str:
+    """The name of a checkpoint, which is one file's in its run's folder. Raises ValueError where it is another one."""
+    if not isinstance(name, str) or PurePath(name).name != name or not name.endswith(".ckpt"):
+        raise ValueError(f"found {show(name)}, expected the name of a *.ckpt file in its folder")
+    return name
+
+
+def _only(value: Any, *kinds: type) -> Any:
+    if not isinstance(value, kinds):
+        raise TypeError(f"found {show(value)}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+    return value
+
+
+def _number(value: Any) -> float:
+    number: float = _only(value, int, float)
+    if not math.isfinite(number):
+        raise ValueError(f"found {number}, expected a finite number")
+    return number
+
+
+def resolve_checkpoint(resume: str | None, folder: RunFolder) -> SavedRun | None:
+    """Read the checkpoint to resume from.
+
+    Args:
+        resume: Value of --resume: `last` of this experiment, `auto` for that one where there is one, or a path.
+        folder: Folder of this experiment.
+
+    Returns:
+        The run so far; None for a new one.
 
     Raises:
-        ConfigError: There is no such checkpoint.
+        ConfigError: There is no such checkpoint, or train.py did not write it.
+        WeightsError: It is damaged.
     """
     if resume is None:
         return None
-    path = folder / LAST_CHECKPOINT if resume == "last" else Path(resume)
+    if resume == "auto" and not folder.last.exists():
+        logger.info("--resume auto: %s does not exist, a new run begins", folder.last)
+        return None
+    path = folder.last if resume in ("auto", "last") else expand_path(resume)
     if not path.is_file():
         found = ", ".join(sorted(other.name for other in path.parent.glob("*.ckpt"))) or "none"
         raise ConfigError(f"--resume {resume}: {path} does not exist; checkpoints there: {found}")
-    missing = OWN_ENTRIES.difference(read_checkpoint(path))
-    if missing:
-        raise ConfigError(f"--resume {path}: not a checkpoint of train.py, it has no {', '.join(sorted(missing))}")
-    return path
+    return SavedRun.read(path)
 
 
-def refuse_other_network(resume: Path, model: IIANet) -> None:
+def refuse_other_network(saved: SavedRun, model: IIANet) -> None:
     """Raise ConfigError if a checkpoint's weights do not fit the config's network."""
-    prefix = "model."
-    state = torch.load(resume, map_location="cpu", weights_only=True)["state_dict"]
-    saved = {name.removeprefix(prefix): value.shape for name, value in state.items() if name.startswith(prefix)}
     built = {name: value.shape for name, value in model.state_dict().items()}
-    differing = sorted(name for name in saved.keys() | built.keys() if saved.get(name) != built.get(name))
+    names = sorted(saved.shapes.keys() | built.keys())
+    differing = [name for name in names if saved.shapes.get(name) != built.get(name)]
     if differing:
         name = differing[0]
         raise ConfigError(
-            f"--resume {resume}: {len(differing)} tensors do not fit audionet.audionet_config, e.g. {name} is "
-            f"{_shape(saved.get(name))} there and {_shape(built.get(name))} here; resume with the config that it was "
-            "trained with (conf.yml beside it)"
+            f"--resume {saved.path}: {counted(len(differing), 'tensor')} do not fit audionet.audionet_config, e.g. "
+            f"{name} is {_shape(saved.shapes.get(name))} there and {_shape(built.get(name))} here; resume with the "
+            "config that it was trained with (conf.yml beside it)"
         )
 
 
-def refuse_other_order(resume: Path, order: Mapping[str, Any]) -> None:
+def refuse_other_order(saved: SavedRun, order: Mapping[str, Any]) -> None:
     """Raise ConfigError if a checkpoint's position stands for other examples than when it was saved.
 
     Args:
-        resume: The checkpoint.
+        saved: The run so far.
         order: Facts that now decide the order of the examples, by name. Equal facts give equal batches, whatever the
             number of workers or ranks, and from any store.
     """
-    saved = torch.load(resume, map_location="cpu", weights_only=True)["order"]
-    differing = [name for name in sorted(saved.keys() | order.keys()) if saved.get(name) != order.get(name)]
+    differing = _differing(saved.order, order)
     if differing:
-        named = "; ".join(
-            f"{name} was {saved.get(name, ABSENT)} there and is {order.get(name, ABSENT)} here" for name in differing
-        )
         raise ConfigError(
-            f"--resume {resume}: the examples would come in another order than it was trained in: {named}. Resume with "
-            "the config and the manifests that it was trained with (conf.yml beside it), or start a new run without "
-            "--resume"
+            f"--resume {saved.path}: the examples would come in another order than it was trained in: "
+            f"{_there_and_here(differing, saved.order, order)}. Resume with the config and the manifests that it was "
+            "trained with (conf.yml beside it), or start a new run without --resume"
         )
+
+
+def settings_of(config: Config) -> dict[str, str]:
+    """The settings of a run's steps as JSON texts, by dotted key; see `SETTINGS`."""
+    return {
+        name: json.dumps(value, sort_keys=True, default=str)
+        for name, value in _flat(config.model_dump())
+        if any(name == key or name.startswith(f"{key}.") for key in SETTINGS)
+    }
+
+
+def changed_settings(saved: Mapping[str, str], config: Config) -> list[str]:
+    """Dotted keys of settings that are others now than in a checkpoint."""
+    return _differing(saved, settings_of(config))
+
+
+def tell_changed_settings(saved: SavedRun, config: Config) -> None:
+    """Say which settings apply from now on instead of a checkpoint's.
+
+    Raises:
+        ConfigError: The state that the checkpoint holds of its optimizer does not belong to the config's.
+    """
+    changed, now = changed_settings(saved.settings, config), settings_of(config)
+    if not changed:
+        return
+    named = _there_and_here(changed, saved.settings, now)
+    unfit = [name for name in changed if name.startswith("optimizer.") and name not in APPLIED]
+    if unfit:
+        raise ConfigError(
+            f"--resume {saved.path}: {_there_and_here(unfit, saved.settings, now)}; what the optimizer keeps of its "
+            "steps belongs to the settings there, and only optimizer.lr and optimizer.weight_decay may change. Resume "
+            "with those settings (conf.yml beside it), or start a new run without --resume"
+        )
+    logger.warning("--resume %s: %s; from step %d on, what is here applies", saved.path, named, saved.step)
+    if "optimizer.lr" in changed:
+        logger.warning("the learning rate is %g again, and its schedule starts anew", config.optimizer.lr)
+    elif any(name.startswith("scheduler.") for name in changed):
+        logger.warning("the schedule starts anew, from the learning rate that the run had")
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    missing = object()
+    return [name for name in sorted(there.keys() | here.keys()) if there.get(name, missing) != here.get(name, missing)]
+
+
+def _there_and_here(names: list[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{name} was {there.get(name, ABSENT)} there and is {here.get(name, ABSENT)} here" for name in names
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Values of nested mappings by dotted key."""
+    found = []
+    for name, value in values.items():
+        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [(f"{prefix}{name}", value)]
+        found += inner
+    return found
 
 
 def _shape(shape: torch.Size | None) -> str:
     return "missing" if shape is None else str(tuple(shape))
-
-
-def keep_earlier_run(folder: Path) -> None:
-    """Move the results of an earlier run of the same name aside, so that a new one overwrites nothing."""
-    if not (folder / LAST_CHECKPOINT).exists():
-        return
-    kept = folder.with_name(f"{folder.name}-before-{datetime.now():%Y%m%d-%H%M%S}")
-    shutil.move(folder, kept)
-    logger.warning("%s held an earlier run, now in %s. To resume that one: move it back, --resume last", folder, kept)

@@ -1,7 +1,6 @@
 """Where the time of training steps goes: sums for the logs of a run, and single steps for --compare_modes."""
 
 import json
-import os
 import re
 import time
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from iianet.batch import Batch
+from iianet.devices import usable_cores
 
 SMOOTHING = 0.9
 """Share of the rate before in the rate that the progress bar shows."""
@@ -167,7 +167,7 @@ def _loader(trainer: pl.Trainer) -> Any:
 def _name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
+    return f"CPU, {usable_cores()} cores, {torch.get_num_threads()} threads"
 
 
 def _peak_bytes(device: torch.device) -> int:

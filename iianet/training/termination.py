@@ -1,4 +1,4 @@
-"""SIGTERM, which Slurm and clouds send before they take a machine away, and SIGINT, which Ctrl-C sends."""
+"""SIGTERM and SIGUSR1, which schedulers send before they take a machine away, and SIGINT, which Ctrl-C sends."""
 
 import logging
 import signal
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
+
+from iianet.interruption import Terminated
 
 logger = logging.getLogger(__name__)
 
@@ -32,20 +34,26 @@ class Termination:
     def listen(self) -> None:
         """Handle SIGTERM instead of Lightning, which deadlocks with two ranks; it restores the handler before it.
 
-        On SIGINT Lightning would exit without a checkpoint; a second one still does.
+        On SIGINT Lightning would exit without a checkpoint; a second one still does. SIGUSR1, by which Slurm warns
+        before a time limit, is treated as SIGTERM.
         """
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(number, self._note)
 
-    def is_asked(self, trainer: pl.Trainer) -> bool:
-        """Whether any rank received a signal. All ranks ask at once: one that stopped alone would leave the others
-        waiting."""
-        return trainer.strategy.reduce_boolean_decision(bool(self._received), all=False)
+    @property
+    def is_asked(self) -> bool:
+        """Whether this rank received a signal."""
+        return bool(self._received)
 
     @property
     def number(self) -> int:
-        """Number of the received signal; SIGTERM if another rank received it."""
-        return self._received or signal.SIGTERM
+        """Number of the received signal; SIGTERM for SIGUSR1, or if another rank received it."""
+        return signal.SIGINT if self._received == signal.SIGINT else signal.SIGTERM
+
+    @property
+    def name(self) -> str:
+        """Name of the received signal; SIGTERM if another rank received it."""
+        return signal.Signals(self._received or signal.SIGTERM).name
 
     def _note(self, number: int, _: Any) -> None:
         self._received = number
@@ -54,11 +62,25 @@ class Termination:
             logger.info("interrupted: finishing and saving this step first; interrupt again to stop at once")
 
 
+def any_rank(trainer: pl.Trainer, condition: bool) -> bool:
+    """Whether a condition holds on any rank. All ranks ask at once: one that stopped alone would leave the others
+    waiting."""
+    return trainer.strategy.reduce_boolean_decision(condition, all=False)
+
+
 @contextmanager
-def own_interruption() -> Iterator[None]:
-    """Restore the handler of SIGINT afterwards."""
-    before = signal.getsignal(signal.SIGINT)
+def own_signals() -> Iterator[None]:
+    """Restore the handlers of SIGINT and SIGUSR1 afterwards, and end by SIGUSR1 as by SIGTERM until steps are made.
+
+    Where SIGUSR1 has a handler, Lightning does not put its own there, which under Slurm saves within the handler.
+    """
+    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGUSR1, _end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+        signal.signal(signal.SIGINT, before[0] or signal.default_int_handler)
+        signal.signal(signal.SIGUSR1, before[1] or signal.SIG_DFL)
+
+
+def _end(*_: Any) -> None:
+    raise Terminated

@@ -8,18 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from iianet.config.schema import Config
 from iianet.config.sections import TrainingSection
 from iianet.devices import training_devices
 from iianet.errors import ConfigError
+from iianet.launch import Launch
+from iianet.run_folder import RunFolder
+from iianet.training.best_checkpoints import BestCheckpoints
 from iianet.training.last_checkpoint import AtomicCheckpointIO, LastCheckpoint
-from iianet.training.lightning_module import MONITORED
-from iianet.training.resume import LAST_CHECKPOINT
+from iianet.training.progress import Bar, progress
 from iianet.training.step_times import StepRecorder
 
 logger = logging.getLogger(__name__)
+
+NO_FOLDER = "none"
+"""Name of a folder that does not exist, where Lightning looks for checkpoints that Slurm's requeue left: it would take
+them up unasked, without the checks of --resume."""
 
 
 def quieten_lightning() -> None:
@@ -38,17 +48,18 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def make_trainer(config: Config, folder: Path, first: Sequence[pl.Callback] = ()) -> pl.Trainer:
+def make_trainer(config: Config, folder: RunFolder, first: Sequence[pl.Callback] = ()) -> pl.Trainer:
     """Make the Trainer of a run, with its callbacks after the caller's own."""
     training = config.training
+    callbacks = [*first, *_callbacks(config, folder)]
     return pl.Trainer(
         **_arithmetic(training),
         max_epochs=training.epochs,
-        callbacks=[*first, *_callbacks(training, folder)],
-        plugins=[AtomicCheckpointIO()],
-        logger=_loggers(config, folder),
+        callbacks=callbacks,
+        enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
+        logger=_loggers(config, folder.path),
         log_every_n_steps=training.log_every_n_steps,
-        default_root_dir=folder,
+        default_root_dir=folder.path / NO_FOLDER,
         limit_val_batches=_all_or(training.limit_val_batches),
         val_check_interval=_all_or(training.val_check_interval),
     )
@@ -69,13 +80,18 @@ def make_measuring_trainer(config: Config, recorder: StepRecorder) -> pl.Trainer
 
 def _arithmetic(training: TrainingSection) -> dict[str, Any]:
     """Arguments of the Trainer that decide what steps compute, and where."""
-    accelerator, devices = training_devices(training.gpus)
+    launch = Launch.from_environment()
+    if launch is not None:
+        launch.refuse_other_nodes(training.num_nodes)
+    accelerator, devices = training_devices(training.gpus, launch)
     _refuse_half_on_cpu(training, accelerator)
-    ranks = training.num_nodes * (devices if isinstance(devices, int) else len(devices))
+    num_nodes = launch.num_nodes if launch else training.num_nodes
+    ranks = num_nodes * (devices if isinstance(devices, int) else len(devices))
     return {
         "accelerator": accelerator,
         "devices": devices,
-        "num_nodes": training.num_nodes,
+        "num_nodes": num_nodes,
+        "plugins": [AtomicCheckpointIO(), _cluster(launch)],
         "strategy": "auto" if ranks == 1 else "ddp",
         "precision": training.precision,
         "gradient_clip_val": training.gradient_clip_val,
@@ -85,6 +101,13 @@ def _arithmetic(training: TrainingSection) -> dict[str, Any]:
         "enable_model_summary": False,
         "limit_train_batches": _all_or(training.limit_train_batches),
     }
+
+
+def _cluster(launch: Launch | None) -> ClusterEnvironment:
+    """What tells Lightning the ranks; left to itself, it takes variables that were left over for a launch."""
+    if launch is None:
+        return LightningEnvironment()
+    return TorchElasticEnvironment() if launch.by == "torchrun" else SLURMEnvironment(auto_requeue=False)
 
 
 def _refuse_half_on_cpu(training: TrainingSection, accelerator: str) -> None:
@@ -100,17 +123,13 @@ def _all_or(limit: float | None) -> float:
     return 1.0 if limit is None else limit
 
 
-def _callbacks(training: TrainingSection, folder: Path) -> list[pl.Callback]:
-    best = pl.callbacks.ModelCheckpoint(
-        folder,
-        filename="{epoch}" if training.val_check_interval is None else "{epoch}-{step}",
-        monitor=MONITORED,
-        mode="min",
-        save_top_k=training.save_top_k,
-        save_on_train_epoch_end=False,
-        enable_version_counter=False,
-    )
-    callbacks = [best, LastCheckpoint(folder / LAST_CHECKPOINT, training.checkpoint_every_n_steps), _Bar(leave=True)]
+def _callbacks(config: Config, folder: RunFolder) -> list[pl.Callback]:
+    training = config.training
+    callbacks: list[pl.Callback] = [
+        BestCheckpoints(folder.path, config),
+        LastCheckpoint(folder.last, training.checkpoint_every_n_steps),
+        *progress(training.epochs),
+    ]
     if training.early_stop is not None:
         callbacks.append(EarlyStopping(**training.early_stop.model_dump(), check_on_train_epoch_end=False))
     return callbacks
@@ -139,21 +158,12 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
             trainer.should_stop = True
 
 
-class _Bar(pl.callbacks.TQDMProgressBar):
-    """Loss, validation figure and examples/s beside the bar, without Lightning's version number."""
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Figures to show."""
-        metrics = super().get_metrics(trainer, pl_module)
-        return {name: value for name, value in metrics.items() if name != "v_num"}
-
-
 def _loggers(config: Config, folder: Path) -> list[Logger]:
-    """Make the loggers that training.loggers names."""
+    """Make the loggers that training.loggers names; they write below the run's folder, and are moved with it."""
     name, requested = config.exp.exp_name, config.training.loggers
     loggers: list[Logger] = []
     if "tensorboard" in requested:
-        loggers.append(TensorBoardLogger("Experiments/tensorboard_logs", name=name))
+        loggers.append(TensorBoardLogger(folder, name="tensorboard"))
     if "csv" in requested:
         loggers.append(CSVLogger(folder, name="csv"))
     if "wandb" in requested:

@@ -51,19 +51,14 @@ class Finding:
 
 
 def show(findings: Sequence[Finding]) -> str:
-    """The table, wrapped for a terminal; in files each finding is one line."""
-    room = shutil.get_terminal_size().columns - 30 if sys.stdout.isatty() else None
-    return tabulate(
-        [(it.what, "FIX" if it.problem else "ok", _wrapped(it.problem or it.found, room)) for it in findings]
-    )
-
-
-def _wrapped(text: str, room: int | None) -> str:
-    """Wrap between words; a path stays whole, so that it can be copied."""
-    if room is None:
-        return text
-    wrap = textwrap.TextWrapper(max(room, 40), break_long_words=False, break_on_hyphens=False)
-    return "\n".join(wrap.fill(line) for line in text.splitlines())
+    """The table, wrapped between words for a terminal; in files each finding is one line."""
+    room = max(40, shutil.get_terminal_size().columns - 30) if sys.stdout.isatty() else sys.maxsize
+    wrapper = textwrap.TextWrapper(room, break_long_words=False, break_on_hyphens=False)  # a path stays whole
+    rows = []
+    for it in findings:
+        lines = (it.problem or it.found).splitlines()
+        rows.append((it.what, "FIX" if it.problem else "ok", "\n".join(map(wrapper.fill, lines))))
+    return tabulate(rows)
 
 
 def check(config: Config, storage: Storage, options: BuildOptions) -> list[Finding]:

@@ -39,7 +39,7 @@ class Preparation:
         recorded = self.snapshot.record.data_root if self.snapshot else None
         manifests = load_manifests(self.config, self.options.splits, recorded)
         for split in (split for split, manifest in manifests.items() if not len(manifest.utterances)):
-            folder = manifest_folders(self.config)[split].absolute()
+            folder = " and ".join(str(folder.absolute()) for folder in manifest_folders(self.config)[split])
             if split == AUGMENTED_SPLIT:
                 raise ManifestError(f"{folder}: its lists are empty, so there is nothing to train on; make them again")
             logger.warning("%s: its lists are empty: there is nothing to store for %s", folder, split)

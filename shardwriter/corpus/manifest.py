@@ -6,7 +6,7 @@ several. Only this file parses the names of a corpus.
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import combinations
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from iianet.config.fields import several
 from iianet.config.schema import Config
 from iianet.errors import ManifestError
 from iianet.wording import counted, printable
@@ -25,7 +26,7 @@ from shardwriter.corpus.lists import Lists, has_manifest, list_files, read_lists
 from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, ROWS_AT_A_TIME, UTTERANCE_SCHEMA, Manifest, arrange
 from shardwriter.format.names import SPLITS, escape_key
 
-__all__ = ["Manifest", "arrange", "has_manifest", "load_manifests", "manifest_folders"]
+__all__ = ["Manifest", "arrange", "is_listed", "load_manifests", "manifest_folders"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,7 @@ def load_manifests(
     Raises:
         ManifestError: One is missing or contradicts itself, or two npz of a split have one key.
     """
-    folders = {
-        split: folder for split, folder in manifest_folders(config).items() if split in splits or has_manifest(folder)
-    }
+    folders = {split: named for split, named in manifest_folders(config).items() if split in splits or is_listed(named)}
     data = config.datamodule.data_config
     if data.key_from == "path" and data.data_root is None:
         raise ManifestError(
@@ -58,38 +57,44 @@ def load_manifests(
         )
 
     def parse() -> dict[str, Manifest]:
-        lists = {split: read_lists(folder) for split, folder in folders.items()}
+        lists = {split: {folder: read_lists(folder) for folder in named} for split, named in folders.items()}
         root = data_root(config, recorded_root, lists)
         if _has_surrogates(str(root)):
             raise ManifestError(f"{printable(root)}: data_root has a name that is not UTF-8; rename the folder")
-        return {split: _parse(split, folders[split], lists[split], root, data.key_from) for split in splits}
+        return {split: _parse(split, lists[split], root, data.key_from) for split in splits}
 
     facts = {
-        "splits": {split: str(folder) for split, folder in folders.items()},
+        "splits": {split: list(map(str, named)) for split, named in folders.items()},
         "asked": list(splits),
         "data_root": data.data_root,
         "key_from": data.key_from,
         "working directory": str(Path.cwd()),
     }
-    files = [path for folder in folders.values() for path in list_files(folder)]
+    files = [path for named in folders.values() for folder in named for path in list_files(folder)]
     is_whole = all(map(Path.is_file, files))
     manifests = cached_manifests(files, facts, recorded_root, splits, parse) if is_whole else parse()
     for split, manifest in manifests.items():
         for sentence in manifest.left_out:
-            logger.warning("%s: %s", folders[split], sentence)
-        _warn_of_repetitions(folders[split], manifest)
+            logger.warning("%s: %s", split, sentence)
+        _warn_of_repetitions(manifest)
     _warn_of_other_names(manifests, folders)
     _warn_of_leaks(manifests)
     return manifests
 
 
-def manifest_folders(config: Config) -> dict[str, Path]:
-    """Folder of each split's three lists, relative to the working directory as in the reference."""
+def manifest_folders(config: Config) -> dict[str, tuple[Path, ...]]:
+    """Folders of each split's three lists, one a corpus, relative to the working directory as in the reference."""
     data = config.datamodule.data_config
-    return {"train": Path(data.train_dir), "val": Path(data.valid_dir), "test": Path(data.test_dir)}
+    named = {"train": data.train_dir, "val": data.valid_dir, "test": data.test_dir}
+    return {split: tuple(map(Path, several(folders))) for split, folders in named.items()}
 
 
-def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Lists]) -> Path:
+def is_listed(folders: Sequence[Path]) -> bool:
+    """Whether a split's folders hold a corpus manifest, or one of them does; then the others are expected to."""
+    return any(map(has_manifest, folders))
+
+
+def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Mapping[Path, Lists]]) -> Path:
     """Where relative paths start, and what the store's paths are relative to.
 
     As configured. Else, for relative lists, as the store recorded, or the working directory, as in the reference. Else,
@@ -101,8 +106,9 @@ def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Lis
         return Path(os.path.abspath(configured))
     folders = {
         os.path.normpath(os.path.dirname(path))
-        for split in lists.values()
-        for rows in split.values()
+        for corpora in lists.values()
+        for corpus in corpora.values()
+        for rows in corpus.values()
         for row in rows
         for path in row[:-1]
     }
@@ -119,15 +125,15 @@ def data_root(config: Config, recorded_root: str | None, lists: Mapping[str, Lis
     return Path(recorded_root) if recorded_root and common.is_relative_to(recorded_root) else common
 
 
-def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom) -> Manifest:
+def _parse(split: str, corpora: Mapping[Path, Lists], root: Path, key_from: KeyFrom) -> Manifest:
     relative = _relative_to(root)
     utterances: dict[str, list[str]] = {name: [] for name in UTTERANCE_SCHEMA.names}
     examples: dict[str, list[Any]] = {name: [] for name in EXAMPLE_SCHEMA.names}
     row_of: dict[str, int] = {}
     left_out: dict[str, list[str]] = {}
-    for index, (mix, *sources) in enumerate(zip(lists["mix"], lists["s1"], lists["s2"], strict=True)):
+    for folder, index, mix, *sources in _mixtures(corpora):
         if reason := _unusable(mix, sources):
-            left_out.setdefault(reason, []).append(f"entry {index}: {_shown(mix, sources)}")
+            left_out.setdefault(reason, []).append(f"{folder}: entry {index}: {_shown(mix, sources)}")
             continue
         for speaker, (wav, mouth, num_samples) in enumerate(sources, start=1):
             path = relative(mouth)
@@ -147,13 +153,13 @@ def _parse(split: str, folder: Path, lists: Lists, root: Path, key_from: KeyFrom
         pa.table(utterances, schema=UTTERANCE_SCHEMA),
         pa.table(examples, schema=EXAMPLE_SCHEMA),
     )
-    total = len(lists["mix"])
+    total = sum(len(lists["mix"]) for lists in corpora.values())
     sentences = [
         f"{len(some)} of {counted(total, 'mixture')} left out: {reason} (e.g. {some[0]})"
         for reason, some in left_out.items()
     ]
     if 2 * sum(map(len, left_out.values())) > total:
-        raise ManifestError(f"{folder}: {'; '.join(sentences)}. Make the lists again.")
+        raise ManifestError(f"{split}: {'; '.join(sentences)}. Make the lists again.")
     return replace(arranged, left_out=tuple(sentences))
 
 
@@ -180,7 +186,7 @@ def _shown(mix: Sequence[Any], sources: Sequence[Sequence[Any]]) -> str:
     return printable(f"{mix[0]} has {mix[1]} samples, its source {lengths}")
 
 
-def _warn_of_repetitions(folder: Path, manifest: Manifest) -> None:
+def _warn_of_repetitions(manifest: Manifest) -> None:
     """Warn of mixtures that are listed twice, and of those whose two sources are one mouth."""
     examples = manifest.examples
     mixtures = examples.column("mixture").dictionary_encode()
@@ -194,7 +200,14 @@ def _warn_of_repetitions(folder: Path, manifest: Manifest) -> None:
         numbers = np.unique(repeated % max(1, len(mixtures.dictionary)))
         if len(numbers):
             names = ", ".join(str(mixtures.dictionary[int(number)]) for number in numbers[:SHOWN_NAMES])
-            logger.warning("%s: %s %s (e.g. %s)", folder, counted(len(numbers), "mixture"), what, names)
+            logger.warning("%s: %s %s (e.g. %s)", manifest.split, counted(len(numbers), "mixture"), what, names)
+
+
+def _mixtures(corpora: Mapping[Path, Lists]) -> Iterator[tuple[Path, int, Any, Any, Any]]:
+    """Folder, index, and rows of mix, s1 and s2 of each mixture of some corpora."""
+    for folder, lists in corpora.items():
+        for index, rows in enumerate(zip(lists["mix"], lists["s1"], lists["s2"], strict=True)):
+            yield folder, index, *rows
 
 
 def _append(columns: Mapping[str, list[Any]], *values: object) -> None:
@@ -225,7 +238,7 @@ def _relative_to(root: Path) -> Callable[[str], str]:
     return relative
 
 
-def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str, Path]) -> None:
+def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str, Sequence[Path]]) -> None:
     for split, manifest in manifests.items():
         parts = manifest.examples.table.to_batches(max_chunksize=ROWS_AT_A_TIME)
         renamed = sum(pc.sum(pc.not_equal(_names(part, "mixture"), _names(part, "source"))).as_py() for part in parts)
@@ -233,7 +246,7 @@ def _warn_of_other_names(manifests: Mapping[str, Manifest], folders: Mapping[str
             logger.warning(
                 "%s: %d sources are named otherwise than their mixture. That is fine if entry i of mix.json, s1.json "
                 "and s2.json is one mixture; if the lists were sorted apart, it is not.",
-                folders[split],
+                " and ".join(map(str, folders[split])),
                 renamed,
             )
 

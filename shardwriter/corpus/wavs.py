@@ -77,9 +77,10 @@ def open_wav(path: Path) -> Iterator[soundfile.SoundFile]:
     try:
         with open_regular(path) as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as wav:
             yield wav
-    except (OSError, ValueError, soundfile.LibsndfileError) as error:
-        why = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
-        raise AudioError(f"{path}: cannot be read ({str(why).rstrip('.')})") from error
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path}: cannot be read ({error.error_string.rstrip('.')})") from error
 
 
 def _refuse_other(path: Path, wav: soundfile.SoundFile, num_samples: int) -> None:

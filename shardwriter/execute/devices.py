@@ -1,22 +1,33 @@
 """Which devices encode: --device and --num_processes."""
 
+import re
 from collections.abc import Sequence
 
 import torch
 
 from iianet.errors import ConfigError
+from iianet.wording import counted
 from shardwriter.execute.rank import Rank
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device that was asked for; by default the first GPU, or the CPU where there is none."""
-    try:
-        device = torch.device(name or ("cuda:0" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ConfigError(f"--device {name}: not a device; expected cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    """The device that was asked for; by default the first GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: It is no device that encodes, or is not on this machine.
+    """
+    if name is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", name):
         raise ConfigError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} GPUs; expected one of them, or cpu"
+            f"--device {name}: found {name!r}, expected cpu, cuda or cuda:N, on which embeddings are made"
+        )
+    device, count = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and count == 0:
+        raise ConfigError(f"--device {name}: no GPU found; use --device cpu, or leave --device out")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(
+            f"--device {name}: found {counted(count, 'GPU')}, expected one from cuda:0 to cuda:{count - 1}"
         )
     return device
 
@@ -34,7 +45,7 @@ def choose_devices(names: str | None, num_processes: int = 1, rank: Rank | None 
     """
     if names is None and torch.cuda.is_available() and rank is not None:
         names = "cuda"
-    devices = [device for name in (names.split(",") if names else [None]) for device in _named(name, rank)]
+    devices = [device for name in ([None] if names is None else names.split(",")) for device in _named(name, rank)]
     if len(set(devices)) < len(devices):
         raise ConfigError(f"--device {names}: names a device twice; --num_processes N starts N processes on each")
     return [device for device in devices for _ in range(num_processes)]

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import signal
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ from shardwriter.format.plan import ShardTask
 logger = logging.getLogger(__name__)
 
 _CONTEXT = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
+CHECK_SECONDS = 10.0
+"""How often the parent looks whether it still holds the store."""
+SILENCE_SECONDS = 600.0
+"""After so long without news of any process, the parent says so."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class _Crew:
         self.progress = progress
         self.workers: list[_Worker] = []
         self.reported: set[tuple[str, str]] = set()
+        self.heard = time.monotonic()
 
     def hire(self, devices: Sequence[torch.device]) -> None:
         """Start a process for each device, as long as there are tasks."""
@@ -86,7 +92,9 @@ class _Crew:
 
     def hear(self) -> None:
         """Wait for what a worker has to say, and answer."""
-        ready = wait([worker.connection for worker in self.workers])
+        ready = wait([worker.connection for worker in self.workers], timeout=CHECK_SECONDS)
+        self.job.storage.check_lock()  # which the processes, who publish, do not hold
+        self._note_silence(is_news=bool(ready))
         for worker in [worker for worker in self.workers if worker.connection in ready]:
             try:
                 message = worker.connection.recv()
@@ -100,6 +108,20 @@ class _Crew:
             if task is not None or not any(worker.claimed for worker in self.workers):
                 worker.waits = False
                 self._give(worker, task)
+
+    def _note_silence(self, *, is_news: bool) -> None:
+        now = time.monotonic()
+        if is_news:
+            self.heard = now
+        elif now - self.heard > SILENCE_SECONDS:
+            numbers = ", ".join(str(worker.process.pid) for worker in self.workers)
+            logger.warning(
+                "no utterance was encoded for %.0f minutes by the processes %s; if a device hangs, stop the build and "
+                "run it again, which resumes",
+                SILENCE_SECONDS / 60,
+                numbers,
+            )
+            self.heard = now
 
     def dismiss(self) -> None:
         """End all processes, and delete what they were writing."""
@@ -176,7 +198,7 @@ class _Crew:
 
     def _clean(self, worker: _Worker) -> None:
         assert worker.process.pid is not None
-        delete_temporary_files(self.job.storage.staging, worker.process.pid)
+        delete_temporary_files(self.job.storage.staging, lambda pid: pid == worker.process.pid)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ whoever gets it writes the shard. The system drops the locks of a rank that dies
 so nobody waits for it, and who leaves last is known by the lock alone.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from typing import IO, Any
 
 from iianet.errors import StoreError
 from shardwriter.execute.rank import Rank
+from shardwriter.format.files import make_own_folder, open_regular
 from shardwriter.format.names import index_name
 from shardwriter.format.plan import ShardTask
 from shardwriter.storage.folder import Folder
@@ -31,9 +31,12 @@ from shardwriter.storage.lock import (
     try_lock,
     wait_for_lock,
 )
+from shardwriter.storage.storage import checked_name
 
 JOB_FILE = ".job"
 TASK_FOLDER = ".tasks"
+TURN_SECONDS = 86_400.0
+"""Longest wait for another rank: one that ends a job may have to write what dead ones had taken."""
 _LONGEST_STATE = 64 << 20
 
 
@@ -74,7 +77,9 @@ class RankLock:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Keep the other ranks waiting."""
-        wait_for_lock(self._folder, self._job)
+        wait_for_lock(
+            self._job, self._folder, TURN_SECONDS, lambda: f"a rank that plans or ends ({holder(self._lock)})"
+        )
         try:
             yield
         finally:
@@ -84,7 +89,7 @@ class RankLock:
 
     def is_alone(self) -> bool:
         """Whether no other rank is there, and no other build: then none can come before the turn ends."""
-        self._leaves_lock = try_lock(self._folder, self._lock, shared=False)
+        self._leaves_lock = try_lock(self._lock, self._folder, shared=False)
         return self._leaves_lock
 
     def leave(self) -> None:
@@ -108,12 +113,12 @@ class RankLock:
         name_holder(self._lock, f"rank {self._rank.number} of {self._rank.job}: ")
         self.write(state)
         self._leaves_lock = False
-        if not try_lock(self._folder, self._lock, shared=True):
+        if not try_lock(self._lock, self._folder, shared=True):
             self._refuse()
 
     def join(self) -> JobState:
         """Hold the store with ranks that are there. Raises StoreError where another build is, or another job."""
-        if not try_lock(self._folder, self._lock, shared=True):
+        if not try_lock(self._lock, self._folder, shared=True):
             self._refuse()
         state = self.read()
         if not self._is_ours(state):
@@ -171,7 +176,8 @@ class SharedTasks:
 
     def __iter__(self) -> Iterator[ShardTask]:
         """Tasks that nobody else has and that are not done; one is taken when it is asked for."""
-        (self._folder.path / TASK_FOLDER).mkdir(exist_ok=True)
+        with explained(self._folder.path):
+            make_own_folder(self._folder.path / TASK_FOLDER)
         for task in self._tasks:
             self._release_done()
             if not self._is_done(task.shard) and self._take(task.shard):
@@ -183,13 +189,9 @@ class SharedTasks:
             self._held.popitem()[1].close()
 
     def _take(self, shard: str) -> bool:
-        stream = (self._folder.path / TASK_FOLDER / shard).open("ab")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stream.close()
-            return False
-        if self._is_done(shard):  # by who had it until now
+        path = self._folder.path / TASK_FOLDER / checked_name(shard, self._folder.name)
+        stream = os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT), "r+b")
+        if not try_lock(stream.fileno(), path, shared=False) or self._is_done(shard):  # by who had it until now
             stream.close()
             return False
         self._held[shard] = stream

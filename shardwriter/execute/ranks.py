@@ -14,9 +14,9 @@ from shardwriter.execute.executor import Executor
 from shardwriter.execute.operation import Operation, run_tasks
 from shardwriter.execute.rank import Rank
 from shardwriter.execute.rank_lock import JobState, RankLock, SharedTasks, delete_task_locks, rank_lock
+from shardwriter.format.files import delete_temporary_files
 from shardwriter.format.plan import ShardTask
 from shardwriter.storage.folder import Folder
-from shardwriter.storage.lock import delete_leftovers
 from shardwriter.store.snapshot import Snapshot
 from shardwriter.store.transaction import Transaction
 
@@ -41,7 +41,7 @@ def run_as_rank(operation: Operation, folder: Folder, executor: Executor, rank: 
                 logger.info("%s: the other ranks were done when this one came", folder.name)
                 return False
             if is_alone:
-                delete_leftovers(folder.path)
+                delete_temporary_files(folder.path)
                 lock.begin(_plan(operation, folder, rank.job, asked))
             state = lock.read() if is_alone else lock.join()
         if not is_alone:
@@ -105,7 +105,7 @@ def _run_shared(
 
 def _end(operation: Operation, folder: Folder, executor: Executor, state: JobState) -> None:
     """Write what ranks that died had taken, commit, and sum up what all did."""
-    delete_leftovers(folder.path)
+    delete_temporary_files(folder.path)
     operation.add_counts(list(state.counts.values()))
     transaction = Transaction(folder, operation.keep_replaced_days)
     transaction.open()

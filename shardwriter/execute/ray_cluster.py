@@ -16,8 +16,8 @@ from iianet.errors import ConfigError, StoreError
 from shardwriter.encode.write_shards import Progress
 from shardwriter.execute.executor import Job
 from shardwriter.execute.ray_actor import RayActor
+from shardwriter.format.files import delete_temporary_files
 from shardwriter.format.plan import ShardTask
-from shardwriter.storage.lock import delete_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class RayCluster:
                 actors.run(first, left, self.num_actors or room)
             finally:
                 actors.dismiss()
-                delete_leftovers(job.storage.staging)
+                delete_temporary_files(job.storage.staging)
 
     def _room(self, ray: Any) -> tuple[str, int]:
         """Type of device, and how many actors there is room for."""

@@ -1,50 +1,91 @@
 """Files that appear whole or not at all: written beside their place, synced, renamed."""
 
+import errno
 import os
+import re
+import secrets
 import socket
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import IO
 
 from shardwriter.format.names import TEMPORARY_PREFIX
 
-_counter = count()
+_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(.+)-(\d+)-[0-9a-f]{{16}}", re.DOTALL)
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside `path` that no other process or thread uses."""
-    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{_process(os.getpid())}-{next(_counter)}")
+    """A name beside `path` that no other process or thread uses, and that nobody can foresee and make a link of."""
+    own = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(8)}"
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}-{own}")
 
 
-def delete_temporary_files(folder: Path, pid: int) -> None:
-    """Delete what a process of this machine was writing when it ended."""
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*-{_process(pid)}-*"):
-        leftover.unlink(missing_ok=True)
+def delete_temporary_files(folder: Path, is_dead: Callable[[int | None], bool] = lambda _: True) -> None:
+    """Delete what processes were writing that have ended; files of other programs stay, whatever they are named.
+
+    Args:
+        folder: Where it was written.
+        is_dead: Whether a process has ended, by its number on this machine; None is one of another machine.
+    """
+    for entry in list(os.scandir(folder)):
+        match = _TEMPORARY.fullmatch(entry.name)
+        if match is not None and not entry.is_dir(follow_symlinks=False):
+            is_here = match[1].endswith(f"-{socket.gethostname()}")
+            if is_dead(int(match[2]) if is_here else None):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def delete_dead_temporary_files(folder: Path) -> None:
     """Delete what processes of this machine were writing that have ended."""
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*-{socket.gethostname()}-*"):
-        pid = leftover.name.split("-")[-2]
-        if pid.isdecimal() and not is_alive(int(pid)):
-            leftover.unlink(missing_ok=True)
+    delete_temporary_files(folder, lambda pid: pid is not None and not is_alive(pid))
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Open a file, and nothing else: a FIFO would wait for who writes into it, and a device never end.
+
+    Args:
+        path: Of the file; a link to one will do.
+        flags: As those of `os.open`. With O_CREAT, where the file is changed in place, no link will do: what it leads
+            to is not ours to change.
+
+    Returns:
+        Its descriptor.
+
+    Raises:
+        OSError: It cannot be opened, or is no such file, which its text says.
+    """
+    if flags & os.O_CREAT:
+        flags |= os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            raise OSError(errno.ELOOP, "it is a link, expected a regular file", str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return descriptor
+
+
+def make_own_folder(path: Path) -> None:
+    """Make a folder, if it is not there. Raises OSError where it is a link: what it leads to is not ours to change."""
+    path.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise OSError(errno.ENOTDIR, "it is a link, expected a folder", str(path))
 
 
 def is_alive(pid: int) -> bool:
     """Whether a process of this machine runs."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process has such a number
         return False
     except PermissionError:  # another user's
         return True
     return True
-
-
-def _process(pid: int) -> str:
-    return f"{socket.gethostname()}-{pid}"
 
 
 @contextmanager
@@ -52,7 +93,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that is published on leaving the block, and left out if the block raises."""
     temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as stream:
+        with temporary.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

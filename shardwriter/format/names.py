@@ -163,6 +163,10 @@ def escape_key(name: str) -> str:
     return f"{head}-{digest}"
 
 
+CUT_KEY: Final = r"^.{61,63}-[0-9a-f]{16}(@\d+)?$"
+"""What keys look like that `escape_key` has cut; whole ones may look like that, too."""
+
+
 def unescape_key(key: str) -> str:
     """The utterance's name, where its key was not cut."""
     return unquote(key)

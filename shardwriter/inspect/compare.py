@@ -17,9 +17,9 @@ from shardwriter.build.difference import (
     stored_frames,
     stored_rows,
 )
-from shardwriter.corpus.manifest import Manifest, has_manifest, load_manifests, manifest_folders
+from shardwriter.corpus.manifest import Manifest, is_listed, load_manifests, manifest_folders
 from shardwriter.corpus.manifest_data import Utterance
-from shardwriter.corpus.mouth_lengths import OtherLength, other_lengths
+from shardwriter.corpus.mouth_lengths import other_lengths
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import SPLITS, count_views, sorted_splits
 from shardwriter.inspect.inspected import InspectedStore
@@ -44,7 +44,7 @@ class Comparison:
     missing: Mapping[Utterance, str]
     failed: int
     stale: Sequence[Utterance]
-    other_lengths: Sequence[OtherLength]
+    other_lengths: Sequence[str]
 
     def to_json(self) -> dict[str, Any]:
         """Counts and keys for programs."""
@@ -62,7 +62,7 @@ def corpus_manifests(store: InspectedStore, config: Config) -> dict[str, Manifes
     Raises:
         ManifestError: There is none, or one contradicts itself.
     """
-    present = [split for split, folder in manifest_folders(config).items() if has_manifest(folder)]
+    present = [split for split, folders in manifest_folders(config).items() if is_listed(folders)]
     manifests = load_manifests(config, present or SPLITS, store.snapshot.record.data_root)
     found = with_views(manifests, count_views(store.snapshot.splits))
     return {split: found[split] for split in sorted_splits(found)}

@@ -36,4 +36,5 @@ def as_text(sections: Sequence[Section]) -> str:
 def as_json(sections: Sequence[Section]) -> str:
     """All sections for programs. `problems` is empty if and only if the exit code is 0."""
     document = {name: value for section in sections for name, value in section.fields.items()}
-    return json.dumps({**document, "problems": problems_of(sections)}, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps({**document, "problems": problems_of(sections)}, indent=2, allow_nan=False)
+    return text.replace("\x7f", "\\u007f")  # the one ASCII letter that a terminal would obey and JSON leaves

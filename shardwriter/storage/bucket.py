@@ -14,12 +14,13 @@ import xxhash
 from tqdm import tqdm
 
 from iianet.errors import StoreError
-from shardwriter.format.files import delete_dead_temporary_files, temporary_path
+from shardwriter.format.files import delete_dead_temporary_files, open_regular, temporary_path
 from shardwriter.format.index import decode_index
 from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard, tar_name
 from shardwriter.storage.lease import Lease, held_lease
-from shardwriter.storage.objects import Conflict, Objects, endpoint
-from shardwriter.storage.storage import Listed, OpenTar
+from shardwriter.storage.lock import NoLocks, wait_for_lock
+from shardwriter.storage.objects import Objects, endpoint
+from shardwriter.storage.storage import Conflict, Listed, OpenTar, checked_name
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,8 @@ DOWNLOADS = 16
 """Small files that are downloaded at a time: each takes a round trip."""
 LOCKS = 256
 """Files whose locks let each tar be downloaded by one process at a time; tars share them, so none is ever deleted."""
+DOWNLOAD_SECONDS = 86_400.0
+"""Longest wait for another process that downloads a tar."""
 STAGING_FOLDER, SMALL_FOLDER, LOCK_FOLDER = "staging", "small", "locks"
 
 
@@ -130,7 +133,7 @@ class Bucket:
                 temporary.replace(path)
             staged.append(path)
         for path in staged:
-            self._check_lease()
+            self.check_lock()
             self._note(path.name, path.stat().st_size, self.objects.write(path.name, path))
         for path in reversed(staged):  # the index first: what has one here is whole
             path.unlink(missing_ok=True)
@@ -153,18 +156,18 @@ class Bucket:
         return published
 
     def write(self, name: str, content: bytes) -> None:
-        self._check_lease()
+        self.check_lock()
         self._note(name, len(content), self.objects.write(name, content))
 
     def delete(self, names: Iterable[str]) -> None:
-        self._check_lease()
+        self.check_lock()
         chosen = [name for name in names if name in self._known]
         self.objects.delete(chosen)
         for name in chosen:
             del self._known[name]
 
     def commit(self, name: str, content: bytes, version: str | None) -> str:
-        self._check_lease()
+        self.check_lock()
         try:
             new = self.objects.replace(name, content, version)
         except Conflict as error:
@@ -185,6 +188,10 @@ class Bucket:
             finally:
                 self._lease = None
 
+    def check_lock(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
     def hold(self, name: str) -> None:  # noqa: ARG002
         return None
 
@@ -197,16 +204,14 @@ class Bucket:
     def _note(self, name: str, size: int, version: str) -> None:
         self._known[name] = Listed(size, version)
 
-    def _check_lease(self) -> None:
-        if self._lease is not None:
-            self._lease.check()
-
     def _cached(self, name: str, version: str) -> Path:
-        return self.folder / SMALL_FOLDER / f"{name}.{xxhash.xxh3_64_hexdigest(version.encode())}"
+        return (
+            self.folder / SMALL_FOLDER / f"{checked_name(name, self.name)}.{xxhash.xxh3_64_hexdigest(version.encode())}"
+        )
 
     def _copy(self, name: str, digest: str) -> Path:
         """Where the copy of a tar lies: other content never shares its file."""
-        return self.folder / f"{name.removesuffix(TAR_SUFFIX)}.{digest}{TAR_SUFFIX}"
+        return self.folder / checked_name(f"{name.removesuffix(TAR_SUFFIX)}.{digest}{TAR_SUFFIX}", self.name)
 
     def _open_and_close(self, name: str) -> None:
         with suppress(FileNotFoundError):  # deleted just now; whoever opens it says so
@@ -292,9 +297,10 @@ class Bucket:
     def _locked(self, name: str) -> Iterator[None]:
         """Only one process at a time; the system drops the lock with the process."""
         number = xxhash.xxh3_64_intdigest(name.encode()) % LOCKS
-        descriptor = os.open(self.folder / LOCK_FOLDER / str(number), os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = open_regular(self.folder / LOCK_FOLDER / str(number), os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with suppress(NoLocks):  # then more than one may download it, and each publishes it whole
+                wait_for_lock(descriptor, self.where(name), DOWNLOAD_SECONDS, lambda: "another process that downloads")
             yield
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open, too

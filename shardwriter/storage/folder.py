@@ -2,17 +2,18 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from iianet.errors import StoreError
-from shardwriter.format.files import atomic_file, move_into_place
+from shardwriter.format.files import atomic_file, move_into_place, open_regular
 from shardwriter.storage.hold import FileHold, hold_file, readers_of
+from shardwriter.storage.lease import Lease
 from shardwriter.storage.lock import build_lock
-from shardwriter.storage.storage import Listed, OpenTar
+from shardwriter.storage.storage import Listed, OpenTar, checked_name
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,16 @@ class Folder:
     """
 
     path: Path
+    _leases: list[Lease] = field(default_factory=list, compare=False, repr=False)
+    """The one that this process holds, where the file system has no locks."""
 
     num_downloads = 1
     num_uploads = 0
     keep_replaced_days = 0.0
     """Readers are seen by their locks, so nothing needs to stay longer than they do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Folder, (self.path,)  # the process that holds it watches over the lease
 
     @property
     def name(self) -> str:
@@ -45,37 +51,35 @@ class Folder:
         return str(self.path / name)
 
     def exists(self) -> bool:
-        return self.path.is_dir()
+        with self._explained():
+            return self.path.is_dir()
 
     def files(self) -> Mapping[str, Listed]:
         found: dict[str, Listed] = {}
-        try:
-            entries = list(os.scandir(self.path))
-        except FileNotFoundError:
-            return found
-        for entry in entries:
-            try:
-                if not entry.name.startswith(".") and entry.is_file():
-                    status = entry.stat()
-                    found[entry.name] = Listed(status.st_size, _version(status))
-            except FileNotFoundError:  # deleted just now
-                continue
+        with suppress(FileNotFoundError), self._explained():
+            for entry in list(os.scandir(self.path)):
+                with suppress(FileNotFoundError):  # deleted just now
+                    if not entry.name.startswith(".") and entry.is_file():
+                        status = entry.stat()
+                        found[entry.name] = Listed(status.st_size, _version(status))
         return found
 
     def version(self, name: str) -> str | None:
         try:
-            return _version((self.path / name).stat())
+            with self._explained(name):
+                return _version(self._at(name).stat())
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def open(self, name: str) -> IO[bytes]:
-        return (self.path / name).open("rb")
+        with self._explained(name):
+            return os.fdopen(open_regular(self._at(name)), "rb")
 
     def prefetch(self, names: Iterable[str]) -> None:
         pass
 
     def open_tar(self, name: str, size: int, digest: str) -> OpenTar:  # noqa: ARG002 (a cache would need them)
-        return OpenTar(os.open(self.path / name, os.O_RDONLY), is_checked=False)
+        return OpenTar(open_regular(self._at(name)), is_checked=False)
 
     def is_kept(self, name: str, digest: str) -> bool:  # noqa: ARG002
         return True
@@ -85,18 +89,21 @@ class Folder:
 
     def publish(self, files: Iterable[tuple[Path, str]]) -> None:
         for temporary, name in files:
-            move_into_place(temporary, self.path / name)
+            self.check_lock()
+            move_into_place(temporary, self._at(name))
 
     def publish_staged(self, is_wanted: Callable[[str], bool]) -> list[str]:  # noqa: ARG002
         return []
 
     def write(self, name: str, content: bytes) -> None:
-        with atomic_file(self.path / name) as stream:
+        self.check_lock()
+        with atomic_file(self._at(name)) as stream:
             stream.write(content)
 
     def delete(self, names: Iterable[str]) -> None:
+        self.check_lock()
         for name in names:
-            (self.path / name).unlink(missing_ok=True)
+            self._at(name).unlink(missing_ok=True)
 
     def commit(self, name: str, content: bytes, version: str | None) -> str:
         if self.version(name) != version:  # other builds are excluded by the lock, and people are not
@@ -105,19 +112,45 @@ class Folder:
                 "command again to resume"
             )
         self.write(name, content)
-        return _version((self.path / name).stat())
+        return _version(self._at(name).stat())
 
-    def write_lock(self, *, patient: bool = False) -> AbstractContextManager[None]:
-        return build_lock(self.path, patient=patient)
+    @contextmanager
+    def write_lock(self, *, patient: bool = False) -> Iterator[None]:
+        with build_lock(self.path, patient=patient) as lease:
+            self._leases[:] = [lease] if lease else []
+            try:
+                yield
+            finally:
+                self._leases.clear()
+
+    def check_lock(self) -> None:
+        for lease in self._leases:
+            lease.check()
 
     def hold(self, name: str) -> FileHold | None:
-        return hold_file(self.path / name)
+        return hold_file(self._at(name))
 
     def readers(self, name: str) -> AbstractContextManager[str | None]:
-        return readers_of(self.path / name)
+        return readers_of(self._at(name))
 
     def free_bytes(self) -> int | None:
         return shutil.disk_usage(next(part for part in (self.path, *self.path.parents) if part.exists())).free
+
+    def _at(self, name: str) -> Path:
+        return self.path / checked_name(name, self.name)
+
+    @contextmanager
+    def _explained(self, name: str = "") -> Iterator[None]:
+        """Say that a file cannot be read, which is not damage; that there is none is for the caller to say."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename or self.path / name}: cannot be read ({error.strerror or error}), which is no "
+                "damage: check the rights of the file and of its folders, and the file system, then try again"
+            ) from error
 
 
 def _version(status: os.stat_result) -> str:

@@ -4,7 +4,6 @@ A reader holds the first plan of those that were active when it opened the store
 replaces plans replaces the first one of them, so one lock speaks for all of them, and later readers hold another.
 """
 
-import fcntl
 import logging
 import os
 import weakref
@@ -13,7 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from iianet.errors import StoreError
+from shardwriter.format.files import open_regular
+from shardwriter.storage.lock import try_lock, wait_for_lock
+
 logger = logging.getLogger(__name__)
+
+HOLD_SECONDS = 60.0
+"""Longest wait for a build that looks whether anybody reads, or deletes what nobody does."""
 
 
 class FileHold:
@@ -36,13 +42,13 @@ def hold_file(plan: Path) -> FileHold | None:
         None where the plan is gone, or its file system has no locks.
     """
     try:
-        descriptor = os.open(plan, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # others have it for moments only, or while they delete it
-        except OSError:
+        descriptor = open_regular(plan)
+        try:  # others have it for moments only, or while they delete it
+            wait_for_lock(descriptor, plan, HOLD_SECONDS, lambda: "a build that deletes it", shared=True)
+        except BaseException:
             os.close(descriptor)
             raise
-    except OSError as error:
+    except (OSError, StoreError) as error:
         logger.info("%s: cannot be locked for reading (%s); a build may delete what it replaces", plan, error)
         return None
     return FileHold(descriptor)
@@ -53,9 +59,9 @@ def readers_of(plan: Path) -> Iterator[str | None]:
     """Why a retired plan must not be deleted, if anybody reads it; None where nobody will any more."""
     try:
         try:
-            descriptor = os.open(plan, os.O_RDWR)  # network file systems want that
+            descriptor = open_regular(plan, os.O_RDWR)  # network file systems want that
         except PermissionError:  # another user's, in a folder that is ours as well
-            descriptor = os.open(plan, os.O_RDONLY)
+            descriptor = open_regular(plan)
     except FileNotFoundError:
         yield None
         return
@@ -64,11 +70,8 @@ def readers_of(plan: Path) -> Iterator[str | None]:
         return
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            reason = None
-        except BlockingIOError:
-            reason = "the store is being read"
-        except OSError as error:
+            reason = None if try_lock(descriptor, plan, shared=False) else "the store is being read"
+        except StoreError as error:
             reason = f"nobody can say who reads it ({error})"
         yield reason
     finally:

@@ -2,11 +2,13 @@
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
 from iianet.config.data_section import DataConfig
-from iianet.errors import StoreError
+from iianet.errors import ConfigError, StoreError
+from iianet.paths import expand_path
 from shardwriter.format.names import TAR_SUFFIX
 from shardwriter.storage.folder import Folder
 from shardwriter.storage.storage import Storage
@@ -15,11 +17,24 @@ CACHE_GB = 100.0
 CONTAINERS = ("abfs", "abfss", "az", "azure", "adl")
 """Azure's container@account is not a credential."""
 BUCKET_SCHEMES = ("s3", "s3a", "gs", *CONTAINERS)
+_NO_STORES = {
+    "file": "expected the path itself, without file://",
+    "memory": "what lies in memory ends with its process; expected one such as s3://bucket/prefix",
+    "http": "a web server holds no stores, but tars to train from; expected one such as s3://bucket/prefix",
+    "https": "a web server holds no stores, but tars to train from; expected one such as s3://bucket/prefix",
+}
+"""What is said of schemes that are well known and hold no stores."""
+_NO_FOLDERS = {
+    "(pipe):.*": "is a command, and none is ever run",
+    "(-)": "is standard input",
+    r"(.*[*?\[{].*|.*\.tar)": "names tars, or a pattern of them",
+}
+"""What a word means, by its pattern, that is not the path of a folder."""
 _LIKE_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*):/")
 
 
 class Cache(NamedTuple):
-    """Where copies of buckets lie, and how many bytes of tars each store may keep there."""
+    """Where copies of buckets lie, as a user writes it, and how many bytes of tars each store may keep there."""
 
     folder: Path
     limit: int
@@ -33,7 +48,21 @@ class Cache(NamedTuple):
     def at(cls, folder: Path | str | None = None, gigabytes: float = CACHE_GB) -> "Cache":
         """In a folder, by default the user's cache folder."""
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return cls(Path(folder or Path(base, "iianet-shards")).expanduser(), int(gigabytes * 1e9))
+        return cls(Path(folder or Path(base, "iianet-shards")), int(gigabytes * 1e9))
+
+    @property
+    def found(self) -> Path:
+        """The folder that is meant; asked for where a bucket is opened alone, since not every user has a home.
+
+        Raises:
+            StoreError: Nobody knows it.
+        """
+        try:
+            return expand_path(self.folder)
+        except ConfigError as error:
+            raise StoreError(
+                f"{error}; copies of buckets lie in a cache folder (datamodule.data_config.cache_dir, --cache_dir)"
+            ) from error
 
 
 def is_bucket(word: str) -> bool:
@@ -53,7 +82,8 @@ def open_storage(word: Path | str, cache: Cache | None = None) -> Storage:
         from shardwriter.storage.objects import Objects
 
         _check_url(word)
-        return Bucket(Objects(word.rstrip("/")), *(cache or Cache.at()))
+        cache = cache or Cache.at()
+        return Bucket(Objects(word.rstrip("/")), cache.found, cache.limit)
     return open_folder(word)
 
 
@@ -82,14 +112,33 @@ def open_folder(
     Raises:
         StoreError: It is a URL; otherwise everything would be built in a folder named `s3:`.
     """
-    path, like = Path(word), _LIKE_URL.match(str(word))
-    if is_bucket(str(word)):
+    given = str(word)
+    if is_bucket(given):
         raise StoreError(f"{word}: {cure}")
-    if like and not path.exists():
+    path = expand_path(word)
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        _refuse_what_is_no_folder(str(path))
+        return Folder(path)
+    except (OSError, ValueError) as error:
         raise StoreError(
-            f"{like[1]}:/...: not a store URL; expected one such as s3://bucket/prefix, in lower case, or the path of "
-            "a folder"
-        )
-    if path.exists() and not path.is_dir():
+            f"{path}: cannot be a folder of a store ({getattr(error, 'strerror', None) or error})"
+        ) from error
+    if not stat.S_ISDIR(status.st_mode):
         raise StoreError(f"{path}: is a file; a store is a folder")
     return Folder(path)
+
+
+def _refuse_what_is_no_folder(word: str) -> None:
+    """Raise StoreError where a word is no path that a user would give a new folder, which would be made of it."""
+    scheme = _LIKE_URL.match(word)
+    if scheme is not None:
+        reason = _NO_STORES.get(scheme[1].lower(), "expected one such as s3://bucket/prefix, in lower case")
+        raise StoreError(f"{scheme[1]}:/...: not a store URL; {reason}, or the path of a folder")
+    for pattern, what in _NO_FOLDERS.items():
+        if match := re.fullmatch(pattern, word, re.DOTALL):
+            raise StoreError(
+                f"{match[1]}: {what}; expected the path of a store's folder, or a URL such as s3://bucket/prefix. If a "
+                "folder is to have just that name, make it first"
+            )

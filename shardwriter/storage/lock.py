@@ -1,40 +1,70 @@
 """One build at a time writes to a folder: one process, or the ranks of one job."""
 
+import errno
 import fcntl
+import logging
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from iianet.errors import StoreError
-from shardwriter.format.names import TEMPORARY_PREFIX
+from shardwriter.format.files import delete_temporary_files, open_regular
+from shardwriter.storage.lease import Lease, held_lease
+from shardwriter.storage.lock_file import LockFiles
+
+logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
+SAY_AFTER_SECONDS = 5.0
+"""After so long, whoever waits for a lock says so."""
+MOMENT_SECONDS = 600.0
+"""Longest wait for what is held for moments."""
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+_LONGEST_HOLDER = 500
+
+
+class NoLocks(StoreError):
+    """A file system has no locks."""
 
 
 @contextmanager
-def build_lock(folder: Path, *, patient: bool = False) -> Iterator[None]:
+def build_lock(folder: Path, *, patient: bool = False) -> Iterator[Lease | None]:
     """Hold a folder against other builds; the system drops the lock with the process, however it ends.
 
     Args:
         folder: Of the store, made if it is not there.
         patient: Wait for who holds it, instead of refusing: for what takes a moment.
 
+    Yields:
+        The lease that stands for the lock where the file system has none.
+
     Raises:
         StoreError: Another build holds it, which is named; or the folder cannot be written, now or later.
     """
-    with open_lock(folder, LOCK_FILE) as stream:
-        if patient:
-            wait_for_lock(folder, stream)
-        elif not try_lock(folder, stream, shared=False):
-            raise StoreError(f"{folder}: another build is writing to it ({holder(stream)}); wait for it or stop it")
+    with open_lock(folder, LOCK_FILE) as stream, explained(folder):
+        try:
+            if patient:
+                wait_for_lock(stream, folder, MOMENT_SECONDS, lambda: holder(stream))
+            elif not try_lock(stream, folder, shared=False):
+                raise StoreError(f"{folder}: another build is writing to it ({holder(stream)}); wait for it or stop it")
+        except NoLocks:
+            logger.warning(
+                "%s: its file system has no locks, so a file says who builds; and what a build replaces stays there, "
+                "since who reads it cannot be seen",
+                folder,
+            )
+            with held_lease(LockFiles(folder)) as lease:
+                delete_temporary_files(folder)
+                yield lease
+            return
         name_holder(stream)
-        delete_leftovers(folder)
-        with explained(folder):
-            yield
+        delete_temporary_files(folder)
+        yield None
 
 
 @contextmanager
@@ -42,21 +72,68 @@ def open_lock(folder: Path, name: str) -> Iterator[IO[str]]:
     """Open a lock file of a folder, and make both where they are not. Raises StoreError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = os.fdopen(os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+        stream = os.fdopen(open_regular(folder / name, os.O_RDWR | os.O_CREAT), "r+", errors="replace")
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be written ({error.strerror}); choose another --shards folder") from error
+        cure = "choose another --shards folder"
+        if error.filename == str(folder / name):
+            cure = f"fix its rights, or delete it where it is no file of a build; or {cure}"
+        raise StoreError(f"{error.filename or folder}: cannot be written ({error.strerror}); {cure}") from error
     with stream:
         yield stream
 
 
-def try_lock(folder: Path, stream: IO[str], *, shared: bool) -> bool:
-    """Take a lock if it is free, or turn a held one into the other kind; False where others hold it."""
-    return _flock(folder, stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+def try_lock(stream: IO[str] | int, where: Path | str, *, shared: bool) -> bool:
+    """Take a lock if it is free, or turn a held one into the other kind; False where others hold it.
+
+    Args:
+        stream: Or the descriptor, of the file that is locked.
+        where: What users call what it guards.
+        shared: Whether others may hold it as well.
+
+    Raises:
+        StoreError: It cannot be locked.
+    """
+    try:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        kind = NoLocks if error.errno in _NO_LOCKS else StoreError
+        raise kind(
+            f"{where}: cannot be locked (flock: {error.strerror}). Ranks need a file system with locks: name a folder "
+            "on one, or start one build-shards alone, with --device cuda for all GPUs of its machine"
+        ) from error
+    return True
 
 
-def wait_for_lock(folder: Path, stream: IO[str]) -> None:
-    """Take a lock that is held for moments only."""
-    _flock(folder, stream, fcntl.LOCK_EX)
+def wait_for_lock(
+    stream: IO[str] | int, where: Path | str, seconds: float, who: Callable[[], str], *, shared: bool = False
+) -> None:
+    """Take a lock that others hold for a while.
+
+    Args:
+        stream: As for `try_lock`, like `where` and `shared`.
+        where: See there.
+        seconds: How long to wait at most.
+        who: Says in words who holds it.
+        shared: See there.
+
+    Raises:
+        StoreError: It was not given up, or cannot be locked.
+    """
+    start, pause, is_said = time.monotonic(), 0.002, False
+    while not try_lock(stream, where, shared=shared):
+        waited = time.monotonic() - start
+        if waited > seconds:
+            raise StoreError(
+                f"{where}: is held by {who()}, for more than {seconds / 60:.0f} minutes. If that hangs, end it, then "
+                "run the command again"
+            )
+        if waited > SAY_AFTER_SECONDS and not is_said:
+            logger.warning("%s: waiting for %s, for %.0f minutes at most", where, who(), seconds / 60)
+            is_said = True
+        time.sleep(pause)
+        pause = min(2 * pause, 0.2)
 
 
 def release_lock(stream: IO[str]) -> None:
@@ -64,22 +141,10 @@ def release_lock(stream: IO[str]) -> None:
     fcntl.flock(stream, fcntl.LOCK_UN)
 
 
-def _flock(folder: Path, stream: IO[str], operation: int) -> bool:
-    try:
-        fcntl.flock(stream, operation)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise StoreError(
-            f"{folder}: cannot be locked against other builds ({error.strerror}); its file system must support flock"
-        ) from error
-    return True
-
-
 def holder(stream: IO[str]) -> str:
     """Who holds a lock, in words."""
     stream.seek(0)
-    return stream.read().strip()
+    return stream.read(_LONGEST_HOLDER).strip() or "a process that has not said its name"
 
 
 def name_holder(stream: IO[str], who: str = "") -> None:
@@ -88,12 +153,6 @@ def name_holder(stream: IO[str], who: str = "") -> None:
     stream.truncate()
     stream.write(f"{who}process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
     stream.flush()
-
-
-def delete_leftovers(folder: Path) -> None:
-    """Delete what builds that died were writing; only where none is alive but us."""
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        leftover.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from obstore.store import from_url
 from iianet.errors import StoreError
 from shardwriter.format.digest import digest_of
 from shardwriter.storage.download_helper import download_in_helper, has_forked, serve
-from shardwriter.storage.storage import Listed
+from shardwriter.storage.storage import Conflict, Listed
 
 ATTEMPTS = 5
 READ_TIMEOUT = timedelta(seconds=60)
@@ -39,10 +39,6 @@ _AZURE_CURE = (
     "; give az://container/prefix and set AZURE_STORAGE_ACCOUNT_NAME in the environment, or write "
     "abfss://container@account.dfs.core.windows.net/prefix"
 )
-
-
-class Conflict(Exception):
-    """Somebody else has written an object meanwhile."""
 
 
 @dataclass(frozen=True)

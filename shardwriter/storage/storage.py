@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
+from iianet.errors import StoreError
+
 
 class Listed(NamedTuple):
     """A file, as a listing shows it.
@@ -28,6 +30,24 @@ class OpenTar(NamedTuple):
 
     descriptor: int
     is_checked: bool
+
+
+class Conflict(Exception):
+    """Somebody else has written a file meanwhile."""
+
+
+def checked_name(name: str, where: str) -> str:
+    """A name of a file directly in a store; names come out of plans and indexes, which anybody may have written.
+
+    Raises:
+        StoreError: It would lead elsewhere; nothing outside of a store is ever opened, written or deleted.
+    """
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise StoreError(
+            f"{where}: names a file {name!r}, which is not in the store; expected a name without folders. The store is "
+            "damaged, or somebody wrote that to do harm: do not use it"
+        )
+    return name
 
 
 class Hold(Protocol):
@@ -118,6 +138,9 @@ class Storage(Protocol):
         Raises:
             StoreError: Another build holds it, which is named.
         """
+
+    def check_lock(self) -> None:
+        """Ask now and then while others write for us. Raises StoreError where the write lock was lost."""
 
     def hold(self, name: str) -> Hold | None:
         """Mark a plan as read by this process; None where nobody would see the mark."""

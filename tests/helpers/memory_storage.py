@@ -130,6 +130,9 @@ class MemoryStorage:
         finally:
             self.place.lock.release()
 
+    def check_lock(self) -> None:
+        pass
+
     def hold(self, name: str) -> _Held:
         return _Held(self.place.reading, name)
 

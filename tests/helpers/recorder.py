@@ -66,7 +66,7 @@ def recorded(record: Path, stop: Stop | None = None, ranks: int = 1) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SeparationModule, "training_step", train_and_record)
         patch.setattr(SeparationModule, "validation_step", validate)
-        patch.setattr(trainer, "training_devices", lambda _: ("cpu", ranks))
+        patch.setattr(trainer, "training_devices", lambda *_: ("cpu", ranks))
         yield
 
 

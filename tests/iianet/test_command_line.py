@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +16,7 @@ import loaders
 import shardwriter
 from iianet import version
 from iianet.command_line import own_environment
-from iianet_cli import train_cli
+from iianet_cli import entry, train_cli
 from shardwriter import build_cli, inspect_cli
 
 ROOT = Path(__file__).parents[2]
@@ -56,3 +57,84 @@ def test_packages_have_the_projects_version_and_types() -> None:
 def test_code_that_was_never_installed_has_a_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(version, "DISTRIBUTION", "no-such-distribution")
     assert version._version() == version.NOT_INSTALLED
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (build_cli, ["--config", "x.yml"], "--config: unknown flag; did you mean --conf_dir?"),
+        (train_cli, ["--conf_dir", "x.yml", "--resme=last"], "--resme: unknown flag; did you mean --resume?"),
+        (
+            train_cli,
+            ["--conf-dir", "x.yml", "--gpus", "2"],
+            "--gpus: unknown flag; train-iianet --help shows all flags",
+        ),
+        (build_cli, [], "the following arguments are required: --conf_dir; build-shards --help shows all flags"),
+        (
+            build_cli,
+            ["--conf_dir", "x.yml", "--data_split", "trian"],
+            "--data_split: found 'trian', expected all, or some of train, val, test; did you mean train?",
+        ),
+        (
+            train_cli,
+            ["--conf_dir", "x.yml", "--precision", "bf16"],
+            "--precision: found 'bf16', expected 32-true, bf16-mixed or 16-mixed; did you mean bf16-mixed?",
+        ),
+        (
+            build_cli,
+            ["--conf_dir", "x.yml", "--views", "1_0"],
+            "--views: found '1_0', expected a whole number from 0 on",
+        ),
+        (build_cli, ["--conf_dir", "x.yml", "--limit", "-1"], "--limit: found '-1', expected a whole number above 0"),
+        (inspect_cli, ["store", "--recheck", "0"], "--recheck: found '0', expected a whole number above 0"),
+        (
+            inspect_cli,
+            ["$NO_SUCH/store"],
+            "$NO_SUCH/store: the environment variable NO_SUCH is not set; set it, or write",
+        ),
+        (train_cli, ["--conf_dir", "$NO_SUCH/x.yml"], "the environment variable NO_SUCH is not set"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_with_the_cure(
+    command: ModuleType, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = run_main(command.main, words, capsys)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("error: ") and said in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "splits"),
+    [
+        ("all", ("train", "val", "test")),
+        ("valid", ("val",)),
+        ("test,train", ("train", "test")),
+        ("train,valid", ("train", "val")),
+        ("val,val", ("val",)),
+    ],
+)
+def test_splits_are_given_alone_together_or_by_the_keys_of_the_config(text: str, splits: tuple[str, ...]) -> None:
+    given = build_cli._parser().read(["--conf_dir", "x.yml", "--data_split", text])
+    assert given.data_split == splits
+
+
+@pytest.mark.parametrize("start", [entry.build_shards, entry.inspect_shards, entry.train])
+def test_ctrl_c_while_the_imports_run_ends_a_command_as_later(
+    start: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: str) -> ModuleType:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry, "import_module", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        start()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
+def test_commands_start_before_what_takes_seconds_is_imported() -> None:
+    program = "import sys, iianet_cli.entry; sys.exit(bool({'torch', 'numpy', 'pyarrow'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {name.partition(":")[0] for name in scripts.values()} == {"iianet_cli.entry"}
+    assert all(hasattr(entry, name.partition(":")[2]) for name in scripts.values())

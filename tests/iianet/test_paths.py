@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from iianet.errors import ConfigError
-from iianet.paths import expand_path
+from iianet.paths import expand_path, expand_word
 
 
 def test_home_and_variables_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -32,3 +32,11 @@ def test_a_variable_without_a_value_is_named(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_unknown_user_is_an_error_of_ours() -> None:
     with pytest.raises(ConfigError, match="~nobody-of-that-name/store: the folder that ~ stands for is not known"):
         expand_path("~nobody-of-that-name/store")
+
+
+def test_words_that_are_urls_stay_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_word("s3://bucket/$prefix/~") == "s3://bucket/$prefix/~"
+    assert expand_word("pipe:cat ~/x") == "pipe:cat ~/x"
+    assert expand_word("~/train-{000000..000003}.tar") == f"{tmp_path}/train-{{000000..000003}}.tar"
+    assert expand_word("./store/") == "./store/"

@@ -1,6 +1,6 @@
 import pytest
 
-from iianet.wording import printable
+from iianet.wording import nearest, printable
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,10 @@ def test_what_a_terminal_would_obey_is_escaped(text: str, shown: str) -> None:
 
 def test_a_name_that_pretends_to_be_a_line_of_ours_stays_on_its_line() -> None:
     assert printable("key\nINFO: all is well", keep="") == r"key\nINFO: all is well"
+
+
+def test_the_one_name_that_begins_so_is_the_nearest() -> None:
+    assert nearest("bf16", ["32-true", "bf16-mixed", "16-mixed"]) == "bf16-mixed"
+    assert nearest("--conf", ["--conf_dir", "--device"]) == "--conf_dir"
+    assert nearest("", ["a"]) is None
+    assert nearest("xyz", ["bf16-mixed"]) is None

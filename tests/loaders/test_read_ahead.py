@@ -1,5 +1,6 @@
 """Reading ahead: each shard is checked once a run, by one of those that share it, and never too early."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,13 @@ def test_it_stays_within_its_windows(reader: ReadAhead) -> None:
         ahead.advance(2)
         ahead.finish()
         assert np.flatnonzero(reader.checked).tolist() == list(range(8))
+
+
+def test_a_system_without_advice_on_files_reads_ahead_too(reader: ReadAhead, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "posix_fadvise")
+    for _ in range(2):  # the second time they are checked, and only asked for
+        reader.read(3)
+    assert reader.checked[3]
 
 
 @pytest.mark.parametrize("readers", [1, 2, 5, 20])

@@ -80,4 +80,4 @@ def test_a_number_of_steps_that_measures_nothing_is_refused(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str], steps: str
 ) -> None:
     assert run(corpus, "--shards", store, f"--compare_modes={steps}")[0] == 2
-    assert "expected a number of steps, at least 1" in capsys.readouterr().err
+    assert f"--compare_modes: found '{steps}', expected a whole number above 0" in capsys.readouterr().err

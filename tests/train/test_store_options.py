@@ -11,6 +11,7 @@ from helpers.corpus import Corpus, edit_lists, make_corpus
 from helpers.runs import build_store, losses, run, run_recorded
 
 from iianet.encoder.source import EncoderSource
+from iianet_cli import train_cli
 from shardwriter.build.build import build
 from shardwriter.build.options import BuildOptions
 from shardwriter.storage.folder import Folder
@@ -164,3 +165,30 @@ def test_views_of_a_store_are_drawn_from_by_default(corpus: Corpus, here: Path) 
     centre = losses()
     assert [val for _, val in drawn] == pytest.approx([val for _, val in centre], rel=1e-6)
     assert [train for train, _ in drawn] != pytest.approx([train for train, _ in centre], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "mode", "is_warned"),
+    [
+        ([], "raw mouths, encoded in every step", True),
+        (["--no_shards"], "raw mouths, encoded in every step", False),
+        (["--use_precomputed_embeddings"], "embeddings from {store}", False),
+    ],
+)
+def test_every_run_says_its_mode_and_a_store_that_is_named_in_vain(
+    words: list[str],
+    mode: str,
+    is_warned: bool,
+    corpus: Corpus,
+    store: Path,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(train_cli, "fit", lambda *_: 0)
+    assert run(corpus, *words, "--set", f"{PREFIX}.shards={store}")[0] == 0
+    said = capsys.readouterr().err
+    assert f"INFO: mode: {mode.format(store=store)}\n" in said
+    warning = f"WARNING: datamodule.data_config.shards names {store}, which is NOT used"
+    assert (warning in said) is is_warned
+    assert ("give --use_precomputed_embeddings to train from it, or give --no_shards" in said) is is_warned

@@ -23,7 +23,7 @@ def test_sigterm_saves_and_ends_with_its_own_code(
     assert code == 143
     assert last()["global_step"] == len(steps(here / "record")) == {"train": 3, "validation": 10}[stage]
     assert last()["validation_is_due"] == (stage == "validation")
-    assert not (folder / "best_model.pth").exists()
+    assert (folder / "best_model.pth").exists() == (stage == "validation"), "written with each new best epoch"
     assert "resume with --resume last" in capsys.readouterr().err
 
 

@@ -33,7 +33,7 @@ def test_an_error_within_training_ends_the_process(here: Path, mode: str) -> Non
 SLOWLY = """
 import os, signal, time
 from torch.utils.data import DataLoader
-from loaders.dataset import ignore_termination, start_workers
+from loaders.workers import ignore_termination, start_workers
 
 kill = os.kill
 os.kill = lambda *words: (kill(*words), time.sleep(0.2))  # so that each is dead before the next one is killed

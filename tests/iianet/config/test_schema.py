@@ -1,5 +1,6 @@
 """The configuration: what loads, with which values, and what each error says."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def test_published_config_loads_with_its_values(tmp_path: Path) -> None:
 def test_our_configs_hold_the_published_values(corpus: str) -> None:
     ours = yaml.safe_load((CONFIGS / f"{corpus}-IIANet.yml").read_text(encoding="utf-8"))
     assert_holds(ours, yaml.safe_load(PUBLISHED.replace("LRS2", corpus)))
+    assert ours["datamodule"]["data_config"]["use_precomputed_embeddings"] is False
     load_config(CONFIGS / f"{corpus}-IIANet.yml")
 
 
@@ -186,6 +188,22 @@ def test_missing_keys_and_sections_say_what_belongs_there(tmp_path: Path) -> Non
         ("training.loggers=[csv, wandbb]", "training.loggers[1]: found 'wandbb' (str), expected tensorboard, csv or"),
         ("training.gpus=[0, true]", "training.gpus: found [0, True] (list), expected a list of device numbers"),
         ("training.gpus='0'", "training.gpus: found '0' (str), expected a list of device numbers"),
+        (
+            "training.gpus=-1",
+            "training.gpus: found -1 (int), expected a list of device numbers such as [0, 1], a count",
+        ),
+        ("training.gpus=[-1]", "training.gpus: found [-1] (list), expected a list of device numbers"),
+        ("training.gpus=all", "a count, or null for one GPU if there is any; for all GPUs give their count"),
+        ("training.seed=4294967296", "training.seed: found 4294967296 (int), expected a number not above 4294967295"),
+        ("training.epochs=99999999999", "found 99999999999 (int), expected a number not above 1000000000"),
+        ("shardwriter.views=1000000000", "shardwriter.views: found 1000000000 (int), expected a number not above 1000"),
+        ("shardwriter.num_workers=1000000", "found 1000000 (int), expected a number not above 1000"),
+        ("datamodule.data_config.num_workers=1000000", "found 1000000 (int), expected a number not above 1000"),
+        ("datamodule.data_config.segment_start=middle", "found 'middle' (str), expected 0 or random"),
+        ("datamodule.data_config.shards=3", "found 3 (int), expected text that is not empty, or a list of such"),
+        ("datamodule.data_config.train_dir=[]", "found [] (list), expected text that is not empty, or a list of such"),
+        ("datamodule.data_config.cache_dir=$NO_SUCH/x", "the environment variable NO_SUCH is not set; set it, or"),
+        ("datamodule.data_config.embedding_augmentation.channel_dropout=1", "found 1 (int), expected a number below 1"),
         ("datamodule.data_config.pin_memory=1", "found 1 (int), expected true or false"),
         ("optimizer.lr=true", "optimizer.lr: found true (bool), expected a number"),
         ("optimizer.lr='0.1'", "optimizer.lr: found '0.1' (str), expected a number"),
@@ -399,6 +417,81 @@ def test_text_that_is_no_yaml_mapping_is_an_error(tmp_path: Path, text: str, pro
     message = error_of(tmp_path, text)
     assert message.startswith("x.yml: ")
     assert problem in message
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("1:30", "90"), ("1:30.5", "90.5"), ("1_0", "10"), ("1_000.5", "1000.5"), ("010", "8"), ("-017", "-15")],
+)
+def test_numbers_that_yaml_reads_as_others_are_refused(tmp_path: Path, written: str, read: str) -> None:
+    message = error_of(tmp_path, SHORT.replace("test_dir: tt", f"test_dir: tt\n    segment: {written}"))
+    assert message == (
+        f"x.yml: line 6, column 14: found {written}, which YAML 1.1 reads as the number {read}; write {read}, or quote "
+        "it if it is meant as text"
+    )
+    override = error_of(tmp_path, SHORT, f"datamodule.data_config.segment={written}")
+    assert override.startswith(
+        f"override 'datamodule.data_config.segment={written}': line 1, column 1: found {written}"
+    )
+
+
+@pytest.mark.parametrize(("written", "read"), [("yes", "true"), ("Off", "false"), ("NO", "false"), ("on", "true")])
+def test_words_that_yaml_reads_as_true_or_false_are_refused(tmp_path: Path, written: str, read: str) -> None:
+    message = error_of(tmp_path, SHORT.replace("short", written))
+    assert message == (
+        f"x.yml: line 7, column 13: found {written}, which YAML 1.1 reads as {read}; write {read}, or quote it if it "
+        "is meant as text"
+    )
+
+
+@pytest.mark.parametrize("text", ["'1:30'", "'yes'", '"010"', "2024-01-01", "12:30 is noon", "1.2.3", "0_x"])
+def test_text_that_is_quoted_or_looks_like_no_number_stays_text(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, SHORT.replace("short", text)).exp.exp_name == text.strip("'\"")
+
+
+@pytest.mark.parametrize("text", ["90", "0", "-3", "0.5", "+1.5", "1e-3", "0x1F", ".5", "1."])
+def test_plain_numbers_are_no_surprise(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, SHORT, f"main_args={{a: {text}}}").main_args["a"] == yaml.safe_load(text)
+
+
+def test_aliases_that_multiply_are_refused(tmp_path: Path) -> None:
+    """Nine levels of nine are 387 million values."""
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 9)]
+    message = error_of(tmp_path, SHORT + "main_args:\n  " + "\n  ".join(levels))
+    assert "x.yml: line 14, column 12: " in message
+    assert "more than 100,000 values, with its aliases written out; a config has some hundred" in message
+
+
+def test_an_alias_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    message = error_of(tmp_path, SHORT + "main_args: &a {b: *a}")
+    assert message == "x.yml: line 8, column 19: the alias a stands for a value that holds it; write the value out"
+
+
+@pytest.mark.parametrize("nested", ["{a: " * 500 + "1" + "}" * 500, "[" * 100_000, "- " * 5_000 + "1"])
+def test_deep_nesting_is_refused(tmp_path: Path, nested: str) -> None:
+    assert "nested more than 32 deep" in error_of(tmp_path, SHORT + "main_args:\n  a:\n    " + nested)
+    assert "nested more than 32 deep" in error_of(tmp_path, SHORT, f"main_args={nested}")
+
+
+def test_a_file_that_is_no_config_by_its_size_is_not_read(tmp_path: Path) -> None:
+    path = write(tmp_path, SHORT)
+    with path.open("r+b") as stream:
+        stream.truncate(100_000_000)
+    with pytest.raises(ConfigError, match=r"x\.yml: has 100 MB, expected a config of at most 262 kB; is it a config\?"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])
+def test_a_device_is_no_config(path: str) -> None:
+    with pytest.raises(ConfigError, match=f"{path}: is no regular file; expected a YAML file"):
+        load_config(path)
+
+
+def test_a_pipe_nobody_writes_to_is_no_config(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yml")
+    with pytest.raises(ConfigError, match=r"pipe\.yml: is no regular file"):
+        load_config(tmp_path / "pipe.yml")
 
 
 def test_keys_that_are_no_text_are_an_error(tmp_path: Path) -> None:

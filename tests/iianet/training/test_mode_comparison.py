@@ -127,7 +127,9 @@ def test_what_would_measure_something_else_is_refused(
     ranks: str,
     said: str,
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", ranks)
+    torchrun = {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
     data = ["shards=store", "use_precomputed_embeddings=true", *overrides]
     config = corpus.config(*(f"datamodule.data_config.{override}" for override in data))
     with pytest.raises(ConfigError, match=said):

@@ -114,7 +114,7 @@ def test_flags_reach_the_build(run: Run, store: Path) -> None:
 
 def test_limit_of_nothing_is_refused(run: Run) -> None:
     outcome = run("--limit", "0")
-    assert (outcome.code, outcome.err) == (2, "error: --limit 0: expected a whole number above 0\n")
+    assert (outcome.code, outcome.err) == (2, "error: --limit: found '0', expected a whole number above 0\n")
 
 
 def test_verify_sources_and_retry_failed_reach_the_build(run: Run, corpus: Corpus) -> None:

@@ -24,6 +24,7 @@ from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import StoreError
 from shardwriter.build.report import BuildReport
+from shardwriter.format.files import temporary_path
 from shardwriter.storage.lock import build_lock
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -140,20 +141,25 @@ def test_limit_holds_for_unfinished_shards(corpus: Corpus, tmp_path: Path) -> No
 
 def test_second_build_is_refused_and_the_first_is_named(corpus: Corpus, store: Path) -> None:
     before = contents(store)
-    (store / ".tmp-of-the-first").touch()
+    of_the_first = temporary_path(store / "train.index")
+    of_the_first.touch()
     with build_lock(store):
-        (store / ".tmp-of-the-first").touch()
+        assert not of_the_first.exists()
+        of_the_first.touch()
         with pytest.raises(StoreError, match=rf"another build is writing to it \(process {os.getpid()} on "):
             again(corpus, store)
-        assert (store / ".tmp-of-the-first").exists()
+        assert of_the_first.exists()
     assert again(corpus, store).stored == {"train": 0, "val": 0}
     assert contents(store) == before
 
 
 def test_leftovers_of_dead_builds_are_cleaned(corpus: Corpus, store: Path) -> None:
-    (store / ".tmp-train-000009.tar-host-1").write_bytes(b"half")
+    ours = temporary_path(store / "train-000009.tar")
+    ours.write_bytes(b"half")
+    (store / ours.name.replace(os.uname().nodename, "elsewhere")).write_bytes(b"half")
+    (store / ".tmp-of-another-program").touch()
     again(corpus, store)
-    assert not list(store.glob(".tmp-*"))
+    assert [path.name for path in store.glob(".tmp-*")] == [".tmp-of-another-program"]
 
 
 def test_plan_that_a_dead_build_did_not_commit_is_deleted(corpus: Corpus, store: Path) -> None:

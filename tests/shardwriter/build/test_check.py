@@ -105,6 +105,22 @@ def test_check_of_missing_weights_exits_2_with_what_to_fix(run: Run) -> None:
     assert rows_of(outcome)["weights"] == "FIX" and rows_of(outcome)["manifests"] == "ok"
 
 
+def test_check_of_a_wrong_device_looks_at_all_else(run: Run) -> None:
+    outcome = run("--check", "--device", "mps")
+    assert outcome.code == 2
+    rows = rows_of(outcome)
+    assert {what for what, state in rows.items() if state == "FIX"} == {"device"}
+    assert {"weights", "manifests", "store", "time"} <= rows.keys()
+    assert "--device mps: found 'mps', expected cpu, cuda or cuda:N" in outcome.out
+
+
+def test_check_of_a_wrong_device_and_config_names_both(run: Run) -> None:
+    outcome = run("--check", "--device", "mps", "--set", "shardwriter.views=-1")
+    assert outcome.code == 2
+    assert rows_of(outcome)["device"] == "FIX"
+    assert re.search(r"^config and flags  FIX .*shardwriter.views", outcome.out, re.MULTILINE)
+
+
 def test_check_of_another_identity_exits_2_with_what_to_fix(run: Run) -> None:
     run()
     outcome = run("--check", *OTHER)
@@ -192,7 +208,7 @@ def test_check_counts_mixtures_examples_and_hours(run: Run) -> None:
 
 
 WRONG_ROOT = (
-    r"none of the first 16 files in the lists exists, e\.g\. (/\S+/none/mouths/\S+)\. .*"
+    r"none of the first 16 files in the lists can be found, e\.g\. (/\S+/none/mouths/\S+)\. .*"
     r"data_root, (/\S+/none), .*--data_root"
 )
 

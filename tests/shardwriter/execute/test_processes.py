@@ -25,6 +25,7 @@ from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import run_operation
 from shardwriter.execute.process_worker import CLAIM
 from shardwriter.execute.processes import Processes
+from shardwriter.format.files import temporary_path
 from shardwriter.storage.folder import Folder
 
 SMALL = "shardwriter.utterances_per_shard=1"
@@ -79,7 +80,8 @@ def test_killed_processes_leave_their_shards_to_the_others(
         if what == "stored" and len(killed) < deaths and worker.process.pid not in killed:
             assert worker.process.pid is not None
             killed.append(worker.process.pid)
-            (store / f".tmp-half-{os.uname().nodename}-{worker.process.pid}-0").touch()
+            own = temporary_path(store / "half").name
+            (store / own.replace(f"-{os.getpid()}-", f"-{worker.process.pid}-")).touch()
             os.kill(worker.process.pid, signal.SIGKILL)
             worker.process.join()
 
@@ -208,7 +210,7 @@ def test_devices_are_those_of_this_machine(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [str(device) for device in choose_devices(names, num_processes)] == expected
-    with pytest.raises(ConfigError, match="this machine has 3 GPUs"):
+    with pytest.raises(ConfigError, match="--device cuda:3: found 3 GPUs, expected one from cuda:0 to cuda:2"):
         choose_devices("cuda:0,cuda:3")
 
 
@@ -216,10 +218,18 @@ def test_devices_are_those_of_this_machine(
     ("words", "said"),
     [
         (("--device", "cpu,cpu"), "--num_processes N starts N processes on each"),
-        (("--device", "cpu,gpu"), "--device gpu: not a device"),
-        (("--num_processes", "0"), "--num_processes 0: expected a whole number above 0"),
+        *(
+            (("--device", f"cpu,{name}"), f"--device {name}: found '{name}', expected cpu, cuda or cuda:N")
+            for name in ("gpu", "mps", "xpu", "meta", "cpu:1", "cuda:-1", "cuda:0_1", "")
+        ),
+        (("--device", ""), "--device : found '', expected cpu, cuda or cuda:N"),
+        (("--device", "cuda"), "--device cuda: no GPU found; use --device cpu, or leave --device out"),
+        (("--num_processes", "0"), "--num_processes: found '0', expected a whole number above 0"),
     ],
 )
-def test_wrong_devices_are_refused(run: Run, words: tuple[str, ...], said: str) -> None:
+def test_wrong_devices_are_refused(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     outcome = run(*words)
     assert outcome.code == 2 and said in outcome.err

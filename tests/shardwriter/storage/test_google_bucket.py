@@ -10,7 +10,8 @@ from helpers.corpus import Corpus
 from helpers.gcs import GoogleServer, google_bucket
 
 from shardwriter import build_cli, inspect_cli
-from shardwriter.storage.objects import Conflict, Objects
+from shardwriter.storage.objects import Objects
+from shardwriter.storage.storage import Conflict
 
 URL = "gs://bucket/lrs2"
 

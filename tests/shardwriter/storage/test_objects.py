@@ -12,7 +12,8 @@ from helpers.s3 import Fault, Rule, S3Server
 
 from iianet.errors import StoreError
 from shardwriter.storage import objects as objects_module
-from shardwriter.storage.objects import Conflict, Objects
+from shardwriter.storage.objects import Objects
+from shardwriter.storage.storage import Conflict
 
 NAME = "store.json"
 LOST: list[Fault] = ["500 afterwards", "close afterwards", "hang afterwards"]

@@ -36,9 +36,17 @@ def server(s3: S3Server, tmp_path: Path) -> Iterator[S3Server]:
         ("S3://bucket/lrs2", "S3:/...: not a store URL"),
         ("s3:/bucket/lrs2", "s3:/...: not a store URL"),
         ("s4://bucket/lrs2", "s4:/...: not a store URL"),
-        ("file:///lrs2", "or the path of a folder"),
-        ("http://host/lrs2", "http:/...: not a store URL"),
-        ("memory://lrs2", "memory:/...: not a store URL"),
+        ("file:///lrs2", "file:/...: not a store URL; expected the path itself, without file://"),
+        ("http://host/lrs2", "http:/...: not a store URL; a web server holds no stores"),
+        ("https://user:secret@host/lrs2", "https:/...: not a store URL; a web server holds no stores"),
+        ("memory://lrs2", "memory:/...: not a store URL; what lies in memory ends with its process"),
+        ("pipe:cat secret", "pipe: is a command, and none is ever run; expected the path of a store's folder, or a"),
+        ("-", "-: is standard input; expected the path of a store's folder, or a URL such as s3://bucket/prefix"),
+        ("shards/{000000..000003}.tar", "{000000..000003}.tar: names tars, or a pattern of them; expected the path"),
+        ("shards/*", "If a folder is to have just that name, make it first"),
+        ("shards/a.tar", "shards/a.tar: names tars, or a pattern of them; expected the path of a store's folder"),
+        ("$NO_SUCH_VARIABLE/store", "the environment variable NO_SUCH_VARIABLE is not set"),
+        ("~nobody-of-this-name/store", "the folder that ~ stands for is not known; write the path out"),
         ("s3://bucket/a{1}", "s3:/...: not a store URL"),
         ("simplecache::s3://key:secret@bucket/lrs2", "simplecache::s3:/...: not a store URL"),
         ("s3://bucket/lrs2::s3://key:secret@other/lrs2", "s3://...: not a store URL"),
@@ -78,6 +86,34 @@ def test_folders_and_buckets_are_distinguished(tmp_path: Path) -> None:
         open_storage(tmp_path / "file")
     with pytest.raises(StoreError, match="this works on a folder; copy the store to one"):
         open_folder("s3://bucket/lrs2")
+
+
+def test_home_and_variables_are_what_a_shell_would_make_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("STORES", str(tmp_path / "stores"))
+    assert open_storage("~/store") == Folder(tmp_path / "home" / "store")
+    assert open_folder("$STORES/${STORES}") == Folder(Path(f"{tmp_path}/stores/{tmp_path}/stores"))
+    bucket = open_storage("s3://bucket/lrs2", Cache.at("$STORES/cache"))
+    assert isinstance(bucket, Bucket) and bucket.folder.parent == tmp_path / "stores" / "cache"
+    for name in ("a*", "b.tar", "-", "pipe:"):  # what is there is what is meant
+        (tmp_path / name).mkdir()
+        assert open_storage(name) == Folder(Path(name))
+
+
+def test_without_a_home_only_buckets_need_a_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert open_storage(tmp_path / "store", Cache.at()) == Folder(tmp_path / "store")
+    with pytest.raises(StoreError, match=r"~/.cache.*: the folder that ~ stands for is not known.*cache_dir"):
+        open_storage("s3://bucket/lrs2", Cache.at())
+    assert isinstance(open_storage("s3://bucket/lrs2", Cache.at(tmp_path / "cache")), Bucket)
 
 
 def test_stores_of_two_servers_or_prefixes_share_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,111 @@
+"""Who started this process for a training on several ranks: torchrun, srun, or nobody but the user."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from iianet.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+OTHER_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "JSM_NAMESPACE_SIZE": "jsrun"}
+"""Variables by which launchers that are not supported say how many processes they started."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """The processes that a launcher started for one training.
+
+    Attributes:
+        by: Command that started them.
+        world_size: Number of processes of the job, of which each is a rank.
+        local_size: Number of processes on each machine.
+    """
+
+    by: Literal["torchrun", "srun"]
+    world_size: int
+    local_size: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Launch | None":
+        """The launch that the environment tells of; None where this process was started alone.
+
+        Raises:
+            ConfigError: The variables contradict each other, a launcher is not supported, or RANK and WORLD_SIZE are
+                there without torchrun.
+        """
+        if "TORCHELASTIC_RUN_ID" in environment:
+            return cls._of_torchrun(environment)
+        if _count(environment, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") > 1 and "SLURM_STEP_ID" in environment:
+            return cls._of_srun(environment)
+        _refuse_others(environment)
+        if _count(environment, "SLURM_NTASKS") > 1:
+            logger.warning(
+                "SLURM_NTASKS is %s, but srun did not start this process (SLURM_STEP_ID is not set): training.gpus "
+                "says how many ranks there are. For one rank a task, start the command with srun",
+                environment["SLURM_NTASKS"],
+            )
+        return None
+
+    @classmethod
+    def _of_torchrun(cls, environment: Mapping[str, str]) -> "Launch":
+        world_size, local_size = _count(environment, "WORLD_SIZE"), _count(environment, "LOCAL_WORLD_SIZE")
+        if world_size % local_size:
+            raise ConfigError(
+                f"torchrun: WORLD_SIZE={world_size} with LOCAL_WORLD_SIZE={local_size} on this machine: expected as "
+                "many ranks on each machine; give the same --nproc_per_node everywhere"
+            )
+        return cls(by="torchrun", world_size=world_size, local_size=local_size)
+
+    @classmethod
+    def _of_srun(cls, environment: Mapping[str, str]) -> "Launch":
+        tasks = _count(environment, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+        nodes = _count(environment, "SLURM_STEP_NUM_NODES", "SLURM_NNODES")
+        if tasks % nodes or "SLURM_NTASKS_PER_NODE" not in environment:
+            raise ConfigError(
+                f"srun: started {tasks} tasks on {nodes} nodes; expected as many on each, which --ntasks does not "
+                f"promise: give --ntasks-per-node={max(tasks // nodes, 1)}"
+            )
+        return cls(by="srun", world_size=tasks, local_size=tasks // nodes)
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of machines."""
+        return self.world_size // self.local_size
+
+    def refuse_other_nodes(self, configured: int) -> None:
+        """Raise ConfigError where training.num_nodes contradicts the launcher; 1, the default, says nothing."""
+        if configured not in (1, self.num_nodes):
+            raise ConfigError(
+                f"training.num_nodes is {configured}, and {self.by} started {self.world_size} ranks, {self.local_size} "
+                f"on each of {self.num_nodes} machines; start it on {configured} machines, or set "
+                f"training.num_nodes={self.num_nodes}"
+            )
+
+
+def _refuse_others(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError where variables speak of ranks that would train apart, each of them the whole."""
+    if "RANK" in environment and _count(environment, "WORLD_SIZE") > 1:
+        raise ConfigError(
+            f"RANK={environment['RANK']} and WORLD_SIZE={environment['WORLD_SIZE']} are set, but torchrun did not "
+            "start this process (TORCHELASTIC_RUN_ID is not set); start it with torchrun, or unset both to train alone"
+        )
+    for name, launcher in OTHER_LAUNCHERS.items():
+        if _count(environment, name) > 1:
+            raise ConfigError(
+                f"{name}={environment[name]}: {launcher} started this process, which train.py does not support: each "
+                f"rank would train alone. Start it with torchrun or srun, or unset {name} to train alone"
+            )
+
+
+def _count(environment: Mapping[str, str], *names: str) -> int:
+    """The number in the first of some variables that is set; 1 where none is."""
+    name = next((name for name in names if name in environment), None)
+    if name is None:
+        return 1
+    text = environment[name]
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"{name}={text!r}: expected a whole number from 1 on, as torchrun and Slurm set it; unset it")
+    return int(text)

@@ -1,0 +1,98 @@
+"""The best checkpoints of a run, and with each new best one the results that others read."""
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from iianet.config.schema import Config
+from iianet.training.lightning_module import MONITORED, SeparationModule
+from iianet.training.results import save_results
+from iianet.training.resume import checkpoint_name
+
+logger = logging.getLogger(__name__)
+
+
+def epoch_of(name: str) -> int:
+    """Number of the epoch of a checkpoint, which its name begins with."""
+    found = re.match(r"epoch=(\d+)", name)
+    return int(found[1]) if found else -1
+
+
+class BestCheckpoints(pl.callbacks.ModelCheckpoint):
+    """Keeps the checkpoints of the best validations, and writes the results whenever there is a new best one.
+
+    Lightning's own checkpoints name files by their whole paths, forget them where a run's folder was moved, and delete
+    what they name. Here a name is one file's in the run's folder, whatever the checkpoint says.
+
+    Args:
+        folder: Folder of the run.
+        config: Its configuration.
+    """
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        training = config.training
+        super().__init__(
+            folder,
+            filename="{epoch}" if training.val_check_interval is None else "{epoch}-{step}",
+            monitor=MONITORED,
+            mode="min",
+            save_top_k=training.save_top_k,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+        self.folder = Path(str(self.dirpath))
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Validation loss of each checkpoint, by its name; the best one first."""
+        scores = {Path(path).name: float(score) for path, score in self.best_k_models.items()}
+        return dict(sorted(scores.items(), key=lambda item: item[1]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: on_save_checkpoint saves names and scores."""
+        return {}
+
+    def on_save_checkpoint(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Add the scores, by file name."""
+        checkpoint["best_checkpoints"] = self.scores
+
+    def on_load_checkpoint(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        checkpoint: Mapping[str, Any],
+    ) -> None:
+        """Take over those that lie in the folder; the others are named."""
+        scores = {checkpoint_name(name): float(score) for name, score in checkpoint["best_checkpoints"].items()}
+        here = {name: score for name, score in scores.items() if (self.folder / name).is_file()}
+        here = trainer.strategy.broadcast(here)  # all ranks must decide alike, and rank 0 alone writes
+        if gone := sorted(scores.keys() - here.keys()):
+            logger.warning(
+                "%s: %s, which the checkpoint lists among the best, is not there; the best are those that are, and "
+                "what is trained from now on",
+                self.folder,
+                ", ".join(gone),
+            )
+        ranked = sorted(here, key=here.__getitem__)[: None if self.save_top_k == -1 else self.save_top_k]
+        self.best_k_models = {str(self.folder / name): torch.tensor(here[name]) for name in ranked}
+        if ranked:
+            self.best_model_path, self.best_model_score = next(iter(self.best_k_models.items()))
+            self.kth_best_model_path, self.kth_value = list(self.best_k_models.items())[-1]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save a checkpoint where it is among the best, and the results where it is the best."""
+        before = self.best_model_path
+        super().on_validation_end(trainer, pl_module)
+        if self.best_model_path != before and trainer.is_global_zero:
+            assert isinstance(pl_module, SeparationModule)
+            save_results(self.folder, pl_module.model, self.scores, pl_module.history, pl_module.config)

@@ -1,0 +1,134 @@
+"""How a run shows its progress: a bar in a terminal, lines where there is none, and a line for each epoch."""
+
+import logging
+import sys
+import time
+from contextlib import redirect_stdout
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+
+from iianet.training.lightning_module import SeparationModule
+from iianet.training.results import quality
+
+logger = logging.getLogger(__name__)
+
+LINE_SECONDS = 60.0
+"""Time from one line to the next, where there is no terminal."""
+
+
+def progress(epochs: int) -> list[pl.Callback]:
+    """The callbacks that show progress: where standard error is a terminal, a bar there instead of lines.
+
+    Args:
+        epochs: training.epochs.
+    """
+    is_terminal = sys.stderr.isatty()
+    lines = ProgressLines(epochs, seconds=None if is_terminal else LINE_SECONDS)
+    return [lines, Bar(leave=True)] if is_terminal else [lines]
+
+
+class ProgressLines(pl.Callback):
+    """Logs a line for each epoch, and from time to time one within it.
+
+    Args:
+        epochs: training.epochs.
+        seconds: Time from one line to the next within an epoch; None logs none there.
+    """
+
+    def __init__(self, epochs: int, seconds: float | None) -> None:
+        self.epochs = epochs
+        self.seconds = seconds
+        self._start = self._line = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the clock, also where an epoch is resumed in its middle."""
+        self._start = self._line = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the clock of the epoch."""
+        self._start = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any) -> None:
+        """Log how far the epoch is, where it is time to."""
+        if self._is_time():
+            loss = float(trainer.callback_metrics["train_loss"])
+            assert isinstance(pl_module, SeparationModule)
+            logger.info(
+                "epoch %d: batch %d of %s, loss %.2f dB, %.3g examples/s",
+                trainer.current_epoch,
+                trainer.fit_loop.batch_idx + 1,
+                trainer.num_training_batches,
+                loss,
+                pl_module.times.per_second,
+            )
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,
+        dataloader_idx: int = 0,  # noqa: ARG002
+    ) -> None:
+        """Log how far the validation is, where it is time to."""
+        if self._is_time():
+            (total,) = trainer.num_val_batches
+            logger.info("epoch %d: validation, batch %d of %s", trainer.current_epoch, batch_idx + 1, total)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Log the figures of the epoch."""
+        assert isinstance(pl_module, SeparationModule)
+        if pl_module.history:
+            figures, config = pl_module.history[-1], pl_module.config
+            logger.info(
+                "epoch %d (%d of %d): train loss %.2f dB (negative %s), validation %s %.2f dB, lr %.3g, %s",
+                figures["epoch"],
+                figures["epoch"] + 1,
+                self.epochs,
+                figures["train_loss"],
+                quality(config, "train"),
+                quality(config, "val"),
+                -figures["val_loss"],
+                figures["lr"],
+                duration(time.monotonic() - self._start),
+            )
+
+    def _is_time(self) -> bool:
+        now = time.monotonic()
+        if self.seconds is None or now - self._line < self.seconds:
+            return False
+        self._line = now
+        return True
+
+
+class Bar(pl.callbacks.TQDMProgressBar):
+    """Lightning's bar, with loss, validation figure and examples/s beside it, and without a version number.
+
+    It is on standard error, since standard output is for results.
+    """
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Figures to show."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
+
+    def init_train_tqdm(self) -> Tqdm:
+        """Bar of training."""
+        with redirect_stdout(sys.stderr):
+            return super().init_train_tqdm()
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """Bar of a validation."""
+        with redirect_stdout(sys.stderr):
+            return super().init_validation_tqdm()
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `2 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

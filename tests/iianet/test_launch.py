@@ -1,0 +1,108 @@
+"""Which processes a launcher started, and what of the environment and the config contradicts that."""
+
+import logging
+import os
+
+import pytest
+import torch
+
+from iianet.devices import training_devices, usable_cores
+from iianet.errors import ConfigError
+from iianet.launch import Launch
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2"}
+
+
+@pytest.mark.parametrize("environment", [TORCHRUN, SRUN, {**SRUN, **TORCHRUN}])
+def test_a_launcher_says_how_many_ranks_there_are(environment: dict[str, str]) -> None:
+    launch = Launch.from_environment(environment)
+    assert launch is not None
+    assert (launch.world_size, launch.local_size, launch.num_nodes) == (4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"RANK": "0", "WORLD_SIZE": "1"},
+        {"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"},
+        {"WORLD_SIZE": "2", "LOCAL_RANK": "1"},  # as the Trainer starts the ranks of one machine
+        {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"},  # salloc's own shell
+    ],
+)
+def test_a_process_that_nobody_launched_is_alone(environment: dict[str, str]) -> None:
+    assert Launch.from_environment(environment) is None
+
+
+def test_tasks_of_slurm_without_srun_are_named_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert Launch.from_environment({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) is None
+    assert "SLURM_NTASKS is 4, but srun did not start this process" in caplog.text
+    assert "start the command with srun" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "4"}, "RANK=0 and WORLD_SIZE=4 are set, but torchrun did not .* unset both"),
+        ({**TORCHRUN, "WORLD_SIZE": "3"}, "WORLD_SIZE=3 with LOCAL_WORLD_SIZE=2 .* the same --nproc_per_node"),
+        ({**TORCHRUN, "WORLD_SIZE": "two"}, "WORLD_SIZE='two': expected a whole number from 1 on"),
+        ({**SRUN, "SLURM_NTASKS": "3"}, "started 3 tasks on 2 nodes; .* --ntasks-per-node=1"),
+        ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}, "started 4 tasks on 1 nodes; .* --ntasks-per-node=4"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2: mpirun started .* with torchrun or srun, or unset"),
+    ],
+)
+def test_ranks_that_would_train_apart_are_refused(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Launch.from_environment(environment)
+
+
+def test_nodes_of_the_config_may_not_contradict_the_launcher() -> None:
+    launch = Launch(by="torchrun", world_size=4, local_size=2)
+    launch.refuse_other_nodes(1)
+    launch.refuse_other_nodes(2)
+    with pytest.raises(ConfigError, match=r"training.num_nodes is 4, and torchrun started 4 ranks, 2 on each of 2"):
+        launch.refuse_other_nodes(4)
+
+
+@pytest.mark.parametrize(
+    ("requested", "gpus", "expected"),
+    [
+        (None, 0, ("cpu", 2)),
+        (2, 0, ("cpu", 2)),
+        (None, 2, ("gpu", [0, 1])),
+        (None, 4, ("gpu", [0, 1])),
+        ([1, 3], 4, ("gpu", [1, 3])),
+    ],
+)
+def test_started_ranks_decide_how_many_devices_there_are(
+    requested: list[int] | int | None, gpus: int, expected: tuple[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert training_devices(requested, Launch(by="torchrun", world_size=2, local_size=2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("requested", "gpus", "said"),
+    [
+        (3, 0, r"asks for 3 devices, \[0, 1, 2\], and torchrun started 2 ranks on this machine; .* training.gpus=2"),
+        ([0], 4, r"asks for 1 device, \[0\], and torchrun started 2 ranks"),
+        (None, 1, "torchrun started 2 ranks on this machine, which has 1 GPU; start no more ranks than GPUs"),
+        ([0, 5], 1, "torchrun started 2 ranks on this machine, which has 1 GPU"),
+    ],
+)
+def test_devices_that_contradict_the_launcher_are_refused(
+    requested: list[int] | int | None, gpus: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ConfigError, match=said):
+        training_devices(requested, Launch(by="torchrun", world_size=2, local_size=2))
+
+
+def test_cores_are_those_of_the_process_or_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert usable_cores() == 8

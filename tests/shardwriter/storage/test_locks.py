@@ -1,0 +1,180 @@
+"""Locks of a folder: whoever waits for one says for whom, and not for ever; and where there are none a file says it."""
+
+import errno
+import fcntl
+import logging
+import os
+import pickle
+import threading
+from pathlib import Path
+
+import pytest
+from helpers.builds import build_store, contents, opened, stored
+from helpers.corpus import Corpus
+
+from iianet.errors import StoreError
+from shardwriter.execute import rank_lock as rank_lock_module
+from shardwriter.execute.rank import Rank
+from shardwriter.execute.rank_lock import rank_lock
+from shardwriter.storage import lock
+from shardwriter.storage.folder import Folder
+from shardwriter.storage.lease import LEASE_FILE
+from shardwriter.storage.lock import build_lock, open_lock, wait_for_lock
+from shardwriter.storage.lock_file import LockFiles
+from shardwriter.storage.storage import Conflict
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+RANK = Rank(number=1, world_size=2, local=1, local_size=2, job="a job, 2 ranks")
+
+
+@pytest.fixture
+def no_flock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """A file system without locks."""
+
+    def refuse(*_: object) -> None:
+        number = getattr(request, "param", errno.EOPNOTSUPP)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def test_who_waits_for_a_lock_says_for_whom_and_ends_in_time(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lock, "SAY_AFTER_SECONDS", 0.02)
+    with open_lock(store, ".x") as held, open_lock(store, ".x") as wanted, caplog.at_level(logging.WARNING):
+        wait_for_lock(held, store, 1, lambda: "nobody")
+        with pytest.raises(StoreError) as raised:
+            wait_for_lock(wanted, store, 0.06, lambda: "process 7 on elsewhere")
+        assert str(raised.value).startswith(f"{store}: is held by process 7 on elsewhere, for more than 0 minutes.")
+        assert "end it, then run the command again" in str(raised.value)
+    assert caplog.messages == [f"{store}: waiting for process 7 on elsewhere, for 0 minutes at most"]
+
+
+def test_who_waits_for_a_lock_gets_it_when_it_is_given_up(store: Path) -> None:
+    with open_lock(store, ".x") as held, open_lock(store, ".x") as wanted:
+        wait_for_lock(held, store, 1, lambda: "")
+        threading.Timer(0.05, lock.release_lock, [held]).start()
+        wait_for_lock(wanted, store, 20, lambda: "")
+
+
+def test_a_rank_that_waits_for_another_says_for_whom(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_lock_module, "TURN_SECONDS", 0.05)
+    with rank_lock(store, RANK, "") as one, rank_lock(store, RANK, "") as other, one.turn():
+        (store / ".lock").write_text("rank 0 of a job: process 7 on elsewhere")
+        with (
+            pytest.raises(StoreError, match=rf"{store}: is held by a rank that plans or ends .*process 7 on elsewhere"),
+            other.turn(),
+        ):
+            raise AssertionError("two have a turn")
+
+
+def test_a_reader_does_not_wait_for_ever_for_a_build_that_hangs(
+    complete_store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("shardwriter.storage.hold.HOLD_SECONDS", 0.05)
+    folder, (plan,) = Folder(complete_store), opened(complete_store).record.plans
+    with folder.readers(plan) as reason, caplog.at_level(logging.INFO):
+        assert reason is None
+        assert folder.hold(plan) is None
+    assert f"{complete_store / plan}: cannot be locked for reading" in caplog.text
+    assert folder.hold(plan) is not None
+
+
+@pytest.mark.parametrize("no_flock", [errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS], indirect=True)
+@pytest.mark.usefixtures("no_flock")
+def test_a_file_says_who_builds_where_there_are_no_locks(
+    corpus: Corpus, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = pytest.raises(StoreError, match=rf"{store}: another build is writing to it \(process {os.getpid()} on")
+    with build_lock(store), refused:
+        build_store(corpus, store, splits=("train",))
+    build_store(corpus, store, splits=("train",))
+    assert len(stored(store, "train")) == 5
+    assert not (store / LEASE_FILE).exists()
+    assert f"{store}: its file system has no locks, so a file says who builds" in caplog.text
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_what_is_replaced_stays_where_nobody_sees_who_reads_it(corpus: Corpus, complete_store: Path) -> None:
+    before = contents(complete_store)
+    other = "videonet.videonet_config.seed=1"
+    build_store(corpus, complete_store, other, splits=("train", "val"), overwrite=True)
+    assert before.items() < contents(complete_store).items()
+    assert opened(complete_store).identity.encoder["seed"] == 1
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_a_build_that_lost_its_lock_file_writes_no_more(store: Path) -> None:
+    folder = Folder(store)
+    with folder.write_lock():
+        folder.write("README.md", b"first")
+        (store / LEASE_FILE).write_text("{}")
+        (lease,) = folder._leases
+        lease.renew()
+        sent: Folder = pickle.loads(pickle.dumps(folder))
+        sent.check_lock()  # who holds it looks after it
+        for step in (
+            lambda: folder.write("README.md", b"second"),
+            lambda: folder.delete(["README.md"]),
+            lambda: folder.publish([(store / "README.md", "a")]),
+            folder.check_lock,
+        ):
+            with pytest.raises(
+                StoreError, match=rf"{store}/{LEASE_FILE}: the lease of this build was deleted or taken"
+            ):
+                step()
+    assert (store / "README.md").read_bytes() == b"first"
+    assert (store / LEASE_FILE).read_text() == "{}", "it is another build's"
+
+
+@pytest.mark.usefixtures("no_flock")
+@pytest.mark.parametrize("content", [b"", b"no json", b"[" * 100_000, b'["a list"]', b'{"pid": "x", "system": 3}'])
+def test_a_lock_file_that_cannot_be_read_counts_until_it_is_old(content: bytes, store: Path) -> None:
+    store.mkdir()
+    (store / LEASE_FILE).write_bytes(content)
+    with pytest.raises(StoreError, match=r"another build is writing to it.*delete that to continue"), build_lock(store):
+        raise AssertionError("two write")
+    os.utime(store / LEASE_FILE, (0, 0))
+    with build_lock(store):
+        assert (store / LEASE_FILE).read_bytes() != content
+    assert not (store / LEASE_FILE).exists()
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_a_lock_file_that_is_a_link_or_a_fifo_is_not_followed(store: Path, tmp_path: Path) -> None:
+    store.mkdir()
+    (tmp_path / "victim").write_bytes(b"victim")
+    for make in (lambda path: path.symlink_to(tmp_path / "victim"), os.mkfifo):
+        make(store / LEASE_FILE)
+        with pytest.raises(StoreError, match=rf"{store}"), build_lock(store):
+            raise AssertionError("it holds")
+        (store / LEASE_FILE).unlink()
+    assert (tmp_path / "victim").read_bytes() == b"victim"
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_ranks_need_locks(store: Path) -> None:
+    with (
+        rank_lock(store, RANK, "") as held,
+        pytest.raises(StoreError, match=r"cannot be locked \(flock: Operation not supported\). Ranks need.*start one"),
+        held.turn(),
+    ):
+        raise AssertionError("it has a turn")
+
+
+def test_of_two_that_take_over_a_lock_file_one_does(store: Path) -> None:
+    store.mkdir()
+    files = LockFiles(store)
+    first = files.replace(LEASE_FILE, b"first", None)
+    assert files.read(LEASE_FILE) == (b"first", first)
+    second = files.replace(LEASE_FILE, b"second", first)
+    for version in (None, first):
+        with pytest.raises(Conflict, match=LEASE_FILE):
+            files.replace(LEASE_FILE, b"third", version)
+    facts = files.head(LEASE_FILE)
+    assert facts is not None and facts.version == second
+    assert 0 <= files.age(LEASE_FILE) < 60
+    files.delete([LEASE_FILE, "gone"])
+    assert list(store.iterdir()) == []

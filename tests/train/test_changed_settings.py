@@ -1,0 +1,123 @@
+"""Settings that are others on --resume than in the checkpoint: applied and said, or refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers.corpus import Corpus
+from helpers.recorder import recorded, steps
+from helpers.runs import RESULTS, last, run
+
+from iianet.config.schema import load_config
+
+FALLING = "scheduler={sche_name: StepLR, sche_config: {step_size: 1, gamma: 0.5}}"
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: Corpus, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two epochs, whose learning rate fell from 1e-3 to 2.5e-4."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        assert run(corpus, "--shards", store, "--set", "training.epochs=2", FALLING)[0] == 0
+    return place / RESULTS
+
+
+@pytest.fixture
+def folder(trained: Path, here: Path) -> Path:
+    return shutil.copytree(trained, here / RESULTS)
+
+
+def resumed(corpus: Corpus, store: Path, *settings: str) -> list[float]:
+    """Resume for two epochs more. Returns the learning rate of each one's last step."""
+    with recorded(Path("steps")):
+        words = ("--set", "training.epochs=4", FALLING, *settings, "--resume", "last")
+        assert run(corpus, "--shards", store, *words)[0] == 0
+    rates = {step["epoch"]: step["lr"] for step in steps(Path("steps"))}
+    return [rates[2], rates[3]]
+
+
+def test_equal_settings_are_resumed_without_a_word(
+    corpus: Corpus, store: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resumed(corpus, store) == pytest.approx([2.5e-4, 1.25e-4])
+    assert "applies" not in capsys.readouterr().err
+
+
+def test_another_learning_rate_applies_and_its_schedule_starts_anew(
+    corpus: Corpus, store: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert resumed(corpus, store, "optimizer.lr=3e-4") == pytest.approx([3e-4, 1.5e-4])
+    said = capsys.readouterr().err
+    assert "optimizer.lr was 0.001 there and is 0.0003 here; from step 10 on, what is here applies" in said
+    assert "the learning rate is 0.0003 again, and its schedule starts anew" in said
+    assert load_config(folder / "conf.yml").optimizer.lr == 3e-4
+    assert last()["history"][-1]["lr"] == pytest.approx(1.5e-4)
+
+
+def test_another_schedule_starts_anew_from_the_rate_that_the_run_had(
+    corpus: Corpus, store: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "scheduler={sche_name: StepLR, sche_config: {step_size: 1, gamma: 0.1}}"
+    assert resumed(corpus, store, other) == pytest.approx([2.5e-4, 2.5e-5])
+    assert "scheduler.sche_config.gamma was 0.5 there and is 0.1 here" in capsys.readouterr().err
+
+
+def test_a_scheduler_of_another_kind_takes_over_or_none(corpus: Corpus, store: Path, folder: Path) -> None:
+    assert resumed(corpus, store, "scheduler={sche_name: null}") == pytest.approx([2.5e-4, 2.5e-4])
+
+
+def test_another_weight_decay_applies_to_the_steps(corpus: Corpus, store: Path, folder: Path) -> None:
+    assert resumed(corpus, store, "optimizer.weight_decay=0.25") == pytest.approx([2.5e-4, 1.25e-4])
+    (group,) = last()["optimizer_states"][0]["param_groups"]
+    assert group["weight_decay"] == 0.25
+
+
+def test_the_next_resume_starts_from_what_applied(
+    corpus: Corpus, store: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resumed(corpus, store, "optimizer.lr=3e-4")
+    shutil.rmtree("steps")
+    capsys.readouterr()
+    with recorded(Path("steps")):
+        words = ("--set", "training.epochs=5", FALLING, "optimizer.lr=3e-4", "--resume", "last")
+        assert run(corpus, "--shards", store, *words)[0] == 0
+    assert steps(Path("steps"))[0]["lr"] == pytest.approx(7.5e-5)
+    assert "applies" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("training.accumulate_grad_batches=2", "training.accumulate_grad_batches was 1 there and is 2 here"),
+        ("loss.train.sdr_type=pairwise_neg_sisdr", "loss.train.sdr_type was"),
+        ("datamodule.data_config.normalize_audio=true", "normalize_audio was false there and is true here"),
+        ("training.gradient_clip_val=1.0", "training.gradient_clip_val was 5.0 there and is 1.0 here"),
+    ],
+)
+def test_what_steps_compute_otherwise_is_said(
+    corpus: Corpus, store: Path, folder: Path, capsys: pytest.CaptureFixture[str], setting: str, said: str
+) -> None:
+    words = ("--set", "training.epochs=3", FALLING, setting, "--resume", "last")
+    assert run(corpus, "--shards", store, *words)[0] == 0
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["optimizer.optim_name=sgd"], 'optimizer.optim_name was "adam" there and is "sgd" here'),
+        (["optimizer.amsgrad=true"], "optimizer.amsgrad was not recorded there and is true here"),
+    ],
+)
+def test_an_optimizer_whose_state_is_another_is_refused_and_nothing_is_written(
+    corpus: Corpus, store: Path, folder: Path, capsys: pytest.CaptureFixture[str], settings: list[str], said: str
+) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = ("--set", "training.epochs=3", FALLING, *settings, "--resume", "last")
+    assert run(corpus, "--shards", store, *words)[0] == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert "only optimizer.lr and optimizer.weight_decay may change" in message
+    assert "without --resume" in message
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -1,0 +1,110 @@
+"""Numbers that are not finite end a run, and no checkpoint ever holds them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.corpus import Corpus
+from helpers.runs import EPOCHS, RESULTS, last, run
+
+from iianet.batch import Batch
+from iianet.training.lightning_module import SeparationModule
+
+EVERY_STEP = ("--set", "training.epochs=2", "training.checkpoint_every_n_steps=1")
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, step: int, value: float, stage: str = "train") -> None:
+    """Let a step's loss be multiplied by a value."""
+    loss = SeparationModule._loss
+
+    def spoilt(self: SeparationModule, batch: Batch, own: str, mean: Any) -> torch.Tensor:
+        found = loss(self, batch, own, mean)
+        if own == stage and self.trainer.global_step == step:
+            mean.sums *= value
+            return found * value
+        return found
+
+    monkeypatch.setattr(SeparationModule, "_loss", spoilt)
+
+
+def finite(path: Path) -> bool:
+    state = torch.load(path, weights_only=True)["state_dict"]
+    return all(bool(value.isfinite().all()) for value in state.values())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(
+    corpus: Corpus,
+    store: Path,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    value: float,
+) -> None:
+    """The fourth step of five: not the epoch's end, which would be noticed late."""
+    spoil(monkeypatch, 3, value)
+    assert run(corpus, "--shards", store, *EVERY_STEP)[0] == 1
+    message = capsys.readouterr().err
+    assert "step 4 (epoch 0): a loss is not finite: training diverged" in message
+    assert "The last good checkpoint is of step 3: give --resume last with a lower optimizer.lr" in message
+    assert last()["global_step"] == 3
+    assert finite(RESULTS / "last.ckpt")
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert run(corpus, "--shards", store, *EVERY_STEP, "optimizer.lr=1e-4", "--resume", "last")[0] == 0
+    assert finite(RESULTS / "last.ckpt")
+
+
+def test_in_an_epochs_last_step_it_ends_before_anything_is_saved(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(monkeypatch, 9, float("nan"))
+    assert run(corpus, "--shards", store, *EPOCHS)[0] == 1
+    assert "The last good checkpoint is of step 5" in capsys.readouterr().err
+    assert [path.name for path in RESULTS.glob("epoch*.ckpt")] == ["epoch=0.ckpt"]
+    assert last()["global_step"] == 5
+
+
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As gradients that overflow leave them."""
+    step = SeparationModule.optimizer_step
+
+    def overflow(self: SeparationModule, *words: Any, **named: Any) -> None:
+        step(self, *words, **named)
+        if self.trainer.global_step == 2:  # before it is counted
+            next(self.model.parameters()).data.fill_(float("inf"))
+
+    monkeypatch.setattr(SeparationModule, "optimizer_step", overflow)
+    assert run(corpus, "--shards", store, *EVERY_STEP)[0] == 1
+    message = capsys.readouterr().err
+    assert "step 3 (epoch 0): weights are not finite: training diverged" in message
+    assert "is of step 2" in message
+    assert last()["global_step"] == 2
+    assert finite(RESULTS / "last.ckpt")
+
+
+def test_a_validation_that_is_not_finite_ends_the_run_too(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(monkeypatch, 5, float("nan"), "val")
+    assert run(corpus, "--shards", store, *EPOCHS)[0] == 1
+    message = capsys.readouterr().err
+    assert "step 5 (epoch 0): the validation loss is nan: training diverged" in message
+    assert "No checkpoint was saved before it: start again with a lower optimizer.lr" in message
+    assert not list(RESULTS.glob("*.ckpt"))
+
+
+def test_an_error_before_the_first_step_is_one_of_starting(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a resumed run, whose checkpoint has steps of an earlier process."""
+    run(corpus, "--shards", store, "--set", "training.epochs=1")
+
+    def refuse(self: SeparationModule) -> None:
+        raise self.divergence("made up")
+
+    monkeypatch.setattr(SeparationModule, "on_train_epoch_start", refuse)
+    assert run(corpus, "--shards", store, *EPOCHS, "--resume", "last")[0] == 2

@@ -1,0 +1,53 @@
+"""Ranks that torchrun starts train together, or every one of them says why not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.corpus import Corpus
+from helpers.runs import TRAIN, last
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(corpus: Corpus, *words: object) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(TRAIN)]
+    command = [*launcher, "--conf_dir", str(corpus.config_file), *map(str, words)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200)
+
+
+@pytest.mark.timeout(240)
+def test_ranks_of_torchrun_train_as_one(corpus: Corpus, store: Path, here: Path) -> None:
+    done = torchrun(corpus, "--shards", store, "--set", "training.epochs=1", "datamodule.data_config.batch_size=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("training on cpu, 2 ranks, 2 examples per step") == 1
+    assert last()["global_step"] == 10 // 2
+
+
+@pytest.mark.timeout(240)
+def test_a_count_of_devices_that_torchrun_did_not_start_is_refused_on_every_rank(corpus: Corpus, here: Path) -> None:
+    done = torchrun(corpus, "--set", "training.gpus=3")
+    assert done.returncode != 0
+    refusal = "error: training.gpus asks for 3 devices, [0, 1, 2], and torchrun started 2 ranks on this machine"
+    assert done.stderr.count(refusal) == 2, done.stderr[-3000:]
+    assert not list(here.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_variables_that_a_launcher_left_are_named(corpus: Corpus, store: Path, here: Path) -> None:
+    command = [sys.executable, str(TRAIN), "--conf_dir", str(corpus.config_file), "--shards", str(store)]
+
+    def train(**left: str) -> subprocess.CompletedProcess[str]:
+        environment = {**ENVIRONMENT, **left}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+
+    alone = train(RANK="1", WORLD_SIZE="2")
+    assert alone.returncode == 2
+    assert "RANK=1 and WORLD_SIZE=2 are set, but torchrun did not start this process" in alone.stderr
+    assert "Traceback" not in alone.stderr
+    batch_script = train(SLURM_NTASKS="4", SLURM_PROCID="0", SLURM_JOB_ID="7", SLURM_JOB_NAME="job")
+    assert batch_script.returncode == 0, batch_script.stderr[-3000:]
+    assert "SLURM_NTASKS is 4, but srun did not start this process" in batch_script.stderr

@@ -1,0 +1,143 @@
+"""What a run tells of its progress: lines where there is no terminal, curves, and what ended it."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+from helpers.corpus import Corpus
+from helpers.recorder import Stop, recorded
+from helpers.runs import EPOCHS, RESULTS, TRAIN, last, losses, run
+from matplotlib.figure import Figure
+
+from iianet.training import progress, results
+from iianet.training.progress import duration
+
+
+def test_each_epoch_is_a_line_in_a_log_file(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(corpus, "--shards", store, *EPOCHS)
+    outcome = capsys.readouterr()
+    lines = [line for line in outcome.err.splitlines() if "train loss" in line]
+    assert len(lines) == 2
+    for number, (line, (train, val)) in enumerate(zip(lines, losses(), strict=True)):
+        assert re.fullmatch(
+            rf"INFO: epoch {number} \({number + 1} of 2\): train loss {train:.2f} dB \(negative SNR\), "
+            rf"validation SI-SNR {-val:.2f} dB, lr 0.001, \d+ s",
+            line,
+        )
+    assert "\r" not in outcome.err + outcome.out
+    assert outcome.out == ""
+
+
+def test_within_an_epoch_a_line_comes_from_time_to_time(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(corpus, "--shards", store)
+    assert ": batch " not in capsys.readouterr().err, "that run takes less than a minute"
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    run(corpus, "--shards", store)
+    said = capsys.readouterr().err
+    assert re.search(r"INFO: epoch 0: batch 3 of 5, loss -?\d+\.\d\d dB, [\d.]+ examples/s", said)
+    assert "INFO: epoch 0: validation, batch 2 of 2" in said
+
+
+def test_a_terminal_has_a_bar_on_standard_error(corpus: Corpus, store: Path, here: Path) -> None:
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (40, 120))
+    command = [sys.executable, str(TRAIN), "--conf_dir", str(corpus.config_file), "--shards", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave) as process:
+        os.close(slave)
+        said = b""
+        while True:
+            try:
+                said += os.read(master, 10**5)
+            except OSError:  # its end
+                break
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+    os.close(master)
+    assert process.returncode == 0, said[-2000:]
+    assert b"Epoch 0:" in said, said[-3000:]
+    assert b"train loss" in said
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(5.2, "5 s"), (240, "4 min"), (3 * 3600 + 300, "3 h 05 min")])
+def test_times_are_told_as_people_do(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_last_line_names_the_best_epoch_and_its_files(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(corpus, "--shards", store, *EPOCHS)
+    epoch, best = min(enumerate(val for _, val in losses()), key=lambda item: item[1])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == (
+        f"INFO: best: validation SI-SNR {-best:.2f} dB in epoch {epoch}; "
+        f"{(here / RESULTS / f'epoch={epoch}.ckpt')}, as a model {here / RESULTS / 'best_model.pth'}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "axes"),
+    [
+        ("training.seed=0", {"negative SNR (dB)": ["training"], "negative SI-SNR (dB)": ["validation"]}),
+        ("loss.train.sdr_type=pairwise_neg_sisdr", {"negative SI-SNR (dB)": ["training", "validation"]}),
+    ],
+)
+def test_curves_of_two_losses_have_an_axis_each(
+    corpus: Corpus,
+    store: Path,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    axes: dict[str, list[str]],
+) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *words, **named: (drawn.append(self), save(self, *words, **named))
+    )
+    run(corpus, "--shards", store, "--set", setting)
+    *found, rate = drawn[-1].axes
+    assert {axis.get_ylabel(): axis.get_legend_handles_labels()[1] for axis in found} == axes
+    assert rate.get_ylabel() == "learning rate"
+
+
+def test_pictures_need_no_backend_of_a_notebook(here: Path) -> None:
+    program = (
+        "from pathlib import Path; from iianet.training.results import plot_curves\n"
+        "plot_curves(Path('curves.png'), [{'epoch': 0, 'train_loss': 1.0, 'val_loss': 2.0, 'lr': 0.1}], 'SNR', 'SNR')"
+    )
+    # The backend is set after the libraries are imported, which matplotlib comes with.
+    program = f"import os, pytorch_lightning; os.environ['MPLBACKEND'] = 'module://nowhere'; {program}"
+    assert subprocess.run(
+        [sys.executable, "-c", program], cwd=here, env={**os.environ, "PYTHONPATH": str(TRAIN.parent)}
+    )
+    assert (here / "curves.png").exists()
+
+
+def test_results_are_there_as_soon_as_an_epoch_is_the_best(corpus: Corpus, store: Path, here: Path) -> None:
+    with recorded(here / "record", Stop("train", 8, "SIGTERM")):
+        assert run(corpus, "--shards", store, *EPOCHS)[0] == 143
+    for name in (results.BEST_MODEL_FILE, results.BEST_K_FILE, results.CURVES_FILE):
+        assert (RESULTS / name).exists(), name
+
+
+def test_sigusr1_is_treated_as_sigterm(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm sends it before the time limit."""
+    before = signal.getsignal(signal.SIGUSR1)
+    with recorded(here / "record", Stop("train", 3, "SIGUSR1")):
+        assert run(corpus, "--shards", store, *EPOCHS)[0] == 143
+    assert "stopped by SIGUSR1 at step 3; resume with --resume last" in capsys.readouterr().err
+    assert last()["global_step"] == 3
+    assert signal.getsignal(signal.SIGUSR1) == before
