@@ -79,8 +79,9 @@ def open_wav(path: Path) -> Iterator[soundfile.SoundFile]:
             yield wav
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: cannot be read ({error.error_string.rstrip('.')})") from error
+    except soundfile.SoundFileError as error:
+        reason = str(getattr(error, "error_string", error))  # the whole message has a file's name in it
+        raise AudioError(f"{path}: cannot be read ({reason.rstrip('.')})") from error
 
 
 def _refuse_other(path: Path, wav: soundfile.SoundFile, num_samples: int) -> None:
