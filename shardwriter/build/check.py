@@ -139,6 +139,9 @@ def _disk(steps: Preparation, found: Mapping[str, Difference]) -> str:
 
 def _time(encoder: Encoder, steps: Preparation, found: Mapping[str, Difference]) -> str:
     """How long it would take, by encoding one clip."""
+    count = sum(difference.count for difference in found.values())
+    if not count:
+        return "nothing to encode: everything is stored already"
     device = steps.options.device
     clip = center_crop(torch.zeros(TIMED_FRAMES, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8, device=device))
     encoder.encode([clip])[0].cpu()
@@ -146,7 +149,6 @@ def _time(encoder: Encoder, steps: Preparation, found: Mapping[str, Difference])
     encoder.encode([clip])[0].cpu()
     per_frame = (time.monotonic() - started) / TIMED_FRAMES
     frames = sum(count_frames(difference, steps.identity.fps) for difference in found.values())
-    count = sum(difference.count for difference in found.values())
     return f"about {_duration(frames * per_frame)} for {count} embeddings on {device}"
 
 
