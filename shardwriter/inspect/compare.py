@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from iianet.config.schema import Config
 from iianet.encoder.mouth import SAMPLE_RATE
+from iianet.errors import StoreError, WeightsError
 from shardwriter.build.difference import (
     ORIGIN_COLUMNS,
     refuse_other_paths,
@@ -24,6 +25,7 @@ from shardwriter.corpus.views import with_views
 from shardwriter.format.names import SPLITS, count_views, sorted_splits
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import Section
+from shardwriter.store.identity import refuse_made_otherwise, unknown_origin
 
 SHOWN_KEYS = 20
 
@@ -83,6 +85,20 @@ def compare(store: InspectedStore, manifests: Mapping[str, Manifest], tolerance:
     found = {split: manifest for split, manifest in manifests.items() if split not in unreadable}
     refuse_other_paths(found, store.snapshot, store.snapshot.active)
     return {split: _compare(store, manifest, tolerance) for split, manifest in found.items()}
+
+
+def compare_encoder(store: InspectedStore, config: Config) -> Section:
+    """Whether the config's encoder made the store's embeddings, as train.py and build-shards ask before they use it."""
+    if store.identity.is_imported:
+        unknown = f"the store's are not recorded, for it comes from {unknown_origin(store.identity)}"
+        return Section(text=f"Weights not compared: {unknown}; --recheck N encodes some utterances again")
+    try:
+        refuse_made_otherwise(store.name, store.identity, config.encoder_source())
+    except WeightsError as error:
+        return Section(text=f"Weights not compared: {error}")
+    except StoreError as error:
+        return Section(problems=[str(error)])
+    return Section(text="Weights and preprocessing are as the config says.")
 
 
 def _compare(store: InspectedStore, manifest: Manifest, tolerance: int) -> Comparison:
