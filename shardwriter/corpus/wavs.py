@@ -103,17 +103,3 @@ def wav_problems(wavs: Iterable[tuple[Path, int]]) -> list[str]:
         except AudioError as error:
             problems.append(str(error))
     return problems
-
-
-def refuse_unusable_wavs(wavs: Sequence[tuple[Path, int]]) -> None:
-    """Raise AudioError where none of the first wavs of a corpus can be used: then it is not one bad file.
-
-    Args:
-        wavs: A few of them, each with the samples that it must have at least.
-    """
-    problems = wav_problems(wavs)
-    if problems and len(problems) == len(wavs):
-        raise AudioError(
-            f"none of the first {len(wavs)} wavs can be used, e.g. {problems[0]}. Convert them, such as with "
-            f"ffmpeg -ar {SAMPLE_RATE} -ac 1, or correct data_root and the lists"
-        )
