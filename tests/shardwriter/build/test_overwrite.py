@@ -212,7 +212,9 @@ def test_overwrite_of_a_corpus_that_is_not_there_is_refused_before_it_begins(
     corpus: Corpus, store: Path, tmp_path: Path
 ) -> None:
     before = contents(store)
-    with pytest.raises(ManifestError, match=r"none of the first 20 files in the lists exists.*wrong.*--data_root"):
+    with pytest.raises(
+        ManifestError, match=r"none of the first 20 files in the lists can be found.*wrong.*--data_root"
+    ):
         again(corpus, store, f"datamodule.data_config.data_root={tmp_path / 'wrong'}", overwrite=True)
     assert contents(store) == before and opened(store).pending is None
 
