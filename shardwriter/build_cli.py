@@ -49,7 +49,7 @@ ENCODING_FLAGS = (
 TWO_STORES = "Old and new shards lie side by side until it is done."
 NOTHING_TO_COMPACT = "Nothing to do: no embedding is superseded, and all shards are full."
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("shardwriter.build_cli")  # also where `python -m` names this module __main__
 
 
 def main(argv: Sequence[str] | None = None) -> None:
