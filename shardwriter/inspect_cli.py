@@ -120,7 +120,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
 def _sections(store: InspectedStore, arguments: argparse.Namespace) -> list[Section]:
     config = load_config(arguments.against, config_overrides(arguments)) if arguments.against else None
     manifests = corpus_manifests(store, config) if config is not None else {}
-    compared = compare(store, manifests) if config is not None else None
+    compared = compare(store, manifests, config.datamodule.data_config.frame_tolerance) if config is not None else None
     sections = [summarise(store, compared)] if arguments.key is None else []  # one sample needs no count of all
     if not arguments.verify:  # which says the same of files, and more
         sections.append(Section(problems=store.problems))

@@ -117,6 +117,7 @@ def _publish(
     )
     if transaction.snapshot is None:  # a store without a record, but with shards, would be one whose record was lost
         transaction.create(identity, None)
+    transaction.announce(plan)
     for number, written in enumerate(shards):
         publish_shard(transaction.storage, str(ShardName(split, plan.header.id, number)), written)
     recorded = transaction.snapshot.record.data_root if transaction.snapshot else None

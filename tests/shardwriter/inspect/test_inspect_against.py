@@ -46,6 +46,17 @@ def test_an_npz_written_anew_is_stale(place: Place, capsys: pytest.CaptureFixtur
     assert "val: 1 stored utterances are stale, for their npz has changed" in document["problems"]
 
 
+def test_a_mouth_of_another_length_than_its_audio_is_listed(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    forget(place, "train", BROKEN)
+    edit_lists(place.corpus, "val", lambda rows: [[*row[:-1], 9 * 640] for row in rows])
+    assert run(place.store, "--against", place.config) == 1
+    out = capsys.readouterr().out
+    assert "val: 2 stored mouths are longer or shorter than their audio" in out
+    assert "  mouths/fay.npz: 3 frames, 9 expected for its audio" in out
+    allowed = ["--set", "datamodule.data_config.frame_tolerance=6"]
+    assert run(place.store, "--against", place.config, *allowed) == 0
+
+
 def test_an_npz_with_another_time_and_the_same_bytes_is_not_stale(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
