@@ -14,7 +14,7 @@ from iianet.errors import StoreError
 from shardwriter import write_store
 from shardwriter.format.names import ShardName
 from shardwriter.format.record import Identity
-from shardwriter.format.tar import BLOCK_BYTES
+from shardwriter.format.tar import BLOCK_BYTES, StrictTarInfo
 from shardwriter.inspect.own_tar import read_own_tar
 from shardwriter.inspect.reindex import reindex
 
@@ -100,3 +100,15 @@ def test_a_header_that_stands_for_a_whole_tar_is_not_read_into_memory(tmp_path: 
         assert tracemalloc.get_traced_memory()[1] < SPARSE_BYTES / 16
     finally:
         tracemalloc.stop()
+
+
+def test_a_negative_size_ends_a_tar_of_others_too(tmp_path: Path) -> None:
+    """It would lead back to what was read already, for ever."""
+    path = tmp_path / "other.tar"
+    path.write_bytes(header("a.json", 0) + header("b.json", -2 * BLOCK_BYTES) + bytes(20 * BLOCK_BYTES))
+    with (
+        tarfile.open(path, tarinfo=StrictTarInfo) as archive,
+        pytest.raises(tarfile.ReadError, match="a size of -1,024"),
+    ):
+        for _ in zip(range(100), archive, strict=False):
+            pass

@@ -1,6 +1,7 @@
 """What the files of a store say is believed only where it can be: of itself, of its tars, and of no other folder."""
 
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -307,3 +308,25 @@ def test_an_index_that_may_not_be_read_is_not_called_damaged(store: Path, corpus
                 assert "elete" not in str(said.value)
     finally:
         path.chmod(0o644)
+
+
+@pytest.mark.parametrize("name", ["store.json", "README.md", "PLAN", "INDEX", "train.index"])
+def test_files_of_absurd_size_cost_no_memory(store: Path, corpus: Corpus, name: str) -> None:
+    path = store / name
+    if name == "PLAN":
+        path = store / plans(store)[0]
+    elif name == "INDEX":
+        path = index(store, "train", 0)
+        (store / "train.index").unlink()
+    with path.open("r+b") as stream:
+        stream.truncate(1 << 33)  # holes, which take no room on the disk
+    tracemalloc.start()
+    try:
+        if name in ("README.md", "train.index"):
+            build_store(corpus, store, TWO, splits=SPLITS)
+        else:
+            with pytest.raises(StoreError, match=rf"^{path}: "):
+                open_reader(store, "train")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 28
+    finally:
+        tracemalloc.stop()
