@@ -1,5 +1,6 @@
 """What the files of a store say is believed only where it can be: of itself, of its tars, and of no other folder."""
 
+import os
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -330,3 +331,21 @@ def test_files_of_absurd_size_cost_no_memory(store: Path, corpus: Corpus, name: 
         assert tracemalloc.get_traced_memory()[1] < 1 << 28
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("thing", ["nothing", "folder", "fifo", "link"])
+def test_an_index_that_was_lost_is_told_where_nothing_was_interrupted(
+    store: Path, thing: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = index(store, "train", 0)
+    open_reader(store, "train")
+    assert not caplog.records
+    path.unlink()
+    if thing == "folder":
+        path.mkdir()
+    elif thing == "fifo":
+        os.mkfifo(path)
+    elif thing == "link":
+        path.symlink_to(store / "nowhere")
+    assert len(open_reader(store, "train")) == 2
+    assert f"train.index: lists 1 shard without an index, e.g. {path}: the utterances count as missing." in caplog.text
