@@ -13,18 +13,24 @@ _SIZE = slice(124, 136)
 END: type[tarfile.HeaderError] = tarfile.EOFHeaderError  # type: ignore[attr-defined]
 CUT = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
 
+EXTENSIONS = tuple(bytes([kind]) for kind in b"LKxgX")
+"""Types of headers that say more of the next one: long names, and pairs of key and value."""
+EXTENSION_BYTES = 1 << 20
+"""Longest of them; each is read into memory."""
+
 
 class StrictTarInfo(tarfile.TarInfo):
     """Give it to `tarfile.open(..., tarinfo=StrictTarInfo)`: damage before the end raises tarfile.ReadError.
 
-    A tar ends with blocks of zeros. Everything after another end would be lost without a word.
+    A tar ends with blocks of zeros. Everything after another end would be lost without a word. Headers whose sizes
+    would lead backwards, or fill the memory, are damage too, and so are sparse files, which unpack to any size.
     """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Read a header's block. A negative size would lead back to what was read already, for ever."""
+        """Read a header's block, before what it announces is read; a negative size would lead backwards for ever."""
         info = super().frombuf(buf, encoding, errors)
-        if info.size < 0:
+        if info.size < 0 or (info.type in EXTENSIONS and info.size > EXTENSION_BYTES):
             raise tarfile.InvalidHeaderError(f"a size of {info.size:,} bytes")  # type: ignore[attr-defined]
         return info
 
@@ -32,13 +38,23 @@ class StrictTarInfo(tarfile.TarInfo):
     def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
         """Read the next header."""
         try:
-            return super().fromtarfile(archive)
+            info = super().fromtarfile(archive)
+            if info.size < 0 or info.issparse():
+                what = "is a sparse file" if info.issparse() else f"has {info.size:,} bytes"
+                raise tarfile.ReadError(f"at byte {archive.offset:,}: {info.name[:100]!r} {what}; expected a plain one")
+            return info
+        except RecursionError as error:
+            raise tarfile.ReadError(f"at byte {archive.offset:,}: a chain of headers without end") from error
         except END:
             raise
         except CUT as error:
             raise tarfile.ReadError(f"it breaks off at byte {archive.offset:,}") from error
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"at byte {archive.offset:,}: {error}") from error
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        """Read no map of a sparse file, which may be of any length."""
+        raise tarfile.ReadError("it has a sparse file; expected plain ones")
 
 
 class OwnTarInfo(StrictTarInfo):

@@ -34,7 +34,7 @@ from shardwriter.store.snapshot import Snapshot, is_store, read_header
 
 logger = logging.getLogger(__name__)
 
-COUNTED_COLUMNS = ("key", "error")
+COUNTED_COLUMNS = ("key", "frames", "error")
 
 DAY_SECONDS = 86_400
 MOST_CARD_BYTES = 1 << 20
