@@ -258,11 +258,11 @@ def test_an_overwrite_that_another_one_replaced_never_comes_back(corpus: Corpus,
     (first,) = plans(fresh)
     content = (fresh / first).read_bytes()
     again(corpus, fresh, overwrite=True)
-    before = contents(fresh)
+    before, active = contents(fresh), plans(fresh)
     assert first not in before
-    (fresh / first).write_bytes(content)  # as if it had died before deleting what it replaced
+    (fresh / first).write_bytes(content)  # as if somebody had put it back
     again(corpus, fresh)
-    assert contents(fresh) == before
+    assert contents(fresh) == {**before, first: content} and plans(fresh) == active
 
 
 def test_dry_run_says_what_an_unfinished_overwrite_would_encode(corpus: Corpus, store: Path) -> None:
