@@ -204,6 +204,7 @@ def test_only_temporary_files_of_ours_are_deleted(tmp_path: Path) -> None:
         path.touch()
     huge = tmp_path / own.name.replace(f"-{pid}-", f"-{'9' * 30}-")
     huge.touch()
+    delete_dead_temporary_files(tmp_path / "gone")
     delete_dead_temporary_files(tmp_path)
     assert [path.exists() for path in (own, dead, far, huge)] == [True, False, True, False]
     delete_temporary_files(tmp_path)
