@@ -367,8 +367,8 @@ def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise StoreError(
-            f"{error.filename or folder}: cannot be written ({error.strerror}); delete it where it is no folder of a "
-            "build, or choose another --shards folder"
+            f"{error.filename or folder}: cannot be written ({error.strerror}); make room or fix its rights, or choose "
+            "another --shards folder"
         ) from error
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("shardwriter")

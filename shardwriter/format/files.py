@@ -75,7 +75,7 @@ def make_own_folder(path: Path) -> None:
     """Make a folder, if it is not there. Raises OSError where it is a link: what it leads to is not ours to change."""
     path.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():
-        raise OSError(errno.ENOTDIR, "it is a link, expected a folder", str(path))
+        raise OSError(errno.ENOTDIR, "it is a link, expected a folder: delete it", str(path))
 
 
 def is_alive(pid: int) -> bool:
