@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses $(TEST_PROCESSES) --dis
 INSTALLED := .venv/.installed
 RAY := .venv/.ray-installed
 
-.PHONY: install demo test test-all check format lock bench-peers clean
+.PHONY: install demo test test-all check format lock bench-peers fuzz bounds clean
 
 install: $(INSTALLED)
 
@@ -28,8 +28,9 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
+# At its end it lists the errors of ours that no test has made.
 test-all: $(RAY)
-	$(PYTEST)
+	$(PYTEST) --raised build/raised.txt
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -64,6 +65,23 @@ build/peers-venv/.installed: requirements.lock benchmarks/peers-requirements.txt
 	build/peers-venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r benchmarks/peers-requirements.txt
 	build/peers-venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
+
+# Coverage-guided fuzzing of each parser, FUZZ_SECONDS long, in an environment of its own.
+FUZZ_SECONDS ?= 300
+FUZZ := build/fuzz-venv
+
+fuzz: $(FUZZ)/.installed
+	for parser in npy npz tar record index plan lists config; do \
+	  $(FUZZ)/bin/python benchmarks/fuzz.py $$parser -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4000 -timeout=20 || exit 1; done
+
+$(FUZZ)/.installed: requirements.lock
+	rm -rf $(FUZZ) && $(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip install --disable-pip-version-check --quiet -r requirements.lock atheris==3.0.0
+	@touch $@
+
+# The tests with the lowest versions that pyproject.toml allows, and with the newest; see benchmarks/bounds.py.
+bounds:
+	$(PYTHON) benchmarks/bounds.py
 
 clean:
 	rm -rf .venv build demo Experiments *.egg-info .pytest_cache .mypy_cache .ruff_cache

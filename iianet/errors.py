@@ -39,6 +39,12 @@ class StoreError(FeatureStoreError):
     """A store is missing, damaged, or was made by something else than asked for."""
 
 
+class UnknownKeyError(StoreError, KeyError):
+    """A store holds no utterance of this name; a KeyError, as any mapping raises."""
+
+    __str__ = Exception.__str__  # KeyError's would put the message in quotes
+
+
 class TrainingError(FeatureStoreError):
     """A training run cannot continue."""
 

@@ -12,18 +12,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnknownKeyError
 from loaders.order import Indices
-from shardwriter.format.names import VIEW_MARK, parse_view_split, tar_name
+from shardwriter.format.names import EMBEDDING_MEMBER, SCALE_MEMBER, VIEW_MARK, parse_view_split, tar_name
 from shardwriter.format.record import Identity
-from shardwriter.format.sample import NPY_HEADER_BYTES, dequantize
-from shardwriter.storage.locate import open_storage
+from shardwriter.format.sample import NPY_HEADER_BYTES, dequantize, expected_headers
 from shardwriter.storage.storage import StoredTar
 from shardwriter.store.entries import SplitEntries
 from shardwriter.store.snapshot import Snapshot
+from shardwriter.store.stored_split import open_snapshot
 
 READ_COLUMNS = ("key", "frames", "embedding_offset", "embedding_length", "scale_offset", "audio_offset", "error")
 """Columns of the index; those that only builds need would double the memory of a large store."""
+METADATA_COLUMNS = ("metadata_offset", "metadata_length")
+"""Those that are needed to read what a sample's json says, too."""
 SCALE_DTYPE = np.dtype(np.float32)
 OPEN_SHARDS = 128
 """Files kept open at a time by all views of a split, well below the usual limit of 1024 for a process."""
@@ -47,13 +49,14 @@ class StoreReader:
         failures: Keys that the build could not store, and why.
     """
 
-    def __init__(self, snapshots: Sequence[Snapshot], split: str) -> None:
+    def __init__(self, snapshots: Sequence[Snapshot], split: str, *, with_metadata: bool = False) -> None:
         """Open a split. Raises StoreError where an index contradicts its store's identity, or stores each other."""
         refuse_different_settings(snapshots)
         self.stores = tuple(snapshot.storage.name for snapshot in snapshots)
         self._holds = [snapshot.hold for snapshot in snapshots]  # shards that a build replaces meanwhile are kept
         self.identity: Identity = snapshots[0].identity
-        parts = [snapshot.split(split, READ_COLUMNS) for snapshot in snapshots]
+        columns = (*READ_COLUMNS, *METADATA_COLUMNS) if with_metadata else READ_COLUMNS
+        parts = [snapshot.split(split, columns) for snapshot in snapshots]
         entries = pa.concat_tables([_stored_entries(part) for part in parts])
         self.files = ShardFiles(
             [
@@ -75,7 +78,8 @@ class StoreReader:
         self._scale_offsets = _integers(entries["scale_offset"]) + NPY_HEADER_BYTES if is_int8 else None
         has_audio = self.identity.audio == "embed" and not is_view
         self.audio_offsets = _integers(entries["audio_offset"]) if has_audio else None
-        self._refuse_wrong_lengths(_integers(entries["embedding_length"]))
+        self._metadata = [_integers(entries[column]) for column in METADATA_COLUMNS] if with_metadata else None
+        self._is_checked = np.zeros(len(keys), dtype=np.bool_)
         if len(snapshots) > 1:
             self._refuse_common_keys()
 
@@ -114,6 +118,8 @@ class StoreReader:
             rows: Rows of the utterances.
             out: `(rows, dim, frames)`, C-contiguous, in `dtype`, with at least as many frames as the longest has.
         """
+        _refuse_no_row(rows.min(initial=0))
+        self._check(rows)
         lengths = self.frames[rows]
         if self._scale_offsets is not None or (lengths != out.shape[2]).any():
             for row, length, one in zip(rows.tolist(), lengths.tolist(), out, strict=True):
@@ -127,9 +133,17 @@ class StoreReader:
 
     def read(self, row: int) -> npt.NDArray[Any]:
         """Read a whole embedding, `(dim, frames)`, in `dtype`."""
+        _refuse_no_row(row)
         whole = np.empty((self.identity.dim, int(self.frames[row])), dtype=self.dtype)
         self._copy(row, 0, whole)
         return whole
+
+    def read_metadata(self, rows: Indices, files: "ShardFiles") -> list[bytes]:
+        """Content of the json members of some rows, out of `files` as those of this reader; for `with_metadata`."""
+        assert self._metadata is not None
+        offsets, lengths = (column[rows].tolist() for column in self._metadata)
+        places = zip(self.shard_of[rows].tolist(), offsets, lengths, strict=True)
+        return [files.content(shard)[start : start + length].tobytes() for shard, start, length in places]
 
     def stored_bytes(self, row: int) -> int:
         """Bytes of a stored embedding, with its scale."""
@@ -138,6 +152,8 @@ class StoreReader:
 
     def _copy(self, row: int, first: int, out: npt.NDArray[Any]) -> None:
         """Copy the frames from `first` on into `(dim, frames)`."""
+        if not self._is_checked[row]:
+            self._check(np.array([row]))
         shard, dim, frames = int(self.shard_of[row]), self.identity.dim, int(self.frames[row])
         content, offset = self.files.content(shard), int(self._offsets[row])
         whole = content[offset : offset + dim * frames * self._stored_dtype.itemsize].view(self._stored_dtype)
@@ -149,16 +165,35 @@ class StoreReader:
         scale = content[scale_at : scale_at + dim * SCALE_DTYPE.itemsize].view(SCALE_DTYPE)
         dequantize(stored, scale, out=out)
 
-    def _refuse_wrong_lengths(self, lengths: Indices) -> None:
-        """Raise StoreError where the index and the identity contradict each other."""
-        expected = NPY_HEADER_BYTES + self.identity.dim * self.frames * self._stored_dtype.itemsize
-        if len(wrong := np.flatnonzero(lengths != expected)):
-            row = int(wrong[0])
-            raise StoreError(
-                f"{self.files.tars[self.shard_of[row]].where}: {self.key(row)} has {lengths[row]} bytes, expected "
-                f"{expected[row]} for ({self.identity.dim}, {self.frames[row]}) {self._stored_dtype}; the store is "
-                "damaged, build it again"
-            )
+    def _check(self, rows: Indices) -> None:
+        """Look at the headers of some embeddings before the first bytes of each are served.
+
+        Raises:
+            StoreError: One is not of the shape and type that the index and the store say.
+        """
+        rows = rows[~self._is_checked[rows]]
+        if not len(rows):
+            return
+        shards, frames = self.shard_of[rows].tolist(), self.frames[rows].tolist()
+        content = {shard: self.files.content(shard) for shard in set(shards)}
+        headers = {length: expected_headers(self.identity, length) for length in set(frames)}
+        for member, offsets in ((EMBEDDING_MEMBER, self._offsets), (SCALE_MEMBER, self._scale_offsets)):
+            if offsets is None:
+                continue
+            starts = offsets[rows].tolist()
+            found = [
+                content[shard][start - NPY_HEADER_BYTES : start] for shard, start in zip(shards, starts, strict=True)
+            ]
+            expected = b"".join([headers[length][member] for length in frames])
+            if np.concatenate(found).tobytes() != expected:
+                same = np.concatenate(found) == np.frombuffer(expected, np.uint8)
+                first = int(np.argmin(same)) // NPY_HEADER_BYTES
+                raise StoreError(
+                    f"{self.files.tars[shards[first]].where}: {self.key(int(rows[first]))}: {member}: the bytes before "
+                    f"{starts[first]:,} are not the header of the array that the index says starts there. "
+                    "Run inspect-shards --verify, then build-shards."
+                )
+        self._is_checked[rows] = True
 
     def _refuse_common_keys(self) -> None:
         """Raise StoreError where two stores have one key."""
@@ -187,12 +222,14 @@ def refuse_different_settings(snapshots: Sequence[Snapshot]) -> None:
 
 def open_reader(store: Path | str, split: str) -> StoreReader:
     """Open a split of a store, a folder or a URL. Raises StoreError where there is no such store or split."""
-    snapshot = Snapshot.open(open_storage(store))
-    if split not in snapshot.splits:
-        raise StoreError(f"{store}: has no split {split!r}; it has {', '.join(snapshot.splits) or 'none'}")
-    reader = StoreReader([snapshot], split)
+    reader = StoreReader([open_snapshot(store, split)], split)
     pa.default_memory_pool().release_unused()  # Arrow would keep the memory of the plans, a third of all
     return reader
+
+
+def _refuse_no_row(row: int) -> None:
+    if row < 0:  # would be one from the end
+        raise UnknownKeyError(f"row {row} of a store: expected at least 0; -1 of rows_of is a key that is not stored")
 
 
 def _stored_entries(part: SplitEntries) -> pa.Table:

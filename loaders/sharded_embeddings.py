@@ -1,26 +1,33 @@
 """Batches of stored embeddings for other models: no corpus, no audio, no config."""
 
 import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import cycle
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any, Never
 
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from iianet.errors import StoreError
+from iianet.errors import ConfigError, StoreError
+from iianet.wording import show
+from loaders.embeddings.epochs import Epochs, Position, Progress
+from loaders.embeddings.place import place_of, refuse_other_group, whole_number
 from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead, Share
-from loaders.reader import StoreReader, open_reader
-from loaders.workers import sendable, shared_zeros
+from loaders.reader import ShardFiles, StoreReader
+from loaders.workers import sendable
+from shardwriter.format.digest import digest_table
+from shardwriter.format.names import unescape_key
+from shardwriter.format.sample import parse_metadata
+from shardwriter.store.stored_split import cut_names, open_snapshot
 
 STOP = -1
 GROUPS = 2
@@ -32,14 +39,36 @@ class EmbeddingBatch:
     """Embeddings of some utterances.
 
     Attributes:
-        keys: Keys of the utterances.
+        keys: Keys of the utterances, as `write_store` was given them.
         embedding: `(batch, dim, frames)`, in the store's dtype; zeros after the end of shorter ones.
         frames: Length of each embedding, `(batch,)`, int64.
+        contents: The json members, or what reads them: at the latest when the batch leaves a worker.
     """
 
     keys: list[str]
     embedding: Tensor
     frames: Tensor
+    contents: list[bytes] | Callable[[], list[bytes]] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def metadata(self) -> list[dict[str, Any]]:
+        """Metadata of each utterance, as `write_store` was given it; read when it is asked for.
+
+        Raises:
+            StoreError: That of an utterance is damaged.
+        """
+        contents = self.contents() if callable(self.contents) else self.contents
+        try:
+            return [parse_metadata(content) for content in contents]
+        except ValueError as error:
+            raise StoreError(
+                f"{self.keys[0]} to {self.keys[-1]}: the metadata of one of them is damaged ({error}). Run "
+                "inspect-shards --verify, then build-shards or write_store again"
+            ) from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in vars(self).items() if name != "metadata"}
+        return {**state, "contents": self.contents() if callable(self.contents) else self.contents}
 
     def pin_memory(self) -> "EmbeddingBatch":
         """The same batch in page-locked memory."""
@@ -55,28 +84,33 @@ class EmbeddingBatch:
 
 
 class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
-    """Every stored utterance of a split once an epoch, batch by batch.
+    """Every stored utterance of a split once an epoch, batch by batch; each iteration is the next epoch.
 
-    Give it to `DataLoader(dataset, batch_size=None, num_workers=any)`: the batches do not depend on the workers.
-    Between epochs call `set_epoch`, which persistent workers see too.
+    Iterate over it, or over `DataLoader(dataset, batch_size=None, num_workers=any)`: the batches do not depend on the
+    workers. `EmbeddingLoader` does the same and resumes inside an epoch. The order follows from seed and epoch.
+
+    All ranks have equally many batches. Where the last one has fewer rows than there are ranks, it takes rows of the
+    one before. Only with a `batch_size` of 1, or fewer utterances than ranks, some are read twice for that. Ranks that
+    iterate equally often read the same epoch; `set_epoch` chooses one.
 
     Args:
         store: Folder of the store, or its URL, such as s3://bucket/prefix.
-        split: train, val or test.
-        batch_size: Utterances per batch and rank; the last batch may be smaller, or none on some ranks.
+        split: train, val or test, or a view such as train_view1.
+        batch_size: Utterances per batch and rank; the last batches may be smaller.
         shuffle: Whether to permute each epoch; else utterances come in the order of the shards.
         seed: Seed of the permutations.
         epoch: First epoch.
-        rank: Rank of this process; by default torch.distributed's, else RANK of the environment, else 0.
-        world_size: Ranks that share each epoch; by default likewise, with WORLD_SIZE, else 1.
-        drop_last: Whether to leave the last incomplete batch out, so that all ranks have equally many.
+        rank: Rank of this process; by default that of the process group of torch.distributed, else 0.
+        world_size: Ranks that share each epoch; by default likewise, else 1. Given together with `rank`.
+        drop_last: Whether to leave out the utterances of an epoch that do not fill the batches of all ranks.
         block_size: Utterances that lie, and are read, together.
         window_blocks: Blocks that are mixed.
         read_ahead_windows: Windows whose shards are read before they are needed, each checked against its digest once;
             0 does neither.
 
     Raises:
-        StoreError: There is no such store or split.
+        StoreError: There is no such store or split, or it has no utterances.
+        ConfigError: An argument is wrong.
     """
 
     def __init__(
@@ -95,54 +129,146 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         window_blocks: int = 16,
         read_ahead_windows: int = 1,
     ) -> None:
-        self.reader: StoreReader = open_reader(store, split)
+        self.rank, ranks = place_of(rank, world_size)
+        self._is_placed = rank is not None
+        snapshot = open_snapshot(store, split)
+        self.reader = StoreReader([snapshot], split, with_metadata=True)
         if not len(self.reader):
             raise StoreError(f"{store}: split {split!r} has no utterances yet; run build-shards")
-        default_rank, default_world_size = _default_rank()
-        self.rank = default_rank if rank is None else rank
         # Rows in the order of the shards: hash order, unless write_store was given another; then a block in hash order
         # would be scattered over all shards.
         count = np.arange(len(self.reader), dtype=np.int64)
         self.order = Order(
             utterance_of_example=count,
             eligible=count,
-            seed=seed,
-            batch_size=batch_size,
-            world_size=default_world_size if world_size is None else world_size,
-            shuffle=shuffle,
+            seed=whole_number("seed", seed, 0),
+            batch_size=whole_number("batch_size", batch_size, 1),
+            world_size=ranks,
+            shuffle=bool(shuffle),
             dynamic_mixing=False,
-            drop_last=drop_last,
-            block_size=block_size,
-            window_blocks=window_blocks,
+            drop_last=bool(drop_last),
+            block_size=whole_number("block_size", block_size, 1),
+            window_blocks=whole_number("window_blocks", window_blocks, 1),
         )
-        self._read_ahead = ReadAhead([self.reader.files], read_ahead_windows)
-        self._epoch = shared_zeros(1).fill_(epoch)
+        if not len(self):
+            raise ConfigError(
+                f"ShardedEmbeddings: split {split!r} of {store} has {len(count):,} utterances, and drop_last leaves "
+                f"none of them, since a step takes {self.order.global_batch:,}; give a smaller batch_size"
+            )
+        self._bounds = np.minimum(np.arange(len(self) + 1) * self.order.global_batch, len(count))
+        if len(self) > 1 and batch_size > 1:
+            self._bounds[-2] = min(self._bounds[-2], self._bounds[-1] - ranks)
+        self._cut_names = cut_names(snapshot, split, self.reader.keys)
+        self._metadata_files = ShardFiles(self.reader.files.tars)  # batches may be read ahead by a thread meanwhile
+        self._read_ahead = ReadAhead([self.reader.files], whole_number("read_ahead_windows", read_ahead_windows, 0))
+        self._epochs = Epochs(whole_number("epoch", epoch, 0))
+        self._progress = Progress()
+        pa.default_memory_pool().release_unused()  # Arrow would keep the memory of the plans
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration, in every worker."""
-        self._epoch.fill_(epoch)
+        self.seek(whole_number("epoch", epoch, 0))
+
+    def seek(self, epoch: int, batch: int = 0) -> None:
+        """Let the next iteration begin at a batch of an epoch, in every worker."""
+        self._progress = Progress()
+        self._epochs.seek(epoch, batch) if batch < len(self) else self._epochs.seek(epoch + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the next batch, of iterations in this process.
+
+        Raises:
+            ConfigError: Workers read the batches, ahead of their use.
+        """
+        if get_worker_info() is not None or self._epochs.is_read_by_workers:
+            raise ConfigError(
+                "ShardedEmbeddings.state_dict: its batches are read by workers, ahead of their use, so the dataset "
+                "does not know which were used. Iterate over loaders.EmbeddingLoader(dataset, num_workers=...) instead "
+                "of a DataLoader, and take the state_dict of that; or begin at an epoch with set_epoch"
+            )
+        return self.state_at(self._progress.position or self.next)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume where `state_dict` was taken. Raises ConfigError where that was another order of batches."""
+        self.seek(*self.position_of(state))
+
+    def state_at(self, position: Position) -> dict[str, Any]:
+        """State of a position, with what its order follows from."""
+        order = self.order
+        return {
+            **position._asdict(),
+            "keys": digest_table(pa.table({"key": self.reader.keys})),
+            "global_batch": order.global_batch,
+            **{name: getattr(order, name) for name in ("seed", "shuffle", "drop_last", "block_size", "window_blocks")},
+        }
+
+    def position_of(self, state: dict[str, Any]) -> Position:
+        """Position of a state. Raises ConfigError where it is inside an epoch of another order."""
+        try:
+            position = Position(whole_number("epoch", state["epoch"], 0), whole_number("batch", state["batch"], 0))
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"ShardedEmbeddings: {show(state)} is no state_dict of it") from error
+        ours = self.state_at(position)
+        other = [
+            f"{name} {state.get(name)!r}, here {value!r}" for name, value in ours.items() if state.get(name) != value
+        ]
+        if position.batch and other:
+            raise ConfigError(
+                f"ShardedEmbeddings: the state is of batch {position.batch} of epoch {position.epoch} in another order "
+                f"({'; '.join(other)}). Open the same store with the same arguments, or begin the epoch anew with "
+                f"set_epoch({position.epoch})"
+            )
+        return position
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank."""
-        batches = self.order.num_batches
-        return batches - (batches > 0 and not len(self.order.positions(batches - 1, self.rank)))
+        """Batches of an epoch, on this rank as on every other."""
+        return self.order.num_batches
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
-        return sendable(self.batch(rows) for rows in self.rows())
+        position = self.begin()
+        return self.counted(sendable(map(self.batch, self.rows(position))), position)
 
-    def rows(self) -> Iterator[Indices]:
+    def __getitem__(self, index: object) -> Never:
+        raise ConfigError(
+            f"ShardedEmbeddings[{index!r}]: it is read batch by batch, in its order. For one utterance, "
+            "shardwriter.open_store(store, split)[key]; for a shuffled one, take shuffle here and not in the DataLoader"
+        )
+
+    @property
+    def next(self) -> Position:
+        """Where the next iteration begins."""
+        return self._epochs.next
+
+    def begin(self) -> Position:
+        """Begin an iteration in this process, and give its first batch."""
+        if not self._is_placed:
+            refuse_other_group(self.rank, self.order.world_size)
+        return self._epochs.begin()
+
+    def counted(self, batches: Iterator[EmbeddingBatch], position: Position) -> Iterator[EmbeddingBatch]:
+        """The batches from a position on, counted for `state_dict` as they are handed out."""
+        return self._progress.count(batches, position, len(self))
+
+    def rows(self, position: Position | None = None) -> Iterator[Indices]:
         """Rows of the reader, batch by batch, of this worker; their shards are read ahead meanwhile."""
+        epoch, start = position or self.begin()
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        order = self.order.epoch(int(self._epoch))
+        order = self.order.epoch(epoch)
         rows = order.example
         share = Share(number=self.rank * stride + first, of=self.order.world_size * stride)
         with self._read_ahead.start_epoch(self.reader.shard_of[rows], order.window, share) as ahead:
-            for batch in range(first, len(self), stride):
-                positions = self.order.positions(batch, self.rank)
+            for batch in range(start + first, len(self), stride):
+                positions = self._positions(batch)
                 ahead.advance(int(order.window[positions[-1]]))
                 yield rows[positions]
             ahead.finish()
+
+    def _positions(self, batch: int) -> Indices:
+        """Positions of this rank's rows of a batch; at least one."""
+        start, stop = self._bounds[batch : batch + 2].tolist()
+        first, last = (start + (stop - start) * rank // self.order.world_size for rank in (self.rank, self.rank + 1))
+        return np.arange(first, max(last, first + 1), dtype=np.int64)
 
     def batch(self, rows: Indices, memory: Tensor | None = None) -> EmbeddingBatch:
         """Read the embeddings of some rows of the reader, into flat `memory` of its dtype where that is given."""
@@ -153,15 +279,11 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         else:
             embedding = memory[: math.prod(shape)].view(shape)
         self.reader.read_rows(rows, embedding.numpy())
-        keys = self.reader.keys.take(pa.array(rows)).to_pylist()
-        return EmbeddingBatch(keys=keys, embedding=embedding, frames=torch.from_numpy(frames))
-
-
-def _default_rank() -> tuple[int, int]:
-    """Rank and world size as torch.distributed says, else the environment, else 0 of 1."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        keys = [
+            self._cut_names.get(key) or unescape_key(key) for key in self.reader.keys.take(pa.array(rows)).to_pylist()
+        ]
+        contents = partial(self.reader.read_metadata, rows, self._metadata_files)
+        return EmbeddingBatch(keys=keys, embedding=embedding, frames=torch.from_numpy(frames), contents=contents)
 
 
 class PrefetchedEmbeddings:
@@ -176,7 +298,8 @@ class PrefetchedEmbeddings:
     allow one iteration at a time.
 
     Args:
-        dataset: Makes the batches. Each iteration is its present epoch; there are no worker processes.
+        dataset: Makes the batches. Each iteration is its next epoch, and its `state_dict` counts the batches that were
+            given out here; there are no worker processes.
         prefetch: Batches that are read while as many are in use.
         reuse: Whether to lend batches.
         pin_memory: Whether to use page-locked memory, from where copies to a GPU run beside its work; by default where
@@ -201,12 +324,16 @@ class PrefetchedEmbeddings:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
+        position = self.dataset.begin()
+        return self.dataset.counted(self._batches(position), position)
+
+    def _batches(self, position: Position) -> Iterator[EmbeddingBatch]:
         if self.reuse and not self._buffers:  # kept from epoch to epoch: page-locking takes long
             self._buffers = [[self._memory() for _ in range(self.prefetch)] for _ in range(GROUPS)]
         free: SimpleQueue[int] = SimpleQueue()
         filled: SimpleQueue[list[EmbeddingBatch]] = SimpleQueue()
         with ThreadPoolExecutor(1, thread_name_prefix="prefetch-embeddings") as pool:
-            reading = pool.submit(self._read, free, filled)
+            reading = pool.submit(self._read, self.dataset.rows(position), free, filled)
             reading.add_done_callback(lambda _: filled.put([]))  # the end, or an error
             try:
                 for number in range(GROUPS):
@@ -218,9 +345,8 @@ class PrefetchedEmbeddings:
                 free.put(STOP)  # also where the caller leaves early
             reading.result()
 
-    def _read(self, free: SimpleQueue[int], filled: SimpleQueue[list[EmbeddingBatch]]) -> None:
+    def _read(self, rows: Iterator[Indices], free: SimpleQueue[int], filled: SimpleQueue[list[EmbeddingBatch]]) -> None:
         """Fill groups of buffers as they become free, until there are no more batches."""
-        rows = self.dataset.rows()
         while (number := free.get()) != STOP:
             pairs = zip(self._group(number), rows, strict=False)  # buffers first, so that no rows are lost
             group = [self.dataset.batch(chosen, memory) for memory, chosen in pairs]

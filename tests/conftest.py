@@ -3,17 +3,39 @@
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tiny tensors gain nothing from more, and tests start many
 
 import pytest
 from helpers.builds import quick_encoder
+from helpers.raised import never_made, note_errors
 
 if TYPE_CHECKING:
     from helpers.s3 import S3Server
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what it starts behind itself, with "&"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--raised", metavar="FILE", help="note where errors of ours are made, and list where none was")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if file := config.getoption("--raised"):
+        path = Path(file).absolute()
+        if not hasattr(config, "workerinput"):  # the process that starts the others
+            path.unlink(missing_ok=True)
+        note_errors(path)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if file := config.getoption("--raised"):
+        left = never_made(Path(file).absolute())
+        terminalreporter.section(f"{len(left)} places that make errors, and made none")
+        for place in left:
+            terminalreporter.line(place)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 import xxhash
 
 FORMAT_NAME: Final = "iianet-shards"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 SPLITS: Final = ("train", "val", "test")
 STORE_FILE: Final = "store.json"
@@ -161,6 +161,10 @@ def escape_key(name: str) -> str:
     digest = xxhash.xxh3_64_hexdigest(name.encode())
     head = re.sub(r"%.?$", "", key[: KEY_BYTES - len(digest) - 1])
     return f"{head}-{digest}"
+
+
+CUT_KEY: Final = r"^.{61,63}-[0-9a-f]{16}(@\d+)?$"
+"""What keys look like that `escape_key` has cut; whole ones may look like that, too."""
 
 
 def unescape_key(key: str) -> str:

@@ -24,10 +24,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("prefetch", [0, 1, 3, 100])
 def test_they_are_the_batches_of_the_dataset(store: Path, reuse: bool, prefetch: int) -> None:
+    reader = PrefetchedEmbeddings(ShardedEmbeddings(store, batch_size=8), prefetch=prefetch, reuse=reuse)
     dataset = ShardedEmbeddings(store, batch_size=8)
-    reader = PrefetchedEmbeddings(dataset, prefetch=prefetch, reuse=reuse)
-    for epoch in range(2):
-        dataset.set_epoch(epoch)
+    for _ in range(2):
         for ours, theirs in zip(reader, dataset, strict=True):
             assert ours.keys == theirs.keys
             assert torch.equal(ours.embedding, theirs.embedding)
@@ -62,7 +61,21 @@ def test_an_error_of_the_thread_reaches_the_reader(store: Path, tmp_path: Path) 
         list(PrefetchedEmbeddings(dataset))
 
 
-def test_a_reader_left_early_starts_anew(store: Path) -> None:
+def test_a_reader_left_early_begins_the_next_epoch(store: Path) -> None:
     reader = PrefetchedEmbeddings(ShardedEmbeddings(store, batch_size=8))
-    first = next(iter(reader)).keys
-    assert next(iter(reader)).keys == first
+    next(iter(reader))
+    expected = ShardedEmbeddings(store, batch_size=8, epoch=1)
+    assert [batch.keys for batch in reader] == [batch.keys for batch in expected]
+
+
+def test_the_state_is_of_what_was_handed_out_and_not_of_what_was_read_ahead(store: Path) -> None:
+    dataset = ShardedEmbeddings(store, batch_size=8)
+    batches = [batch.keys for batch in dataset]
+    dataset.set_epoch(0)
+    reading = iter(PrefetchedEmbeddings(dataset, prefetch=2))
+    for _ in range(3):
+        next(reading)
+    state = dataset.state_dict()
+    resumed = ShardedEmbeddings(store, batch_size=8)
+    resumed.load_state_dict(state)
+    assert [batch.keys for batch in PrefetchedEmbeddings(resumed)] == batches[3:]

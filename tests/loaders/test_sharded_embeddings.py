@@ -1,17 +1,21 @@
 """ShardedEmbeddings: batches of any store for any model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 import torch
+import torch.distributed as dist
 from helpers.builds import tar
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.data import DataLoader
 
-from iianet.errors import StoreError
-from loaders import EmbeddingBatch, ShardedEmbeddings
+from iianet.errors import ConfigError, StoreError
+from loaders import EmbeddingBatch, PrefetchedEmbeddings, ShardedEmbeddings
 from shardwriter import write_store
 
 DIM = 6
@@ -43,11 +47,11 @@ def keys(batches: list[EmbeddingBatch]) -> list[list[str]]:
 
 def test_every_utterance_comes_once_and_whole(store: Path) -> None:
     batches = read(ShardedEmbeddings(store, batch_size=4))
-    assert sorted(key for batch in batches for key in batch.keys) == sorted(f"utt%2E{n}" for n in range(25))
+    assert sorted(key for batch in batches for key in batch.keys) == sorted(f"utt.{n}" for n in range(25))
     for batch in batches:
         assert batch.embedding.shape == (len(batch), DIM, int(batch.frames.max()))
         for key, frames, found in zip(batch.keys, batch.frames.tolist(), batch.embedding, strict=True):
-            expected = embedding(int(key.removeprefix("utt%2E")))
+            expected = embedding(int(key.removeprefix("utt.")))
             assert np.array_equal(found[:, :frames].numpy(), expected)
             assert not found[:, frames:].any()
 
@@ -92,11 +96,32 @@ def test_ranks_share_an_epoch(store: Path) -> None:
     assert len(set(found)) == 25
 
 
-def test_every_rank_knows_how_many_batches_it_has(store: Path) -> None:
-    ranks = [ShardedEmbeddings(store, batch_size=4, rank=rank, world_size=3) for rank in range(3)]
-    assert [len(rank) for rank in ranks] == [len(read(rank)) for rank in ranks] == [2, 2, 3]
-    even = [ShardedEmbeddings(store, batch_size=4, rank=rank, world_size=3, drop_last=True) for rank in range(3)]
-    assert [len(rank) for rank in even] == [len(read(rank)) for rank in even] == [2, 2, 2]
+@pytest.mark.parametrize(("batch_size", "world_size"), [(4, 3), (2, 4), (8, 3), (3, 8), (12, 2), (5, 5), (24, 1)])
+def test_ranks_have_equally_many_batches_and_read_everything_once(
+    store: Path, batch_size: int, world_size: int
+) -> None:
+    ranks = [ShardedEmbeddings(store, batch_size=batch_size, rank=n, world_size=world_size) for n in range(world_size)]
+    batches = [read(rank) for rank in ranks]
+    assert {len(found) for found in batches} == {len(rank) for rank in ranks} == {-(-25 // (batch_size * world_size))}
+    assert all(1 <= len(batch) <= batch_size for found in batches for batch in found)
+    assert sorted(key for found in batches for batch in found for key in batch.keys) == sorted(
+        f"utt.{n}" for n in range(25)
+    )
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(1, 7), (2, 40)])
+def test_too_few_utterances_for_all_ranks_are_read_again(store: Path, batch_size: int, world_size: int) -> None:
+    ranks = [ShardedEmbeddings(store, batch_size=batch_size, rank=n, world_size=world_size) for n in range(world_size)]
+    batches = [read(rank) for rank in ranks]
+    assert {len(found) for found in batches} == {-(-25 // (batch_size * world_size))}
+    assert {key for found in batches for batch in found for key in batch.keys} == {f"utt.{n}" for n in range(25)}
+
+
+def test_what_does_not_fill_a_step_is_left_out_where_that_is_asked_for(store: Path) -> None:
+    ranks = [ShardedEmbeddings(store, batch_size=4, rank=rank, world_size=3, drop_last=True) for rank in range(3)]
+    assert [[len(batch) for batch in read(rank)] for rank in ranks] == [[4, 4]] * 3
+    with pytest.raises(ConfigError, match=r"has 25 utterances, and drop_last .* takes 26; give a smaller batch_size"):
+        ShardedEmbeddings(store, batch_size=26, drop_last=True)
 
 
 def test_the_length_is_the_number_of_batches(store: Path) -> None:
@@ -154,3 +179,99 @@ def test_batches_move_to_a_device(store: Path) -> None:
     batch = next(iter(ShardedEmbeddings(store))).to(torch.device("meta"))
     assert batch.embedding.device.type == "meta"
     assert batch.frames.device.type == "meta"
+
+
+def test_metadata_comes_back_as_it_was_given(store: Path) -> None:
+    for workers in (0, 2):
+        for batch in read(ShardedEmbeddings(store, batch_size=4), workers):
+            assert [f"utt.{metadata['number']}" for metadata in batch.metadata] == batch.keys
+
+
+def test_metadata_of_a_batch_may_be_read_while_others_are_read_ahead(store: Path) -> None:
+    for batch in PrefetchedEmbeddings(ShardedEmbeddings(store, batch_size=4)):
+        assert [f"utt.{metadata['number']}" for metadata in batch.metadata] == batch.keys
+
+
+def test_damaged_metadata_names_the_batch_and_the_cure(tmp_path: Path) -> None:
+    write_store(tmp_path, [("one", embedding(1), {"word": "abcdef"})])
+    path = tar(tmp_path, "train")
+    path.write_bytes(path.read_bytes().replace(b'{"word":', b'?"word":'))
+    [batch] = read(ShardedEmbeddings(tmp_path, read_ahead_windows=0))
+    with pytest.raises(StoreError, match=r"one to one: the metadata .* is damaged \(.*\). Run inspect-shards --verify"):
+        batch.metadata  # noqa: B018
+
+
+LONG = "a/speaker" * 12
+
+
+def test_keys_are_the_names_that_were_given(tmp_path: Path) -> None:
+    names = ["spk4/utt139", "a.b", "50%", "漢字", LONG, LONG + "'", "x" * 63 + "-" + "0123456789abcdef"]
+    write_store(tmp_path, [(name, embedding(1), {"name": name}) for name in names])
+    batches = read(ShardedEmbeddings(tmp_path, batch_size=3))
+    assert sorted(key for batch in batches for key in batch.keys) == sorted(names)
+    assert [metadata["name"] for batch in batches for metadata in batch.metadata] == [
+        key for batch in batches for key in batch.keys
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"batch_size": 0}, r"batch_size is 0 \(int\); expected a whole number, at least 1"),
+        ({"batch_size": -3}, "batch_size is -3"),
+        ({"batch_size": 2.0}, r"batch_size is 2.0 \(float\)"),
+        ({"batch_size": True}, r"batch_size is true \(bool\)"),
+        ({"block_size": 0}, "block_size is 0"),
+        ({"window_blocks": 0}, "window_blocks is 0"),
+        ({"read_ahead_windows": -1}, r"read_ahead_windows is -1 \(int\); expected a whole number, at least 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"epoch": -1}, "epoch is -1"),
+        ({"rank": 2, "world_size": 2}, "rank is 2 and world_size is 2; expected both, and a rank below world_size"),
+        ({"rank": 1}, "rank is 1 and world_size is None; expected both"),
+        ({"world_size": 2}, "rank is None and world_size is 2; expected both"),
+        ({"rank": 0, "world_size": 0}, "world_size is 0"),
+    ],
+)
+def test_a_wrong_argument_is_named(store: Path, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"ShardedEmbeddings: {said}"):
+        ShardedEmbeddings(store, **arguments)
+
+
+def test_one_utterance_is_asked_of_the_store(store: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ShardedEmbeddings\[0\]: .*shardwriter\.open_store\(store, split\)\[key\]"):
+        ShardedEmbeddings(store)[0]
+
+
+@pytest.fixture
+def join_group() -> Iterator[Callable[[int, int], None]]:
+    """Makes this process a rank of a group that has no other ranks in fact."""
+    yield lambda rank, world_size: dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    dist.destroy_process_group()
+
+
+def test_the_place_is_that_in_the_process_group(store: Path, join_group: Callable[[int, int], None]) -> None:
+    early = ShardedEmbeddings(store, batch_size=4)
+    join_group(1, 3)
+    given = ShardedEmbeddings(store, batch_size=4, rank=1, world_size=3)
+    assert keys(read(ShardedEmbeddings(store, batch_size=4))) == keys(read(given))
+    for workers in (0, 1):
+        with pytest.raises(ConfigError, match=r"was made as rank 0 of 1, but .* \(1, 3\).*after init_process_group"):
+            read(early, workers)
+
+
+def test_variables_that_somebody_left_count_for_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    dataset = ShardedEmbeddings(store, batch_size=4)
+    assert "WORLD_SIZE=4 and RANK=3 are set, but no process group stands" in caplog.text
+    assert sum(map(len, read(dataset))) == 25
+
+
+def test_the_row_of_an_unknown_key_reads_nothing(store: Path) -> None:
+    reader = ShardedEmbeddings(store).reader
+    [row] = reader.rows_of(pa.array(["unknown"]))
+    for read_row in (reader.read, lambda row: reader.read_rows(np.array([0, row]), np.empty((2, DIM, 9), np.float16))):
+        with pytest.raises(KeyError, match="row -1 of a store: expected at least 0"):
+            read_row(row)

@@ -1,0 +1,46 @@
+"""The loader of ShardedEmbeddings that knows which batches were used, whatever its workers have read ahead."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from iianet.errors import StoreError
+from loaders.embeddings.epochs import Progress
+from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
+
+
+class EmbeddingLoader(DataLoader[EmbeddingBatch]):
+    """A DataLoader of ready batches, whose `state_dict` resumes at the next one, inside an epoch too.
+
+    Each iteration is the next epoch, also where the one before was left early. Lightning saves and loads the state.
+
+    Args:
+        dataset: Makes the batches.
+        num_workers: Worker processes; the batches do not depend on them.
+        options: Of the DataLoader, such as pin_memory, persistent_workers and multiprocessing_context.
+    """
+
+    def __init__(self, dataset: ShardedEmbeddings, num_workers: int = 0, **options: Any) -> None:
+        super().__init__(dataset, batch_size=None, num_workers=num_workers, **options)
+        self.batches = dataset
+        self._progress = Progress()
+
+    def __iter__(self) -> Iterator[EmbeddingBatch]:  # type: ignore[override]
+        begun = self.batches.next  # before workers take it
+        yield from self._progress.count(super().__iter__(), begun, len(self))
+        if (position := self._progress.position) is not None:
+            raise StoreError(
+                f"EmbeddingLoader: its workers gave {position.batch} of the {len(self)} batches of epoch "
+                f"{position.epoch}, and what they printed is above. Resume from its state_dict with fewer num_workers; "
+                "0 reads in this process"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of the next batch, and what the order of the batches follows from."""
+        return self.batches.state_at(self._progress.position or self.batches.next)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume where `state_dict` was taken. Raises ConfigError where that was in another order of batches."""
+        self.batches.load_state_dict(state)
+        self._progress = Progress()
