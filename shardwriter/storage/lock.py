@@ -63,22 +63,23 @@ def _lock_file(folder: Path) -> Iterator[None]:
     """Hold a folder by a file that is there; for file systems without locks. Raises StoreError where it is there."""
     path = folder / LOCK_FILE_ALONE
     try:
-        with path.open("x") as stream:
-            name_holder(stream)
+        stream = path.open("x")
     except FileExistsError as error:
-        with os.fdopen(open_regular(path)) as stream:
-            found = holder(stream)
+        with os.fdopen(open_regular(path)) as other:
+            found = holder(other)
         raise StoreError(
             f"{folder}: another build is writing to it ({found}); wait for it or stop it. Its file system has no "
             f"locks: if that build was killed, delete {path}, then run the command again"
         ) from error
-    logger.warning(
-        "%s: its file system has no locks, so %s says who builds; and what a build replaces stays there, since who "
-        "reads it cannot be seen",
-        folder,
-        path.name,
-    )
     try:
+        with stream:
+            name_holder(stream)
+        logger.warning(
+            "%s: its file system has no locks, so %s says who builds; and what a build replaces stays there, since who "
+            "reads it cannot be seen",
+            folder,
+            path.name,
+        )
         yield
     finally:
         path.unlink(missing_ok=True)

@@ -242,6 +242,15 @@ def test_a_folder_that_may_not_be_read_is_named_with_the_cure(mode: int, complet
     assert outcome.code == 2 and "(Permission denied)" in outcome.err
 
 
+def test_links_of_others_that_lead_nowhere_are_in_nobodys_way(complete_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o000)
+    (complete_store / "loop").symlink_to("loop")
+    (complete_store / "gone").symlink_to("nowhere")
+    (complete_store / "closed").symlink_to(tmp_path / "closed" / "file")
+    with rights_that_count():
+        assert not {"loop", "gone", "closed"} & set(opened(complete_store).files)
+
+
 def test_a_folder_below_one_that_may_not_be_entered_is_named(tmp_path: Path, run: Run) -> None:
     (tmp_path / "closed").mkdir(mode=0o600)
     with rights_that_count():
