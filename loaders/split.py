@@ -258,10 +258,8 @@ def open_split(
         num_samples=num_samples,
         samples_per_frame=options.sample_rate // config.encoder.fps,
     )
-    if stored is None or stored.centre.audio_offsets is None:
-        _probe(manifest, "wavs", [manifest.examples[int(index)].source for index in eligible[:PROBED_FILES]])
     if stored is None:
-        _probe(manifest, "npz", [manifest.utterances[int(index)].mouth for index in split.used[:PROBED_FILES]])
+        _probe_mouths(manifest, [manifest.utterances[int(index)].mouth for index in split.used[:PROBED_FILES]])
     else:
         _report_missing(split, stored, options, build_command, will_build)
     return split
@@ -339,11 +337,11 @@ def warn_of_idle_stores(splits: Iterable[Split]) -> None:
             )
 
 
-def _probe(manifest: Manifest, kind: str, paths: Sequence[str]) -> None:
+def _probe_mouths(manifest: Manifest, paths: Sequence[str]) -> None:
     """Raise ManifestError where the first files are all missing: that is a wrong folder, not a bad file."""
     files = [Path(manifest.data_root / path) for path in paths]
     if not any(file.is_file() for file in files):
         raise ManifestError(
-            f"{manifest.split}: none of the first {len(files)} {kind} exists, e.g. {files[0]}. Relative paths start at "
+            f"{manifest.split}: none of the first {len(files)} npz exists, e.g. {files[0]}. Relative paths start at "
             f"{manifest.data_root}; give the right folder with --data_root."
         )
