@@ -29,6 +29,7 @@ Example_contra = TypeVar("Example_contra", contravariant=True)
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 _NPY = re.compile(rb"\x93NUMPY..v.\{'descr': '(<i2|<i4|<f4)', 'fortran_order': False, 'shape': \((\d+),\), \}")
 """How an audio.npy of ours begins."""
+_DTYPES = {dtype.encode(): np.dtype(dtype) for dtype in ("<i2", "<i4", "<f4")}
 LOUDEST = 1e4
 """Samples of floats are about -1 to 1; what is larger than this is no sound, and would spoil the weights."""
 
@@ -152,7 +153,7 @@ class EmbeddedAudio:
     def read(self, kind: Kind, example: int, start: int) -> Segment:
         """See `Audio`."""
         row = int(self._rows[example])
-        if row < 0 or self.stored.damaged[shard := int(self.reader.shard_of[row])]:
+        if row < 0 or self.stored.is_damaged(shard := int(self.reader.shard_of[row])):
             return self.wavs.read(kind, example, start)
         try:
             content = self.reader.files.content(shard)
@@ -161,18 +162,22 @@ class EmbeddedAudio:
             return self.wavs.read(kind, example, start)
         assert self.reader.audio_offsets is not None
         npy = content[int(self.reader.audio_offsets[row]) :]
-        where = f"{self.reader.files.tars[shard].where}: {self.reader.key(row)}: audio.npy"
         header = npy[:NPY_HEADER_BYTES].tobytes()
         first, count = int(self._starts[kind][example]) + start, self.wavs.num_samples
         match = _NPY.match(header)
         if match is None or first + count > int(match[2]):
             raise AudioError(
-                f"{where} begins with {header[:80]!r}; expected {first + count} samples or more, of int16, int32 or "
-                "float32. The store is damaged: see inspect-shards --verify, and build it again"
+                f"{self._where(row)} begins with {header[:80]!r}; expected {first + count} samples or more, of int16, "
+                "int32 or float32. The store is damaged: see inspect-shards --verify, and build it again"
             )
-        dtype = np.dtype(match[1].decode())
+        dtype = _DTYPES[match[1]]
         begin = NPY_HEADER_BYTES + first * dtype.itemsize
-        return decode_segment(npy[begin : begin + count * dtype.itemsize].view(dtype), where)
+        stored = npy[begin : begin + count * dtype.itemsize].view(dtype)
+        return decode_segment(stored, self._where(row) if dtype == np.float32 else "")
+
+    def _where(self, row: int) -> str:
+        tar = self.reader.files.tars[int(self.reader.shard_of[row])]
+        return f"{tar.where}: {self.reader.key(row)}: audio.npy"
 
 
 def _source_starts(manifest: Manifest, recorded: Sequence[Manifest]) -> Indices:

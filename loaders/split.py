@@ -108,7 +108,6 @@ class StoredEmbeddings:
         readers: Readers of the centre crop, then of the augmented views 1, 2, ...
         rows: Row of each view of each utterance in its reader, -1 where it is not stored, `(views + 1, utterances)`.
         is_strict: Whether a shard that turns out to be damaged is an error; else its utterances count as missing.
-        damaged: Whether each shard was found damaged, by any worker, `(shards,)`.
     """
 
     def __init__(self, manifest: Manifest, readers: Sequence[StoreReader], is_strict: bool) -> None:
@@ -117,7 +116,14 @@ class StoredEmbeddings:
         self.rows = np.stack([reader.rows_of(keys) for reader in readers])
         self.is_strict = is_strict
         self._first = np.cumsum([0, *(len(reader.files.tars) for reader in readers)])
-        self.damaged = shared_zeros(int(self._first[-1]), torch.bool)
+        self._shared = shared_zeros(int(self._first[-1]), torch.bool)
+        self._damaged: npt.NDArray[np.bool_] = self._shared.numpy()  # the same memory; torch takes long for one value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_damaged": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _damaged=state["_shared"].numpy())
 
     @property
     def centre(self) -> StoreReader:
@@ -147,7 +153,11 @@ class StoredEmbeddings:
 
     def has(self, utterance: int, view: int) -> bool:
         """Whether an embedding is stored, in a shard that is not known to be damaged."""
-        return bool(self.rows[view, utterance] >= 0) and not self.damaged[self._shard(utterance, view)]
+        return bool(self.rows[view, utterance] >= 0) and not self.is_damaged(self._shard(utterance, view))
+
+    def is_damaged(self, shard: int) -> bool:
+        """Whether a shard was found damaged, by any worker."""
+        return bool(self._damaged[shard])
 
     def read(self, utterance: int, view: int, start: int, out: npt.NDArray[Any]) -> int:
         """Read a segment of a stored embedding, see `StoreReader.read_segment`.
@@ -165,8 +175,8 @@ class StoredEmbeddings:
         """Let the utterances of a shard count as missing because of an error, and say so once; if strict, raise it."""
         if self.is_strict:
             raise error
-        if not self.damaged[shard]:
-            self.damaged[shard] = True
+        if not self.is_damaged(shard):
+            self._damaged[shard] = True
             logger.warning("%s Until then its utterances count as missing", error)
 
     def shard_of(self, utterances: Indices, views: Indices) -> Indices:
@@ -179,7 +189,7 @@ class StoredEmbeddings:
         return shards
 
     def _shard(self, utterance: int, view: int) -> int:
-        return int(self._first[view] + self.readers[view].shard_of[self.rows[view, utterance]])
+        return int(self._first[view]) + int(self.readers[view].shard_of[self.rows[view, utterance]])
 
 
 def open_stored(snapshots: Sequence[Snapshot], manifest: Manifest, views: int, *, is_strict: bool) -> StoredEmbeddings:
