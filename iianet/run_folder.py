@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -30,12 +30,11 @@ PROBED = 1 << 16
 """Bytes that are written to see whether a folder takes them."""
 NAMED_EARLIER = 5
 """Earlier runs that a message names."""
-NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+NO_LOCKS = {errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 """Answers of a file system that has no locks."""
-REFUSED = {
-    *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOENT),
-    *(errno.ENOSPC, errno.EPERM, errno.EROFS, errno.ESTALE),
-}
+NO_ROOM = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS}
+"""Answers of a file system that is full."""
+REFUSED = {*NO_ROOM, errno.EACCES, errno.EIO, errno.ENOENT, errno.EPERM, errno.ESTALE}
 """Answers of a file system that does not take what is written: from a full disk to a folder that is gone."""
 
 
@@ -133,12 +132,17 @@ class RunFolder:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of the process: loader workers do not inherit it
         except OSError as error:
             holder = Holder.read(lock)
-            if error.errno not in NO_LOCKS:
+            refusal = None
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                refusal = self._taken(holder or "another process", "Wait until it has ended, or stop it")
+            elif error.errno not in NO_LOCKS:
+                refusal = _unwritable(self.path, error)
+            elif holder is not None and not holder.is_gone:
+                refusal = self._taken(holder, f"If it has ended, delete {self.path / LOCK_FILE}")
+            if refusal is not None:
                 lock.close()
-                raise self._taken(holder or "another process", "Wait until it has ended, or stop it") from error
-            if holder is not None and not holder.is_gone:
-                lock.close()
-                raise self._taken(holder, f"If it has ended, delete {self.path / LOCK_FILE}") from error
+                raise refusal from error
+            logger.warning("%s: its file system has no locks; %s says who is training there", self.path, LOCK_FILE)
         try:
             lock.truncate(0)
             lock.write(json.dumps(Holder.me()))
@@ -217,12 +221,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        refusal = _refusal(error)
+        refusal = _refusal(error, REFUSED)
         if refusal is None:
             raise
         raise TrainingError(
             f"{path}: cannot be written: {_reason(refusal)}. What was there before is whole. Make room or make the "
-            "folder writable, then go on with --resume last"
+            "folder writable; a training then goes on with --resume last"
         ) from error
 
 
@@ -233,10 +237,25 @@ def _unwritable(folder: Path, error: Exception) -> ConfigError:
     )
 
 
-def _refusal(error: BaseException | None) -> OSError | None:
+@contextmanager
+def refusing_full_disk(folder: Path) -> Iterator[None]:
+    """Raise TrainingError where loggers, which write as they like, find no room in the block."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        refusal = _refusal(error, NO_ROOM)
+        if refusal is None:
+            raise
+        raise TrainingError(
+            f"{refusal.filename or folder}: cannot be written: {_reason(refusal)}. Checkpoints are whole. Make room; "
+            "the training then goes on with --resume last"
+        ) from error
+
+
+def _refusal(error: BaseException | None, answers: Collection[int]) -> OSError | None:
     """The file system's answer behind an exception; torch.save raises its own over it."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in REFUSED:
+        if isinstance(error, OSError) and error.errno in answers:
             return error
         error = error.__context__
     return None

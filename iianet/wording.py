@@ -59,6 +59,14 @@ def readable_bytes(count: float) -> str:
     return f"{count:,.3g} TB" if count < 999.5 else f"{count:,.0f} TB"
 
 
+def duration(seconds: float) -> str:
+    """`12 s`, `3 min`, `2 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def printable(text: object, keep: str = "\n\t") -> str:
     """Text with what a terminal would obey, or could not encode, as escapes: `\\x1b`, `\\u202e`, `\\udcff`.
 

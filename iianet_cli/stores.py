@@ -19,6 +19,16 @@ from shardwriter.store.snapshot import Snapshot, is_store
 
 logger = logging.getLogger(__name__)
 
+OF_BUILDS = (
+    "shardwriter.",
+    "videonet.",
+    *(
+        f"datamodule.data_config.{key}"
+        for key in ("train_dir", "valid_dir", "test_dir", "data_root", "key_from", "cache")
+    ),
+)
+"""How the keys begin that a build looks at, among those that --set may give to a training."""
+
 
 def log_mode(config: Config, raw_is_meant: bool) -> None:
     """Log whether training reads a store or raw mouths, and loudly where a store is named and not used.
@@ -106,7 +116,6 @@ def build_command(arguments: argparse.Namespace, config: Config) -> str:
     store = next(iter(named_stores(config)), "STORE")
     words = ["build-shards", "--conf_dir", arguments.conf_dir, "--data_split", "all", "--shards", store]
     words += ["--data_root", arguments.data_root] if arguments.data_root else []
-    sections = ("datamodule.", "shardwriter.", "videonet.")
-    overrides = [word for group in arguments.overrides for word in group if word.startswith(sections)]
+    overrides = [word for group in arguments.overrides for word in group if word.startswith(OF_BUILDS)]
     words += ["--set", *overrides] if overrides else []
     return shlex.join(words)

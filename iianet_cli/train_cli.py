@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from iianet.command_line import Parser, add_config_flags, at_least_one, config_overrides, run_command
 from iianet.config.schema import Config, dump_config, load_config
@@ -18,11 +19,12 @@ from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError, FeatureStoreError, TrainingError
 from iianet.interruption import terminable
 from iianet.paths import expand_path
-from iianet.run_folder import RunFolder, refuse_unwritable, replacing
+from iianet.run_folder import RunFolder, refuse_unwritable, refusing_full_disk, replacing
 from iianet.terminal import say
 from iianet.training.best_checkpoints import BestCheckpoints, epoch_of
 from iianet.training.comparison_report import save_comparison
 from iianet.training.epoch_length import limited, refuse_unfit_interval
+from iianet.training.last_checkpoint import AtomicCheckpointIO
 from iianet.training.lightning_module import SeparationModule
 from iianet.training.mode_comparison import refuse_unfit_comparison, run_ways
 from iianet.training.results import BEST_MODEL_FILE, load_best, quality, save_ranking, save_results
@@ -35,7 +37,7 @@ from iianet.training.resume import (
 )
 from iianet.training.step_times import StepRecorder
 from iianet.training.termination import RunStopped, own_signals
-from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning
+from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning, refuse_without_compiler
 from iianet.wording import counted
 from iianet_cli.stores import build_command, log_mode, named_stores, open_stores
 from loaders.build_missing import BuildMissing
@@ -46,6 +48,9 @@ from shardwriter.storage.folder import Folder
 
 OWN_COMMAND = (sys.executable, "-m", "iianet_cli.train_cli")
 """What starts this command again, in a clone and from the wheel."""
+
+UNFIT = (ArithmeticError, AttributeError, LookupError, MisconfigurationException, RuntimeError, TypeError, ValueError)
+"""What Lightning and torch raise where a checkpoint's states are not what they expect."""
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +159,8 @@ def _run(argv: list[str], prog: str) -> int:
         refuse_other_order(saved, module.order)
         tell_changed_settings(saved, config)
         logger.info("Resuming from %s", saved.path)
+    if config.training.compile:
+        refuse_without_compiler(trainer.strategy.root_device)
     if not trainer.is_global_zero:
         return fit(trainer, module, data, folder.path, saved)
     fresh = saved is None or not saved.is_in(folder.path)
@@ -236,7 +243,7 @@ def fit(
         batch_size * trainer.world_size * trainer.accumulate_grad_batches,
     )
     try:
-        with own_signals(), terminable():
+        with own_signals(), terminable(), refusing_full_disk(folder):
             trainer.fit(module, datamodule=data, ckpt_path=None if saved is None else saved.path, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to a signal before the first step, and to a second Ctrl-C
         raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
@@ -246,7 +253,16 @@ def fit(
     except FeatureStoreError as error:
         error.exit_code = TrainingError.exit_code if module.has_stepped else FeatureStoreError.exit_code
         raise
-    logger.info("%s", module.times.run)
+    except UNFIT as error:
+        checkpoints = trainer.strategy.checkpoint_io
+        if saved is None or not (isinstance(checkpoints, AtomicCheckpointIO) and checkpoints.restoring):
+            raise
+        raise ConfigError(
+            f"--resume {saved.path}: what it holds cannot be restored: {type(error).__name__}: {error}. Give another "
+            "checkpoint of the run, or start a new one without --resume"
+        ) from error
+    if module.has_stepped:
+        logger.info("%s", module.times.run)
     best = trainer.checkpoint_callback
     assert isinstance(best, BestCheckpoints)
     return _end(trainer, module, folder, best.scores)

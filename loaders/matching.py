@@ -4,30 +4,22 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from iianet.encoder.kernels import Kernels
 from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
 from shardwriter.format.record import Identity, StoreRecord
 from shardwriter.storage.folder import Folder
 from shardwriter.storage.tar_urls import is_fetched
-from shardwriter.store.identity import (
-    identity_of,
-    recorded_kernels,
-    refuse_other_identity,
-    unknown_origin,
-)
+from shardwriter.store.identity import recorded_kernels, refuse_made_otherwise, unknown_origin
 from shardwriter.store.snapshot import Snapshot, is_store, read_record
 
 logger = logging.getLogger(__name__)
 
 
 def refuse_other_encoder(snapshot: Snapshot, source: EncoderSource, trust_imported: bool = False) -> None:
-    """Raise StoreError, with both fingerprints, where a store was built with another encoder.
+    """Raise StoreError where a store was built with another encoder, see `refuse_made_otherwise`.
 
-    An equal weights file or seed is enough; only where it differs are the weights loaded and compared, since a file may
-    have been saved again. The encoder of imported embeddings is unknown: they need `trust_imported`.
+    The encoder of imported embeddings is unknown: they need `trust_imported`.
     """
     _refuse_other(snapshot.storage.name, snapshot.identity, source, trust_imported)
 
@@ -88,14 +80,7 @@ def _refuse_other(name: str, recorded: Identity, source: EncoderSource, trust_im
     if recorded.is_imported:
         _refuse_untrusted(name, recorded, source, trust_imported)
         return
-    is_same = source.made(recorded.encoder)
-    fingerprint = recorded.encoder["fingerprint"] if is_same else source.load(torch.device("cpu")).fingerprint
-    if fingerprint == recorded.encoder.get("fingerprint"):
-        kernels = recorded_kernels(name, recorded, source.precision)
-    else:  # the fingerprint is to be named, and not the kernels
-        kernels = source.kernels(torch.device("cpu"))
-    configured = identity_of(source, fingerprint, kernels, recorded.dtype, recorded.audio)
-    refuse_other_identity(name, recorded, configured)
+    refuse_made_otherwise(name, recorded, source)
 
 
 def _refuse_untold(where: str, source: EncoderSource, trusted: bool) -> None:

@@ -111,6 +111,7 @@ def ignore_termination(_: int) -> None:
     """Ignore SIGTERM and SIGINT in a worker: schedulers and terminals send them to every process, and the last step
     still needs its batch."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -4,17 +4,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from iianet.config.schema import Config
+from iianet.drawing import drawing
+from iianet.run_folder import replacing
 from iianet.training.mode_comparison import ROUNDS, Figures
 from iianet.training.step_times import WARM_UP
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {"raw": "#b9b9b9", "store": "#33567a"}
 BAR = 0.38
@@ -56,7 +58,8 @@ def save_comparison(figures: Sequence[Figures], config: Config, steps: int, fold
         "rounds": ROUNDS,
         "warm_up": WARM_UP,
     }
-    record.write_text(json.dumps({**conditions, "ways": _facts(figures)}, indent=1) + "\n", encoding="utf-8")
+    with replacing(record) as stream:
+        stream.write((json.dumps({**conditions, "ways": _facts(figures)}, indent=1) + "\n").encode())
     title = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in list(conditions.items())[:6])
     draw_comparison(figures, title, chart)
     rules = (
@@ -133,8 +136,7 @@ def _pairs(figures: Sequence[Figures]) -> Mapping[str, tuple[Figures, Figures]]:
 def draw_comparison(figures: Sequence[Figures], title: str, path: Path) -> None:
     """Draw each figure as bars: a pair of raw mode and store for each setting. The picture's suffix says its format."""
     settings = list(dict.fromkeys(row.way.setting for row in figures))
-    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}):
-        canvas = Figure(figsize=(2.2 * len(PANELS) * max(1, len(settings) / 2), 3.4), layout="constrained")
+    with drawing({"font.size": 9}, figsize=(2.2 * len(PANELS) * max(1, len(settings) / 2), 3.4)) as canvas:
         canvas.suptitle(title, fontsize=9, color="0.3")
         axes = canvas.subplots(1, len(PANELS))
         for axis, (name, value) in zip(axes, PANELS, strict=True):
@@ -142,11 +144,12 @@ def draw_comparison(figures: Sequence[Figures], title: str, path: Path) -> None:
             axis.set_title(name, fontsize=10)
         handles, labels = axes[0].get_legend_handles_labels()
         canvas.legend(handles, labels, frameon=False, ncols=len(COLOURS), loc="outside lower center")
-        canvas.savefig(path, dpi=DPI)
+        with replacing(path) as stream:
+            canvas.savefig(stream, dpi=DPI, format=path.suffix.removeprefix("."))
 
 
 def _draw_panel(
-    axis: Axes, figures: Sequence[Figures], settings: Sequence[str], value: Callable[[Figures], float]
+    axis: "Axes", figures: Sequence[Figures], settings: Sequence[str], value: Callable[[Figures], float]
 ) -> None:
     for side, (mode, colour) in zip((-0.5, 0.5), COLOURS.items(), strict=True):
         rows = [row for row in figures if row.way.mode == mode]

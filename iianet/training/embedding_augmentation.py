@@ -4,6 +4,16 @@ import torch
 from torch import Tensor
 
 from iianet.config.data_section import EmbeddingAugmentation
+from iianet.errors import ConfigError
+
+
+def refuse_unfit_mask(options: EmbeddingAugmentation, frames: int) -> None:
+    """Raise ConfigError where the longest mask is longer than an example of so many frames."""
+    if options.time_mask > frames:
+        raise ConfigError(
+            f"datamodule.data_config.embedding_augmentation.time_mask is {options.time_mask} frames, and an example "
+            f"has {frames}; expected at most that, and less where something is to be left to see"
+        )
 
 
 def augment_embedding(embedding: Tensor, options: EmbeddingAugmentation) -> Tensor:

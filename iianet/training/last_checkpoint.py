@@ -40,6 +40,9 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Listen for signals, and note the step that the run starts from."""
+        checkpoints = trainer.strategy.checkpoint_io
+        assert isinstance(checkpoints, AtomicCheckpointIO)
+        checkpoints.restoring = False
         self.termination.listen()
         self._step = trainer.global_step
 
@@ -90,7 +93,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     Lightning's own writes into the system's temporary folder and moves from there, which is a plain copy where that is
     another file system: a run killed within it leaves a broken checkpoint and no older one. It reads what torch does
     not check, and deletes a folder where a checkpoint is named so.
+
+    Attributes:
+        restoring: Whether what was read is being restored; errors then are of what the checkpoint holds.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.restoring = False
 
     def save_checkpoint(
         self,
@@ -106,6 +116,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a checkpoint on the CPU. Raises WeightsError where it is damaged or holds objects."""
+        self.restoring = True
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:

@@ -19,9 +19,9 @@ from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.errors import MouthError, TrainingError
 from iianet.losses import PermutationInvariantLoss
 from iianet.separator.model import IIANet
-from iianet.training.embedding_augmentation import augment_embedding
+from iianet.training.embedding_augmentation import augment_embedding, refuse_unfit_mask
 from iianet.training.loop_state import epoch_is_over, is_last_validation, validate_again
-from iianet.training.resume import changed_settings, settings_of
+from iianet.training.resume import changed_settings, refuse_unlike, refuse_unlike_moments, settings_of
 from iianet.training.step_times import Spent, StepTimes
 from iianet.training.weighted_mean import WeightedMean
 from iianet.wording import counted
@@ -56,8 +56,9 @@ class SeparationModule(pl.LightningModule):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        audio = config.audionet.audionet_config
-        self.model = IIANet(**audio.model_dump(), sample_rate=config.datamodule.data_config.sample_rate)
+        audio, data = config.audionet.audionet_config, config.datamodule.data_config
+        refuse_unfit_mask(data.embedding_augmentation, round(data.segment * config.encoder.fps))
+        self.model = IIANet(**audio.model_dump(), sample_rate=data.sample_rate)
         if config.training.compile:
             self.model.separator.compile_blocks()
         self.losses = {
@@ -74,6 +75,7 @@ class SeparationModule(pl.LightningModule):
         self.has_stepped = False
         self._latest_loss: Tensor | None = None
         self._changed: list[str] = []
+        self._restored: Mapping[str, Any] | None = None
         self.scheduler: LRScheduler | None = None
         self._scheduler_state: dict[str, Any] | None = None
         self._train_sums: Tensor | None = None
@@ -175,12 +177,16 @@ class SeparationModule(pl.LightningModule):
         self.history = list(checkpoint["history"])
         self.good_step = checkpoint["global_step"]
         self._changed = changed_settings(checkpoint["settings"], self.config)
+        self._restored = checkpoint
         self._validation_is_due = checkpoint["validation_is_due"]
         self._train_sums = checkpoint["train_mean"]
         self._scheduler_state = checkpoint["separation_scheduler"]
 
     def on_fit_start(self) -> None:
-        """Restore the rest: the scheduler and the ranks exist by now."""
+        """Restore the rest: the scheduler and the ranks exist by now. Raises ValueError where states are unlike."""
+        if self._restored is not None:
+            self._refuse_unlike_states(self._restored)
+            self._restored = None
         if self._train_sums is not None and self.global_rank == 0:  # of all ranks together
             self.train_mean.sums = self._train_sums.to(self.device)
         if self._scheduler_state is not None and self.scheduler is not None and not self._schedule_changed:
@@ -264,6 +270,22 @@ class SeparationModule(pl.LightningModule):
     @property
     def _schedule_changed(self) -> bool:
         return any(name == "optimizer.lr" or name.startswith("scheduler.") for name in self._changed)
+
+    def _refuse_unlike_states(self, found: Mapping[str, Any]) -> None:
+        """Raise ValueError where a checkpoint's states do not fit this run's, or are no states at all."""
+        (optimizer,), (state,) = self.trainer.optimizers, found["optimizer_states"]
+        refuse_unlike(found["loops"]["fit_loop"], self.trainer.fit_loop.state_dict(), "loops")
+        own = (*optimizer.defaults, "params")  # not those that a scheduler adds, which may be another one now
+        saved_groups, own_groups = [
+            [{name: group[name] for name in own} for group in groups]
+            for groups in (state["param_groups"], optimizer.state_dict()["param_groups"])
+        ]
+        refuse_unlike(saved_groups, own_groups, "optimizer")
+        if [group["params"] for group in saved_groups] != [group["params"] for group in own_groups]:
+            raise ValueError("optimizer: its parameters are numbered otherwise")
+        refuse_unlike_moments(state["state"], list(self.model.parameters()))
+        if self.scheduler is not None and not self._schedule_changed:
+            refuse_unlike(found["separation_scheduler"], self.scheduler.state_dict(), "scheduler")
 
     def _apply_changed_settings(self) -> None:
         """Let the config's learning rate, weight decay and schedule win over those that a checkpoint restored.

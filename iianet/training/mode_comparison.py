@@ -4,6 +4,7 @@ import logging
 import statistics
 import subprocess
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from iianet.command_line import own_environment
 from iianet.config.schema import Config, dump_config
 from iianet.errors import ConfigError, TrainingError
 from iianet.launch import Launch
-from iianet.training.step_times import StepRecord
+from iianet.training.step_times import WARM_UP, StepRecord
+from iianet.wording import duration
 
 logger = logging.getLogger(__name__)
 
@@ -148,10 +150,16 @@ def run_ways(config: Config, command: Sequence[str], steps: int) -> list[Figures
     with tempfile.TemporaryDirectory(prefix="compare-modes-") as folder:
         config_file = Path(folder, "config.yml")
         config_file.write_text(dump_config(config.model_copy(update={"training": plain})), encoding="utf-8")
-        for number in range(ROUNDS):
-            for way in asked if number % 2 == 0 else reversed(asked):
-                logger.info("round %d of %d: %s, %s", number + 1, ROUNDS, way.mode, way.setting)
-                records[way].append(_run_way(way, command, config_file, steps))
+        runs = [way for number in range(ROUNDS) for way in (asked if number % 2 == 0 else reversed(asked))]
+        logger.info(
+            "%d runs of %d steps each; after the first it is known how long they take", len(runs), WARM_UP + steps
+        )
+        start = time.monotonic()
+        for done, way in enumerate(runs):
+            left = (time.monotonic() - start) / done * (len(runs) - done) if done else None
+            wait = "" if left is None else f"; about {duration(left)} left"
+            logger.info("run %d of %d: %s, %s%s", done + 1, len(runs), way.mode, way.setting, wait)
+            records[way].append(_run_way(way, command, config_file, steps))
     return [Figures.of(way, records[way]) for way in asked]
 
 

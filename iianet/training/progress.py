@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
 from iianet.training.lightning_module import SeparationModule
 from iianet.training.results import quality
+from iianet.wording import duration
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,16 @@ class ProgressLines(pl.Callback):
         self.epochs = epochs
         self.seconds = seconds
         self._start = self._line = time.monotonic()
+        self._compiling = False
+        self._worked = False  # whether this process made something of the epoch
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        """Start the clock, also where an epoch is resumed in its middle."""
+        """Start the clock, also where an epoch is resumed in its middle, and say what the first step waits for."""
+        assert isinstance(pl_module, SeparationModule)
         self._start = self._line = time.monotonic()
+        self._compiling = pl_module.config.training.compile
+        if self._compiling:
+            logger.info("compiling the separator: the first step takes minutes")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Start the clock of the epoch."""
@@ -52,6 +59,9 @@ class ProgressLines(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any) -> None:
         """Log how far the epoch is, where it is time to."""
+        if self._compiling:
+            self._compiling = False
+            logger.info("compiled: the first step took %s", duration(time.monotonic() - self._line))
         if self._is_time():
             loss = float(trainer.callback_metrics["train_loss"])
             assert isinstance(pl_module, SeparationModule)
@@ -81,7 +91,8 @@ class ProgressLines(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Log the figures of the epoch."""
         assert isinstance(pl_module, SeparationModule)
-        if pl_module.history:
+        if pl_module.history and self._worked:
+            self._worked = False
             figures, config = pl_module.history[-1], pl_module.config
             logger.info(
                 "epoch %d (%d of %d): train loss %.2f dB (negative %s), validation %s %.2f dB, lr %.3g, %s",
@@ -97,6 +108,7 @@ class ProgressLines(pl.Callback):
             )
 
     def _is_time(self) -> bool:
+        self._worked = True
         now = time.monotonic()
         if self.seconds is None or now - self._line < self.seconds:
             return False
@@ -124,11 +136,3 @@ class Bar(pl.callbacks.TQDMProgressBar):
         """Bar of a validation."""
         with redirect_stdout(sys.stderr):
             return super().init_validation_tqdm()
-
-
-def duration(seconds: float) -> str:
-    """`12 s`, `3 min`, `2 h 05 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

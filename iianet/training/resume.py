@@ -46,6 +46,8 @@ SETTINGS = (
 APPLIED = {"optimizer.lr", "optimizer.weight_decay"}
 """Keys of the optimizer that may change on resume; the state that it keeps belongs to the other ones."""
 ABSENT = "not recorded"
+KINDS: Mapping[type, Any] = {int: int, float: int | float, type(None): type(None) | int | float | str}
+"""Type of a state's value -> types that a saved one may have instead, where not that type alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +132,48 @@ def _number(value: Any) -> float:
     if not math.isfinite(number):
         raise ValueError(f"found {number}, expected a finite number")
     return number
+
+
+def refuse_unlike(found: Any, own: Any, place: str) -> None:
+    """Raise ValueError where a saved state is built otherwise than the one that it is to replace.
+
+    Args:
+        found: State out of a checkpoint.
+        own: State as this process has it. An empty mapping stands for any.
+        place: Name of the state, for the error message.
+    """
+    if isinstance(own, dict) and isinstance(found, dict):
+        if own and found.keys() != own.keys():
+            raise ValueError(
+                f"{place}: found the keys {show(sorted(map(str, found)))}, expected {sorted(map(str, own))}"
+            )
+        for key in own:
+            refuse_unlike(found[key], own[key], f"{place}.{key}")
+    elif isinstance(own, list | tuple) and isinstance(found, list | tuple):
+        if len(own) != len(found):
+            raise ValueError(f"{place}: found {len(found)} values, expected {len(own)}")
+        for number, (one, other) in enumerate(zip(found, own, strict=True)):
+            refuse_unlike(one, other, f"{place}.{number}")
+    elif not (isinstance(found, KINDS.get(type(own), type(own))) and isinstance(found, bool) == isinstance(own, bool)):
+        raise ValueError(f"{place}: found {show(found)}, expected {show(own)} or another of its kind")
+
+
+def refuse_unlike_moments(found: Mapping[Any, Any], parameters: list[Tensor]) -> None:
+    """Raise ValueError where what an optimizer keeps is not of its parameters, each in its shape.
+
+    Args:
+        found: State of each parameter by its number, out of a checkpoint; empty before the first step.
+        parameters: The parameters.
+    """
+    if not found.keys() <= set(range(len(parameters))):
+        raise ValueError(f"optimizer: found the states {show(sorted(map(str, found)))} of {len(parameters)} parameters")
+    for number, state in found.items():
+        for name, value in _only(state, dict).items():
+            shape = parameters[_only(number, int)].shape
+            if isinstance(value, Tensor) and value.dim() and value.shape != shape:
+                raise ValueError(
+                    f"optimizer.{number}.{name}: found the shape {tuple(value.shape)}, expected {tuple(shape)}"
+                )
 
 
 def resolve_checkpoint(resume: str | None, folder: RunFolder) -> SavedRun | None:

@@ -1,16 +1,27 @@
 """SIGTERM and SIGUSR1, which schedulers send before they take a machine away, and SIGINT, which Ctrl-C sends."""
 
 import logging
+import os
+import select
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 
-from iianet.interruption import Terminated
+from iianet.interruption import INTERRUPTED, TERMINATED, Terminated
+from iianet.terminal import complain
+from iianet.wording import duration
 
 logger = logging.getLogger(__name__)
+
+FIRST_SECONDS = 10.0
+"""Time that is waited before a word is said of it."""
+LINE_SECONDS = 60.0
+"""Time from one line to the next."""
 
 
 class RunStopped(Exception):
@@ -37,8 +48,9 @@ class Termination:
         On SIGINT Lightning would exit without a checkpoint; a second one still does. SIGUSR1, by which Slurm warns
         before a time limit, is treated as SIGTERM.
         """
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-            signal.signal(number, self._note)
+        if _is_main_thread():
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                signal.signal(number, self._note)
 
     @property
     def is_asked(self) -> bool:
@@ -74,12 +86,65 @@ def own_signals() -> Iterator[None]:
 
     Where SIGUSR1 has a handler, Lightning does not put its own there, which under Slurm saves within the handler.
     """
+    if not _is_main_thread():  # signals never reach it
+        yield
+        return
     before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGUSR1, _end)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before[0] or signal.default_int_handler)
         signal.signal(signal.SIGUSR1, before[1] or signal.SIG_DFL)
+
+
+@contextmanager
+def waiting(what: str, end: Callable[[int], None]) -> Iterator[None]:
+    """Say what the block waits for, and let signals end the process at once.
+
+    A library that waits lets no handler of Python run. The number of a signal comes through a pipe instead, to a
+    thread; there is nothing to save yet.
+
+    Args:
+        what: What is waited for, in words.
+        end: Called with the number of the signal before the process ends, to end those that it started.
+    """
+    if not _is_main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer)
+    watch = threading.Thread(target=_watch, args=(reader, what, end), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.write(writer, bytes(1))
+        watch.join()
+        os.close(reader)
+        os.close(writer)
+
+
+def _watch(reader: int, what: str, end: Callable[[int], None]) -> None:
+    start, patience = time.monotonic(), FIRST_SECONDS
+    while True:
+        if not select.select([reader], [], [], patience)[0]:
+            logger.info("%s, for %s now; Ctrl-C or SIGTERM ends it", what, duration(time.monotonic() - start))
+            patience = LINE_SECONDS
+            continue
+        numbers = os.read(reader, 100)
+        if asked := [number for number in numbers if number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]:
+            end(asked[0])
+            interrupted = asked[0] == signal.SIGINT
+            complain("interrupted" if interrupted else "terminated")
+            os._exit(INTERRUPTED if interrupted else TERMINATED)
+        if 0 in numbers:
+            return
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _end(*_: Any) -> None:

@@ -1,6 +1,8 @@
 """The Trainer of a run: devices, callbacks and loggers as the training section sets them."""
 
 import logging
+import signal
+import time
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -8,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from iianet.config.schema import Config
 from iianet.config.sections import TrainingSection
@@ -24,6 +29,8 @@ from iianet.training.best_checkpoints import BestCheckpoints
 from iianet.training.last_checkpoint import AtomicCheckpointIO, LastCheckpoint
 from iianet.training.progress import Bar, progress
 from iianet.training.step_times import StepRecorder
+from iianet.training.termination import waiting
+from iianet.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +99,7 @@ def _arithmetic(training: TrainingSection) -> dict[str, Any]:
         "devices": devices,
         "num_nodes": num_nodes,
         "plugins": [AtomicCheckpointIO(), _cluster(launch)],
-        "strategy": "auto" if ranks == 1 else "ddp",
+        "strategy": "auto" if ranks == 1 else Ranks(),
         "precision": training.precision,
         "gradient_clip_val": training.gradient_clip_val,
         "accumulate_grad_batches": training.accumulate_grad_batches,
@@ -101,6 +108,47 @@ def _arithmetic(training: TrainingSection) -> dict[str, Any]:
         "enable_model_summary": False,
         "limit_train_batches": _all_or(training.limit_train_batches),
     }
+
+
+class Ranks(DDPStrategy):
+    """Lightning's ranks, which say whom they wait for and end on signals while they do."""
+
+    def setup_distributed(self) -> None:
+        """Wait for the other ranks. Raises ConfigError where they do not come within the time limit of torch."""
+        environment = self.cluster_environment
+        assert environment is not None
+        place = f"{environment.main_address}:{environment.main_port}"
+        others = f"the other ranks, {self.world_size} on {counted(self.num_nodes, 'machine')}, at {place}"
+        try:
+            with waiting(f"waiting for {others}", self._end_started):
+                super().setup_distributed()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"waited in vain for {others}: {str(error).strip().splitlines()[0]}. Start train.py on each machine of "
+                "training.num_nodes, with one MASTER_ADDR and MASTER_PORT that all can reach"
+            ) from error
+
+    def _end_started(self, _: int) -> None:
+        """End the ranks that this one started on its machine."""
+        if isinstance(self.launcher, _SubprocessScriptLauncher):
+            self.launcher.kill(signal.SIGTERM)
+
+
+def refuse_without_compiler(device: torch.device) -> None:
+    """Compile a line of arithmetic, as --compile does the separator, before anything is written.
+
+    Raises:
+        ConfigError: torch.compile does not work on the device, for example because there is no C++ compiler.
+    """
+    logger.info("--compile: trying the compiler")
+    unlike_any_other = float(time.time_ns())  # what was compiled before is not compiled again
+    try:
+        torch.compile(lambda numbers: numbers + unlike_any_other)(torch.ones(2, device=device))
+    except (RuntimeError, OSError, ImportError) as error:
+        raise ConfigError(
+            f"--compile: torch.compile does not work on {device}: {str(error).strip().splitlines()[0]}. Install a C++ "
+            "compiler such as g++, with Python's headers, or name it in CXX; or leave --compile (training.compile) out"
+        ) from error
 
 
 def _cluster(launch: Launch | None) -> ClusterEnvironment:
@@ -143,8 +191,10 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore everything but the patience."""
-        super().load_state_dict({**state_dict, "patience": self.patience})
+        """Restore everything but the patience. Raises ValueError or TypeError where it is no such state."""
+        counts = {name: int(state_dict[name]) for name in ("wait_count", "stopped_epoch", "stopping_reason")}
+        best = torch.as_tensor(float(state_dict["best_score"]))
+        super().load_state_dict({**state_dict, **counts, "best_score": best, "patience": self.patience})
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Stop at once if the run had stopped early, unless its patience was raised."""

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from iianet.errors import ConfigError, TrainingError
-from iianet.run_folder import LOCK_FILE, RunFolder, refuse_unwritable, replacing
+from iianet.run_folder import LOCK_FILE, RunFolder, refuse_unwritable, refusing_full_disk, replacing
 
 HOLD = """
 import sys
@@ -65,7 +65,9 @@ def test_a_killed_training_holds_nothing(tmp_path: Path) -> None:
             pass
 
 
-def test_without_locks_the_record_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_the_record_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """As on a file system that does not support them."""
 
     def refuse(*_: object) -> None:
@@ -79,7 +81,7 @@ def test_without_locks_the_record_decides(tmp_path: Path, monkeypatch: pytest.Mo
         process.kill()
         process.wait()
     with folder.claimed(fresh=False):
-        pass
+        assert "its file system has no locks; .running says who is training there" in caplog.text
     (folder.path / LOCK_FILE).write_text('["another-host", 1, "2026-01-01 00:00:00"]')
     with pytest.raises(ConfigError, match="process 1 on another-host, since 2026-01-01"):
         folder.claimed(fresh=False).__enter__()
@@ -169,3 +171,22 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     with replacing(path) as stream:
         stream.write(b"new")
     assert (victim.read_text(), path.read_text(), path.is_symlink()) == ("kept", "new", False)
+
+
+def test_a_lock_that_fails_otherwise_is_not_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "lockf", fail)
+    with pytest.raises(ConfigError, match="results cannot be written there: Input/output error"):
+        RunFolder(tmp_path, "run").claimed(fresh=False).__enter__()
+
+
+def test_a_disk_that_is_full_for_loggers_is_a_sentence_and_other_errors_stay(tmp_path: Path) -> None:
+    with (
+        pytest.raises(TrainingError, match=r"metrics\.csv: cannot be written: No space left on device.*--resume last"),
+        refusing_full_disk(tmp_path),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
+    with pytest.raises(FileNotFoundError), refusing_full_disk(tmp_path):
+        raise FileNotFoundError(errno.ENOENT, "a wav", "a.wav")

@@ -1,6 +1,6 @@
 import pytest
 
-from iianet.wording import nearest, printable
+from iianet.wording import duration, nearest, printable
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,11 @@ def test_what_a_terminal_would_obey_is_escaped(text: str, shown: str) -> None:
 
 def test_a_name_that_pretends_to_be_a_line_of_ours_stays_on_its_line() -> None:
     assert printable("key\nINFO: all is well", keep="") == r"key\nINFO: all is well"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(5.2, "5 s"), (240, "4 min"), (3 * 3600 + 300, "3 h 05 min")])
+def test_times_are_told_as_people_do(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
 
 
 def test_the_one_name_that_begins_so_is_the_nearest() -> None:

@@ -15,8 +15,9 @@ from helpers.recorder import Stop, recorded
 from helpers.runs import EPOCHS, RESULTS, TRAIN, last, losses, run
 from matplotlib.figure import Figure
 
+from iianet.separator.blocks import Separator
 from iianet.training import progress, results
-from iianet.training.progress import duration
+from iianet_cli import train_cli
 
 
 def test_each_epoch_is_a_line_in_a_log_file(
@@ -68,11 +69,6 @@ def test_a_terminal_has_a_bar_on_standard_error(corpus: Corpus, store: Path, her
     assert b"train loss" in said
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(5.2, "5 s"), (240, "4 min"), (3 * 3600 + 300, "3 h 05 min")])
-def test_times_are_told_as_people_do(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
-
-
 def test_the_last_line_names_the_best_epoch_and_its_files(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,12 +112,29 @@ def test_pictures_need_no_backend_of_a_notebook(here: Path) -> None:
         "from pathlib import Path; from iianet.training.results import plot_curves\n"
         "plot_curves(Path('curves.png'), [{'epoch': 0, 'train_loss': 1.0, 'val_loss': 2.0, 'lr': 0.1}], 'SNR', 'SNR')"
     )
-    # The backend is set after the libraries are imported, which matplotlib comes with.
-    program = f"import os, pytorch_lightning; os.environ['MPLBACKEND'] = 'module://nowhere'; {program}"
-    assert subprocess.run(
-        [sys.executable, "-c", program], cwd=here, env={**os.environ, "PYTHONPATH": str(TRAIN.parent)}
-    )
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.nowhere", "PYTHONPATH": str(TRAIN.parent)}
+    assert subprocess.run([sys.executable, "-c", program], cwd=here, env=environment, check=False).returncode == 0
     assert (here / "curves.png").exists()
+
+
+@pytest.mark.parametrize("command", [[str(TRAIN)], ["-m", "iianet_cli.train_cli"]])
+def test_the_command_needs_no_backend_of_a_notebook_either(command: list[str]) -> None:
+    """torchmetrics imports matplotlib, which refuses one that is not installed."""
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.nowhere", "PYTHONPATH": str(TRAIN.parent)}
+    asked = [sys.executable, *command, "--help"]
+    ended = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+def test_compiling_is_announced_and_its_time_is_told(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Separator, "compile_blocks", lambda _: None)
+    monkeypatch.setattr(train_cli, "refuse_without_compiler", lambda _: None)
+    run(corpus, "--shards", store, "--compile")
+    said = capsys.readouterr().err
+    assert said.index("compiling the separator: the first step takes minutes") < said.index("compiled: the first step")
+    assert said.count("compiled: ") == 1
 
 
 def test_results_are_there_as_soon_as_an_epoch_is_the_best(corpus: Corpus, store: Path, here: Path) -> None:

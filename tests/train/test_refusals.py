@@ -1,10 +1,11 @@
 """What train.py does not start with, and says why."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.builds import edit_identity, opened
 from helpers.corpus import Corpus
 from helpers.runs import build_store, run
 
@@ -58,9 +59,8 @@ def test_a_store_of_other_preprocessing_or_precision_is_refused(
     corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str], section: str, key: str, value: object, said: str
 ) -> None:
     stale = build_store(corpus, f"stale-{section}-{key}")
-    record = json.loads((stale / "store.json").read_text())
-    record["identity"][section][key] = value
-    (stale / "store.json").write_text(json.dumps(record))
+    identity = opened(stale).identity
+    edit_identity(stale, replace(identity, **{section: {**getattr(identity, section), key: value}}))
     code, _ = run(corpus, "--shards", stale, "--set", "videonet.videonet_config.precision=float32")
     assert code == 2
     assert said in capsys.readouterr().err
@@ -72,3 +72,40 @@ def test_values_that_torch_refuses_stop_before_anything_is_written(
     assert run(corpus, "--shards", store, "--set", "optimizer.betas=[2.0, 3.0]")[0] == 2
     assert "torch refuses the values" in capsys.readouterr().err
     assert not list(here.iterdir())
+
+
+def test_compiling_without_a_compiler_is_refused_before_anything_is_written(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nowhere/g++"))
+    assert run(corpus, "--shards", store, "--compile")[0] == 2
+    message = capsys.readouterr().err
+    assert "--compile: torch.compile does not work on cpu" in message
+    assert "/nowhere/g++" in message
+    assert "Install a C++ compiler" in message
+    assert not list(here.iterdir())
+
+
+def test_a_mask_longer_than_an_example_is_refused(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = "datamodule.data_config.embedding_augmentation.time_mask"
+    assert run(corpus, "--shards", store, "--set", f"{setting}=6")[0] == 2
+    assert f"{setting} is 6 frames, and an example has 5; expected at most that" in capsys.readouterr().err
+    assert not list(here.iterdir())
+    assert run(corpus, "--shards", store, "--set", f"{setting}=5")[0] == 0
+
+
+def test_the_build_command_has_the_flags_that_matter_to_a_build(
+    corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partial = build_store(corpus, "partial", 2)
+    data = "datamodule.data_config"
+    words = [f"{data}.batch_size=1", f"{data}.key_from=stem", "training.epochs=1", f"{data}.num_workers=0"]
+    assert run(corpus, "--shards", partial, "--set", *words)[0] == 0
+    (line,) = (
+        line for line in capsys.readouterr().err.splitlines() if "build-shards --conf_dir" in line and "train:" in line
+    )
+    assert f"--set {data}.key_from=stem" in line
+    assert "batch_size" not in line
+    assert "num_workers" not in line

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +252,64 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_sentence_and_without_fragments
     )
     assert ended.returncode == 1, ended.stderr[-2000:]
     assert "epoch=0.ckpt: cannot be written: File too large" in ended.stderr
-    assert "go on with --resume last" in ended.stderr
+    assert "a training then goes on with --resume last" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not list(RESULTS.glob("*.partial"))
     assert not list(RESULTS.glob("*.ckpt"))
+
+
+def spoil_loops(checkpoint: dict[str, Any]) -> None:
+    checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] = "many"
+
+
+def spoil_rate(checkpoint: dict[str, Any]) -> None:
+    checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] = "high"
+
+
+def spoil_moment(checkpoint: dict[str, Any]) -> None:
+    checkpoint["optimizer_states"][0]["state"][0]["exp_avg"] = torch.zeros(3)
+
+
+def spoil_schedule(checkpoint: dict[str, Any]) -> None:
+    checkpoint["separation_scheduler"]["step"] = 5  # a method's name
+
+
+def spoil_early_stopping(checkpoint: dict[str, Any]) -> None:
+    (state,) = checkpoint["callbacks"].values()
+    state["best_score"] = "good"
+
+
+def spoil_version(checkpoint: dict[str, Any]) -> None:
+    checkpoint["pytorch-lightning_version"] = [2]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_loops, "loops.epoch_loop.batch_progress.total.ready: found 'many' (str), expected 0 (int)"),
+        (spoil_rate, "optimizer.0.lr: found 'high' (str), expected 0.001 (float)"),
+        (spoil_moment, "optimizer.0.exp_avg: found the shape (3,), expected"),
+        (spoil_schedule, "scheduler: found the keys"),
+        (spoil_early_stopping, "could not convert string to float"),
+        (spoil_version, "cannot be restored"),
+    ],
+)
+def test_states_that_do_not_fit_are_refused_before_the_first_step(
+    corpus: Corpus,
+    store: Path,
+    here: Path,
+    once: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[dict[str, Any]], None],
+    said: str,
+) -> None:
+    checkpoint = torch.load(once / "last.ckpt", weights_only=True)
+    spoil(checkpoint)
+    torch.save(checkpoint, once / "last.ckpt")
+    before = (once / "last.ckpt").read_bytes()
+    assert run(corpus, "--shards", store, *EPOCHS, "--resume", "last")[0] == 2
+    message = capsys.readouterr().err
+    assert "last.ckpt: what it holds cannot be restored: " in message
+    assert said in message
+    assert "Give another checkpoint of the run, or start a new one without --resume" in message
+    assert (once / "last.ckpt").read_bytes() == before

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,10 @@ def test_sigterm_saves_and_ends_with_its_own_code(
     assert "resume with --resume last" in capsys.readouterr().err
 
 
-def test_sigterm_to_all_processes_of_a_run_saves_too(corpus: Corpus, store: Path, here: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_all_processes_of_a_run_saves_too(
+    corpus: Corpus, store: Path, here: Path, number: signal.Signals
+) -> None:
     """As Slurm sends it: loader workers get it as well."""
     command = [sys.executable, TRAIN, "--conf_dir", corpus.config_file, "--shards", store]
     workers = [
@@ -41,7 +45,7 @@ def test_sigterm_to_all_processes_of_a_run_saves_too(corpus: Corpus, store: Path
     for line in process.stderr:
         if "New best score" in line:  # said after the first epoch
             break
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     message = process.stderr.read()
     assert process.wait(60) == 143, message[-2000:]
     assert "--resume last" in message
@@ -69,3 +73,43 @@ def test_a_second_interruption_ends_at_once(
     monkeypatch.setattr(SeparationModule, "training_step", interrupt_twice)
     assert run(corpus, "--shards", store)[0] == 130
     assert not (RESULTS / "last.ckpt").exists()
+
+
+LONELY = """
+import sys
+from iianet.training import termination
+from iianet_cli.train_cli import main
+termination.FIRST_SECONDS = termination.LINE_SECONDS = 0.1
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_that_waits_for_its_other_node_says_so_and_ends_on_signals(
+    corpus: Corpus, store: Path, here: Path, number: signal.Signals, code: int
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--conf_dir", corpus.config_file, "--shards", store, "--set", "training.num_nodes=2"]
+    paths = f"{TRAIN.parent}:{os.environ.get('PYTHONPATH', '')}"
+    places = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": paths}
+    settings = ["datamodule.data_config.batch_size=1"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONELY, *words, *settings],
+        env={**os.environ, **places},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said = ""
+    while "waiting for" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    assert f"waiting for the other ranks, 2 on 2 machines, at 127.0.0.1:{port}, for 0 s now" in said
+    process.send_signal(number)
+    rest = process.stderr.read()
+    assert process.wait(20) == code, rest[-2000:]
+    assert "Traceback" not in rest
+    assert rest.endswith("interrupted\n" if number == signal.SIGINT else "terminated\n")

@@ -1,6 +1,7 @@
 """Runs of --compare_modes come by turns, and are summed up without losing what is slow in them."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -79,13 +80,16 @@ def test_both_modes_run_in_the_settings_asked_for_and_plainly(
     assert found == [(setting, mode) for setting in settings for mode in ("raw", "store")]
 
 
-def test_the_second_round_runs_backwards(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_second_round_runs_backwards(corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     path, log = script(tmp_path)
     figures = run_ways(corpus.config("training.compile=true"), [sys.executable, str(path)], 3)
     plain, compiled = ["--precision", "32-true"], ["--precision", "32-true", "--compile"]
     forwards = [["--no_shards", *plain], plain, ["--no_shards", *compiled], compiled]
     assert [json.loads(line) for line in log.read_text().splitlines()] == [*forwards, *reversed(forwards)]
     assert [len(row.rounds) for row in figures] == [2] * 4
+    assert "8 runs of 8 steps each" in caplog.text
+    assert re.search(r"run 2 of 8: store, 32-true; about \d+ s left", caplog.text)
     assert figures[0].examples_per_second == pytest.approx(20)
 
 
