@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 PROBED_FILES = 8
 NAMED_MISSING = 5
+UNREACHED = "cannot be read after"
+"""What a bucket says of an object that may be whole, after its attempts."""
 
 
 def split_manifests(config: Config, snapshots: Sequence[Snapshot], splits: Sequence[str]) -> dict[str, Manifest]:
@@ -172,8 +174,12 @@ class StoredEmbeddings:
             raise LostShard(str(error)) from error
 
     def give_up(self, shard: int, error: StoreError) -> None:
-        """Let the utterances of a shard count as missing because of an error, and say so once; if strict, raise it."""
-        if self.is_strict:
+        """Let the utterances of a shard count as missing because of an error, and say so once.
+
+        If strict, raise it; likewise where the shard may be whole, and just cannot be reached.
+        """
+        is_lost = isinstance(error.__cause__, (FileNotFoundError, ValueError, type(None)))
+        if self.is_strict or not is_lost or UNREACHED in str(error):  # a helper's process sends no cause
             raise error
         if not self.is_damaged(shard):
             self._damaged[shard] = True
