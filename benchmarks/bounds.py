@@ -1,10 +1,11 @@
 """Do the bounds of pyproject.toml hold? The tests with the lowest versions that it allows, and with the newest.
 
-    python benchmarks/bounds.py [--python python3.11 ...] [--set lowest newest] [--index URL] [PYTEST WORDS ...]
+    python benchmarks/bounds.py [--python python3.11 ...] [--set lowest newest] [--output FILE.md] [PYTEST WORDS ...]
 
 For each interpreter that is there (by default python3.11 to python3.14) and each set, an environment is made below
-build/bounds, and the quick tests are run in it, or what the last words say. `--index` is a further index of packages,
-such as https://download.pytorch.org/whl/cpu, from where torch comes without CUDA. The table at the end says what ran.
+build/bounds, and the quick tests are run in it, or what the last words say. `--index URL` is a further index of
+packages, such as https://download.pytorch.org/whl/cpu, from where torch comes without CUDA. The table at the end says
+what ran.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -29,14 +31,18 @@ def main() -> None:
     parser.add_argument("--python", nargs="+", default=INTERPRETERS)
     parser.add_argument("--set", nargs="+", choices=["lowest", "newest"], default=["lowest", "newest"], dest="sets")
     parser.add_argument("--index", help="a further index of packages")
+    parser.add_argument("--output", type=Path)
     arguments, words = parser.parse_known_args()
     rows = [
         _try(python, kind, arguments.index, words or ["-m", "not slow"])
         for python in arguments.python
         for kind in arguments.sets
     ]
-    print("\n| Python | set | versions | tests |\n| --- | --- | --- | --- |")
-    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    lines = ["| Python | set | versions | tests |", "| --- | --- | --- | --- |"]
+    text = "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(f"# Bounds\n\n{date.today().isoformat()}\n\n{text}\n", encoding="utf-8")
     ran = [row for row in rows if " passed" in row[-1]]
     sys.exit(0 if ran and not any("failed" in row[-1] or "error" in row[-1] for row in rows) else 1)
 

@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["shardwriter", "iianet.config", "tarfil
     from shardwriter.corpus.mouth_npz import read_mouth_npz
     from shardwriter.format.index import decode_index
     from shardwriter.format.npy import read_npy
-    from shardwriter.format.plan import decode_header, decode_rows
+    from shardwriter.format.plan import decode_header, decode_plan
     from shardwriter.storage.folder import Folder
     from shardwriter.storage.tar_samples import read_samples
     from shardwriter.store.snapshot import read_record
@@ -48,7 +48,7 @@ def _file(name: str, content: bytes) -> Path:
 
 def _plan(content: bytes) -> None:
     decode_header(io.BytesIO(content), "store/plan-0123456789.parquet")
-    decode_rows(io.BytesIO(content), "store/plan-0123456789.parquet")
+    decode_plan(io.BytesIO(content), "store/plan-0123456789.parquet")
 
 
 def _record(content: bytes) -> None:

@@ -60,6 +60,7 @@ def terminal(level: int) -> Iterator[None]:
     Args:
         level: Lowest level that is shown.
     """
+    _open_closed_streams()
     handler = _TerminalHandler(level)
     handler.setFormatter(PrintableFormatter("%(levelname)s: %(message)s"))
     root, chatty = logging.getLogger(), [logging.getLogger(name) for name in CHATTY]
@@ -85,9 +86,25 @@ def terminal(level: int) -> Iterator[None]:
         root.handlers[:] = handlers
 
 
-def _write(stream: TextIO | None, text: str) -> None:
+def _open_closed_streams() -> None:
+    """Let standard streams that were closed (`2>&-`) lead to nobody, for good.
+
+    Else the next file that is opened, such as a shard, gets the number of one, and what a library writes there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest number that is free: this one
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _write(stream: TextIO, text: str) -> None:
     """Write and flush, to nobody where the stream is closed or its reader is gone."""
-    if stream is None or stream.closed:
+    if stream.closed:
         return
     try:
         stream.write(text)

@@ -15,7 +15,7 @@ from loaders.audio import Samples
 from loaders.mixing import Mixer, dropped
 from loaders.mouths import MouthReader, MouthSegment
 from loaders.order import Order
-from loaders.split import StoredEmbeddings
+from loaders.split import LostShard, StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
 
 FLOAT_BYTES = 4
@@ -79,7 +79,11 @@ class Assembler:
         return self.order.batch_size * row_bytes(self.num_samples, self.dim * self.frames * value_bytes + crops)
 
     def batch(self, epoch: int, positions: Sequence[int]) -> Batch:
-        """Assemble the rows at some positions of an epoch. A row that cannot be read is left out and listed."""
+        """Assemble the rows at some positions of an epoch. A row that cannot be read is left out and listed.
+
+        Raises:
+            StoreError: A shard cannot be read, and on_missing is error.
+        """
         rows: list[Row] = []
         lost: list[Dropped] = []
         order = self.order.epoch(epoch)
@@ -91,7 +95,10 @@ class Assembler:
                 rows.append(self._row(key, epoch, position, example, utterance))
             except (AudioError, MouthError) as error:
                 lost.append(dropped(error, key, self._key(int(order.interferer[position]))))
-        embedding, bytes_read = self._embeddings(rows)
+        try:
+            embedding, bytes_read = self._embeddings(rows)
+        except LostShard:
+            return self.batch(epoch, positions)  # without it
         return collate(rows, lost, torch.from_numpy(embedding), self.num_samples, bytes_read)
 
     def _key(self, example: int) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import soundfile
 
-from iianet.errors import AudioError
+from iianet.errors import AudioError, StoreError
 from loaders.order import Indices
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
@@ -128,6 +128,7 @@ class EmbeddedAudio:
         self, manifest: Manifest, stored: StoredEmbeddings, recorded: Sequence[Manifest], wavs: WavFiles
     ) -> None:
         self.wavs = wavs
+        self.stored = stored
         self.reader = stored.centre
         sources = _source_starts(manifest, recorded)
         self._starts = {"source": sources, "mixture": sources + manifest.num_samples()}
@@ -136,11 +137,15 @@ class EmbeddedAudio:
     def read(self, kind: Kind, example: int, start: int) -> Segment:
         """See `Audio`."""
         row = int(self._rows[example])
-        if row < 0:
+        if row < 0 or self.stored.damaged[shard := int(self.reader.shard_of[row])]:
+            return self.wavs.read(kind, example, start)
+        try:
+            content = self.reader.files.content(shard)
+        except StoreError as error:
+            self.stored.give_up(shard, error)
             return self.wavs.read(kind, example, start)
         assert self.reader.audio_offsets is not None
-        shard, offset = int(self.reader.shard_of[row]), int(self.reader.audio_offsets[row])
-        npy = self.reader.files.content(shard)[offset:]
+        npy = content[int(self.reader.audio_offsets[row]) :]
         where = f"{self.reader.files.tars[shard].where}: {self.reader.key(row)}: audio.npy"
         header = npy[:NPY_HEADER_BYTES].tobytes()
         first, count = int(self._starts[kind][example]) + start, self.wavs.num_samples

@@ -32,6 +32,7 @@ class RankedData(pl.LightningDataModule):
         super().__init__()
         self.config = config
         self.options = config.datamodule.data_config
+        self._said: set[str] = set()  # of training and validation once
 
     @property
     def rank(self) -> int:
@@ -47,8 +48,10 @@ class RankedData(pl.LightningDataModule):
         """Options of a DataLoader, with num_workers as configured, but no more than there are cores or shards."""
         wanted = self.options.num_workers
         workers = min(wanted, most_workers)
-        if workers < wanted:
-            logger.info("num_workers is %d; there are %d %s, so %d are started", wanted, most_workers, unit, workers)
+        fact = f"num_workers is {wanted}; there are {most_workers} {unit}, so {workers} are started"
+        if workers < wanted and fact not in self._said:
+            logger.info("%s", fact)
+            self._said.add(fact)
         return {
             "num_workers": workers,
             "pin_memory": self.options.pin_memory and torch.cuda.is_available(),
@@ -187,7 +190,8 @@ class SeparationData(RankedData):
             skip_missing=opened.stored is not None and self.options.on_missing == "skip",
             augment_mouth=split == "train" and opened.stored is None and self.options.augment_mouth,
         )
-        ahead = ReadAhead(opened.stored.files if opened.stored else [], self.options.read_ahead_windows)
+        files, give_up = (opened.stored.files, opened.stored.give_up) if opened.stored else ([], None)
+        ahead = ReadAhead(files, self.options.read_ahead_windows, give_up)
         return BatchLoader(
             ExampleDataset(assembler, self.rank, self._ranks_here, ahead),
             advance_epoch=split == "train",

@@ -57,7 +57,7 @@ class ExampleDataset(IterableDataset[Batch]):
         window = self.order.epoch(epoch).window
         with self._start_reading_ahead(epoch, start, Share(number=first, of=stride)) as ahead:
             for batch in range(start + first, self.order.num_batches, stride):
-                ahead.advance(int(window[self.order.positions(batch, self.rank)].max(initial=0)))
+                ahead.settle(int(window[self.order.positions(batch, self.rank)].max(initial=0)))
                 yield self._batch(epoch, batch)
             ahead.finish()
 

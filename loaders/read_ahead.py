@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,11 +38,15 @@ class ReadAhead:
     Args:
         files: Shards of each reader, numbered from the first of the first to the last of the last.
         windows: Windows of the order to be ahead; 0 neither reads ahead nor checks.
+        give_up: Gets the number of a shard that is not as its index says, and the error; by default that is raised.
     """
 
-    def __init__(self, files: Sequence[ShardFiles], windows: int) -> None:
+    def __init__(
+        self, files: Sequence[ShardFiles], windows: int, give_up: Callable[[int, StoreError], None] | None = None
+    ) -> None:
         self.tars = [tar for each in files for tar in each.tars]
         self.windows = windows
+        self._give_up = give_up
         # Shared, since workers that are started again in each epoch would check everything again.
         self.checked = shared_zeros(len(self.tars), torch.bool)
         self.num_threads = max((tar.storage.num_downloads for tar in self.tars[:1]), default=1)
@@ -56,16 +60,27 @@ class ReadAhead:
             window: Window of each position, `(positions,)`.
             share: Part of the shards to read here.
         """
-        ours = (shard >= 0) & (shard % share.of == share.number)
-        pairs = np.unique(window[ours] * len(self.tars) + shard[ours]) if self.windows else np.empty(0, np.int64)
+        read = shard >= 0
+        pairs = np.unique(window[read] * len(self.tars) + shard[read]) if self.windows else np.empty(0, np.int64)
+        due = [divmod(int(pair), len(self.tars)) for pair in pairs]
+        ours = deque(pair for pair in due if pair[1] % share.of == share.number)
         pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="read-ahead")
         try:
-            yield EpochReadAhead(self, pool, deque(divmod(int(pair), len(self.tars)) for pair in pairs))
+            yield EpochReadAhead(self, pool, ours, deque(due))
         finally:
             pool.shutdown(cancel_futures=True)
 
     def read(self, shard: int) -> None:
-        """Read one shard. Raises StoreError where it is not as its index says."""
+        """Read one shard. Raises StoreError where it is not as its index says, and nobody else is to know."""
+        try:
+            self._read(shard)
+        except StoreError as error:
+            if self._give_up is None:
+                raise
+            self._give_up(shard, error)
+            self.checked[shard] = True
+
+    def _read(self, shard: int) -> None:
         try:
             descriptor, is_checked = self.tars[shard].open()
             try:
@@ -98,25 +113,43 @@ class ReadAhead:
 
 
 class EpochReadAhead:
-    """An epoch that is read ahead of: `waiting` has the window and the number of each shard to be read."""
+    """An epoch that is read ahead of.
 
-    def __init__(self, reader: ReadAhead, pool: ThreadPoolExecutor, waiting: deque[tuple[int, int]]) -> None:
+    Attributes:
+        waiting: Window and number of each shard to be read here.
+        due: The same of all shards, also of those that others read.
+    """
+
+    def __init__(
+        self, reader: ReadAhead, pool: ThreadPoolExecutor, waiting: deque[tuple[int, int]], due: deque[tuple[int, int]]
+    ) -> None:
         self.reader = reader
+        self.waiting, self.due = waiting, due
         self._pool = pool
-        self._waiting = waiting
-        self._running: deque[Future[None]] = deque()
+        self._running: deque[tuple[int, Future[None]]] = deque()
 
     def advance(self, window: int) -> None:
         """Start reading what is ahead of a window. Raises StoreError where a damaged shard was found."""
-        while self._waiting and self._waiting[0][0] <= window + self.reader.windows:
-            self._running.append(self._pool.submit(self.reader.read, self._waiting.popleft()[1]))
-        while self._running and self._running[0].done():
-            self._running.popleft().result()
+        while self.waiting and self.waiting[0][0] <= window + self.reader.windows:
+            ahead, shard = self.waiting.popleft()
+            self._running.append((ahead, self._pool.submit(self.reader.read, shard)))
+        while self._running and self._running[0][1].done():
+            self._running.popleft()[1].result()
+
+    def settle(self, window: int) -> None:
+        """Advance, and wait until each shard of the windows up to this one was checked once: before it is used."""
+        self.advance(window)
+        while self._running and self._running[0][0] <= window:
+            self._running.popleft()[1].result()
+        while self.due and self.due[0][0] <= window:
+            shard = self.due.popleft()[1]
+            if not self.reader.checked[shard]:  # another worker or rank is to read it, and has not done so
+                self.reader.read(shard)
 
     def finish(self) -> None:
         """Wait for what is being read. Raises StoreError where a damaged shard was found."""
         while self._running:
-            self._running.popleft().result()
+            self._running.popleft()[1].result()
 
 
 def _will_need(descriptor: int) -> None:

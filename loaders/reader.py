@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from iianet.errors import StoreError, UnknownKeyError
 from loaders.order import Indices
-from shardwriter.format.names import VIEW_MARK, parse_view_split, tar_name
+from shardwriter.format.names import EMBEDDING_MEMBER, SCALE_MEMBER, VIEW_MARK, parse_view_split, tar_name
 from shardwriter.format.record import Identity
-from shardwriter.format.sample import NPY_HEADER_BYTES, dequantize
+from shardwriter.format.sample import NPY_HEADER_BYTES, dequantize, expected_headers
 from shardwriter.storage.storage import StoredTar
 from shardwriter.store.entries import SplitEntries
 from shardwriter.store.snapshot import Snapshot
@@ -79,7 +79,7 @@ class StoreReader:
         has_audio = self.identity.audio == "embed" and not is_view
         self.audio_offsets = _integers(entries["audio_offset"]) if has_audio else None
         self._metadata = [_integers(entries[column]) for column in METADATA_COLUMNS] if with_metadata else None
-        self._refuse_wrong_lengths(_integers(entries["embedding_length"]))
+        self._is_checked = np.zeros(len(keys), dtype=np.bool_)
         if len(snapshots) > 1:
             self._refuse_common_keys()
 
@@ -119,6 +119,7 @@ class StoreReader:
             out: `(rows, dim, frames)`, C-contiguous, in `dtype`, with at least as many frames as the longest has.
         """
         _refuse_no_row(rows.min(initial=0))
+        self._check(rows)
         lengths = self.frames[rows]
         if self._scale_offsets is not None or (lengths != out.shape[2]).any():
             for row, length, one in zip(rows.tolist(), lengths.tolist(), out, strict=True):
@@ -151,6 +152,8 @@ class StoreReader:
 
     def _copy(self, row: int, first: int, out: npt.NDArray[Any]) -> None:
         """Copy the frames from `first` on into `(dim, frames)`."""
+        if not self._is_checked[row]:
+            self._check(np.array([row]))
         shard, dim, frames = int(self.shard_of[row]), self.identity.dim, int(self.frames[row])
         content, offset = self.files.content(shard), int(self._offsets[row])
         whole = content[offset : offset + dim * frames * self._stored_dtype.itemsize].view(self._stored_dtype)
@@ -162,16 +165,35 @@ class StoreReader:
         scale = content[scale_at : scale_at + dim * SCALE_DTYPE.itemsize].view(SCALE_DTYPE)
         dequantize(stored, scale, out=out)
 
-    def _refuse_wrong_lengths(self, lengths: Indices) -> None:
-        """Raise StoreError where the index and the identity contradict each other."""
-        expected = NPY_HEADER_BYTES + self.identity.dim * self.frames * self._stored_dtype.itemsize
-        if len(wrong := np.flatnonzero(lengths != expected)):
-            row = int(wrong[0])
-            raise StoreError(
-                f"{self.files.tars[self.shard_of[row]].where}: {self.key(row)} has {lengths[row]} bytes, expected "
-                f"{expected[row]} for ({self.identity.dim}, {self.frames[row]}) {self._stored_dtype}; the store is "
-                "damaged, build it again"
-            )
+    def _check(self, rows: Indices) -> None:
+        """Look at the headers of some embeddings before the first bytes of each are served.
+
+        Raises:
+            StoreError: One is not of the shape and type that the index and the store say.
+        """
+        rows = rows[~self._is_checked[rows]]
+        if not len(rows):
+            return
+        shards, frames = self.shard_of[rows].tolist(), self.frames[rows].tolist()
+        content = {shard: self.files.content(shard) for shard in set(shards)}
+        headers = {length: expected_headers(self.identity, length) for length in set(frames)}
+        for member, offsets in ((EMBEDDING_MEMBER, self._offsets), (SCALE_MEMBER, self._scale_offsets)):
+            if offsets is None:
+                continue
+            starts = offsets[rows].tolist()
+            found = [
+                content[shard][start - NPY_HEADER_BYTES : start] for shard, start in zip(shards, starts, strict=True)
+            ]
+            expected = b"".join([headers[length][member] for length in frames])
+            if np.concatenate(found).tobytes() != expected:
+                same = np.concatenate(found) == np.frombuffer(expected, np.uint8)
+                first = int(np.argmin(same)) // NPY_HEADER_BYTES
+                raise StoreError(
+                    f"{self.files.tars[shards[first]].where}: {self.key(int(rows[first]))}: {member}: the bytes before "
+                    f"{starts[first]:,} are not the header of the array that the index says starts there. "
+                    "Run inspect-shards --verify, then build-shards."
+                )
+        self._is_checked[rows] = True
 
     def _refuse_common_keys(self) -> None:
         """Raise StoreError where two stores have one key."""

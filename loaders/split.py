@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from iianet.config.data_section import DataConfig
 from iianet.config.schema import Config
 from iianet.errors import ManifestError, StoreError
 from loaders.order import Indices
 from loaders.reader import OPEN_SHARDS, ShardFiles, StoreReader
+from loaders.workers import shared_zeros
 from shardwriter.corpus.manifest import Manifest, arrange, is_listed, load_manifests, manifest_folders
 from shardwriter.corpus.outside import refuse_outside
 from shardwriter.format.names import parse_view_split, view_split
@@ -93,18 +95,29 @@ def _prefixed(table: pa.Table, columns: Sequence[str], prefix: str) -> pa.Table:
     return table
 
 
+class LostShard(StoreError):
+    """A shard could be read when it was opened, and its embeddings count as missing from now on."""
+
+
 class StoredEmbeddings:
     """Stored embeddings of a manifest's utterances, view by view. Safe to send to worker processes.
+
+    Shards are numbered as `ReadAhead` counts: those of the first reader, then those of the second, ...
 
     Attributes:
         readers: Readers of the centre crop, then of the augmented views 1, 2, ...
         rows: Row of each view of each utterance in its reader, -1 where it is not stored, `(views + 1, utterances)`.
+        is_strict: Whether a shard that turns out to be damaged is an error; else its utterances count as missing.
+        damaged: Whether each shard was found damaged, by any worker, `(shards,)`.
     """
 
-    def __init__(self, manifest: Manifest, readers: Sequence[StoreReader]) -> None:
+    def __init__(self, manifest: Manifest, readers: Sequence[StoreReader], is_strict: bool) -> None:
         self.readers = tuple(readers)
         keys = manifest.utterances.column("key")
         self.rows = np.stack([reader.rows_of(keys) for reader in readers])
+        self.is_strict = is_strict
+        self._first = np.cumsum([0, *(len(reader.files.tars) for reader in readers)])
+        self.damaged = shared_zeros(int(self._first[-1]), torch.bool)
 
     @property
     def centre(self) -> StoreReader:
@@ -133,31 +146,48 @@ class StoredEmbeddings:
         return [store for store in self.centre.stores if store in holding]
 
     def has(self, utterance: int, view: int) -> bool:
-        """Whether an embedding is stored."""
-        return bool(self.rows[view, utterance] >= 0)
+        """Whether an embedding is stored, in a shard that is not known to be damaged."""
+        return bool(self.rows[view, utterance] >= 0) and not self.damaged[self._shard(utterance, view)]
 
     def read(self, utterance: int, view: int, start: int, out: npt.NDArray[Any]) -> int:
-        """Read a segment of a stored embedding, see `StoreReader.read_segment`."""
-        return self.readers[view].read_segment(int(self.rows[view, utterance]), start, out)
+        """Read a segment of a stored embedding, see `StoreReader.read_segment`.
+
+        Raises:
+            StoreError: It cannot be read; LostShard where it counts as missing from now on.
+        """
+        try:
+            return self.readers[view].read_segment(int(self.rows[view, utterance]), start, out)
+        except StoreError as error:
+            self.give_up(self._shard(utterance, view), error)
+            raise LostShard(str(error)) from error
+
+    def give_up(self, shard: int, error: StoreError) -> None:
+        """Let the utterances of a shard count as missing because of an error, and say so once; if strict, raise it."""
+        if self.is_strict:
+            raise error
+        if not self.damaged[shard]:
+            self.damaged[shard] = True
+            logger.warning("%s Until then its utterances count as missing", error)
 
     def shard_of(self, utterances: Indices, views: Indices) -> Indices:
-        """Number of the shard of each view of an utterance, as `ReadAhead` counts; -1 where it is not stored."""
+        """Number of the shard of each view of an utterance; -1 where it is not stored."""
         rows = self.rows[views, utterances]
         shards = np.full(len(rows), -1, dtype=np.int64)
-        first = 0
         for view, reader in enumerate(self.readers):
             chosen = (views == view) & (rows >= 0)
-            shards[chosen] = reader.shard_of[rows[chosen]] + first
-            first += len(reader.files.tars)
+            shards[chosen] = reader.shard_of[rows[chosen]] + self._first[view]
         return shards
 
+    def _shard(self, utterance: int, view: int) -> int:
+        return int(self._first[view] + self.readers[view].shard_of[self.rows[view, utterance]])
 
-def open_stored(snapshots: Sequence[Snapshot], manifest: Manifest, views: int) -> StoredEmbeddings:
+
+def open_stored(snapshots: Sequence[Snapshot], manifest: Manifest, views: int, *, is_strict: bool) -> StoredEmbeddings:
     """Open the centre crops and `views` augmented views of a manifest's split."""
     readers = [StoreReader(snapshots, view_split(manifest.split, view)) for view in range(views + 1)]
     for reader in readers:
         reader.files.most_open = max(OPEN_SHARDS // len(readers), 2)
-    return StoredEmbeddings(manifest, readers)
+    return StoredEmbeddings(manifest, readers, is_strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +247,10 @@ def open_split(
     options = config.datamodule.data_config
     num_samples = round(options.segment * options.sample_rate)
     eligible = _eligible_examples(options, manifest, num_samples)
-    stored = open_stored(snapshots, manifest, _num_views(options, snapshots, manifest.split)) if snapshots else None
+    stored = None
+    if snapshots:
+        views = _num_views(options, snapshots, manifest.split)
+        stored = open_stored(snapshots, manifest, views, is_strict=options.on_missing == "error")
     split = Split(
         manifest=manifest,
         stored=stored,

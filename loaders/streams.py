@@ -36,6 +36,7 @@ from loaders.assemble import FLOAT_BYTES, Row, collate, row_bytes
 from loaders.audio import Kind, Recording, Segment, read_segment
 from loaders.datamodule import RankedData
 from loaders.dataset import TimedLoader
+from loaders.matching import record_beside, refuse_other_encoder_of_tars
 from loaders.mixing import Mixer, dropped
 from loaders.read_ahead import Share
 from loaders.workers import sendable, shared_zeros
@@ -43,10 +44,8 @@ from shardwriter.corpus.outside import is_outside
 from shardwriter.format.names import AUDIO_MEMBER, METADATA_MEMBER
 from shardwriter.format.npy import read_npy
 from shardwriter.format.sample import audio_entries, parse_metadata
-from shardwriter.storage.folder import Folder
 from shardwriter.storage.tar_samples import RawSample, is_decoded, read_embedding, read_samples, sample_name
-from shardwriter.storage.tar_urls import TRAIN, VAL, is_fetched, is_tars, open_shard, split_tars
-from shardwriter.store.snapshot import is_store, read_record
+from shardwriter.storage.tar_urls import TRAIN, VAL, is_tars, open_shard, split_tars
 
 logger = logging.getLogger(__name__)
 
@@ -310,9 +309,11 @@ class StreamData(RankedData):
         for split, urls in self.urls.items():
             open_shard(urls[-1]).close()
             self._refuse_other_layout(split, urls[0])
+        urls = [url for split in self.urls.values() for url in split]
+        refuse_other_encoder_of_tars(urls, self.config.encoder_source(), self.options.trust_imported)
         logger.info(
-            "train: %d shards are streamed, val: %d. A stream does not say which encoder made its embeddings; its "
-            "order depends on the numbers of ranks and workers; an epoch that is resumed in its middle starts over.",
+            "train: %d shards are streamed, val: %d. The order of a stream depends on the numbers of ranks and "
+            "workers; an epoch that is resumed in its middle starts over.",
             *map(len, self.urls.values()),
         )
 
@@ -366,10 +367,8 @@ class StreamData(RankedData):
         """The configured one, else that of the store whose shards these are."""
         if self.options.data_root is not None:
             return Path(os.path.abspath(self.options.data_root))
-        url = self.urls[split][0]
-        folder = None if is_fetched(url) else Folder(Path(url).parent)
-        recorded = read_record(folder).data_root if folder and is_store(folder) else None
-        return Path(recorded) if recorded else None
+        record = record_beside(self.urls[split][0])
+        return Path(record.data_root) if record and record.data_root else None
 
     def _refuse_other_layout(self, split: str, url: str) -> None:
         """Raise StoreError where none of the first samples can be trained on."""

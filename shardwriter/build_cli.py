@@ -22,7 +22,7 @@ from iianet.paths import expand_word
 from iianet.terminal import PrintableFormatter, complain, say
 from iianet.wording import counted, nearest
 from shardwriter.build.build import Build, prepare
-from shardwriter.build.check import Finding, check
+from shardwriter.build.check import Finding, check, show
 from shardwriter.build.compact import Compaction, abandon
 from shardwriter.build.options import BuildOptions
 from shardwriter.execute.devices import choose_device, choose_devices
@@ -185,7 +185,7 @@ def _run_check(arguments: argparse.Namespace) -> int:
     except FeatureStoreError as error:
         found = [Finding(what="config and flags", found="", problem=str(error))]
     findings += [finding for finding in found if not findings or finding.what != "device"]
-    say(tabulate([(it.what, "FIX" if it.problem else "ok", it.problem or it.found) for it in findings]))
+    say(show(findings))
     return 2 if any(finding.problem for finding in findings) else 0
 
 

@@ -13,7 +13,7 @@ from iianet.paths import expand_word
 from iianet.terminal import say
 from shardwriter.execute.devices import choose_device
 from shardwriter.format.names import parse_view_split
-from shardwriter.inspect.compare import compare, corpus_manifests, show_comparisons
+from shardwriter.inspect.compare import compare, compare_encoder, corpus_manifests, show_comparisons
 from shardwriter.inspect.export_embeddings import export_embeddings
 from shardwriter.inspect.foreign import read_foreign
 from shardwriter.inspect.inspected import InspectedStore, choose_evenly
@@ -121,7 +121,7 @@ def _check_flags(arguments: argparse.Namespace) -> None:
 def _sections(store: InspectedStore, arguments: argparse.Namespace) -> list[Section]:
     config = load_config(arguments.against, config_overrides(arguments)) if arguments.against else None
     manifests = corpus_manifests(store, config) if config is not None else {}
-    compared = compare(store, manifests) if config is not None else None
+    compared = compare(store, manifests, config.datamodule.data_config.frame_tolerance) if config is not None else None
     summary = summarise(store, compared)
     sections = [summary if arguments.key is None else replace(summary, text="")]
     if not arguments.verify:  # which says the same of files, and more
@@ -135,6 +135,8 @@ def _sections(store: InspectedStore, arguments: argparse.Namespace) -> list[Sect
         sections.append(show_samples(samples))
     if compared is not None:
         sections.append(show_comparisons(compared, _build_command(store, arguments)))
+    if config is not None:
+        sections.append(compare_encoder(store, config))
     if config is not None and arguments.recheck is not None:
         source, device = config.encoder_source(), choose_device(arguments.device)
         sections.append(recheck(store, manifests, source, device, arguments.recheck))

@@ -65,6 +65,8 @@ class DataConfig(Section):
     """Read files outside `data_root` too where a store's own audio lists name them; for stores that you trust."""
     key_from: Literal["stem", "path"] = "stem"
     """What an utterance's key is made of: its npz file's stem, or its path below `data_root`."""
+    frame_tolerance: Whole = 1
+    """Frames by which a mouth may be longer or shorter than its audio before it is listed."""
     train_mixing: Literal["dynamic", "static"] | None = None
     """Mix training sources anew each epoch, or use the manifest's mixtures; null follows `data_name`."""
     augment_mouth: bool = True

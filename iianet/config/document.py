@@ -26,7 +26,10 @@ MOST_NODES = 100_000
 """Values of a config, its aliases written out."""
 MOST_LEVELS = 32
 """Mappings and lists that are nested in each other."""
-TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
+TAG_PREFIX = "tag:yaml.org,2002:"
+TIMESTAMP_TAG = f"{TAG_PREFIX}timestamp"
+PLAIN_TAGS = ("!", *(f"{TAG_PREFIX}{kind}" for kind in ("str", "seq", "map")))
+"""Tags that may be written out; others make types that no key has, or fail with errors of Python's own."""
 _AS_BOOL = re.compile("yes|no|on|off", re.IGNORECASE)
 _AS_NUMBER = re.compile(r"[-+]?0[0-7]+|.*[_:].*")
 """Octal without its o, 1_000, and 1:30, which is 90: of base 60."""
@@ -52,6 +55,10 @@ class StrictLoader(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         before = self._nodes
         self._levels += 1
+        tag: str | None = getattr(event, "tag", None)
+        if tag is not None and tag not in PLAIN_TAGS:
+            name = tag.replace(TAG_PREFIX, "!!")
+            raise _marked(f"found the tag {name}; a config has plain values, so leave it out", event.start_mark)
         if self._levels > MOST_LEVELS:
             raise _marked(f"nested more than {MOST_LEVELS} deep, which no config is", event.start_mark)
         node: Node | None = super().compose_node(parent, index)
@@ -73,6 +80,8 @@ class StrictLoader(yaml.SafeLoader):
     def compose_scalar_node(self, anchor: Any) -> ScalarNode:
         """Compose as PyYAML does, and refuse what is read as another value than it looks like."""
         node: ScalarNode = super().compose_scalar_node(anchor)
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in node.value):
+            raise _marked("half of a character of UTF-16, which stands for none; write the whole", node.start_mark)
         kind, is_plain = node.tag.rpartition(":")[2], node.style is None
         if is_plain and kind == "bool" and _AS_BOOL.fullmatch(node.value):
             read = str(self.construct_yaml_bool(node)).lower()
@@ -154,7 +163,7 @@ def parse(text: str, where: str) -> tuple[Any, Node | None]:
             return (None if node is None else loader.construct_document(node)), node
         finally:
             loader.dispose()
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"{where}: {_explain(error, text)}") from error
 
 

@@ -11,13 +11,21 @@ import xxhash
 
 from iianet.config.schema import Config
 from iianet.encoder.kernels import Kernels
+from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.encoder.protocol import Encoder
 from iianet.errors import StoreError
-from shardwriter.build.difference import Difference, find_differences, refuse_unrelated_root
+from shardwriter.build.difference import (
+    Difference,
+    find_differences,
+    refuse_missing_files,
+    refuse_unrelated_root,
+    stored_frames,
+)
 from shardwriter.build.options import BuildOptions
 from shardwriter.build.preparation import Preparation, is_overwrite
-from shardwriter.build.report import Bar, BuildReport, failures_of
+from shardwriter.build.report import Bar, BuildReport, counted_corpus, failures_of
 from shardwriter.corpus.manifest_data import Manifest
+from shardwriter.corpus.mouth_lengths import other_lengths
 from shardwriter.corpus.planning import plan_utterances
 from shardwriter.corpus.views import with_views
 from shardwriter.encode.encoded import EncodedClips
@@ -110,7 +118,7 @@ class Build:
             data_root=next(iter(manifests.values())).data_root,
             identity=identity,
             encoder=encoder,
-            report=BuildReport(is_import=options.import_embeddings),
+            report=BuildReport(corpus=counted_corpus(manifests), is_import=options.import_embeddings),
         )
 
     @property
@@ -142,7 +150,15 @@ class Build:
             self._end_replacement(transaction, header)
             if self.report.waiting is None:
                 write(self._extend(transaction, self._differences(transaction.snapshot)))
-        self.report.failed = failures_of(self.manifests, transaction.conclude())
+        found = transaction.conclude()
+        self.report.failed = failures_of(self.manifests, found)
+        data, samples_per_frame = self.config.datamodule.data_config, SAMPLE_RATE / self.identity.fps
+        for split, manifest in self.manifests.items():
+            if split in found:
+                frames = stored_frames(manifest, found[split])
+                self.report.other_lengths += other_lengths(manifest, frames, samples_per_frame, data.frame_tolerance)
+        for other in self.report.other_lengths:
+            logger.debug("of another length than its audio: %s", other)
 
     def survey(self) -> dict[str, Difference]:
         """What a build would store, without writing anything. Raises FeatureStoreError where it would refuse."""
@@ -213,8 +229,13 @@ class Build:
             logger.warning("%s: an --overwrite with another identity is in progress (%s)", name, pending.name)
 
     def _survey(self, snapshot: Snapshot | None) -> dict[str, Difference]:
-        """What is stored first: what an --overwrite in progress lacks, all for one that begins, else what is new or
-        changed."""
+        """What is stored first. Raises ManifestError where the files of none of it exist."""
+        found = self._first(snapshot)
+        refuse_missing_files([(it.manifest, it.to_plan) for it in found.values()])
+        return found
+
+    def _first(self, snapshot: Snapshot | None) -> dict[str, Difference]:
+        """What an --overwrite in progress lacks, all for one that begins, else what is new or changed."""
         if snapshot and snapshot.pending and is_overwrite(snapshot.pending, self.identity):
             return self._resumed(snapshot, snapshot.pending)
         if snapshot and self.options.overwrite:

@@ -1,6 +1,9 @@
 """build-shards --check: what a build would stumble over, before it starts."""
 
 import os
+import shutil
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,28 +12,29 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 import numpy as np
-import soundfile
 import torch
+from tabulate import tabulate
 
 from iianet.config.schema import Config
 from iianet.encoder.mouth import FRAME_SIZE, SAMPLE_RATE, center_crop
 from iianet.encoder.protocol import Encoder
 from iianet.errors import FeatureStoreError, MouthError
+from iianet.wording import counted
 from shardwriter.build.build import Build
-from shardwriter.build.difference import Difference
+from shardwriter.build.difference import SAMPLED, Difference, refuse_missing_files, spread
 from shardwriter.build.options import BuildOptions
 from shardwriter.build.preparation import Preparation
+from shardwriter.build.report import counted_corpus
 from shardwriter.corpus.manifest_data import Manifest
+from shardwriter.corpus.mouth_lengths import other_lengths
 from shardwriter.corpus.mouth_npz import read_mouth_npz
-from shardwriter.corpus.wavs import stored_dtype
+from shardwriter.corpus.wavs import stored_dtype, wav_problems
 from shardwriter.encode.imported import read_embedding
 from shardwriter.format.names import parse_view_split
 from shardwriter.format.record import Identity
 from shardwriter.format.sample import Failed
 from shardwriter.storage.storage import Storage
 
-SAMPLED = 8
-"""Files of each kind and split that are opened."""
 TIMED_FRAMES = 100
 SAMPLE_BYTES = 4096
 """Of a sample beside its data, about: headers, padding to tar blocks, its json member, its rows of plan and index."""
@@ -46,6 +50,22 @@ class Finding:
     problem: str = ""
 
 
+def show(findings: Sequence[Finding]) -> str:
+    """The table, wrapped for a terminal; in files each finding is one line."""
+    room = shutil.get_terminal_size().columns - 30 if sys.stdout.isatty() else None
+    return tabulate(
+        [(it.what, "FIX" if it.problem else "ok", _wrapped(it.problem or it.found, room)) for it in findings]
+    )
+
+
+def _wrapped(text: str, room: int | None) -> str:
+    """Wrap between words; a path stays whole, so that it can be copied."""
+    if room is None:
+        return text
+    wrap = textwrap.TextWrapper(max(room, 40), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(wrap.fill(line) for line in text.splitlines())
+
+
 def check(config: Config, storage: Storage, options: BuildOptions) -> list[Finding]:
     """Take the steps of a build that write nothing, and look at all else that it needs."""
     steps = Preparation(config, storage, options)
@@ -57,7 +77,7 @@ def check(config: Config, storage: Storage, options: BuildOptions) -> list[Findi
         corpus := _try("manifests", lambda: _manifests(steps)),
     ]
     for split, manifest in steps.manifests.items() if not corpus.problem else ():
-        findings.append(_try(f"{split} npz", partial(_sample_mouths, manifest)))
+        findings.append(_try(f"{split} npz", partial(_sample_mouths, steps.config, manifest)))
         if options.import_embeddings:
             findings.append(_try(f"{split} embeddings", partial(_sample_embeddings, steps, manifest)))
         findings.append(_try(f"{split} wav", partial(_sample_audio, manifest)))
@@ -89,7 +109,9 @@ def _weights(steps: Preparation) -> str:
 
 def _manifests(steps: Preparation) -> str:
     counts = {split: len(manifest.utterances) for split, manifest in steps.manifests.items()}
-    return ", ".join(f"{split} {count} utterances" for split, count in counts.items())
+    refuse_missing_files([(manifest, range(len(manifest.utterances))) for manifest in steps.manifests.values()])
+    utterances = ", ".join(f"{split} {counted(count, 'utterance')}" for split, count in counts.items())
+    return f"{utterances}; {counted_corpus(steps.manifests)}"
 
 
 def _store(steps: Preparation, found: dict[str, Difference]) -> str:
@@ -147,26 +169,29 @@ def _device(device: torch.device) -> str:
     )
 
 
-def _spread(manifest: Manifest) -> Sequence[int]:
-    """A few utterances, evenly over hash order."""
-    count = len(manifest.utterances)
-    return np.linspace(0, count - 1, min(SAMPLED, count), dtype=int).tolist() if count else []
-
-
-def _sample_mouths(manifest: Manifest) -> str:
-    chosen, problems = _spread(manifest), []
+def _sample_mouths(config: Config, manifest: Manifest) -> str:
+    chosen, problems = spread(range(len(manifest.utterances))), []
+    frames = np.zeros(len(manifest.utterances), dtype=np.int64)
     for index in chosen:
         try:
-            read_mouth_npz(manifest.data_root / manifest.utterances[index].mouth)
+            frames[index] = len(read_mouth_npz(manifest.data_root / manifest.utterances[index].mouth).frames)
         except MouthError as error:
             problems.append(str(error))
-    return _sampled(len(chosen), problems, "npz can be used", "are fine")
+    found = _sampled(len(chosen), problems, "npz can be used", "are fine")
+    fps, tolerance = config.encoder.fps, config.datamodule.data_config.frame_tolerance
+    others = other_lengths(manifest, frames, SAMPLE_RATE / fps, tolerance)
+    if others and len(others) == np.count_nonzero(frames):
+        raise FeatureStoreError(
+            f"none of {len(others)} sampled npz is as long as its audio at {fps} frames a second: {others[0]}. Make "
+            "them again, or allow it with datamodule.data_config.frame_tolerance"
+        )
+    return f"{found}; {len(others)} of another length than their audio: {others[0]}" if others else found
 
 
 def _sample_embeddings(steps: Preparation, manifest: Manifest) -> str:
     """Whether an earlier tool's files can be imported."""
     identity = replace(steps.identity, audio="path")
-    chosen = [manifest.utterances[index] for index in _spread(manifest)]
+    chosen = [manifest.utterances[index] for index in spread(range(len(manifest.utterances)))]
     rows = [{"mouth": item.mouth, "utterance": item.name, "audio": []} for item in chosen]
     read = [read_embedding(row, manifest.data_root, identity) for row in rows]
     problems = [sample.reason for sample in read if isinstance(sample, Failed)]
@@ -184,21 +209,13 @@ def _sampled(count: int, problems: Sequence[str], none: str, some: str) -> str:
 
 
 def _sample_audio(manifest: Manifest) -> str:
-    chosen = set(_spread(manifest))
+    chosen = set(spread(range(len(manifest.utterances))))
     examples = [example for example in manifest.examples if example.utterance in chosen][:SAMPLED]
-    for example in examples:
-        for wav in (example.mixture, example.source):
-            path = manifest.data_root / wav
-            try:
-                info = soundfile.info(path)
-            except soundfile.LibsndfileError as error:
-                raise FeatureStoreError(f"{path}: cannot be read ({error}); is data_root right?") from error
-            if (info.samplerate, info.channels, info.frames) != (SAMPLE_RATE, 1, example.num_samples):
-                raise FeatureStoreError(
-                    f"{path}: {info.samplerate} Hz, {info.channels} channels, {info.frames} samples; the manifest says "
-                    f"{SAMPLE_RATE} Hz mono, {example.num_samples} samples"
-                )
-    return f"{2 * len(examples)} checked, all match the manifest"
+    wavs = {wav: example.num_samples for example in examples for wav in (example.mixture, example.source)}
+    problems = wav_problems((manifest.data_root / wav, num_samples) for wav, num_samples in wavs.items())
+    if problems:
+        raise FeatureStoreError(f"{len(problems)} of {len(wavs)} checked cannot be used: {problems[0]}")
+    return f"{len(wavs)} checked, all match the manifest"
 
 
 def count_frames(found: Difference, fps: float) -> float:

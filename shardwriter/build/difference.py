@@ -1,6 +1,7 @@
 """What a store lacks of a manifest: new, changed, failed or unfinished utterances. Column by column."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 from tqdm import tqdm
 
-from iianet.errors import StoreError
+from iianet.errors import ManifestError, StoreError
 from shardwriter.build.options import BuildOptions
 from shardwriter.corpus.manifest_data import ROWS_AT_A_TIME, Manifest
+from shardwriter.corpus.regular_file import open_regular
 from shardwriter.encode.clips import source_state
+from shardwriter.format.digest import digest_of
 from shardwriter.format.names import SPLITS, parse_view_split, view_split
 from shardwriter.format.plan import PlanHeader
 from shardwriter.store.entries import SplitEntries
@@ -25,6 +27,8 @@ from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
+SAMPLED = 8
+"""Files of each kind and split that are looked at before all are read."""
 STAT_THREADS = 16
 """Threads that ask for file sizes and times: that is waiting, not work, especially on network file systems."""
 STAT_ROWS = 2048
@@ -136,6 +140,13 @@ def stored_rows(keys: pa.Array, entries: SplitEntries) -> Rows:
     return np.where(found < 0, -1, entries.newest_rows[found])
 
 
+def stored_frames(manifest: Manifest, entries: SplitEntries) -> Rows:
+    """Frames of each utterance as they are stored, 0 where it is not, `(utterances,)`; needs the column `frames`."""
+    rows = stored_rows(manifest.utterances.column("key"), entries)
+    frames = np.append(np.asarray(entries.entries["frames"], dtype=np.int64), 0)  # -1 is the last one
+    return frames[rows]
+
+
 def refuse_other_paths(manifests: Mapping[str, Manifest], snapshot: Snapshot, headers: Sequence[PlanHeader]) -> None:
     """Raise StoreError where the store knows an utterance under another path: then data_root is not what it was."""
     for header in headers:
@@ -160,6 +171,43 @@ def _refuse_other_paths(manifest: Manifest, header: PlanHeader, table: pa.Table)
                 "that the store was built with (or where that folder lies now), or another --shards folder for "
                 "another corpus."
             )
+
+
+def refuse_missing_files(wanted: Sequence[tuple[Manifest, Sequence[int] | Rows]]) -> None:
+    """Raise ManifestError where neither npz nor wavs of some utterances exist: that is a wrong folder, not bad files.
+
+    Args:
+        wanted: Manifests, and utterances of each; a few are looked at, evenly over them.
+    """
+    files: list[Path] = []
+    for manifest, rows in wanted:
+        chosen = spread(rows)
+        first = np.searchsorted(manifest.utterance_of_example(), chosen)
+        mouths, mixtures = manifest.utterances.column("mouth"), manifest.examples.column("mixture")
+        paths = [*(mouths[row] for row in chosen), *(mixtures[int(row)] for row in first if row < len(mixtures))]
+        files += [manifest.data_root / path.as_py() for path in paths]
+    if files and all(map(_is_missing, files)):
+        raise ManifestError(
+            f"none of the first {len(files)} files in the lists exists, e.g. {files[0]}. Paths in the lists start at "
+            f"data_root, {wanted[0][0].data_root}, unless they are whole; give the folder where the corpus lies with "
+            "--data_root, or make the lists again"
+        )
+
+
+def spread(rows: Sequence[int] | Rows) -> list[int]:
+    """A few of some utterances, evenly over them."""
+    places = np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows)), dtype=int)
+    return [int(rows[place]) for place in places]
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):  # it is there, or cannot be: each file is told of when it is read
+        return False
+    return False
 
 
 def refuse_unrelated_root(manifests: Mapping[str, Manifest], snapshot: Snapshot, root: Path) -> None:
@@ -238,6 +286,7 @@ def _is_stale(path: Path, origin: Mapping[str, Any], verify_sources: bool) -> bo
 
 def _digest(path: Path) -> str | None:
     try:
-        return str(xxhash.xxh3_64_hexdigest(path.read_bytes()))
+        with open_regular(path) as stream:
+            return digest_of(stream)[0]
     except OSError:
         return None

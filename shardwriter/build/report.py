@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 from tabulate import tabulate
 from tqdm import tqdm
 
+from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.wording import counted
 from shardwriter.build.difference import REASONS, Difference
 from shardwriter.corpus.manifest_data import Manifest
+from shardwriter.corpus.mouth_lengths import OtherLength
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import count_views, parse_view_split
 from shardwriter.store.entries import SplitEntries
@@ -47,6 +49,8 @@ class BuildReport:
         stored_bytes: Bytes of those shards.
         audio_bytes: How many of these are audio.
         seconds: From the first npz read to the last shard published.
+        other_lengths: Stored mouths that are longer or shorter than their audio.
+        corpus: How much the lists hold, in words.
         waiting: Plan of an --overwrite that is not complete yet.
         is_import: Whether embeddings were imported instead of encoded.
     """
@@ -58,6 +62,8 @@ class BuildReport:
     stored_bytes: int = 0
     audio_bytes: int = 0
     seconds: float = 0.0
+    other_lengths: list[OtherLength] = field(default_factory=list)
+    corpus: str = ""
     waiting: str | None = None
     is_import: bool = False
 
@@ -112,21 +118,21 @@ class BuildReport:
         done = "imported" if self.is_import else "encoded"
         lines = tabulate(rows, headers=["split", *reasons, done, "not stored"]).splitlines()
         failures = [failure for split in self.failed.values() for failure in split]
-        if failures:
-            lines += [
-                "",
-                f"Not stored ({len(failures)}); fix the npz and build again, with --retry_failed for a wav or an "
-                "import:",
-                *(f"  {failure.split} {failure.mouth}: {failure.reason}" for failure in failures[:SHOWN_FAILURES]),
-            ]
-        if len(failures) > SHOWN_FAILURES:
-            lines.append(f"  ... and {len(failures) - SHOWN_FAILURES} more, in the log")
+        lines += _listed(
+            "Not stored ({}); fix the npz and build again, with --retry_failed for a wav or an import:",
+            [f"{failure.split} {failure.mouth}: {failure.reason}" for failure in failures],
+        )
+        lines += _listed(
+            "Stored, but longer or shorter than their audio ({}); fix the npz, or allow it with "
+            "datamodule.data_config.frame_tolerance:",
+            self.other_lengths,
+        )
         if self.waiting:
             lines += [
                 "",
                 f"{self.waiting}, the --overwrite, is not complete, so the old store stays in use; build all splits",
             ]
-        return [*lines, "", self.total()]
+        return [*lines, "", *([f"corpus: {self.corpus}"] if self.corpus else []), self.total()]
 
     def total(self) -> str:
         """What was stored, in one line."""
@@ -139,6 +145,20 @@ class BuildReport:
         audio = f" ({self.audio_bytes / 1e6:.1f} MB of it audio)" if self.audio_bytes else ""
         size = f"{self.stored_bytes / 1e6:.1f} MB{audio}"
         return f"{what} in {counted(self.shards, 'shard')}, {size}, {self.seconds:.1f} s{rate}"
+
+
+def _listed(title: str, items: Sequence[object]) -> list[str]:
+    """Lines that show the first of some items, none where there are none; the title has a place for their number."""
+    more = [f"  ... and {len(items) - SHOWN_FAILURES} more, in the log"] if len(items) > SHOWN_FAILURES else []
+    return ["", title.format(len(items)), *(f"  {item}" for item in items[:SHOWN_FAILURES]), *more] if items else []
+
+
+def counted_corpus(manifests: Mapping[str, Manifest]) -> str:
+    """How many mixtures and examples the splits have, and hours of them."""
+    examples = sum(len(manifest.examples) for manifest in manifests.values())
+    first = [manifest.num_samples()[manifest.examples.numbers("speaker") == 1] for manifest in manifests.values()]
+    mixtures, hours = sum(map(len, first)), sum(int(lengths.sum()) for lengths in first) / SAMPLE_RATE / 3600
+    return f"{counted(mixtures, 'mixture')}, {counted(examples, 'example')}, {hours:.2f} h"
 
 
 def failures_of(manifests: Mapping[str, Manifest], found: Mapping[str, SplitEntries]) -> dict[str, list[Failure]]:

@@ -17,8 +17,8 @@ _EXPECTED = {"mix": "[wav, num_samples]", "s1": "[wav, mouth_npz, num_samples]",
 
 _MOST_BYTES = 2 << 30
 """Bytes of the longest list that is read: millions of mixtures."""
-_MOST_SAMPLES = 1 << 40
-"""Samples of the longest recording that a list may name: years."""
+_MOST_SAMPLES = 1 << 31
+"""Samples of the longest recording that a list may name: a day and a half."""
 
 
 def has_manifest(folder: Path) -> bool:
@@ -48,9 +48,8 @@ def read_lists(folder: Path) -> Lists:
 
 def _read_list(path: Path, name: str) -> list[list[Any]]:
     try:
-        content = read_regular(
-            path, _MOST_BYTES
-        ).content  # in UTF-8 or, as PowerShell writes, UTF-16; with a mark or not
+        content, _ = read_regular(path, _MOST_BYTES)
+        # In UTF-8 or, as PowerShell writes, in UTF-16; with a byte order mark or without.
         rows = json.loads(content.decode(json.detect_encoding(content), "surrogateescape"))
     except OSError as error:
         raise ManifestError(

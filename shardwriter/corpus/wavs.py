@@ -1,7 +1,7 @@
-"""Wavs of an utterance, read to be stored: as integers as they are, or as float32."""
+"""Wavs of an utterance, read to be stored: as integers as they are, or as float32; and what their headers say."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import soundfile
 
 from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.errors import AudioError
+from shardwriter.corpus.regular_file import open_regular
 
 _DTYPES = {"PCM_S8": "int16", "PCM_U8": "int16", "PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32"}
 """Smallest that holds what a wav of this kind holds; all others are floats."""
@@ -41,10 +42,8 @@ def read_audio(data_root: Path, entries: Sequence[Mapping[str, Any]]) -> npt.NDA
 
 def stored_dtype(path: Path) -> str:
     """The dtype that holds what a wav holds. Raises AudioError where it cannot be read, or none does."""
-    try:
-        subtype = soundfile.info(path).subtype
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(path, error) from error
+    with open_wav(path) as wav:
+        subtype = wav.subtype
     if subtype == "DOUBLE":
         raise AudioError(f"{path}: has 64-bit floats, which float32 cannot hold; convert it, or use --audio path")
     return _DTYPES.get(subtype, "float32")
@@ -64,20 +63,55 @@ def _joint(known: str | None, found: str, path: Path) -> str:
 
 
 def _read(path: Path, num_samples: int, dtype: str) -> npt.NDArray[Any]:
+    with open_wav(path) as wav:
+        _refuse_other(path, wav, num_samples)
+        samples: npt.NDArray[Any] = wav.read(num_samples, dtype=dtype)
+    if len(samples) != num_samples:
+        raise AudioError(f"{path}: ends after {len(samples):,} samples of {num_samples:,}; it was cut, copy it again")
+    return samples
+
+
+@contextmanager
+def open_wav(path: Path) -> Iterator[soundfile.SoundFile]:
+    """Open a wav. Raises AudioError where it is no regular file, or libsndfile cannot read it, here or in the block."""
     try:
-        samples, rate = soundfile.read(path, frames=num_samples, dtype=dtype)
-    except soundfile.LibsndfileError as error:
-        raise _unreadable(path, error) from error
-    if rate != SAMPLE_RATE or samples.shape != (num_samples,):
+        with open_regular(path) as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as wav:
+            yield wav
+    except (OSError, ValueError, soundfile.LibsndfileError) as error:
+        why = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
+        raise AudioError(f"{path}: cannot be read ({str(why).rstrip('.')})") from error
+
+
+def _refuse_other(path: Path, wav: soundfile.SoundFile, num_samples: int) -> None:
+    shape = (min(wav.frames, num_samples), *((wav.channels,) if wav.channels > 1 else ()))
+    if wav.samplerate != SAMPLE_RATE or shape != (num_samples,):
         raise AudioError(
-            f"{path}: {samples.shape} samples at {rate} Hz; expected mono at {SAMPLE_RATE} Hz and at least "
+            f"{path}: {shape} samples at {wav.samplerate} Hz; expected mono at {SAMPLE_RATE} Hz and at least "
             f"{num_samples} samples, as its manifest says"
         )
-    found: npt.NDArray[Any] = samples
-    return found
 
 
-def _unreadable(path: Path, error: soundfile.LibsndfileError) -> AudioError:
-    # Not libsndfile's whole message: it has the path in it, and calls a file that is not there a system error.
-    why = error.error_string.rstrip(".") if os.path.exists(path) else "No such file or directory"
-    return AudioError(f"{path}: cannot be read ({why})")
+def wav_problems(wavs: Iterable[tuple[Path, int]]) -> list[str]:
+    """What is wrong with some wavs by their headers: each with the samples that it must have at least."""
+    problems = []
+    for path, num_samples in wavs:
+        try:
+            with open_wav(path) as wav:
+                _refuse_other(path, wav, num_samples)
+        except AudioError as error:
+            problems.append(str(error))
+    return problems
+
+
+def refuse_unusable_wavs(wavs: Sequence[tuple[Path, int]]) -> None:
+    """Raise AudioError where none of the first wavs of a corpus can be used: then it is not one bad file.
+
+    Args:
+        wavs: A few of them, each with the samples that it must have at least.
+    """
+    problems = wav_problems(wavs)
+    if problems and len(problems) == len(wavs):
+        raise AudioError(
+            f"none of the first {len(wavs)} wavs can be used, e.g. {problems[0]}. Convert them, such as with "
+            f"ffmpeg -ar {SAMPLE_RATE} -ac 1, or correct data_root and the lists"
+        )

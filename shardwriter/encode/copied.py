@@ -14,7 +14,7 @@ from shardwriter.format.digest import digest_of
 from shardwriter.format.index import ShardRecord, entries_of
 from shardwriter.format.names import tar_name
 from shardwriter.format.plan import ShardTask
-from shardwriter.format.sample import Failed, Sample, read_member
+from shardwriter.format.sample import Failed, Sample, read_checked_members
 from shardwriter.format.shard_writer import source_of
 from shardwriter.storage.storage import Storage
 from shardwriter.store.entries import SplitEntries
@@ -78,7 +78,7 @@ class CopiedStore:
         record = entries.shards[int(entries.shard_of_entry[row])]
         (entry,) = entries_of(split, record.shard, rows)
         tar = self._tars.open(record)
-        members = {member: read_member(tar, entry, member) for member in entry.members}
+        members = read_checked_members(tar, entry, self._snapshot.identity)
         return Sample(members=members, frames=entry.frames, source=source)
 
 

@@ -3,7 +3,6 @@
 import logging
 import multiprocessing
 import signal
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,8 +25,8 @@ logger = logging.getLogger(__name__)
 _CONTEXT = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
 CHECK_SECONDS = 10.0
 """How often the parent looks whether it still holds the store."""
-SILENCE_SECONDS = 600.0
-"""After so long without news of any process, the parent says so."""
+SILENT_CHECKS = 60
+"""After so many without news of any process, the parent says so."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class _Crew:
         self.progress = progress
         self.workers: list[_Worker] = []
         self.reported: set[tuple[str, str]] = set()
-        self.heard = time.monotonic()
+        self.silent_checks = 0
 
     def hire(self, devices: Sequence[torch.device]) -> None:
         """Start a process for each device, as long as there are tasks."""
@@ -94,7 +93,13 @@ class _Crew:
         """Wait for what a worker has to say, and answer."""
         ready = wait([worker.connection for worker in self.workers], timeout=CHECK_SECONDS)
         self.job.storage.check_lock()  # which the processes, who publish, do not hold
-        self._note_silence(is_news=bool(ready))
+        self.silent_checks = 0 if ready else self.silent_checks + 1
+        if self.silent_checks == SILENT_CHECKS:
+            logger.warning(
+                "no process has encoded anything for %.0f minutes; if a device hangs, stop the build and run it again, "
+                "which resumes",
+                SILENT_CHECKS * CHECK_SECONDS / 60,
+            )
         for worker in [worker for worker in self.workers if worker.connection in ready]:
             try:
                 message = worker.connection.recv()
@@ -108,20 +113,6 @@ class _Crew:
             if task is not None or not any(worker.claimed for worker in self.workers):
                 worker.waits = False
                 self._give(worker, task)
-
-    def _note_silence(self, *, is_news: bool) -> None:
-        now = time.monotonic()
-        if is_news:
-            self.heard = now
-        elif now - self.heard > SILENCE_SECONDS:
-            numbers = ", ".join(str(worker.process.pid) for worker in self.workers)
-            logger.warning(
-                "no utterance was encoded for %.0f minutes by the processes %s; if a device hangs, stop the build and "
-                "run it again, which resumes",
-                SILENCE_SECONDS / 60,
-                numbers,
-            )
-            self.heard = now
 
     def dismiss(self) -> None:
         """End all processes, and delete what they were writing."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
@@ -21,14 +22,12 @@ def digest_of(stream: IO[bytes], progress: Callable[[int], object] = lambda _: N
     return str(digest.hexdigest()), size
 
 
-def digest_table(table: pa.Table, *facts: bytes) -> str:
-    """Digest of some facts and of a table's values, xxh3_128 in 32 hexadecimal digits.
+def digest_table(table: pa.Table) -> str:
+    """Digest of a table's values, xxh3_128 in 32 hexadecimal digits.
 
     It depends on the values alone, not on how Arrow or Parquet lay them out.
     """
     digest = xxhash.xxh3_128()
-    for fact in facts:
-        digest.update(len(fact).to_bytes(8, "little") + fact)
     for name in table.schema.names:
         column = table[name].combine_chunks()
         digest.update(f"{name} {len(column)}".encode())
@@ -51,12 +50,12 @@ def _update(digest: xxhash.xxh3_128, values: pa.Array) -> None:
         if len(values):
             _, offsets, characters = values.buffers()
             bounds = np.frombuffer(offsets, dtype=np.int32)[values.offset : values.offset + len(values) + 1]
-            digest.update(np.diff(bounds).astype(np.int64).tobytes())
+            digest.update(_int64(np.diff(bounds)))
             if characters is not None:
                 digest.update(memoryview(characters)[int(bounds[0]) : int(bounds[-1])])
     else:
         digest.update(_int64(pc.fill_null(values, 0)))
 
 
-def _int64(values: pa.Array) -> bytes:
-    return np.asarray(values).astype(np.int64).tobytes()
+def _int64(values: pa.Array | npt.NDArray[np.integer]) -> memoryview:
+    return np.ascontiguousarray(values, dtype=np.int64).data

@@ -1,24 +1,33 @@
 """A shard's index: the commit record, and where its samples lie."""
 
-import io
-import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from iianet.errors import StoreError
+from iianet.wording import show
+from shardwriter.format.document import take, take_count
 from shardwriter.format.names import (
     AUDIO_MEMBER,
     EMBEDDING_MEMBER,
-    FORMAT_VERSION,
     METADATA_MEMBER,
     SCALE_MEMBER,
+    parse_shard,
     tar_name,
 )
-from shardwriter.format.table import read_table
+from shardwriter.format.table import decode_table, encode_table, reading, refuse_other_keys
+from shardwriter.format.tar import BLOCK_BYTES
+
+Rows = npt.NDArray[np.int64]
+
+ROWS_AT_A_TIME: Final = 65_536
+"""Rows that are checked at a time."""
 
 MEMBER_COLUMNS: Final = {
     EMBEDDING_MEMBER: "embedding",
@@ -47,7 +56,6 @@ INDEX_SCHEMA: Final = pa.schema(
         pa.field("error", pa.string()),  # why it failed; null where it is stored
     ]
 )
-_METADATA = b"iianet-shards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +136,7 @@ def index_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def encode_index(table: pa.Table, records: Iterable[ShardRecord]) -> bytes:
     """Content of an index of one shard, or of several."""
-    facts = {"version": FORMAT_VERSION, "shards": [asdict(record) for record in records]}
-    described = table.replace_schema_metadata({_METADATA: json.dumps(facts).encode()})
-    buffer = io.BytesIO()
-    pq.write_table(described, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
+    return encode_table(table, {"shards": list(map(asdict, records))})
 
 
 def decode_index(
@@ -140,27 +144,101 @@ def decode_index(
 ) -> tuple[pa.Table, list[ShardRecord]]:
     """Read a shard's index, or a merged one: its rows shard by shard, and the shards.
 
+    Every place that is read lies inside its tar, behind the places before it.
+
     Args:
         stream: Its content.
         where: How a message about it starts.
         columns: To read, in their order in `INDEX_SCHEMA`; all by default.
 
     Raises:
-        StoreError: It is not an index of this format.
+        StoreError: It is not an index of this format, is damaged, or cannot be read.
     """
-    try:
-        expected = INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
-        table = read_table(stream, expected.names)
-        facts = json.loads(table.schema.metadata[_METADATA])
-        records = [ShardRecord(**record) for record in facts["shards"]]
-        found = table.replace_schema_metadata(None)
-        found.validate(full=True)
-        if facts["version"] != FORMAT_VERSION or found.schema != expected:
-            raise ValueError(f"version {facts['version']}, columns {found.schema.names}")
-        if sum(record.rows for record in records) != len(found):
-            raise ValueError(f"{len(found)} rows")
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    expected = INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
+    with index_errors(where):
+        table, facts = decode_table(stream, expected)
+        records = [_parse_record(record) for record in take(facts, "shards", list)]
+        if len({record.shard for record in records}) != len(records):
+            raise ValueError("it lists a shard twice")
+        if sum(record.rows for record in records) != len(table):
+            raise ValueError(f"{len(table)} rows; expected {sum(record.rows for record in records)}")
+        _check_rows(table, records)
+    return table, records
+
+
+def index_errors(where: str) -> AbstractContextManager[None]:
+    """See `reading`."""
+    return reading(where, "an index", "Delete it and run build-shards, which writes it again.")
+
+
+def decode_shard_index(
+    stream: IO[bytes], where: str, shard: str, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, ShardRecord]:
+    """Read the index of one shard. Raises as `decode_index`, and where it is the index of another."""
+    table, records = decode_index(stream, where, columns)
+    if [record.shard for record in records] != [shard]:
+        found = ", ".join(record.shard for record in records[:3]) or "nothing"
         raise StoreError(
-            f"{where}: not an index of this format ({error}). Delete it and run build-shards, which writes it again."
-        ) from error
-    return found, records
+            f"{where}: is the index of {found}; expected {shard}. It was copied or renamed: put back the right one, or "
+            "delete it and run build-shards, which writes the shard again"
+        )
+    return table, records[0]
+
+
+def _parse_record(found: Any) -> ShardRecord:
+    """What is said of a shard, checked. Raises ValueError."""
+    if not isinstance(found, dict):
+        raise ValueError(f"a shard is {show(found)}; expected an object")
+    shard, size, digest = take(found, "shard", str), take_count(found, "tar_size"), take(found, "tar_digest", str)
+    if parse_shard(shard) is None:
+        raise ValueError(f"{show(shard)} is not the name of a shard")
+    if not re.fullmatch(r"[0-9a-f]{16}" if size else "", digest):
+        raise ValueError(f"{shard}: the digest {show(digest)} of a tar of {size:,} bytes")
+    return ShardRecord(shard=shard, tar_size=size, tar_digest=digest, rows=take_count(found, "rows"))
+
+
+def _check_rows(table: pa.Table, records: Sequence[ShardRecord]) -> None:
+    """Raise ValueError where a row cannot be true of its tar. Some rows at a time: that takes little memory."""
+    if "key" in table.schema.names:
+        refuse_other_keys(table["key"])
+    if "embedding_offset" not in table.schema.names:
+        return
+    members = [column for column in MEMBER_COLUMNS.values() if f"{column}_offset" in table.schema.names]
+    rows = np.array([record.rows for record in records], dtype=np.int64)
+    sizes = np.array([record.tar_size for record in records], dtype=np.int64)
+    ends = np.cumsum(rows)
+    for start in range(0, len(table), ROWS_AT_A_TIME):
+        part = table.slice(max(start - 1, 0), ROWS_AT_A_TIME + 1)  # the first follows one that was checked
+        shards = np.searchsorted(ends, np.arange(max(start - 1, 0), max(start - 1, 0) + len(part)), side="right")
+        wrong = _wrong_places(part, members, shards, sizes[shards])
+        if len(wrong):
+            row, record = part.slice(int(wrong[0]), 1), records[int(shards[wrong[0]])]
+            said = {name: value for name, value in row.to_pylist()[0].items() if value is not None}
+            raise ValueError(f"{record.shard}, whose tar has {record.tar_size:,} bytes, is said to have {said}")
+
+
+def _wrong_places(part: pa.Table, members: Sequence[str], shards: Rows, sizes: Rows) -> Rows:
+    """Rows with a place outside of their tar, or before the end of the place before; or stored without a place."""
+    starts = np.stack([_filled(part, f"{member}_offset", -1) for member in members], axis=1)
+    lengths = np.stack([_filled(part, f"{member}_length", 1) for member in members], axis=1)
+    present = np.stack([np.asarray(part[f"{member}_offset"].is_valid()) for member in members], axis=1)
+    inside = (
+        (starts >= BLOCK_BYTES) & (starts % BLOCK_BYTES == 0) & (lengths > 0) & (lengths <= sizes[:, None] - starts)
+    )
+    row, _ = np.nonzero(present)
+    first, end = starts[present], (starts + lengths)[present]
+    overlaps = (first[1:] < end[:-1] + BLOCK_BYTES) & (shards[row[1:]] == shards[row[:-1]])
+    wrong = (present & ~inside).any(axis=1)
+    wrong[row[1:][overlaps]] = True
+    if "error" in part.schema.names:
+        wrong |= np.asarray(part["error"].is_null()) != present[:, 0]
+    if "frames" in part.schema.names:
+        wrong |= (np.asarray(part["frames"]) > 0) != present[:, 0]
+    return np.flatnonzero(wrong)
+
+
+def _filled(part: pa.Table, name: str, value: int) -> Rows:
+    """A column of integers, with a value where there is none; where it was not read, that value."""
+    if name not in part.schema.names:
+        return np.full(len(part), value, dtype=np.int64)
+    return np.asarray(part[name].fill_null(value), dtype=np.int64)

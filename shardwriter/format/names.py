@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 import xxhash
 
 FORMAT_NAME: Final = "iianet-shards"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 SPLITS: Final = ("train", "val", "test")
 STORE_FILE: Final = "store.json"

@@ -4,22 +4,27 @@ A shard task depends on nothing but its rows of the plan, so its bytes are the s
 after however many interruptions.
 """
 
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import IO, Any, Final, Literal
+from typing import IO, Any, Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from iianet.errors import StoreError
-from shardwriter.format.digest import digest_table
-from shardwriter.format.names import ID_DIGITS, ShardName, plan_name, sorted_splits
-from shardwriter.format.record import Identity
-from shardwriter.format.table import read_table
+from iianet.wording import either, show
+from shardwriter.format.document import digest_facts, take, take_count
+from shardwriter.format.names import ID_DIGITS, ShardName, parse_view_split, plan_name, sorted_splits
+from shardwriter.format.record import Identity, parse_identity, refuse_other_name
+from shardwriter.format.table import (
+    column_digests,
+    decode_facts,
+    decode_table,
+    encode_table,
+    reading,
+    refuse_other_keys,
+)
 
 PlanKind = Literal["extend", "replace", "compact"]
 
@@ -44,7 +49,6 @@ PLAN_SCHEMA: Final = pa.schema(
         pa.field("audio", AUDIO_TYPE, nullable=False),
     ]
 )
-_METADATA = b"iianet-shards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,7 @@ class PlanHeader:
         manifest_digests: Per split, the manifest that it was made from.
         shards: Per split, how many shards it has.
         rows: Utterances of all of them.
+        columns: Digest of each column of its rows.
     """
 
     id: str
@@ -69,6 +74,7 @@ class PlanHeader:
     manifest_digests: Mapping[str, str]
     shards: Mapping[str, int]
     rows: int
+    columns: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -131,6 +137,24 @@ class Plan:
             for start, end in zip(starts, ends, strict=True)
         }
 
+    def check(self) -> None:
+        """Raise ValueError where its rows are not those of its shards, or have values that no plan has."""
+        names = self.table.schema.names
+        if "key" in names:
+            refuse_other_keys(self.table["key"])
+        if wrong := [
+            name for name, found in column_digests(self.table).items() if found != self.header.columns.get(name)
+        ]:
+            raise ValueError(f"the values of {', '.join(wrong)} are not those that its id is of")
+        if {"split", "shard"} <= set(names):
+            counted = sum(length for _, length in self._runs.values())
+            if self._runs.keys() != set(self.header.all_shard_names) or counted != len(self.table):
+                raise ValueError(
+                    f"its rows are of other shards than the {sum(self.header.shards.values())} that it has"
+                )
+        if "audio" in names:
+            _refuse_other_audio(self.table["audio"].combine_chunks())
+
     def tasks(self, splits: Sequence[str] | None = None) -> Iterator[ShardTask]:
         """The shard tasks of some splits, by default of all."""
         for split in self.header.splits:
@@ -144,18 +168,34 @@ def make_plan(
     *, kind: PlanKind, base: Sequence[str], identity: Identity, manifest_digests: Mapping[str, str], table: pa.Table
 ) -> Plan:
     """Make a plan of rows of `PLAN_SCHEMA`, in which the shards of a split are numbered from 0 without a gap."""
-    facts = {"kind": kind, "base": list(base), "identity": asdict(identity), "manifest_digests": dict(manifest_digests)}
-    digest = digest_table(table, json.dumps(facts, sort_keys=True).encode())
     header = PlanHeader(
-        id=digest[:ID_DIGITS],
+        id="",
         kind=kind,
         base=tuple(base),
         identity=identity,
         manifest_digests=dict(manifest_digests),
         shards=_count_shards(table),
         rows=len(table),
+        columns=column_digests(table),
     )
-    return Plan(header=header, table=table)
+    return Plan(header=replace(header, id=_id_of(header)), table=table)
+
+
+def _id_of(header: PlanHeader) -> str:
+    """Digest of all that a header says, and so of the digests of its columns: of the whole content."""
+    facts = asdict(header)
+    return digest_facts({name: facts[name] for name in facts if name != "id"})[:ID_DIGITS]
+
+
+def _refuse_other_audio(audio: pa.Array) -> None:
+    """Raise ValueError where an example lacks something, or is of a third speaker."""
+    examples = audio.flatten()
+    columns = {field.name: examples.field(field.name) for field in AUDIO_TYPE.value_type}
+    if examples.null_count or any(column.null_count for column in columns.values()):
+        raise ValueError("an example that lacks a value")
+    speakers, lengths = np.asarray(columns["speaker"]), np.asarray(columns["num_samples"])
+    if ((speakers < 1) | (speakers > 2) | (lengths < 0)).any():
+        raise ValueError("an example of another speaker than 1 and 2, or of less than no samples")
 
 
 def _count_shards(table: pa.Table) -> dict[str, int]:
@@ -168,43 +208,58 @@ def _count_shards(table: pa.Table) -> dict[str, int]:
 
 def encode_plan(plan: Plan) -> bytes:
     """Content of a plan's file."""
-    described = plan.table.replace_schema_metadata({_METADATA: json.dumps(asdict(plan.header)).encode()})
-    buffer = io.BytesIO()
-    pq.write_table(described, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
+    return encode_table(plan.table, asdict(plan.header))
 
 
 def decode_header(stream: IO[bytes], where: str) -> PlanHeader:
     """Read what a plan says of itself; its rows are not read.
 
     Raises:
-        StoreError: It is not a plan of this format, or another one than its name says. The message starts with `where`.
+        StoreError: It is not a plan of this format, another one than its name says, damaged, or cannot be read. The
+            message starts with `where`.
     """
-    try:
-        facts: dict[str, Any] = json.loads(pq.ParquetFile(stream).schema_arrow.metadata[_METADATA])
-        header = PlanHeader(**{**facts, "base": tuple(facts["base"]), "identity": Identity(**facts["identity"])})
-        if header.name != where.rpartition("/")[2]:
-            raise ValueError(f"it is {header.name}")
-        return header
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _damaged(where, error) from error
+    with plan_errors(where):
+        return _parse_header(decode_facts(stream), where)
 
 
-def decode_rows(stream: IO[bytes], where: str, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> pa.Table:
-    """Read a plan's rows, all of its columns or some, in their order in `PLAN_SCHEMA`. Raises as `decode_header`."""
-    try:
-        table = read_table(stream, columns)
-        found = table.replace_schema_metadata(None)
-        found.validate(full=True)
-        if found.schema != pa.schema([PLAN_SCHEMA.field(column) for column in columns]):
-            raise ValueError(f"columns {found.schema.names}")
-        return found
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _damaged(where, error) from error
+def decode_plan(stream: IO[bytes], where: str, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> Plan:
+    """Read a plan, all columns of its rows or some, in their order in `PLAN_SCHEMA`. Raises as `decode_header`."""
+    with plan_errors(where):
+        table, facts = decode_table(stream, pa.schema([PLAN_SCHEMA.field(column) for column in columns]))
+        plan = Plan(header=_parse_header(facts, where), table=table)
+        plan.check()
+        return plan
 
 
-def _damaged(where: str, error: Exception) -> StoreError:
-    return StoreError(
-        f"{where}: not a plan of this format ({error}). Copy it again with the store, or make it anew from the "
-        "tars with inspect-shards STORE --reindex"
+def plan_errors(where: str) -> AbstractContextManager[None]:
+    """See `reading`."""
+    cure = "Copy it again with the store, or make it anew from the tars with inspect-shards STORE --reindex"
+    return reading(where, "a plan", cure)
+
+
+def _parse_header(facts: Mapping[str, Any], where: str) -> PlanHeader:
+    """What a plan says of itself, checked. Raises ValueError."""
+    if facts.get("kind") not in get_args(PlanKind):
+        raise ValueError(f"kind is {show(facts.get('kind'))}; expected {either(get_args(PlanKind))}")
+    shards = take(facts, "shards", dict)
+    header = PlanHeader(
+        id=take(facts, "id", str),
+        kind=facts["kind"],
+        base=tuple(take(facts, "base", list)),
+        identity=parse_identity(take(facts, "identity", dict)),
+        manifest_digests=take(facts, "manifest_digests", dict),
+        shards={split: take_count(shards, split, 1) for split in shards},
+        rows=take_count(facts, "rows"),
+        columns=take(facts, "columns", dict),
     )
+    for name in header.base:
+        refuse_other_name(name)
+    for split in (*shards, *header.manifest_digests):
+        parse_view_split(split)
+    if not sum(header.shards.values()) <= header.rows == facts["num_rows"]:
+        raise ValueError(f"{facts['num_rows']} rows in {sum(header.shards.values())} shards; it says {header.rows}")
+    if header.id != _id_of(header):
+        raise ValueError(f"its content has the id {_id_of(header)}, and it says {show(header.id)}")
+    if header.name != where.rpartition("/")[2]:
+        raise ValueError(f"it is {header.name}")
+    return header

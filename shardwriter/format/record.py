@@ -1,10 +1,12 @@
 """store.json: what the embeddings of a store were made with, and which of its plans are active, pending and retired."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from typing import Any, Final
 
+from iianet.wording import either, show
+from shardwriter.format.document import parse_object, refuse_broken_seal, seal, take, take_count
 from shardwriter.format.names import (
     AUDIO_MEMBER,
     EMBEDDING_MEMBER,
@@ -12,8 +14,13 @@ from shardwriter.format.names import (
     FORMAT_VERSION,
     METADATA_MEMBER,
     SCALE_MEMBER,
+    STORED_DTYPES,
+    parse_plan_name,
     parse_view_split,
 )
+
+AUDIO_MODES: Final = ("path", "embed")
+MOST_FPS: Final = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +104,7 @@ class StoreRecord:
 
     def to_bytes(self) -> bytes:
         """As store.json holds it."""
-        content = {"format": FORMAT_NAME, "version": FORMAT_VERSION, **asdict(self)}
-        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+        return seal({"format": FORMAT_NAME, "version": FORMAT_VERSION, **asdict(self)}, indent=2)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "StoreRecord":
@@ -106,20 +112,61 @@ class StoreRecord:
 
         Raises:
             OtherVersion: It is a record of another version of the format.
-            KeyError, TypeError, ValueError: It is something else, or damaged.
+            ValueError: It is something else, or damaged.
         """
-        data = json.loads(content.decode("utf-8"))
-        if data["format"] != FORMAT_NAME:
-            raise ValueError(f"format {data['format']!r}; expected {FORMAT_NAME!r}")
-        if data["version"] != FORMAT_VERSION:
-            raise OtherVersion(data["version"])
-        return cls(
-            identity=Identity(**data["identity"]),
-            data_root=data["data_root"],
-            plans=tuple(data["plans"]),
-            pending=data["pending"],
-            retired=dict(data["retired"]),
+        facts = parse_object(content)
+        if facts.get("format") != FORMAT_NAME:
+            raise ValueError(f"format {show(facts.get('format'))}; expected {FORMAT_NAME!r}")
+        if facts.get("version") == FORMAT_VERSION or "digest" in facts:  # versions 1 and 2 had none
+            refuse_broken_seal(facts)
+        if facts.get("version") != FORMAT_VERSION:
+            raise OtherVersion(facts.get("version"))
+        pending, data_root = (None if facts.get(name, 0) is None else take(facts, name, str) for name in _OPTIONAL)
+        record = cls(
+            identity=parse_identity(take(facts, "identity", dict)),
+            data_root=data_root,
+            plans=tuple(take(facts, "plans", list)),
+            pending=pending,
+            retired=take(facts, "retired", dict),
         )
+        for name in record.named:
+            refuse_other_name(name)
+        if len(set(record.named)) != len(record.named):
+            raise ValueError("it names a plan twice")
+        for name, since in record.retired.items():
+            if type(since) is not str or datetime.fromisoformat(since).tzinfo is None:
+                raise ValueError(f"{name} was replaced at {show(since)}; expected a time of ISO 8601 with its zone")
+        return record
+
+
+_OPTIONAL = ("pending", "data_root")
+
+
+def refuse_other_name(name: object) -> None:
+    """Raise ValueError where what should name a plan is not the name of one: it could name any file."""
+    if type(name) is not str or parse_plan_name(name) is None:
+        raise ValueError(f"{show(name)} is not the name of a plan")
+
+
+def parse_identity(facts: Mapping[str, Any]) -> Identity:
+    """Undo `asdict` of an identity. Raises ValueError where it is not one that stores have."""
+    if unknown := facts.keys() - {each.name for each in fields(Identity)}:
+        raise ValueError(f"the identity has {show(min(unknown))}, which this version does not know")
+    identity = Identity(
+        encoder=take(facts, "encoder", dict),
+        precision=take(facts, "precision", dict),
+        preprocessing=take(facts, "preprocessing", dict),
+        dtype=take(facts, "dtype", str),
+        dim=take_count(facts, "dim", 1),
+        fps=facts.get("fps", 0),
+        audio=take(facts, "audio", str),
+    )
+    for name, known in (("dtype", STORED_DTYPES), ("audio", AUDIO_MODES)):
+        if facts[name] not in known:
+            raise ValueError(f"{name} is {show(facts[name])}; expected {either(known)}")
+    if type(identity.fps) not in (int, float) or not 0 < identity.fps < MOST_FPS:
+        raise ValueError(f"fps is {show(identity.fps)}; expected a number above 0")
+    return identity
 
 
 class OtherVersion(Exception):

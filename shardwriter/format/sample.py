@@ -12,15 +12,19 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from iianet.errors import StoreError
+from shardwriter.format.document import parse_object
 from shardwriter.format.index import Entry
-from shardwriter.format.names import AUDIO_MEMBER, EMBEDDING_MEMBER, METADATA_MEMBER, SCALE_MEMBER
+from shardwriter.format.names import AUDIO_MEMBER, EMBEDDING_MEMBER, METADATA_MEMBER, SCALE_MEMBER, member_name
 from shardwriter.format.npy import read_npy
+from shardwriter.format.record import Identity
+from shardwriter.format.tar import BLOCK_BYTES, is_header_of
 
 NPY_HEADER_BYTES: Final = 128
 """Header of every npy member: NumPy pads short headers to this, so data starts at a fixed distance."""
@@ -142,15 +146,49 @@ def decode_pcm(samples: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def read_member(tar: IO[bytes], entry: Entry, member: str) -> bytes:
-    """Content of a member. Raises StoreError where its index does not list it, or the tar ends before."""
+    """Content of a member.
+
+    Raises:
+        StoreError: Its index does not list it, the tar ends before, or it has another member there.
+    """
     if member not in entry.members:
         raise StoreError(f"{entry.where}: {member}: its index does not say where it lies; the store is damaged")
     offset, size = entry.members[member]
-    tar.seek(offset)
+    tar.seek(offset - BLOCK_BYTES)
+    block = tar.read(BLOCK_BYTES)
+    if not is_header_of(block, member_name(entry.key, member), size):
+        raise StoreError(
+            f"{entry.where}: {member}: its index says that {size:,} bytes of it lie at {offset:,}, where the tar has "
+            f"{block[:100].rstrip(bytes(1))!r}"
+        )
     content = tar.read(size)
     if len(content) != size:
         raise StoreError(f"{entry.where}: the tar ends before byte {offset + size:,}, where the index says it ends")
     return content
+
+
+@lru_cache(maxsize=4096)
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """The bytes before the values of an npy, as stores write it."""
+    buffer = io.BytesIO()
+    facts = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, facts)
+    return buffer.getvalue()
+
+
+def expected_headers(identity: Identity, frames: int) -> dict[str, bytes]:
+    """How the arrays of an embedding start, `NPY_HEADER_BYTES` each, by member."""
+    headers = {EMBEDDING_MEMBER: npy_header(identity.dtype, (identity.dim, frames))}
+    return {**headers, SCALE_MEMBER: npy_header("float32", (identity.dim,))} if identity.dtype == "int8" else headers
+
+
+def read_checked_members(tar: IO[bytes], entry: Entry, identity: Identity) -> dict[str, bytes]:
+    """Content of all members, which are those of its store. Raises StoreError where they are not."""
+    members = {member: read_member(tar, entry, member) for member in identity.members(entry.split)}
+    for member, header in expected_headers(identity, entry.frames).items():
+        if not members[member].startswith(header):
+            raise StoreError(f"{entry.where}: {member}: is no array of the shape and type that its store says")
+    return members
 
 
 def read_array(tar: IO[bytes], entry: Entry, member: str) -> npt.NDArray[Any]:
@@ -198,17 +236,7 @@ def read_metadata(tar: IO[bytes], entry: Entry) -> dict[str, Any]:
 
 def parse_metadata(content: bytes) -> dict[str, Any]:
     """Read a json member. Raises ValueError where it is not a JSON object."""
-    try:
-        metadata = json.loads(content, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(metadata, dict):
-        raise ValueError(f"a {type(metadata).__name__}; expected an object")
-    return metadata
-
-
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not a JSON value")
+    return parse_object(content)
 
 
 def audio_entries(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:

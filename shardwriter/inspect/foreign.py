@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from iianet.errors import StoreError
 from iianet.wording import readable_bytes
-from shardwriter.format.npy import read_npy_header
+from shardwriter.format.npy import ObjectArrayError, read_npy_header
 from shardwriter.inspect.report import Section
 from shardwriter.storage.tar_samples import RawSample, member_names, read_samples
 
@@ -57,7 +57,11 @@ class ForeignShards:
 
 
 def read_foreign(shards: Sequence[str]) -> Section:
-    """Read tars whole; what follows damage in one of them is not seen."""
+    """Read tars whole; what follows damage in one of them is not seen.
+
+    Raises:
+        StoreError: They are no tars, as far as can be told: the first cannot be read, and no other has a sample.
+    """
     found = ForeignShards(shards=list(shards))
     for sample in tqdm(_samples(found), desc="reading", unit="sample", delay=1.0, dynamic_ncols=True):
         found.samples += 1
@@ -65,6 +69,11 @@ def read_foreign(shards: Sequence[str]) -> Section:
             found.first_keys.append(sample["__key__"])
         for name in member_names(sample):
             _count(found, sample["__key__"], name, sample[name])
+    if found.problems and not found.samples:
+        raise StoreError(
+            f"{shards[0]}: neither a store nor a tar that can be read ({found.problems[0]}). Expected a store's folder "
+            "or URL, or tars; a config goes to --against CONFIG"
+        )
     return Section(text=_text(found), fields=asdict(found), problems=found.problems)
 
 
@@ -95,7 +104,13 @@ def _count(found: ForeignShards, key: str, name: str, content: bytes) -> None:
 
 
 def _look_into_npy(member: Member, content: bytes, where: str) -> None:
-    header = read_npy_header(content, where)
+    try:
+        header = read_npy_header(content, where)
+    except StoreError as error:
+        if not isinstance(error.__cause__, ObjectArrayError):
+            raise
+        member.dtype = member.dtype or "object"  # which is no problem here: nobody unpickles it
+        return
     if member.shape is None:
         member.dtype, member.shape = str(header.dtype), list(header.shape)
     if header.shape:
@@ -122,7 +137,7 @@ def _text(found: ForeignShards) -> str:
 def _first(member: Member) -> str:
     if member.shape is not None:
         return f"{tuple(member.shape)} {member.dtype}"
-    return ", ".join(member.fields or [])
+    return ", ".join(member.fields or filter(None, [member.dtype]))
 
 
 def _range(ends: list[int] | None) -> str:

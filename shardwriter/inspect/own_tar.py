@@ -31,7 +31,7 @@ from shardwriter.format.names import (
 )
 from shardwriter.format.record import Identity
 from shardwriter.format.sample import audio_entries, fps_of, read_array, read_metadata
-from shardwriter.format.tar import StrictTarInfo
+from shardwriter.format.tar import OwnTarInfo
 from shardwriter.inspect.verify_shard import verify_sample
 from shardwriter.store.identity import UNKNOWN_ENCODER, is_reindexed
 
@@ -119,7 +119,7 @@ def _entries(name: ShardName, stream: IO[bytes]) -> list[Entry]:
     rows: dict[str, dict[str, Any]] = {}
     previous = ("", -1)
     try:
-        with tarfile.TarFile(fileobj=stream, tarinfo=StrictTarInfo) as archive:
+        with tarfile.TarFile(fileobj=stream, tarinfo=OwnTarInfo) as archive:
             for info in archive:
                 key, _, member = info.name.partition(".")
                 base = key.partition(VIEW_MARK)[0]

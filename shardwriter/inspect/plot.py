@@ -4,22 +4,23 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
 
+from iianet.drawing import drawing
 from iianet.encoder.mouth import SAMPLE_RATE, view_crop
 from iianet.errors import MouthError, StoreError
 from shardwriter.corpus.mouth_npz import read_mouth_npz
+from shardwriter.corpus.outside import is_outside
 from shardwriter.format.names import split_view_key
 from shardwriter.format.sample import decode_pcm
 from shardwriter.inspect.sample import Sample
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 STRIP_FRAMES = 8
 DPI = 150
@@ -79,6 +80,8 @@ def _mouth(data_root: Path | None, mouth: str | None, key: str, view: int) -> np
         return "made from no mouth npz"
     if data_root is None:
         return f"{mouth}\nwhere? give --data_root"
+    if is_outside(mouth):
+        return f"{mouth}\nis not below data_root, so it is not read"
     if not (data_root / mouth).is_file():
         return f"{mouth}\nis not on this machine"
     try:
@@ -101,6 +104,8 @@ def _voice(
             return "the sample names no audio"
     if data_root is None:
         return f"{wav}\nwhere? give --data_root"
+    if is_outside(wav):
+        return f"{wav}\nis not below data_root, so it is not read"
     if not (data_root / wav).is_file():
         return f"{wav}\nis not on this machine"
     try:
@@ -121,30 +126,31 @@ def draw(drawings: Sequence[Drawing], path: Path) -> None:
         StoreError: It cannot be written.
     """
     width = COLUMN_INCHES * len(drawings) + LEGEND_INCHES
-    figure = Figure(figsize=(width, sum(ROW_INCHES) + 0.9), layout=ConstrainedLayoutEngine(wspace=0.03))
-    axes = figure.subplots(3, len(drawings), squeeze=False, sharex="col", height_ratios=ROW_INCHES)
-    for column, item in enumerate(drawings):
-        strip, matrix, voice = axes[:, column]
-        strip.set_title(item.title, fontsize=11, fontweight="bold", color="0.2")
-        _draw_strip(strip, item)
-        image = _draw_embedding(matrix, item)
-        _draw_voice(voice, item)
-        voice.set_xlim(0, item.seconds)
-        voice.xaxis.set_major_locator(MaxNLocator(5))
-    names = ("mouth", f"embedding, {len(drawings[0].embedding)} dims", "source")
-    for axis, name in zip(axes[:, 0], names, strict=True):
-        axis.set_ylabel(name, fontsize=9, color="0.3")
-    bar = figure.colorbar(image, ax=axes[1, :], fraction=0.02, pad=0.01, aspect=30, extend="both")
-    bar.set_label("deviation from each dim's median, in σ", fontsize=8, color="0.3")
-    bar.ax.tick_params(labelsize=7, colors="0.4")
-    bar.outline.set_visible(False)
-    try:
-        figure.savefig(path, dpi=DPI)
-    except OSError as error:
-        raise StoreError(f"--plot {path}: cannot be written ({error.strerror})") from error
+    with drawing(figsize=(width, sum(ROW_INCHES) + 0.9)) as figure:
+        figure.set_layout_engine("constrained", wspace=0.03)
+        axes = figure.subplots(3, len(drawings), squeeze=False, sharex="col", height_ratios=ROW_INCHES)
+        for column, item in enumerate(drawings):
+            strip, matrix, voice = axes[:, column]
+            strip.set_title(item.title, fontsize=11, fontweight="bold", color="0.2")
+            _draw_strip(strip, item)
+            image = _draw_embedding(matrix, item)
+            _draw_voice(voice, item)
+            voice.set_xlim(0, item.seconds)
+            voice.locator_params(axis="x", nbins=5)
+        names = ("mouth", f"embedding, {len(drawings[0].embedding)} dims", "source")
+        for axis, name in zip(axes[:, 0], names, strict=True):
+            axis.set_ylabel(name, fontsize=9, color="0.3")
+        bar = figure.colorbar(image, ax=axes[1, :], fraction=0.02, pad=0.01, aspect=30, extend="both")
+        bar.set_label("deviation from each dim's median, in σ", fontsize=8, color="0.3")
+        bar.ax.tick_params(labelsize=7, colors="0.4")
+        bar.outline.set_visible(False)
+        try:
+            figure.savefig(path, dpi=DPI)
+        except OSError as error:
+            raise StoreError(f"--plot {path}: cannot be written ({error.strerror}); give another file") from error
 
 
-def _draw_strip(axis: Axes, item: Drawing) -> None:
+def _draw_strip(axis: "Axes", item: Drawing) -> None:
     axis.set_ylim(0, 1)
     _bare(axis)
     if isinstance(item.mouth, str):
@@ -160,7 +166,7 @@ def _draw_strip(axis: Axes, item: Drawing) -> None:
         axis.imshow(frame, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto", interpolation="bilinear")
 
 
-def _draw_embedding(axis: Axes, item: Drawing) -> Any:
+def _draw_embedding(axis: "Axes", item: Drawing) -> Any:
     _bare(axis)
     return axis.imshow(
         _sorted_deviations(item.embedding),
@@ -190,7 +196,7 @@ def _sorted_deviations(embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
     return np.asarray(deviations[order], dtype=np.float32)
 
 
-def _draw_voice(axis: Axes, item: Drawing) -> None:
+def _draw_voice(axis: "Axes", item: Drawing) -> None:
     _bare(axis)
     axis.tick_params(axis="x", bottom=True, labelbottom=True, labelsize=8, colors="0.4")
     axis.set_xlabel("seconds", fontsize=9, color="0.3")
@@ -206,14 +212,14 @@ def _draw_voice(axis: Axes, item: Drawing) -> None:
     axis.set_ylim(-1.05 * loudest, 1.05 * loudest)
 
 
-def _bare(axis: Axes) -> None:
+def _bare(axis: "Axes") -> None:
     axis.set_yticks([])
     axis.tick_params(axis="x", bottom=False, labelbottom=False)
     for spine in axis.spines.values():
         spine.set_visible(False)
 
 
-def _excuse(axis: Axes, reason: str) -> None:
+def _excuse(axis: "Axes", reason: str) -> None:
     """Say in grey why a panel is empty."""
     text = "\n".join(textwrap.fill(line, 48, break_on_hyphens=False) for line in reason.splitlines())
     axis.text(

@@ -7,7 +7,6 @@ build-shards finds those again.
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
@@ -17,7 +16,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from iianet.errors import StoreError
-from shardwriter.format.index import ShardRecord, decode_index, encode_index, index_table
+from shardwriter.format.index import ShardRecord, decode_shard_index, encode_index, index_table
 from shardwriter.format.names import (
     INDEX_SUFFIX,
     STORE_FILE,
@@ -30,8 +29,9 @@ from shardwriter.format.names import (
     plan_name,
     tar_name,
 )
-from shardwriter.format.plan import PLAN_SCHEMA, Plan, PlanHeader, decode_header, decode_rows, encode_plan, make_plan
+from shardwriter.format.plan import PLAN_SCHEMA, PlanHeader, decode_plan, encode_plan, make_plan
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
+from shardwriter.format.table import UnreadableError
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.own_tar import OwnTar, read_own_tar, shown_identity
 from shardwriter.storage.folder import Folder
@@ -52,7 +52,7 @@ class _Known:
     record: StoreRecord | None
     headers: Mapping[str, PlanHeader]
     keys: Mapping[str, pa.ChunkedArray]
-    indexes: Mapping[ShardName, tuple[pa.Table, Sequence[ShardRecord]]]
+    indexes: Mapping[ShardName, tuple[pa.Table, ShardRecord]]
 
 
 class _Chosen(NamedTuple):
@@ -140,27 +140,31 @@ def _read_known(folder: Folder) -> _Known:
     record = None
     headers: dict[str, PlanHeader] = {}
     keys: dict[str, pa.ChunkedArray] = {}
-    indexes: dict[ShardName, tuple[pa.Table, Sequence[ShardRecord]]] = {}
+    indexes: dict[ShardName, tuple[pa.Table, ShardRecord]] = {}
     try:
         record = read_record(folder) if is_store(folder) else None
+    except UnreadableError:
+        raise
     except StoreError as error:
         if isinstance(error.__cause__, OtherVersion):
             raise
         _note_made_anew(folder.where(STORE_FILE), error)
     for name in sorted(folder.files()):
-        where = folder.where(name)
-        if parse_plan_name(name):
+        shard = parse_shard(name.removesuffix(INDEX_SUFFIX)) if name.endswith(INDEX_SUFFIX) else None
+        if shard is None and parse_plan_name(name) is None:
+            continue
+        with folder.open(name) as stream:  # what cannot be read must not be written over
             try:
-                with folder.open(name) as stream:
-                    plan = Plan(header=decode_header(stream, where), table=decode_rows(stream, where))
+                if shard is not None:
+                    indexes[shard] = decode_shard_index(stream, folder.where(name), str(shard))
+                else:
+                    plan = decode_plan(stream, folder.where(name))
+                    headers[name] = plan.header
+                    keys |= {task.shard: task.rows["key"] for task in plan.tasks()}
+            except UnreadableError:
+                raise
             except StoreError as error:
-                _note_made_anew(where, error)
-                continue
-            headers[name] = plan.header
-            keys |= {task.shard: task.rows["key"] for task in plan.tasks()}
-        elif name.endswith(INDEX_SUFFIX) and (shard := parse_shard(name.removesuffix(INDEX_SUFFIX))):
-            with suppress(OSError, StoreError), folder.open(name) as stream:
-                indexes[shard] = decode_index(stream, where)
+                _note_made_anew(folder.where(name), error)
     return _Known(record=record, headers=headers, keys=keys, indexes=indexes)
 
 
@@ -228,8 +232,8 @@ def _recorded_identity(folder: Folder, known: _Known, chosen: _Chosen) -> Identi
 def _index(folder: Folder, shard: OwnTar, known: _Known) -> pa.Table:
     """Index of a shard: the one that is there, which says more than the tar does, else one of all that is planned."""
     where = folder.where(tar_name(str(shard.name)))
-    found, records = known.indexes.get(shard.name, (None, []))
-    if any(record.tar_digest != shard.digest for record in records):
+    found, record = known.indexes.get(shard.name, (None, None))
+    if record is not None and record.tar_digest != shard.digest:
         raise StoreError(f"{where}: has changed since it was written; take this tar away, or copy it again")
     if str(shard.name) not in known.keys:
         return shard.index

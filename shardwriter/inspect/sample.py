@@ -1,16 +1,18 @@
 """One stored sample: its members read back, and all that is known of it."""
 
-import difflib
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from iianet.errors import StoreError
+from iianet.wording import did_you_mean
 from shardwriter.format.index import Entry
 from shardwriter.format.names import (
     AUDIO_MEMBER,
@@ -25,8 +27,6 @@ from shardwriter.format.names import (
 from shardwriter.format.sample import read_array, read_metadata, read_values
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import Section
-
-NEAREST_KEYS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,8 @@ def show_samples(samples: Sequence[Sample]) -> Section:
 def find_samples(store: InspectedStore, given: str) -> list[Sample]:
     """The samples of a key, one for each split that has it; the utterance's unescaped name does as well.
 
+    The name of a mixture, or its path, gives those of its sources.
+
     Raises:
         StoreError: No split has it, or what is stored cannot be read.
     """
@@ -104,6 +106,7 @@ def find_samples(store: InspectedStore, given: str) -> list[Sample]:
         for split, entries in store.splits.items()
         if (key := next((key for key in _spellings(given) if key in entries.newest), None)) is not None
     ]
+    held = held or list(_of_mixture(store, given))
     if not held:
         raise StoreError(_unknown(store, given))
     return [read_sample(store, store.entry(split, key)) for split, key in held]
@@ -182,11 +185,17 @@ def _unknown(store: InspectedStore, given: str) -> str:
     for split, keys in planned.items():
         if not set(keys).isdisjoint(_spellings(given)):
             return f"--key {given}: is planned for {split} but not stored yet; run build-shards to resume"
-    near = _nearest(_spellings(given)[-1], [other for keys in planned.values() for other in keys])
-    hint = f"; the nearest are {', '.join(near)}" if near else ""
-    return f"--key {given}: {store.name} has no such utterance{hint}"
+    names = dict.fromkeys(unescape_key(key) for keys in planned.values() for key in keys)
+    return f"--key {given}: {store.name} has no such utterance or mixture{did_you_mean(given, names)}"
 
 
-def _nearest(key: str, known: Sequence[str]) -> list[str]:
-    names = dict.fromkeys(known)
-    return difflib.get_close_matches(key, names, n=NEAREST_KEYS) or sorted(names)[:NEAREST_KEYS]
+def _of_mixture(store: InspectedStore, given: str) -> Iterator[tuple[str, str]]:
+    """Split and key of the stored utterances whose audio lists a mixture of this name or path."""
+    for split, entries in store.splits.items():
+        rows = store.snapshot.planned_rows(split, ("key", "audio")).combine_chunks()
+        audio = rows["audio"].combine_chunks()
+        named = pc.match_substring_regex(
+            pc.struct_field(audio.flatten(), "mixture"), rf"(^|/){re.escape(given)}(\.[^/.]*)?$"
+        )
+        chosen = pc.list_parent_indices(audio).filter(named).unique()
+        yield from ((split, key) for key in rows["key"].take(chosen).to_pylist() if key in entries.newest)

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from iianet.errors import StoreError
 from iianet.wording import counted
-from shardwriter.format.index import ShardRecord, decode_index, entries_of
+from shardwriter.format.index import entries_of
 from shardwriter.format.names import (
     TAR_SUFFIX,
     TEMPORARY_PREFIX,
@@ -22,6 +22,7 @@ from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import Section
 from shardwriter.inspect.verify_shard import verify_tar
 from shardwriter.storage.storage import Storage
+from shardwriter.store.entries import read_index, read_shard_index
 
 
 def verify(store: InspectedStore) -> Section:
@@ -57,40 +58,32 @@ def verify(store: InspectedStore) -> Section:
 def _verify_shard(store: InspectedStore, task: ShardTask, progress: Callable[[int], object]) -> tuple[int, list[str]]:
     """Samples in a shard, and problems. Raises StoreError where its index cannot be read, or is another's."""
     name = index_name(task.shard)
-    table, records = _read_index(store.storage, name)
-    names = [record.shard for record in records]
-    if names != [task.shard]:
-        raise StoreError(f"{name}: is the index of {', '.join(names) or 'nothing'}; expected {task.shard}")
+    try:
+        table, record = read_shard_index(store.storage, task.shard)
+    except FileNotFoundError as error:
+        raise StoreError(f"{store.storage.where(name)}: is gone; it was there when the store was opened") from error
     entries = entries_of(task.split, task.shard, table)
     stored = [entry for entry in entries if entry.error is None]
     problems = []
     if [entry.key for entry in entries] != task.rows["key"].to_pylist():
         problems.append(f"{name}: lists other utterances than its plan")
     if stored:
-        store.storage.forget(tar_name(task.shard), records[0].tar_digest)  # what lies behind a copy is verified
-        problems += verify_tar(store, records[0], stored, progress)
+        store.storage.forget(tar_name(task.shard), record.tar_digest)  # what lies behind a copy is verified
+        problems += verify_tar(store, record, stored, progress)
     return len(stored), problems
-
-
-def _read_index(storage: Storage, name: str) -> tuple[pa.Table, list[ShardRecord]]:
-    try:
-        with storage.open(name) as stream:
-            return decode_index(stream, storage.where(name))
-    except FileNotFoundError as error:
-        raise StoreError(f"{storage.where(name)}: is gone; it was there when the store was opened") from error
 
 
 def _merged_index(storage: Storage, split: str, shards: Sequence[str]) -> Iterator[str]:
     """A merged index is used where it lists the complete shards, so then it must say what theirs say."""
     name = merged_index_name(split)
     try:
-        merged, records = _read_index(storage, name)
-        own = [_read_index(storage, index_name(shard)) for shard in shards]
-    except StoreError:
+        merged, records = read_index(storage, name)
+        own = [read_shard_index(storage, shard) for shard in shards]
+    except (FileNotFoundError, StoreError):
         return  # one that cannot be read is among the problems already; none need be there
     if not own or [record.shard for record in records] != list(shards):
         return
-    if records != [each[0] for _, each in own] or not merged.equals(pa.concat_tables(table for table, _ in own)):
+    if records != [record for _, record in own] or not merged.equals(pa.concat_tables(table for table, _ in own)):
         yield f"{name}: contradicts the indexes of its shards; delete it, build-shards merges them again"
 
 
@@ -108,7 +101,8 @@ def _unused_files(store: InspectedStore) -> list[str]:
         elif plan_id is None:
             continue
         elif plan_id not in named:
-            notes.append(f"{name}: belongs to no plan of this store, so it is not used; build-shards deletes it")
+            what = f"{name}: belongs to no plan of this store, so it is not used"
+            notes.append(f"{what}; build-shards deletes it if a build of this store left it")
         elif parse_shard(shard) and shard not in planned.get(plan_id, {shard}):
             notes.append(f"{name}: its plan lists no such shard, so it is not used")
         elif f".{suffix}" == TAR_SUFFIX and index_name(shard) not in snapshot.files:

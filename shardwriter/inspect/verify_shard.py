@@ -21,7 +21,7 @@ from shardwriter.format.names import (
 from shardwriter.format.npy import read_npy, read_npy_header
 from shardwriter.format.record import Identity
 from shardwriter.format.sample import AUDIO_DTYPES, NPY_HEADER_BYTES, read_member, read_metadata
-from shardwriter.format.tar import StrictTarInfo
+from shardwriter.format.tar import OwnTarInfo
 from shardwriter.inspect.inspected import InspectedStore, open_tar
 
 
@@ -87,10 +87,10 @@ def _places(tar: IO[bytes]) -> Iterator[str]:
     """The members that the tar's headers list, up to the first unreadable header."""
     tar.seek(0)
     try:
-        with tarfile.TarFile(fileobj=tar, mode="r", tarinfo=StrictTarInfo) as archive:
+        with tarfile.TarFile(fileobj=tar, mode="r", tarinfo=OwnTarInfo) as archive:
             for member in archive:
                 yield _place(member.name, member.offset_data, member.size)
-    except tarfile.TarError:
+    except (tarfile.TarError, OSError, ValueError):  # a place that cannot be sought
         return
 
 

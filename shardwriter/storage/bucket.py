@@ -19,8 +19,8 @@ from shardwriter.format.index import decode_index
 from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard, tar_name
 from shardwriter.storage.lease import Lease, held_lease
 from shardwriter.storage.lock import NoLocks, wait_for_lock
-from shardwriter.storage.objects import Objects, endpoint
-from shardwriter.storage.storage import Conflict, Listed, OpenTar, checked_name
+from shardwriter.storage.objects import Conflict, Objects, endpoint
+from shardwriter.storage.storage import Listed, OpenTar, checked_name
 
 logger = logging.getLogger(__name__)
 

@@ -4,14 +4,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from iianet.errors import StoreError
 from shardwriter.format.files import atomic_file, move_into_place, open_regular
 from shardwriter.storage.hold import FileHold, hold_file, readers_of
-from shardwriter.storage.lease import Lease
 from shardwriter.storage.lock import build_lock
 from shardwriter.storage.storage import Listed, OpenTar, checked_name
 
@@ -25,16 +24,11 @@ class Folder:
     """
 
     path: Path
-    _leases: list[Lease] = field(default_factory=list, compare=False, repr=False)
-    """The one that this process holds, where the file system has no locks."""
 
     num_downloads = 1
     num_uploads = 0
     keep_replaced_days = 0.0
     """Readers are seen by their locks, so nothing needs to stay longer than they do."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Folder, (self.path,)  # the process that holds it watches over the lease
 
     @property
     def name(self) -> str:
@@ -89,19 +83,16 @@ class Folder:
 
     def publish(self, files: Iterable[tuple[Path, str]]) -> None:
         for temporary, name in files:
-            self.check_lock()
             move_into_place(temporary, self._at(name))
 
     def publish_staged(self, is_wanted: Callable[[str], bool]) -> list[str]:  # noqa: ARG002
         return []
 
     def write(self, name: str, content: bytes) -> None:
-        self.check_lock()
         with atomic_file(self._at(name)) as stream:
             stream.write(content)
 
     def delete(self, names: Iterable[str]) -> None:
-        self.check_lock()
         for name in names:
             self._at(name).unlink(missing_ok=True)
 
@@ -114,18 +105,11 @@ class Folder:
         self.write(name, content)
         return _version(self._at(name).stat())
 
-    @contextmanager
-    def write_lock(self, *, patient: bool = False) -> Iterator[None]:
-        with build_lock(self.path, patient=patient) as lease:
-            self._leases[:] = [lease] if lease else []
-            try:
-                yield
-            finally:
-                self._leases.clear()
+    def write_lock(self, *, patient: bool = False) -> AbstractContextManager[None]:
+        return build_lock(self.path, patient=patient)
 
     def check_lock(self) -> None:
-        for lease in self._leases:
-            lease.check()
+        pass  # the system keeps it
 
     def hold(self, name: str) -> FileHold | None:
         return hold_file(self._at(name))

@@ -1,7 +1,5 @@
 """One build at a time writes to a bucket: an object says who, and is renewed while the build runs.
 
-Of a folder whose file system has no locks, a file says it in the same way.
-
 It names who builds, and stops a second build early. What makes a store safe without it: names are never used
 twice, and store.json is replaced only by who has read its last version. Ages are measured by the server's clock.
 """
@@ -13,17 +11,17 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import xxhash
 
 from iianet.errors import StoreError
 from shardwriter.format.files import is_alive
-from shardwriter.storage.storage import Conflict, Listed
+from shardwriter.storage.objects import Conflict, Objects
 
 logger = logging.getLogger(__name__)
 
@@ -34,37 +32,12 @@ DEAD_AFTER_SECONDS = 600.0
 LOST_AFTER_SECONDS = 360.0
 """It must have stopped writing before that: what it has just started is tried again for `objects.LONGEST_RETRY`."""
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # runs while a machine sleeps, too
-LONGEST_LEASE = 10_000
-"""Bytes that are read of another build's lease."""
-
-
-class LeaseFiles(Protocol):
-    """Where leases lie: a bucket's `Objects`, or `LockFiles` of a folder. See `Objects` for what its methods do."""
-
-    @property
-    def url(self) -> str:
-        """What users call the place."""
-
-    def replace(self, name: str, content: bytes, version: str | None) -> str:
-        """Write a file if it still has `version`; None: if there is none. Raises Conflict."""
-
-    def read(self, name: str) -> tuple[bytes, str] | None:
-        """Contents and version of a small file; None where there is none."""
-
-    def head(self, name: str) -> Listed | None:
-        """What a listing would show of a file."""
-
-    def age(self, name: str) -> float:
-        """Seconds since a file was written."""
-
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete files."""
 
 
 class Lease:
     """A build's own lease, which a thread renews."""
 
-    def __init__(self, objects: LeaseFiles) -> None:
+    def __init__(self, objects: Objects) -> None:
         self.objects = objects
         self._content = json.dumps(
             {
@@ -141,12 +114,12 @@ class Lease:
         raise StoreError(
             f"{self.objects.url}: another build is writing to it ({other.get('holder', 'it has just started')}); wait "
             f"for it or stop it. If it died, its lease {LEASE_FILE} counts until {DEAD_AFTER_SECONDS / 60:.0f} minutes "
-            "after; delete that to continue at once"
+            "after; delete that object to continue at once"
         )
 
 
 @contextmanager
-def held_lease(objects: LeaseFiles) -> Iterator[Lease]:
+def held_lease(objects: Objects) -> Iterator[Lease]:
     """Hold a bucket against other builds.
 
     Raises:
@@ -165,7 +138,7 @@ def held_lease(objects: LeaseFiles) -> Iterator[Lease]:
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
-    """Another build's lease; nothing of one that cannot be read, which counts all the same."""
+    """Another build's lease; nothing of one that cannot be read, which counts until it is old."""
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError):

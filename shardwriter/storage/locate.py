@@ -17,20 +17,16 @@ CACHE_GB = 100.0
 CONTAINERS = ("abfs", "abfss", "az", "azure", "adl")
 """Azure's container@account is not a credential."""
 BUCKET_SCHEMES = ("s3", "s3a", "gs", *CONTAINERS)
-_NO_STORES = {
-    "file": "expected the path itself, without file://",
-    "memory": "what lies in memory ends with its process; expected one such as s3://bucket/prefix",
-    "http": "a web server holds no stores, but tars to train from; expected one such as s3://bucket/prefix",
-    "https": "a web server holds no stores, but tars to train from; expected one such as s3://bucket/prefix",
-}
-"""What is said of schemes that are well known and hold no stores."""
 _NO_FOLDERS = {
-    "(pipe):.*": "is a command, and none is ever run",
-    "(-)": "is standard input",
-    r"(.*[*?\[{].*|.*\.tar)": "names tars, or a pattern of them",
+    "(file:/).*": "...: not a store URL; give the path itself, without file://",
+    "(memory:/).*": "...: not a store URL, for what lies in memory ends with its process",
+    "(https?:/).*": "...: not a store URL, for a web server holds no stores, but tars to train from",
+    "([a-z][a-z0-9+.:-]*:/).*": "...: not a store URL, whose schemes are in lower case",
+    "(pipe:).*": " is a command, and none is ever run",
+    "(-)": " is standard input",
+    r"(.*[*?\[{].*|.*\.tar)": ": names tars, or a pattern of them",
 }
-"""What a word means, by its pattern, that is not the path of a folder."""
-_LIKE_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.:-]*):/")
+"""What a word means, by its pattern, that is not the path of a folder; what may hold a secret is not shown."""
 
 
 class Cache(NamedTuple):
@@ -49,20 +45,6 @@ class Cache(NamedTuple):
         """In a folder, by default the user's cache folder."""
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return cls(Path(folder or Path(base, "iianet-shards")), int(gigabytes * 1e9))
-
-    @property
-    def found(self) -> Path:
-        """The folder that is meant; asked for where a bucket is opened alone, since not every user has a home.
-
-        Raises:
-            StoreError: Nobody knows it.
-        """
-        try:
-            return expand_path(self.folder)
-        except ConfigError as error:
-            raise StoreError(
-                f"{error}; copies of buckets lie in a cache folder (datamodule.data_config.cache_dir, --cache_dir)"
-            ) from error
 
 
 def is_bucket(word: str) -> bool:
@@ -83,7 +65,11 @@ def open_storage(word: Path | str, cache: Cache | None = None) -> Storage:
 
         _check_url(word)
         cache = cache or Cache.at()
-        return Bucket(Objects(word.rstrip("/")), cache.found, cache.limit)
+        try:
+            folder = expand_path(cache.folder)  # not before: not every user has a home
+        except ConfigError as error:
+            raise StoreError(f"{error}; name a cache folder for copies (datamodule.data_config.cache_dir)") from error
+        return Bucket(Objects(word.rstrip("/")), folder, cache.limit)
     return open_folder(word)
 
 
@@ -132,13 +118,9 @@ def open_folder(
 
 def _refuse_what_is_no_folder(word: str) -> None:
     """Raise StoreError where a word is no path that a user would give a new folder, which would be made of it."""
-    scheme = _LIKE_URL.match(word)
-    if scheme is not None:
-        reason = _NO_STORES.get(scheme[1].lower(), "expected one such as s3://bucket/prefix, in lower case")
-        raise StoreError(f"{scheme[1]}:/...: not a store URL; {reason}, or the path of a folder")
     for pattern, what in _NO_FOLDERS.items():
-        if match := re.fullmatch(pattern, word, re.DOTALL):
+        if match := re.fullmatch(pattern, word, re.DOTALL | re.IGNORECASE):
             raise StoreError(
-                f"{match[1]}: {what}; expected the path of a store's folder, or a URL such as s3://bucket/prefix. If a "
+                f"{match[1]}{what}; expected the path of a store's folder, or a URL such as s3://bucket/prefix. If a "
                 "folder is to have just that name, make it first"
             )

@@ -7,19 +7,19 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from iianet.errors import StoreError
 from shardwriter.format.files import delete_temporary_files, open_regular
-from shardwriter.storage.lease import Lease, held_lease
-from shardwriter.storage.lock_file import LockFiles
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
+LOCK_FILE_ALONE = ".locked"
+"""Is there while a build runs, where the file system has no locks."""
 SAY_AFTER_SECONDS = 5.0
 """After so long, whoever waits for a lock says so."""
 MOMENT_SECONDS = 600.0
@@ -33,38 +33,55 @@ class NoLocks(StoreError):
 
 
 @contextmanager
-def build_lock(folder: Path, *, patient: bool = False) -> Iterator[Lease | None]:
+def build_lock(folder: Path, *, patient: bool = False) -> Iterator[None]:
     """Hold a folder against other builds; the system drops the lock with the process, however it ends.
+
+    Where the file system has no locks, a file stands for the lock, which a process that is killed leaves behind.
 
     Args:
         folder: Of the store, made if it is not there.
         patient: Wait for who holds it, instead of refusing: for what takes a moment.
 
-    Yields:
-        The lease that stands for the lock where the file system has none.
-
     Raises:
         StoreError: Another build holds it, which is named; or the folder cannot be written, now or later.
     """
-    with open_lock(folder, LOCK_FILE) as stream, explained(folder):
+    with open_lock(folder, LOCK_FILE) as stream, explained(folder), ExitStack() as held:
         try:
             if patient:
                 wait_for_lock(stream, folder, MOMENT_SECONDS, lambda: holder(stream))
             elif not try_lock(stream, folder, shared=False):
                 raise StoreError(f"{folder}: another build is writing to it ({holder(stream)}); wait for it or stop it")
         except NoLocks:
-            logger.warning(
-                "%s: its file system has no locks, so a file says who builds; and what a build replaces stays there, "
-                "since who reads it cannot be seen",
-                folder,
-            )
-            with held_lease(LockFiles(folder)) as lease:
-                delete_temporary_files(folder)
-                yield lease
-            return
+            held.enter_context(_lock_file(folder))
         name_holder(stream)
         delete_temporary_files(folder)
-        yield None
+        yield
+
+
+@contextmanager
+def _lock_file(folder: Path) -> Iterator[None]:
+    """Hold a folder by a file that is there; for file systems without locks. Raises StoreError where it is there."""
+    path = folder / LOCK_FILE_ALONE
+    try:
+        with path.open("x") as stream:
+            name_holder(stream)
+    except FileExistsError as error:
+        with os.fdopen(open_regular(path), errors="replace") as stream:
+            found = holder(stream)
+        raise StoreError(
+            f"{folder}: another build is writing to it ({found}); wait for it or stop it. Its file system has no "
+            f"locks: if that build was killed, delete {path}, then run the command again"
+        ) from error
+    logger.warning(
+        "%s: its file system has no locks, so %s says who builds; and what a build replaces stays there, since who "
+        "reads it cannot be seen",
+        folder,
+        path.name,
+    )
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -4,12 +4,15 @@ By obstore, which retries what may pass. Its threads do not survive a fork: a pr
 used it, as loader workers are, downloads through a helper process (`download_helper`).
 """
 
+import asyncio
+import math
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -28,17 +31,31 @@ from obstore.store import from_url
 from iianet.errors import StoreError
 from shardwriter.format.digest import digest_of
 from shardwriter.storage.download_helper import download_in_helper, has_forked, serve
-from shardwriter.storage.storage import Conflict, Listed
+from shardwriter.storage.storage import Listed
 
 ATTEMPTS = 5
 READ_TIMEOUT = timedelta(seconds=60)
 """Longest wait for a server's next bytes."""
+REQUEST_SECONDS = 600.0
+"""Longest time for a request as a whole, beside what `SLOWEST` allows for its bytes: a server may drip."""
+SLOWEST = 50_000
+"""Bytes a second that a server must send or take at least."""
+SMALL = 100 << 20
+"""Bytes that a file may take whose size nobody knows, as for the time of a request; most are far smaller."""
+LARGEST_SMALL = 2 << 30
+"""No record, plan or index has more bytes; what has is not downloaded."""
+LISTING_SECONDS = 600.0
+"""Longest time for a listing: a million files take two minutes."""
 LONGEST_RETRY = timedelta(minutes=3)
 PROBE_PREFIX = ".clock-"
 _AZURE_CURE = (
     "; give az://container/prefix and set AZURE_STORAGE_ACCOUNT_NAME in the environment, or write "
     "abfss://container@account.dfs.core.windows.net/prefix"
 )
+
+
+class Conflict(Exception):
+    """Somebody else has written an object meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +67,13 @@ class Objects:
     """
 
     url: str
+    _generations: dict[tuple[str, str], str | None] = field(default_factory=dict, compare=False, repr=False)
+    """Google's, of what this process has written, by name and version."""
 
     def list(self) -> dict[str, Listed]:
         """The objects directly below, by name; none where the prefix is empty."""
         with self._explained("listed"):
-            found = obstore.list_with_delimiter(self._store())
+            found = _run(_list(self._store()))
             return {str(meta["path"]): _listed(meta) for meta in found["objects"]}
 
     def head(self, name: str) -> Listed | None:
@@ -70,6 +89,8 @@ class Objects:
         try:
             with self._explained("read", name):
                 found = obstore.get(self._store(), name)
+                if found.meta["size"] > SMALL:
+                    raise StoreError(f"{self.url}/{name}: has {found.meta['size']:,} bytes, expected a small file")
                 return bytes(found.bytes()), _version(found.meta)
         except FileNotFoundError:
             return None
@@ -106,10 +127,13 @@ class Objects:
         arrived: set[str] = set()
         while True:
             with self._explained("read", name), path.open("wb") as stream:
-                arriving = obstore.get(self._store(), name)
-                for chunk in arriving.stream():
+                arriving = obstore.get(self._store(size or SMALL), name)
+                sent, limit = int(arriving.meta["size"]), LARGEST_SMALL if size is None else size
+                for chunk in arriving.stream() if sent <= limit else ():
                     stream.write(chunk)
-            found = _describe(path, size, digest)
+            found = (
+                _describe(path, size, digest) if sent <= limit else f"has {sent:,} bytes, expected {limit:,} at most"
+            )
             if found is None:
                 return _listed(arriving.meta)
             if found in arrived or len(arrived) == ATTEMPTS - 1:  # the same twice: it is what lies there
@@ -123,7 +147,8 @@ class Objects:
     def write(self, name: str, content: bytes | Path) -> str:
         """Write an object, of bytes or of a file. Returns its version."""
         with self._explained("written", name):
-            return _version(obstore.put(self._store(), name, content))
+            size = len(content) if isinstance(content, bytes) else content.stat().st_size
+            return _version(obstore.put(self._store(size), name, content))
 
     def replace(self, name: str, content: bytes, version: str | None) -> str:
         """Write a small object if it still has `version`; None: if there is none. Returns its new version.
@@ -131,16 +156,20 @@ class Objects:
         Raises:
             Conflict: It has another version.
         """
+        mode: Any = "create" if version is None else {"e_tag": version}
         if version is not None and self.url.startswith("gs:"):
-            # Google's conditions are generations, which obstore does not report: the lease guards the moment between.
+            # Google's conditions are generations, which obstore reports of what it has written itself, and of nothing
+            # else: at the first commit of a build the lease guards the moment between, later ones are conditional.
             facts = self.head(name)
             if facts is None or facts.version != version:
                 raise Conflict(name)
-            return self.write(name, content)
-        mode: Any = "create" if version is None else {"e_tag": version}
+            generation = self._generations.get((name, version))
+            mode = {"e_tag": version, "version": generation} if generation else "overwrite"
         try:
             with self._explained("written", name):
-                return _version(obstore.put(self._store(), name, content, mode=mode))
+                put = obstore.put(self._store(), name, content, mode=mode)
+                self._generations[name, _version(put)] = put["version"]
+                return _version(put)
         except (AlreadyExistsError, PreconditionError, StoreError) as error:
             present = self.read(name)
             if present is not None and present[0] == content:  # our own: it was written, and the answer was lost
@@ -161,8 +190,10 @@ class Objects:
                         with suppress(FileNotFoundError):
                             obstore.delete(self._store(), path)
 
-    def _store(self) -> Any:
-        return _connect(self.url, os.getpid(), endpoint())
+    def _store(self, size: int = 0) -> Any:
+        """The client for requests of at most so many bytes; there are few of them, by powers of two of seconds."""
+        seconds = 2 ** math.ceil(math.log2(REQUEST_SECONDS + size / SLOWEST))
+        return _connect(self.url, os.getpid(), endpoint(), seconds)
 
     @contextmanager
     def _explained(self, what: str, name: str = "") -> Iterator[None]:
@@ -185,8 +216,8 @@ class Objects:
             if "NoSuchBucket" in str(error):
                 raise StoreError(f"{where}: cannot be {what}, there is no such bucket; make it first") from error
             raise StoreError(
-                f"{where}: cannot be {what}{_attempts(error)} ({_first_line(error)}); check the network, the "
-                "server, endpoint and credentials, then run the command again to resume"
+                f"{where}: cannot be {what}{_attempts(error)} ({_silence(error)}{_first_line(error)}); check the "
+                "network, the server, endpoint and credentials, then run the command again to resume"
             ) from error
 
 
@@ -200,13 +231,13 @@ def endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
-@lru_cache(maxsize=8)
-def _connect(url: str, _pid: int, server: str) -> Any:
+@lru_cache(maxsize=32)
+def _connect(url: str, _pid: int, server: str, seconds: float) -> Any:
     if server and "://" not in server:
         raise StoreError(f"AWS_ENDPOINT_URL={server}: not a URL; expected one such as https://host:9000")
     options: Any = {
         "allow_http": server.startswith("http://"),
-        "timeout": timedelta(days=1),  # for the whole of a large tar; what must not take long is the next bytes
+        "timeout": timedelta(seconds=seconds),
         "read_timeout": READ_TIMEOUT,
     }
     retry: Any = {"max_retries": ATTEMPTS - 1, "retry_timeout": LONGEST_RETRY}
@@ -268,6 +299,32 @@ def _attempts(error: BaseError) -> str:
     if found := re.search(r"after (\d+) retries", str(error)):
         return f" after {int(found[1]) + 1} attempts"
     return f" after {ATTEMPTS} attempts" if "response body error" in str(error) else ""
+
+
+def _silence(error: BaseException) -> str:
+    """What happened in plain words, where a server was too slow: obstore says so in its last lines alone."""
+    if "TimedOut" not in str(error):
+        return ""
+    return (
+        f"the server sent nothing for {READ_TIMEOUT.total_seconds():g} s, or less than {SLOWEST / 1000:g} kB a second: "
+    )
+
+
+async def _list(store: Any) -> Any:
+    try:
+        async with asyncio.timeout(LISTING_SECONDS):
+            return await obstore.list_with_delimiter_async(store)
+    except TimeoutError as error:
+        raise StoreError(
+            f"the listing has no end after {LISTING_SECONDS / 60:g} minutes; give a store a prefix of its own, where "
+            "nothing else lies"
+        ) from error
+
+
+def _run(waiting: Coroutine[Any, Any, Any]) -> Any:
+    """Wait for a coroutine, also in a notebook, whose thread has a loop that runs."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, waiting).result()
 
 
 def _first_line(error: BaseException) -> str:

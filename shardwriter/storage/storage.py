@@ -32,10 +32,6 @@ class OpenTar(NamedTuple):
     is_checked: bool
 
 
-class Conflict(Exception):
-    """Somebody else has written a file meanwhile."""
-
-
 def checked_name(name: str, where: str) -> str:
     """A name of a file directly in a store; names come out of plans and indexes, which anybody may have written.
 

@@ -6,18 +6,21 @@ is never used: local files are opened here, http and https are fetched here, and
 """
 
 import http.client
+import io
+import math
 import os
 import re
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, NoReturn
+from typing import Any, NoReturn
 
 from braceexpand import braceexpand
 
 from iianet.errors import ConfigError, StoreError
+from iianet.paths import expand_path
 from shardwriter.format.names import TAR_SUFFIX
 from shardwriter.storage.locate import is_bucket
 
@@ -25,7 +28,13 @@ TRAIN, VAL = "train", "val"
 FETCHED = ("http:", "https:")
 TIMEOUT_SECONDS = 60
 """Longest wait for a server's next bytes."""
+SLOWEST = 1000
+"""Bytes that a server sends in each second at least, on average over so long a wait."""
+MOST_TARS = 100_000
+"""Of one pattern."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+_PASSWORD = re.compile(r"(https?:)/*[^/?#]*@", re.IGNORECASE)
 
 
 class _NoFtp(urllib.request.FTPHandler):
@@ -36,24 +45,86 @@ class _NoFtp(urllib.request.FTPHandler):
         raise urllib.error.URLError(f"unknown url type: {req.type}")
 
 
+class Arriving(io.RawIOBase):
+    """Counts the bytes of a tar as they come; a server that sends next to nothing is an OSError.
+
+    Attributes:
+        taken: Bytes that have come.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self.taken = self._counted = 0
+        self._waited = 0.0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what has come, at most as much as fits."""
+        asked = time.monotonic()
+        content = self.source.read1(len(buffer))
+        self._waited += time.monotonic() - asked
+        self.taken += len(content)
+        if self._waited > TIMEOUT_SECONDS:
+            if content and self.taken - self._counted < SLOWEST * TIMEOUT_SECONDS:
+                raise TimeoutError(f"it sends fewer than {SLOWEST:,} bytes a second")
+            self._waited, self._counted = 0.0, self.taken
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        """Close the source too."""
+        self.source.close()
+        super().close()
+
+
 def is_tars(given: str) -> bool:
     """Whether a word means tars, by path, pattern or URL, instead of a store's folder."""
-    if Path(given).is_dir() or is_bucket(given):
+    word = _written_out(given)
+    if os.path.isdir(word) or is_bucket(word):
         return False
-    return Path(given).is_file() or "{" in given or given.endswith(TAR_SUFFIX) or _scheme(given) is not None
+    return os.path.isfile(word) or "{" in word or word.endswith(TAR_SUFFIX) or _scheme(word) is not None
 
 
 def expand(given: str) -> list[str]:
     """The tars of a path, a URL, or a brace pattern of either; local ones are absolute.
 
     Raises:
-        StoreError: One is missing, or is neither a local file nor a URL of http or https.
+        StoreError: One is missing, or is neither a local file nor a URL of http or https; or they are too many.
     """
+    word = _written_out(given)
+    if os.path.isfile(word):
+        return [_checked(word)]
     try:
-        urls = [given] if Path(given).is_file() else list(braceexpand(given))
-    except ValueError as error:
+        if _most_tars(word) > MOST_TARS:
+            raise StoreError(
+                f"{given}: means more than {MOST_TARS:,} tars; expected the numbers of those that are there"
+            )
+        urls = list(braceexpand(word))
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{given}: no pattern ({error}); expected one such as train-{{000000..000003}}.tar") from error
     return [_checked(url) for url in urls]
+
+
+def _most_tars(pattern: str) -> int:
+    """How many tars a brace pattern means at most."""
+    count = math.prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(pattern))
+    groups: list[int] = []
+    for sign in pattern:
+        if sign == "{":
+            groups.append(1)
+        elif sign == ",":
+            groups = [alternatives + 1 for alternatives in groups]
+        elif sign == "}" and groups:
+            count *= groups.pop()
+    return count
+
+
+def _written_out(given: str) -> str:
+    """A word with `~` and `$VAR` expanded, where it is no URL."""
+    return given if _scheme(given) else str(expand_path(given))
 
 
 def split_tars(words: Sequence[str]) -> dict[str, list[str]]:
@@ -108,20 +179,20 @@ def is_fetched(url: str) -> bool:
     return _scheme(url) in FETCHED
 
 
-def open_shard(url: str) -> IO[bytes]:
-    """Open one of the tars that `expand` gave. Raises StoreError where it cannot be.
+def open_shard(url: str) -> io.BufferedReader:
+    """Open one of the tars that `expand` gave, with an `Arriving` as its `raw`. Raises StoreError where it cannot be.
 
     The body of a URL that breaks off ends without an error; `StrictTarInfo` finds that the tar lacks its end.
     """
     checked = _checked(url)
     if not is_fetched(checked):
         try:
-            return open(checked, "rb")
+            return io.BufferedReader(Arriving(open(checked, "rb")))
         except OSError as error:
             raise StoreError(f"{checked}: cannot be opened ({error.strerror})") from error
     try:
-        body: IO[bytes] = urllib.request.build_opener(_NoFtp).open(checked, timeout=TIMEOUT_SECONDS)
-        return body
+        body = urllib.request.build_opener(_NoFtp).open(checked, timeout=TIMEOUT_SECONDS)
+        return io.BufferedReader(Arriving(body))
     except urllib.error.HTTPError as error:
         raise StoreError(f"{checked}: cannot be fetched (HTTP {error.code} {error.reason})") from error
     except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of an address that is none
@@ -138,6 +209,11 @@ def _scheme(url: str) -> str | None:
 
 def _checked(url: str) -> str:
     scheme = _scheme(url)
+    if secret := _PASSWORD.match(url):
+        raise StoreError(
+            f"{secret[1]}//...@{url[secret.end() :]}: has a user or password in it, which would end up in logs; "
+            "expected an address that needs none. Download the tars, or have them served without"
+        )
     if scheme in FETCHED:
         return url
     if scheme is not None:
@@ -145,6 +221,6 @@ def _checked(url: str) -> str:
             f"{url}: {scheme} is refused, since WebDataset would run a command for it or read what is no file; "
             "expected a path or a URL of http or https. Copy or mount the shards, or give their https address."
         )
-    if not Path(url).is_file():
+    if not os.path.isfile(url):
         raise StoreError(f"{url}: no such file")
     return os.path.abspath(url)

@@ -12,8 +12,17 @@ import pyarrow.compute as pc
 
 from iianet.errors import StoreError
 from shardwriter.corpus.manifest_data import last_of_each
-from shardwriter.format.index import INDEX_SCHEMA, ShardRecord, decode_index
-from shardwriter.format.names import index_name, merged_index_name, parse_shard, tar_name
+from shardwriter.format.index import (
+    INDEX_SCHEMA,
+    MEMBER_COLUMNS,
+    ShardRecord,
+    decode_index,
+    decode_shard_index,
+    index_errors,
+)
+from shardwriter.format.names import STORE_FILE, index_name, merged_index_name, parse_shard, tar_name
+from shardwriter.format.record import Identity
+from shardwriter.format.sample import NPY_HEADER_BYTES
 from shardwriter.storage.storage import Listed, Storage
 
 logger = logging.getLogger(__name__)
@@ -92,7 +101,12 @@ class SplitEntries:
 
 
 def read_entries(
-    storage: Storage, files: Mapping[str, Listed], split: str, planned: Sequence[str], columns: Sequence[str]
+    storage: Storage,
+    files: Mapping[str, Listed],
+    split: str,
+    planned: Sequence[str],
+    columns: Sequence[str],
+    identity: Identity,
 ) -> SplitEntries:
     """Read the indexes of a split.
 
@@ -102,15 +116,17 @@ def read_entries(
         split: Of the store.
         planned: Names of its planned shards, in the order of the plans.
         columns: Of `INDEX_SCHEMA`, to be read.
+        identity: Of the plans.
 
     Raises:
-        StoreError: An index is damaged.
+        StoreError: An index is damaged, is another's, cannot be read, or lists what the identity does not.
     """
     complete = [shard for shard in planned if index_name(shard) in files]
     table, records = _read_merged(storage, files, split, complete, columns)
     is_merged = table is not None
     if table is None:
         table, records = _read_each(storage, complete, columns)
+    _refuse_other_layout(storage, split, table, records, identity)
     counts = np.array([record.rows for record in records], dtype=np.int64)
     whole = np.array([_is_whole(storage, files, record) for record in records], dtype=np.bool_)
     if not whole.all():
@@ -133,8 +149,7 @@ def _read_merged(
     if name not in files:
         return None, []
     try:
-        with storage.open(name) as stream:
-            table, records = decode_index(stream, storage.where(name), columns)
+        table, records = read_index(storage, name, columns)
     except FileNotFoundError:  # a build deleted it just now
         return None, []
     except StoreError as error:
@@ -144,19 +159,61 @@ def _read_merged(
 
 
 def _read_each(storage: Storage, complete: Sequence[str], columns: Sequence[str]) -> tuple[pa.Table, list[ShardRecord]]:
-    names = [index_name(shard) for shard in complete]
-    storage.prefetch(names)
+    storage.prefetch(map(index_name, complete))
     tables: list[pa.Table] = [pa.schema([INDEX_SCHEMA.field(column) for column in columns]).empty_table()]
     records: list[ShardRecord] = []
-    for name in names:
+    for shard in complete:
         try:
-            with storage.open(name) as stream:
-                table, found = decode_index(stream, storage.where(name), columns)
+            table, record = read_shard_index(storage, shard, columns)
         except FileNotFoundError:  # a build writes the shard again just now
             continue
         tables.append(table)
-        records += found
+        records.append(record)
     return pa.concat_tables(tables), records
+
+
+def read_index(storage: Storage, name: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, list[ShardRecord]]:
+    """Read an index, see `decode_index`. Raises FileNotFoundError where it is gone."""
+    with index_errors(storage.where(name)), storage.open(name) as stream:
+        return decode_index(stream, storage.where(name), columns)
+
+
+def read_shard_index(
+    storage: Storage, shard: str, columns: Sequence[str] | None = None
+) -> tuple[pa.Table, ShardRecord]:
+    """Read a shard's own index, see `decode_shard_index`. Raises FileNotFoundError where it is gone."""
+    where = storage.where(index_name(shard))
+    with index_errors(where), storage.open(index_name(shard)) as stream:
+        return decode_shard_index(stream, where, shard, columns)
+
+
+def _refuse_other_layout(
+    storage: Storage, split: str, table: pa.Table, records: Sequence[ShardRecord], identity: Identity
+) -> None:
+    """Raise StoreError where a sample has other members than those of its store, or arrays of another size."""
+    names = set(table.schema.names)
+    if not {"embedding_offset", "embedding_length", "frames"} <= names:
+        return
+    stored, members = np.asarray(table["embedding_offset"].is_valid()), identity.members(split)
+    wrong = np.zeros(len(table), dtype=np.bool_)
+    for member, column in MEMBER_COLUMNS.items():
+        if f"{column}_offset" in names:
+            wrong |= np.asarray(table[f"{column}_offset"].is_valid()) != (stored & (member in members))
+    row_bytes = identity.dim * np.dtype(identity.dtype).itemsize
+    lengths = NPY_HEADER_BYTES + row_bytes * np.asarray(table["frames"], dtype=np.int64)
+    wrong |= stored & (np.asarray(table["embedding_length"].fill_null(0)) != lengths)
+    if not wrong.any():
+        return
+    row = int(np.argmax(wrong))
+    (found,) = table.slice(row, 1).to_pylist()
+    ends = np.cumsum([record.rows for record in records])
+    said = {name: value for name, value in found.items() if value is not None}
+    raise StoreError(
+        f"{storage.where(index_name(records[int(np.searchsorted(ends, row, side='right'))].shard))}: says {said}; "
+        f"expected {', '.join(members)}, the first of {lengths[row]:,} bytes for ({identity.dim}, {found['frames']}) "
+        f"{identity.dtype}, as {STORE_FILE} says. It is of another store, or made wrong: put back the one that belongs "
+        "here, or delete it and run build-shards, which writes the shard again"
+    )
 
 
 def _is_whole(storage: Storage, files: Mapping[str, Listed], record: ShardRecord) -> bool:

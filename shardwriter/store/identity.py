@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from iianet.encoder.kernels import PRECISIONS, Kernels
 from iianet.encoder.protocol import Encoder
 from iianet.encoder.source import EncoderSource
@@ -52,11 +54,7 @@ def recorded_kernels(store: str, identity: Identity, precision: str | None) -> K
     Raises:
         StoreError: Its embeddings were not made by build-shards, or by another version of it.
     """
-    if not identity.precision:
-        raise StoreError(
-            f"{store}: was written by write_store or --reindex, so it does not say how its embeddings were made, and "
-            "build-shards cannot add to it; choose another --shards folder"
-        )
+    _refuse_unknown_maker(store, identity)
     try:
         kernels = Kernels.from_record(identity.precision)
     except ValueError as error:
@@ -71,11 +69,38 @@ def refuse_other_identity(store: str, recorded: Identity, asked: Identity) -> No
     """Raise StoreError where a store was made with something else than what is asked for."""
     differences = asked.differences(recorded)
     if differences:
+        if not recorded.is_imported:  # an earlier tool's files are there to be packed again
+            _refuse_unknown_maker(store, recorded)
         here, there = _shown(asked), _shown(recorded)
         raise StoreError(
             f"{store}: was made with another identity ({'; '.join(differences)}). Use the config and flags that it was "
             "made with, another --shards folder, or --overwrite to build it again."
             + (f"\n  here:  {here}\n  there: {there}" if here != there else "")
+        )
+
+
+def refuse_made_otherwise(store: str, recorded: Identity, source: EncoderSource) -> None:
+    """Raise StoreError, with both fingerprints, where a store was not made with the encoder of a config.
+
+    An equal weights file or seed is enough; only where it differs are the weights loaded and compared, since a file may
+    have been saved again.
+    """
+    is_same = source.made(recorded.encoder)
+    fingerprint = recorded.encoder["fingerprint"] if is_same else source.load(torch.device("cpu")).fingerprint
+    if fingerprint == recorded.encoder.get("fingerprint"):
+        kernels = recorded_kernels(store, recorded, source.precision)
+    else:  # the fingerprint is to be named, and not the kernels
+        kernels = source.kernels(torch.device("cpu"))
+    refuse_other_identity(store, recorded, identity_of(source, fingerprint, kernels, recorded.dtype, recorded.audio))
+
+
+def _refuse_unknown_maker(store: str, recorded: Identity) -> None:
+    """Raise StoreError where a store does not say how its embeddings were made: nothing can make them again."""
+    if not recorded.precision:
+        raise StoreError(
+            f"{store}: was written by write_store or --reindex, so it does not say how its embeddings were made. So "
+            "build-shards cannot add to it, and IIANet cannot train from it; choose another --shards folder. "
+            "loaders.ShardedEmbeddings reads it"
         )
 
 

@@ -13,14 +13,16 @@ import pyarrow.compute as pc
 from iianet.errors import StoreError
 from shardwriter.corpus.manifest_data import Manifest, arrange, last_of_each
 from shardwriter.corpus.planning import planned_manifest_tables
+from shardwriter.format.document import MOST_BYTES
 from shardwriter.format.index import INDEX_SCHEMA
 from shardwriter.format.names import (
     STORE_FILE,
     TAR_SUFFIX,
     sorted_splits,
 )
-from shardwriter.format.plan import PLAN_SCHEMA, Plan, PlanHeader, decode_header, decode_rows
+from shardwriter.format.plan import PLAN_SCHEMA, Plan, PlanHeader, decode_header, decode_plan, plan_errors
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
+from shardwriter.format.table import UnreadableError
 from shardwriter.storage.storage import Hold, Listed, Storage
 from shardwriter.store.entries import SplitEntries, read_entries
 
@@ -143,8 +145,8 @@ class Snapshot:
         """The same, read and not kept, where it is needed once."""
         where = self.storage.where(header.name)
         try:
-            with self.storage.open(header.name) as stream:
-                return Plan(header=header, table=decode_rows(stream, where, columns))
+            with plan_errors(where), self.storage.open(header.name) as stream:
+                return decode_plan(stream, where, columns)
         except FileNotFoundError as error:
             raise _missing_plan(self.storage, header.name) from error
 
@@ -172,7 +174,8 @@ class Snapshot:
         known = self._entries.get(key)
         if known is None or not set(wanted) <= set(known.entries.schema.names):
             planned = [name for header in headers for name in header.shard_names(split)]
-            known = read_entries(self.storage, self.files, split, planned, wanted)
+            identity = headers[0].identity if headers else self.identity
+            known = read_entries(self.storage, self.files, split, planned, wanted, identity)
             if known.incomplete and sum(split in header.shards for header in headers) > 1:
                 known = replace(known, unfinished=self.unfinished_keys(headers, known, split))
             self._entries[key] = known
@@ -234,7 +237,7 @@ def read_record(storage: Storage) -> StoreRecord:
     where = storage.where(STORE_FILE)
     try:
         with storage.open(STORE_FILE) as stream:
-            return StoreRecord.from_bytes(stream.read())
+            return StoreRecord.from_bytes(stream.read(MOST_BYTES + 1))
     except (FileNotFoundError, NotADirectoryError) as error:
         if not storage.exists():
             raise StoreError(
@@ -247,16 +250,16 @@ def read_record(storage: Storage) -> StoreRecord:
         raise StoreError(f"{storage.name}: not a store, there is no {STORE_FILE} in it; {cure}") from error
     except OtherVersion as error:
         raise StoreError(
-            f"{storage.name}: was written in {error}. Stores are quick to build again and nothing else is lost: delete "
-            "it, or choose another --shards, and run build-shards"
+            f"{where}: was written in {error}. Stores are quick to build again and nothing else is lost: delete "
+            f"{storage.name}, or choose another --shards, and run build-shards"
         ) from error
-    except (UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise StoreError(
-            f"{where}: is damaged, or not the record of a store ({type(error).__name__}: {error}); put back what was "
-            f"there, or delete it and make it again with inspect-shards {storage.name} --reindex"
+            f"{where}: is damaged, or not the record of a store ({error}); put back what was there, or delete it and "
+            f"make it again with inspect-shards {storage.name} --reindex"
         ) from error
     except OSError as error:
-        raise StoreError(f"{where}: cannot be read ({error.strerror or error})") from error
+        raise UnreadableError(where, error) from error
 
 
 def _read_headers(storage: Storage, record: StoreRecord) -> tuple[dict[str, PlanHeader], dict[str, str]]:
@@ -266,11 +269,17 @@ def _read_headers(storage: Storage, record: StoreRecord) -> tuple[dict[str, Plan
     lost: dict[str, str] = {}
     for name in record.named:
         try:
-            headers[name] = _read_header(storage, name)
+            headers[name] = read_header(storage, name)
         except _LostPlan as error:
             if name in record.plans:
                 raise
             lost[name] = str(error)
+    for name in record.plans:
+        if differences := record.identity.differences(headers[name].identity):
+            raise StoreError(
+                f"{storage.where(name)}: was made with another identity than {STORE_FILE} says "
+                f"({'; '.join(differences)}): one of the two is not of this store. Put back the one that is"
+            )
     return headers, lost
 
 
@@ -278,16 +287,19 @@ class _LostPlan(StoreError):
     """A plan that is missing or damaged, not one that cannot be read just now."""
 
 
-def _read_header(storage: Storage, name: str) -> PlanHeader:
+def read_header(storage: Storage, name: str) -> PlanHeader:
+    """Header of a plan. Raises StoreError where it cannot be read, is damaged or missing."""
+    where = storage.where(name)
     try:
-        stream = storage.open(name)
+        with plan_errors(where):
+            stream = storage.open(name)
     except FileNotFoundError as error:
         raise _LostPlan(str(_missing_plan(storage, name))) from error
-    except OSError as error:
-        raise StoreError(f"{storage.where(name)}: cannot be read ({error.strerror or error})") from error
     with stream:
         try:
-            return decode_header(stream, storage.where(name))
+            return decode_header(stream, where)
+        except UnreadableError:
+            raise
         except StoreError as error:
             raise _LostPlan(str(error)) from error
 

@@ -1,8 +1,9 @@
 """The one way in which a store changes: open, clean, publish a plan, run its tasks, commit.
 
 `extend`, `replace` and `compact` differ in which plans they retire, and in nothing else. What store.json names belongs
-to the store; every other file that is named as ours is garbage, and is deleted when the next build opens the store. So
-an interruption at any moment leaves a whole store, and the same command resumes.
+to the store. A plan that it does not name, and whose base it does, was left by a build that died: it is garbage, with
+its shards, and is deleted when the next build opens the store. So an interruption at any moment leaves a whole store,
+and the same command resumes. All other files are somebody's, whatever their names, and stay.
 """
 
 import logging
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from iianet.errors import StoreError
+from iianet.wording import counted
 from shardwriter.format.index import INDEX_SCHEMA, encode_index
 from shardwriter.format.names import (
     CARD_FILE,
@@ -19,6 +21,7 @@ from shardwriter.format.names import (
     index_name,
     is_split,
     merged_index_name,
+    parse_plan_name,
     parse_shard,
     plan_id_of,
 )
@@ -26,12 +29,12 @@ from shardwriter.format.plan import Plan, PlanHeader, ShardTask, encode_plan
 from shardwriter.format.record import Identity, StoreRecord
 from shardwriter.storage.storage import Storage
 from shardwriter.store.card import card_text, is_written_by_us
-from shardwriter.store.entries import SplitEntries
-from shardwriter.store.snapshot import Snapshot, is_store
+from shardwriter.store.entries import SplitEntries, read_index
+from shardwriter.store.snapshot import Snapshot, is_store, read_header
 
 logger = logging.getLogger(__name__)
 
-COUNTED_COLUMNS = ("key", "error")
+COUNTED_COLUMNS = ("key", "frames", "error")
 
 DAY_SECONDS = 86_400
 
@@ -81,7 +84,6 @@ class Transaction:
         """
         if not is_store(self.storage):
             self._refuse_lost_record()
-            self._delete(name for name in self.storage.files() if plan_id_of(name) is not None)
             self.storage.publish_staged(lambda _: False)
             return
         self._snapshot = Snapshot.open(self.storage, hold=False)
@@ -107,6 +109,10 @@ class Transaction:
         else:
             assert record is not None and record.pending is None
             self._commit(record.identity, record.data_root, record.plans, header.name, header)
+
+    def announce(self, plan: Plan) -> None:
+        """Write a plan whose shards come before it is active, so that they are known for ours if they stay alone."""
+        self.storage.write(plan.header.name, encode_plan(plan))
 
     def create(self, identity: Identity, data_root: str | None) -> None:
         """Make a store that holds nothing yet."""
@@ -176,9 +182,9 @@ class Transaction:
         name = self._pending_name
         if name is None:
             return None
+        self._delete(other for other in self.opened.files if plan_id_of(other) == plan_id_of(name))
         record = self.opened.record
         self._commit(record.identity, record.data_root, record.plans, None)
-        self._delete_garbage()
         return name
 
     def delete_retired(self) -> None:
@@ -225,7 +231,10 @@ class Transaction:
         self._delete(
             name
             for name in self.opened.files
-            if name.endswith(INDEX_SUFFIX) and is_split(split := name.removesuffix(INDEX_SUFFIX)) and split not in found
+            if name.endswith(INDEX_SUFFIX)
+            and is_split(split := name.removesuffix(INDEX_SUFFIX))
+            and split not in found
+            and self._is_index(name)
         )
         return found
 
@@ -272,9 +281,38 @@ class Transaction:
             )
 
     def _delete_garbage(self) -> None:
-        """Delete what belongs to plans that the record does not name."""
+        """Delete what builds of this store have left that died: plans that the record does not name, with their shards.
+
+        Other files may have names like ours, too, as the tars and plans of another store that were copied here.
+        """
         named = {plan_id_of(name) for name in self.opened.record.named}
-        self._delete(name for name in self.opened.files if plan_id_of(name) not in (None, *named))
+        strange = {name: found for name in self.opened.files if (found := plan_id_of(name)) not in (None, *named)}
+        left = {plan_id for name, plan_id in strange.items() if parse_plan_name(name) and self._is_left(name)}
+        self._delete(name for name, plan_id in strange.items() if plan_id in left)
+        if kept := sorted(name for name, plan_id in strange.items() if plan_id not in left):
+            logger.warning(
+                "%s: %s of no plan of this store, as %s: not used, and not deleted, for another store may miss them. "
+                "Give them back to it, or delete them",
+                self.storage.name,
+                counted(len(kept), "file"),
+                kept[0],
+            )
+
+    def _is_index(self, name: str) -> bool:
+        try:
+            read_index(self.storage, name, ["key"])
+        except (FileNotFoundError, StoreError):
+            return False
+        return True
+
+    def _is_left(self, name: str) -> bool:
+        """Whether a plan was made for this store as it is now, and never became active."""
+        try:
+            base = read_header(self.storage, name).base
+        except StoreError:
+            return False
+        named = self.opened.record.named
+        return set(base) <= set(named) and bool(base) == bool(named)
 
     def _delete(self, names: Iterable[str]) -> None:
         """Delete files: indexes first, since what has one is complete; plans last, so that the rest is found again."""

@@ -1,9 +1,11 @@
 """Build stores with an encoder that costs nothing, stop builds, and read what a store holds."""
 
 import io
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,10 @@ from shardwriter.build.options import BuildOptions
 from shardwriter.build.report import BuildReport
 from shardwriter.corpus.mouth_npz import read_mouth_npz
 from shardwriter.encode import encoded
-from shardwriter.format.index import ShardRecord, decode_index
+from shardwriter.format.document import seal
+from shardwriter.format.index import ShardRecord, decode_index, encode_index
+from shardwriter.format.plan import decode_plan, encode_plan, make_plan
+from shardwriter.format.record import Identity
 from shardwriter.storage.folder import Folder
 from shardwriter.store.snapshot import Snapshot
 
@@ -92,6 +97,42 @@ def interrupt_build(corpus: Corpus, store: Path, *overrides: str, packs: int, **
 def opened(store: Path) -> Snapshot:
     """Open a store in a folder, as it is now."""
     return Snapshot.open(Folder(store))
+
+
+def edit_record(store: Path, **changes: object) -> None:
+    """Write other values into store.json, as if a build had recorded them."""
+    path = store / "store.json"
+    path.write_bytes(edited(path.read_bytes(), **changes))
+
+
+def edited(record: bytes, **changes: object) -> bytes:
+    """Contents of a store.json with other values."""
+    facts = {**json.loads(record), **changes}
+    del facts["digest"]
+    return seal(facts)
+
+
+def edit_identity(store: Path, identity: Identity) -> None:
+    """Make a store of one plan one that was built with another identity; what its tars hold stays."""
+    record = opened(store).record
+    (name,) = record.plans
+    with (store / name).open("rb") as stream:
+        before = decode_plan(stream, name)
+    header = before.header
+    plan = make_plan(
+        kind=header.kind, base=(), identity=identity, manifest_digests=header.manifest_digests, table=before.table
+    )
+    for path in store.glob(f"*-{header.id}-*"):
+        moved = path.rename(path.with_name(path.name.replace(header.id, plan.header.id)))
+        if moved.suffix == ".index":
+            rows, (found,) = read_index(moved)
+            moved.write_bytes(encode_index(rows, [replace(found, shard=moved.stem)]))
+    for path in [store / name, *store.glob("*.index")]:
+        if plan.header.id not in path.name:
+            path.unlink()
+    (store / plan.header.name).write_bytes(encode_plan(plan))
+    named = replace(record, plans=(plan.header.name,), identity=identity)
+    (store / "store.json").write_bytes(named.to_bytes())
 
 
 def plans(store: Path) -> list[str]:

@@ -18,8 +18,9 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 BUCKET = "bucket"
 
-Fault = Literal["500", "403", "cut", "hang", "close", "500 afterwards", "hang afterwards", "close afterwards"]
-"""What happens to a request: an error, half of the answer, none as long as the server runs, or a closed connection.
+Fault = Literal["500", "403", "cut", "drip", "hang", "close", "500 afterwards", "hang afterwards", "close afterwards"]
+"""What happens to a request: an error, half of the answer, all of it a byte at a time and too slowly, none as long as
+the server runs, or a closed connection.
 
 Those `afterwards` carry the request out before, so that only its answer is lost.
 """
@@ -155,6 +156,8 @@ class _Failing:
             return [self._answer(environ, start_response)]
         if fault == "cut":
             return self._cut(environ, start_response)
+        if fault == "drip":
+            return self._drip(environ, start_response)
         kind, _, afterwards = fault.partition(" ")
         if afterwards:
             self._answer(environ, _ignore)
@@ -173,6 +176,13 @@ class _Failing:
         body = self._answer(environ, start_response)
         yield body[: len(body) // 2]
         raise _closed(environ)
+
+    def _drip(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        body = self._answer(environ, start_response)
+        for position in range(len(body)):
+            yield body[position : position + 1]
+            if self.server.released.wait(0.05):
+                return
 
 
 def _ignore(*_: object) -> None:

@@ -1,11 +1,12 @@
 """What the commands share."""
 
+import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers.commands import run_main
@@ -119,17 +120,34 @@ def test_splits_are_given_alone_together_or_by_the_keys_of_the_config(text: str,
     assert given.data_split == splits
 
 
-@pytest.mark.parametrize("start", [entry.build_shards, entry.inspect_shards, entry.train])
-def test_ctrl_c_while_the_imports_run_ends_a_command_as_later(
-    start: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(_: str) -> ModuleType:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("start", ["build_shards", "inspect_shards", "train"])
+def test_ctrl_c_while_the_imports_run_ends_a_command_as_later(start: str) -> None:
+    """Even where a library would turn the interruption into an error of its own."""
+    program = f"""
+import os, signal
+from iianet_cli import entry
+def import_module(name):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise RecursionError
+entry.import_module = import_module
+signal.signal(signal.SIGINT, signal.default_int_handler)
+entry.{start}()
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
-    monkeypatch.setattr(entry, "import_module", interrupted)
-    with pytest.raises(SystemExit) as ended:
-        start()
-    assert (ended.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
+def test_the_handler_of_ctrl_c_is_put_back(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        monkeypatch.setattr(entry, "import_module", lambda _: SimpleNamespace(main=lambda: None))
+        entry.build_shards()
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_commands_start_before_what_takes_seconds_is_imported() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from iianet.command_line import run_command
-from iianet.errors import StoreError
+from iianet.errors import OutputError, StoreError
 from iianet.interruption import terminable
 from iianet.terminal import PrintableFormatter, say
 
@@ -103,9 +103,20 @@ def test_a_full_disk_under_stdout_is_an_error_of_ours() -> None:
     assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr
 
 
-@pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams_end_nothing(redirect: str) -> None:
-    assert started("sys.exit(run_command(results, ['1']))", redirect=redirect).returncode == 1
+@pytest.mark.parametrize("redirect", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_end_nothing_and_no_file_takes_their_place(redirect: str, tmp_path: Path) -> None:
+    command = f"""
+from tqdm import tqdm
+def command(argv):
+    with open("{tmp_path / "shard"}", "wb") as shard:
+        for number in (1, 2):
+            os.write(number, b"what a library says")
+        [None for _ in tqdm(range(3))]
+    return 0 if results(["0"]) == 0 and shard.closed else 2
+sys.exit(run_command(command, []))
+"""
+    assert started(command, redirect=redirect).returncode == 0
+    assert (tmp_path / "shard").read_bytes() == b""
 
 
 def test_a_command_leaves_logging_and_streams_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,3 +158,11 @@ def test_a_handler_that_is_not_of_python_is_replaced_without_an_error(monkeypatc
         pass
     assert calls[-1] is signal.SIG_DFL
     set_signal(signal.SIGTERM, before)
+
+
+def test_what_cannot_be_printed_says_where_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(OutputError, match=r"stdout: cannot be written \(No space left on device\); make room"):
+            say("a result")
+        say("and no more errors")

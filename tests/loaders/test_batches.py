@@ -282,3 +282,13 @@ def test_an_epoch_left_early_is_followed_by_the_next(corpus: Corpus, stores: dic
     loader = source.train_dataloader()
     next(iter(loader))
     assert [batch.keys for batch in loader] == through[len(loader) : 2 * len(loader)]
+
+
+def test_fewer_workers_than_wished_are_said_once(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(1))
+    caplog.set_level("INFO")
+    source = data(corpus, None, "datamodule.data_config.num_workers=3")
+    source.train_dataloader(), source.val_dataloader()
+    assert caplog.text.count("num_workers is 3; there are 1 cores, so 1 are started") == 1

@@ -174,3 +174,10 @@ def test_what_needs_a_known_length_is_refused(
     data = stream(corpus, pattern(store), *overrides, world_size=world_size)
     with pytest.raises(FeatureStoreError, match=message):
         data.order_facts()
+
+
+def test_tars_of_a_store_say_which_encoder_made_them(corpus: Corpus, store: Path) -> None:
+    trust = "datamodule.data_config.trust_imported=false"
+    stream(corpus, pattern(store), trust)
+    with pytest.raises(StoreError, match=rf"{store}: .*fingerprint: quick-1 here, quick-0 there"):
+        stream(corpus, pattern(store), trust, "videonet.videonet_config.seed=1")

@@ -165,3 +165,17 @@ def test_a_json_cannot_lead_out_of_data_root(corpus: Corpus, tmp_path: Path, pat
         write_shard(tmp_path / f"{split}.tar", [{**sample, "json": json.dumps({"audio": [entry]}).encode()}])
     with pytest.raises(StoreError, match="below data_root"):
         stream(corpus, str(tmp_path / "train.tar"))
+
+
+def test_tars_of_an_unknown_encoder_need_trust_as_an_imported_store_does(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "val"):
+        write_shard(tmp_path / f"{split}.tar", foreign(3))
+    word, trust = str(tmp_path / "train.tar"), "datamodule.data_config.trust_imported"
+    with pytest.raises(
+        StoreError, match=r"\.tar: nothing says which encoder .* expected the config's.* --trust_imported"
+    ):
+        stream(corpus, word, f"{trust}=false")
+    stream(corpus, word, f"{trust}=true")
+    assert "--trust_imported takes it for the config's random weights of seed 0" in caplog.text

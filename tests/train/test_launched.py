@@ -1,6 +1,7 @@
 """Ranks that torchrun starts train together, or every one of them says why not."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,27 @@ def test_variables_that_a_launcher_left_are_named(corpus: Corpus, store: Path, h
     batch_script = train(SLURM_NTASKS="4", SLURM_PROCID="0", SLURM_JOB_ID="7", SLURM_JOB_NAME="job")
     assert batch_script.returncode == 0, batch_script.stderr[-3000:]
     assert "SLURM_NTASKS is 4, but srun did not start this process" in batch_script.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_ranks_of_srun_train_as_one(corpus: Corpus, store: Path, here: Path) -> None:
+    step = {"SLURM_JOB_ID": "70123", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+    node = {"SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "127.0.0.1", "SLURM_JOB_NAME": "job"}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, str(TRAIN), "--conf_dir", str(corpus.config_file), "--shards", str(store)]
+    ranks = [
+        subprocess.Popen(
+            [*command, "--set", "datamodule.data_config.batch_size=1"],
+            env={**ENVIRONMENT, **step, **node, "MASTER_PORT": port, "SLURM_PROCID": number, "SLURM_LOCALID": number},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in ("0", "1")
+    ]
+    said = [rank.communicate(timeout=200)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said[0][-3000:] + said[1][-3000:]
+    assert "".join(said).count("training on cpu, 2 ranks, 2 examples per step") == 1
+    assert last()["global_step"] == 10 // 2

@@ -1,10 +1,11 @@
 """What train.py does not start with, and says why."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.builds import edit_identity, opened
 from helpers.corpus import Corpus
 from helpers.runs import build_store, run
 
@@ -58,9 +59,8 @@ def test_a_store_of_other_preprocessing_or_precision_is_refused(
     corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str], section: str, key: str, value: object, said: str
 ) -> None:
     stale = build_store(corpus, f"stale-{section}-{key}")
-    record = json.loads((stale / "store.json").read_text())
-    record["identity"][section][key] = value
-    (stale / "store.json").write_text(json.dumps(record))
+    identity = opened(stale).identity
+    edit_identity(stale, replace(identity, **{section: {**getattr(identity, section), key: value}}))
     code, _ = run(corpus, "--shards", stale, "--set", "videonet.videonet_config.precision=float32")
     assert code == 2
     assert said in capsys.readouterr().err

@@ -1,12 +1,12 @@
 """Training from stores that are begun, imported, or several; and with augmented embeddings."""
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.builds import tar
+from helpers.builds import edit_identity, opened, tar
 from helpers.corpus import Corpus, edit_lists, make_corpus
 from helpers.runs import build_store, losses, run, run_recorded
 
@@ -138,9 +138,8 @@ def test_imported_embeddings_are_trained_from_only_where_they_are_trusted(
     corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     imported = build_store(corpus, "imported")
-    record = json.loads((imported / "store.json").read_text())
-    record["identity"]["encoder"] = {"name": "ResNetVideoModel", "imported": True, "fingerprint": None}
-    (imported / "store.json").write_text(json.dumps(record))
+    unknown = {"name": "ResNetVideoModel", "imported": True, "fingerprint": None}
+    edit_identity(imported, replace(opened(imported).identity, encoder=unknown))
     assert run(corpus, "--shards", imported)[0] == 2
     assert "--trust_imported" in capsys.readouterr().err
     assert run(corpus, "--shards", imported, "--trust_imported")[0] == 0

@@ -21,7 +21,7 @@ def test_an_error_within_training_ends_the_process(here: Path, mode: str) -> Non
             content = bytearray(tar.read_bytes())
             content[-2000] ^= 1
             tar.write_bytes(bytes(content))
-        words = ("--shards", store, *WORKERS)
+        words = ("--shards", store, "--on_missing", "error", *WORKERS)
     else:
         for name in corpus.names["train"]:
             corpus.mouth(name).write_bytes(b"no npz")

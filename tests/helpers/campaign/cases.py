@@ -92,6 +92,16 @@ def _below(folder: str, pattern: str) -> Callable[[Place], list[Path]]:
     return lambda place: sorted((place.root / folder).rglob(pattern))
 
 
+def _own_names(place: Place) -> list[Path]:
+    """What builds make beside shards."""
+    return [place.store(store) / name for store in _STORED for name in (".lock", ".locked", "logs", "README.md")]
+
+
+def _folders(place: Place) -> list[Path]:
+    return [place.store(store) for store in _STORED]
+
+
+_WRITING = ("build", "build --compact", "build --overwrite", "build --abandon", "build --retry_failed")
 _OWN_TARS = (*archives.TARS, *(damage.flip_bit,) * 4)
 KINDS: dict[Kind, int] = {
     Kind("store.json", _in_stores("store.json"), documents.JSON, _ON_STORES): 14,
@@ -132,6 +142,8 @@ KINDS: dict[Kind, int] = {
         ("stream", "stream", "inspect tars"),
         is_checked=False,
     ): 8,
+    Kind("own name", _own_names, (), _WRITING, is_checked=False): 2,
+    Kind("files of others", _folders, (), (*_WRITING, "reindex", "train")): 2,
 }
 """Each kind, and how often it is chosen."""
 
@@ -192,9 +204,11 @@ def choose(place: Place, seed: int, number: int) -> Case:
     def case(what: str, do: Callable[[], None], files: tuple[Path, ...] = (path,)) -> Case:
         return Case(kind, files, what, do, reader, store, checked, what.startswith("forge"))
 
-    if way < 0.05:
+    if kind.name == "files of others":
+        return case("put there", lambda: damage.put_others(path))
+    if way < 0.05 or not kind.changes:
         # An index that is absent is a shard that is not complete, as any build leaves it.
-        put = chance.choice(damage.IN_ITS_PLACE[2 * (kind.name == "index") :])
+        put = chance.choice(damage.ELSE if kind.name == "index" else damage.ABSENT + damage.ELSE)
         return case(put.__name__, lambda: put(path, place.victim))
     if way < 0.15 and others:
         other = chance.choice(others)
@@ -240,6 +254,7 @@ def run(place: Place, case: Case, expected: Seen) -> Outcome:
         outcome = Outcome("foreign", f"{type(error).__name__} at {_frame()}", traceback.format_exc())
     else:
         outcome = judge(case, found, expected)
+    lost = damage.lost_of_others(case.files[0]) if case.kind.name == "files of others" else []
     changed = place.restore()
     allowed = {str(path.relative_to(place.root)) for path in case.files}
     if case.is_forged:
@@ -249,6 +264,11 @@ def run(place: Place, case: Case, expected: Seen) -> Outcome:
     outside = [name for name in changed if name not in allowed and not name.startswith(free)]
     outside = [name for name in outside if not (name.endswith("/.lock") or "/logs/" in name)]
     left = [name for name in changed if "/.tmp-" in name or name.endswith(".partial")]
+    if lost:
+        return Outcome("lost of others", case.reader, ", ".join(lost))
+    if case.kind.name == "files of others":
+        outside = [name for name in outside if Path(name).name not in damage.OF_OTHERS]
+        left = [name for name in left if Path(name).name not in damage.OF_OTHERS]
     if outside:
         return Outcome("outside", case.reader, ", ".join(outside))
     if left and outcome.word in ALLOWED:
@@ -267,7 +287,7 @@ def judge(case: Case, found: Seen, expected: Seen) -> Outcome:
     if wrong := [name for name, value in found.values.items() if not np.isfinite(value).all()]:
         return Outcome("not finite", case.reader, str(wrong[:3]))
     if not case.is_checked:
-        return _refused(case, found.text) if found.code not in (0, 3, 1) else Outcome("not checked")
+        return Outcome("not checked") if found.code in (0, 1, 3, expected.code) else _refused(case, found.text)
     wrong = [
         name
         for name, value in found.values.items()
@@ -280,8 +300,10 @@ def judge(case: Case, found: Seen, expected: Seen) -> Outcome:
         if not case.reader.startswith("inspect") or _names(case, found.text):
             return Outcome("equal")
         lines = _difference(expected, found)
-        if all(re.search(r"\d of \d", line) for line in lines):
-            return Outcome("listed" if lines else "equal")
+        if any(line[0] == "+" and re.search(r"\d of \d", line) for line in lines):
+            return Outcome("listed")
+        if not lines:
+            return Outcome("equal")
         return Outcome("other text", case.reader, "\n".join(lines))
     if found.code in (0, 1, 3):
         unlisted = [name for name in lost if str(name[-1]) not in found.text]
@@ -304,11 +326,15 @@ def _refused(case: Case, text: str) -> Outcome:
 
 
 def _names(case: Case, text: str) -> bool:
-    """Whether a text names one of the damaged files; of a list its folder will do, since three lists are one thing."""
+    """Whether a text names one of the damaged files.
+
+    The folder will do for store.json, which is the store. Of a config or a list the file will do that it leads to.
+    """
     if case.kind.name == "config":
-        return True  # its values are named by the keys that lead there, and the folders that it names by themselves
+        return True  # its values are named by the keys that lead there, too
     names = {name for path in case.files for name in (path.name, path.stem)}
-    names |= {str(path.parent) for path in case.files if case.kind.name == "list"}
+    names |= {str(path.parent) for path in case.files if case.kind.name == "store.json"}
+    names |= {"/corpus/"} if case.kind.name == "list" else set()
     return any(name in text for name in names)
 
 

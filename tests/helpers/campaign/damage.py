@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,41 +105,67 @@ def _some_bytes(chance: random.Random, count: int) -> bytes:
 
 
 def put_absent(path: Path, _: Path) -> None:
-    path.unlink()
+    _clear(path)
 
 
 def put_folder(path: Path, _: Path) -> None:
-    path.unlink()
+    _clear(path)
     path.mkdir()
 
 
 def put_link(path: Path, victim: Path) -> None:
-    path.unlink()
+    _clear(path)
     path.symlink_to(victim)
 
 
+def put_link_to_folder(path: Path, victim: Path) -> None:
+    _clear(path)
+    path.symlink_to(victim.parent)
+
+
 def put_dangling_link(path: Path, victim: Path) -> None:
-    path.unlink()
+    _clear(path)
     path.symlink_to(victim.with_name("nothing"))
 
 
 def put_fifo(path: Path, _: Path) -> None:
-    path.unlink()
+    _clear(path)
     os.mkfifo(path)
 
 
 def put_endless(path: Path, _: Path) -> None:
-    path.unlink()
+    _clear(path)
     path.symlink_to("/dev/zero")
 
 
-IN_ITS_PLACE: tuple[Callable[[Path, Path], None], ...] = (
-    put_absent,
-    put_absent,
+ABSENT = (put_absent, put_absent)
+ELSE: tuple[Callable[[Path, Path], None], ...] = (
     put_folder,
     put_link,
+    put_link_to_folder,
     put_dangling_link,
     put_fifo,
     put_endless,
 )
 """What may lie where a file is expected; the second path is a file of somebody else."""
+
+OF_OTHERS = (".tmp-notes", ".tmp-rsync.Xy12", "notes.tar", "train.tar", "other.index", "plan-notes.parquet", "plan.txt")
+"""Files that somebody else keeps in a store's folder."""
+
+
+def put_others(folder: Path) -> None:
+    for name in OF_OTHERS:
+        (folder / name).write_text("of somebody else")
+
+
+def lost_of_others(folder: Path) -> list[str]:
+    """Those that are gone, or are no longer what they were."""
+    paths = [folder / name for name in OF_OTHERS]
+    return [path.name for path in paths if not path.is_file() or path.read_text() != "of somebody else"]
+
+
+def _clear(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

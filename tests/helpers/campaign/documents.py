@@ -60,8 +60,9 @@ DEEP = 100_000
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Where values lie in a document."""
-    children = document.items() if isinstance(document, dict) else enumerate(document)
-    for name, value in children if isinstance(document, dict | list) else ():
+    if not isinstance(document, dict | list):
+        return
+    for name, value in document.items() if isinstance(document, dict) else enumerate(document):
         yield (*path, name)
         if isinstance(value, dict | list):
             yield from places(value, (*path, name))

@@ -17,6 +17,7 @@ import xxhash
 from helpers.campaign.damage import Change
 from helpers.campaign.documents import change_value
 from shardwriter.format.digest import digest_table
+from shardwriter.format.table import add_digests
 
 METADATA = b"iianet-shards"
 DIGEST = "digest"
@@ -91,7 +92,7 @@ def _encode(table: pa.Table, facts: Any) -> bytes:
     buffer = io.BytesIO()
     described = table.replace_schema_metadata({METADATA: sealed})
     pq.write_table(described, buffer, compression="zstd", use_dictionary=False, write_page_checksum=True)
-    return buffer.getvalue()
+    return add_digests(buffer.getvalue())
 
 
 def _sealed(document: Any) -> Any:

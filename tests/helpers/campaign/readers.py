@@ -130,11 +130,15 @@ def _add(seen: Seen, name: Name, batch: Batch, embedding: torch.Tensor | None) -
     seen.text += "".join(f"dropped: {key}: {reason}\n" for key, reason in batch.dropped)
 
 
-def embeddings(place: Place, store: str, splits: Sequence[str] = ("train", "val")) -> Seen:
-    """Every embedding, by ShardedEmbeddings."""
+def embeddings(place: Place, store: str) -> Seen:
+    """Every embedding of a store, by ShardedEmbeddings."""
+    return _embeddings(place, store, ("train", "val", *(["train_view1"] if store == "int8" else [])))
+
+
+def _embeddings(place: Place, store: str, splits: Sequence[str]) -> Seen:
     seen = Seen()
     with overheard() as text:
-        for split in (*splits, *(["train_view1"] if store == "int8" else [])):
+        for split in splits:
             for batch in ShardedEmbeddings(place.store(store), split, batch_size=4, shuffle=False):
                 for key, values, frames in zip(batch.keys, batch.embedding, batch.frames, strict=True):
                     seen.values["stored", split, key] = values[:, : int(frames)].float().numpy().copy()
@@ -203,7 +207,7 @@ def reindex(place: Place, store: str) -> Seen:
 
 def _then_read(place: Place, store: str, seen: Seen, splits: Sequence[str] = ("train", "val")) -> Seen:
     try:
-        after = embeddings(place, store, splits)
+        after = _embeddings(place, store, splits)
         seen.values = after.values
         seen.text += printable(after.text)
     except FeatureStoreError as error:

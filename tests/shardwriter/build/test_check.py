@@ -9,8 +9,9 @@ import pytest
 import soundfile
 from helpers.builds import Run, build_store, interrupt_build, opened
 from helpers.commands import Outcome, run_main
-from helpers.corpus import SAMPLE_RATE, Corpus, make_corpus
+from helpers.corpus import SAMPLE_RATE, Corpus, make_corpus, make_frames, write_mouth
 
+from shardwriter.build.check import Finding, show
 from shardwriter.build_cli import main
 from shardwriter.storage.lock import build_lock
 
@@ -199,3 +200,69 @@ def test_check_of_a_folder_that_may_not_be_written_exits_2(run: Run, monkeypatch
     outcome = run("--check")
     assert outcome.code == 2 and rows_of(outcome)["disk"] == "FIX"
     assert "cannot be written; choose another --shards folder" in outcome.out
+
+
+def test_check_counts_mixtures_examples_and_hours(run: Run) -> None:
+    assert "; 5 mixtures, 10 examples, 0.00 h" in run("--check").out
+    assert "corpus: 5 mixtures, 10 examples, 0.00 h" in run().out
+
+
+WRONG_ROOT = (
+    r"none of the first 16 files in the lists exists, e\.g\. (/\S+/none/mouths/\S+)\. .*"
+    r"data_root, (/\S+/none), .*--data_root"
+)
+
+
+def test_check_of_a_wrong_data_root_says_so_in_one_row(run: Run, tmp_path: Path) -> None:
+    outcome = run("--check", "--data_root", tmp_path / "none")
+    assert outcome.code == 2
+    assert [row for row, state in rows_of(outcome).items() if state == "FIX"] == ["manifests"]
+    assert re.search(WRONG_ROOT, outcome.out)
+
+
+def test_a_build_with_a_wrong_data_root_is_refused_before_anything_is_written(
+    run: Run, store: Path, tmp_path: Path
+) -> None:
+    outcome = run("--data_root", tmp_path / "none")
+    assert outcome.code == 2 and re.search(WRONG_ROOT, outcome.err)
+    assert not list(store.glob("plan-*")) and "not stored" not in outcome.err
+
+
+def test_check_refuses_mouths_of_another_rate_and_counts_a_few(run: Run, corpus: Corpus) -> None:
+    write_mouth(corpus.mouth("tr_000"), make_frames(9))
+    outcome = run("--check")
+    assert outcome.code == 0
+    assert re.search(r"; 1 of another length than their audio: mouths/tr_000.npz: 9 frames, 2 expected", outcome.out)
+    for name in corpus.names["train"][1:]:
+        write_mouth(corpus.mouth(name), make_frames(9))
+    outcome = run("--check")
+    assert outcome.code == 2 and rows_of(outcome)["train npz"] == "FIX"
+    assert "none of 4 sampled npz is as long as its audio at 25 frames a second: mouths/" in outcome.out
+    assert "9 frames" in outcome.out and "frame_tolerance" in outcome.out
+    assert run("--check", "--set", "datamodule.data_config.frame_tolerance=9").code == 0
+
+
+def test_audio_beyond_what_the_lists_say_is_as_good_in_check_as_in_the_build(run: Run, corpus: Corpus) -> None:
+    for wav in (corpus.root / "audio").rglob("*.wav"):
+        samples, _ = soundfile.read(wav, dtype="int16")
+        soundfile.write(wav, np.concatenate([samples, samples]), SAMPLE_RATE)
+    assert run("--check").code == 0
+    assert run("--audio", "embed").code == 0
+
+
+def test_a_wav_that_cannot_be_used_is_named_once(run: Run, corpus: Corpus) -> None:
+    wav = corpus.root / corpus.rows("val", "mix")[0][0]
+    wav.write_bytes(b"RIFF")
+    out = run("--check").out
+    assert out.count(str(wav)) == 1 and "1 of 3 checked cannot be used" in out
+
+
+def test_check_is_as_wide_as_the_terminal_and_keeps_paths_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "/a/folder/of/which/the/name/is/rather/long/" + "x" * 80 + ".npz"
+    findings = [Finding(what="train npz", found="", problem=f"{path}: not a complete npz; " + "words " * 40)]
+    assert max(map(len, show(findings).splitlines())) > 200
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "90")
+    lines = show(findings).splitlines()
+    assert any(path in line for line in lines)
+    assert max(len(line) for line in lines if "words" in line) <= 90

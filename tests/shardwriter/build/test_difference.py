@@ -1,5 +1,6 @@
 """What a store of two plans lacks of a manifest, column by column: the newest entry of a key decides."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -199,3 +200,10 @@ def test_an_utterance_under_another_path_is_refused_and_its_plan_named(
     )
     with pytest.raises(StoreError, match=found):
         lacks(corpus, store)
+
+
+def test_an_npz_that_became_a_fifo_is_not_waited_for(corpus: Corpus, store: Path) -> None:
+    before = columns(difference(corpus, opened(store), PLAIN)).get("changed", set())
+    corpus.mouth("tr_003").unlink()
+    os.mkfifo(corpus.mouth("tr_003"))
+    assert columns(difference(corpus, opened(store), PLAIN))["changed"] == before | {"tr_003"}

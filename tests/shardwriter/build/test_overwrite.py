@@ -17,7 +17,7 @@ from helpers.builds import (
 )
 from helpers.corpus import Corpus, make_corpus
 
-from iianet.errors import ConfigError, StoreError
+from iianet.errors import ConfigError, ManifestError, StoreError
 from shardwriter.build.build import create, prepare
 from shardwriter.build.options import BuildOptions
 from shardwriter.build.report import BuildReport
@@ -200,10 +200,21 @@ def test_utterances_that_are_new_since_the_overwrite_began_are_stored_with_it(co
     assert set(stored(store, "train")) == set(grown.names["train"])
 
 
-def test_overwrite_that_can_store_nothing_leaves_the_old_store(corpus: Corpus, store: Path, tmp_path: Path) -> None:
+def test_overwrite_that_can_store_nothing_leaves_the_old_store(corpus: Corpus, store: Path) -> None:
+    for name in (*corpus.names["train"], *corpus.names["val"]):
+        corpus.mouth(name).unlink()
     with pytest.raises(StoreError, match="the old store stays"):
-        again(corpus, store, f"datamodule.data_config.data_root={tmp_path / 'wrong'}", overwrite=True)
+        again(corpus, store, overwrite=True)
     assert len(stored(store, "train")) == 8
+
+
+def test_overwrite_of_a_corpus_that_is_not_there_is_refused_before_it_begins(
+    corpus: Corpus, store: Path, tmp_path: Path
+) -> None:
+    before = contents(store)
+    with pytest.raises(ManifestError, match=r"none of the first 20 files in the lists exists.*wrong.*--data_root"):
+        again(corpus, store, f"datamodule.data_config.data_root={tmp_path / 'wrong'}", overwrite=True)
+    assert contents(store) == before and opened(store).pending is None
 
 
 def test_counts_of_a_resumed_overwrite_add_up(corpus: Corpus, store: Path) -> None:

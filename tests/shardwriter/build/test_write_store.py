@@ -1,23 +1,26 @@
 """write_store: a store of any embeddings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.builds import CPU, contents, opened, plans, samples, stored
+from helpers.builds import CPU, build_store, contents, opened, plans, quick_encoder, samples, stored
+from helpers.corpus import make_corpus
 
 from iianet.errors import StoreError
 from loaders.sharded_embeddings import ShardedEmbeddings
-from shardwriter import write_store
+from shardwriter import build_cli, open_store, write_store
 from shardwriter.build.compact import Compaction
 from shardwriter.build.write_store import Sample
 from shardwriter.execute.executor import OneProcess
 from shardwriter.execute.operation import run_operation
 from shardwriter.format.names import escape_key, parse_plan_name
 from shardwriter.format.sample import quantize
+from shardwriter.inspect.inspected import InspectedStore
+from shardwriter.inspect.verify import verify
 from shardwriter.storage.folder import Folder
 from shardwriter.store.transaction import Transaction
 
@@ -137,14 +140,23 @@ def replaced(number: int, name: str | None = None, embedding: Any = None) -> Ite
     [
         (3, {"name": "clip.1"}, "'clip.1' comes twice; keys must be unique"),
         (2, {"embedding": np.zeros((DIM + 1, 3), np.float16)}, r"'clip.2' is \(5, 3\) float16; expected \(4, frames\)"),
+        (2, {"embedding": np.zeros((3, DIM), np.float16)}, r"'clip.2' is \(3, 4\) .*first sample; is it transposed\?"),
         (2, {"embedding": np.zeros(DIM, np.float16)}, r"'clip.2' is \(4,\) float16"),
         (2, {"embedding": np.zeros((DIM, 3, 1), np.float16)}, r"'clip.2' is \(4, 3, 1\)"),
         (2, {"embedding": np.zeros((DIM, 3), np.float32)}, r"'clip.2' is \(4, 3\) float32; expected .* float16"),
         (2, {"embedding": np.zeros((DIM, 0), np.float16)}, r"'clip.2' is \(4, 0\)"),
         (0, {"embedding": np.zeros(DIM, np.float16)}, r"'clip.0' is \(4,\)"),
         (0, {"embedding": np.zeros((), np.float16)}, r"'clip.0' is \(\) float16"),
-        (0, {"embedding": np.zeros((DIM, 2), np.float64)}, "'clip.0' is float64; expected float16 or float32"),
-        (0, {"embedding": np.zeros((DIM, 2), np.int8)}, "'clip.0' is int8; expected float16 or float32"),
+        (
+            0,
+            {"embedding": np.zeros((DIM, 2), np.float64)},
+            r"'clip.0' is \(4, 2\) float64; expected \(dim, frames\) float16 or float32",
+        ),
+        (
+            0,
+            {"embedding": np.zeros((DIM, 2), np.int8)},
+            r"'clip.0' is \(4, 2\) int8; expected \(dim, frames\) float16 or float32",
+        ),
         (1, {"embedding": [[0.0]] * DIM}, r"'clip.1' is a list; expected a NumPy array"),
         (1, {"embedding": np.full((DIM, 2), np.nan, np.float16)}, "'clip.1' is not finite"),
         (1, {"embedding": np.full((DIM, 2), np.inf, np.float16)}, "'clip.1' is not finite"),
@@ -170,12 +182,44 @@ def test_unknown_split_is_an_error(tmp_path: Path) -> None:
         write_store(tmp_path, make_samples(2), split="dev")
 
 
-def test_split_that_is_there_is_never_written_again(tmp_path: Path) -> None:
-    write_store(tmp_path, make_samples(2))
+def test_samples_are_added_to_those_of_an_earlier_call(tmp_path: Path) -> None:
+    assert write_store(tmp_path, make_samples(4), utterances_per_shard=3) == 4
     before = contents(tmp_path)
-    with pytest.raises(StoreError, match="holds split 'train' already"):
-        write_store(tmp_path, make_samples(3))
+    assert write_store(tmp_path, make_samples(4, start=10), utterances_per_shard=3) == 4
+    kept = {name: content for name, content in before.items() if name.endswith((".tar", ".parquet"))}
+    assert kept.items() < contents(tmp_path).items()
+    assert list(open_store(tmp_path)) == [f"clip.{n}" for n in (0, 1, 2, 3, 10, 11, 12, 13)]
+    check(tmp_path)
+
+
+def test_what_is_stored_already_is_not_written_again(tmp_path: Path) -> None:
+    samples = [("a", np.ones((DIM, 2), np.float16), {"n": 1}), ("b/c", np.ones((DIM, 3), np.float16), {})]
+    write_store(tmp_path, samples)
+    before = contents(tmp_path)
+    assert write_store(tmp_path, samples) == 0
     assert contents(tmp_path) == before
+    assert write_store(tmp_path, [*samples, ("d", np.ones((DIM, 2), np.float16), {})]) == 1
+    assert list(open_store(tmp_path)) == ["a", "b/c", "d"]
+
+
+@pytest.mark.parametrize("dtype", [None, "int8"])
+def test_a_sample_that_differs_takes_the_place_of_the_older_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: str | None
+) -> None:
+    write_store(tmp_path, [(key, np.ones((DIM, 2), np.float16), {"n": 1}) for key in "abc"], dtype=dtype)
+    again = [("a", np.zeros((DIM, 2), np.float16), {"n": 1}), ("b", np.ones((DIM, 2), np.float16), {"n": 2})]
+    assert write_store(tmp_path, [*again, ("c", np.ones((DIM, 2), np.float16), {"n": 1})], dtype=dtype) == 2
+    assert "2 samples take the place of older ones of the same keys, which differ" in caplog.text
+    split = open_store(tmp_path)
+    assert len(split) == 3 and not split["a"].embedding.any() and split["b"].metadata == {"n": 2}
+    found = {key: batch for batch in ShardedEmbeddings(tmp_path, batch_size=1) for key in batch.keys}
+    assert found.keys() == set("abc") and not found["a"].embedding.any() and found["b"].metadata == [{"n": 2}]
+    check(tmp_path)
+
+
+def check(store: Path) -> None:
+    """Every byte is as the indexes say."""
+    assert not verify(InspectedStore.open(Folder(store))).problems
 
 
 @pytest.mark.parametrize(
@@ -185,9 +229,83 @@ def test_split_that_is_there_is_never_written_again(tmp_path: Path) -> None:
 def test_split_of_another_identity_is_refused(tmp_path: Path, kind: str, change: dict[str, Any]) -> None:
     write_store(tmp_path, make_samples(2), identity={"name": "one"})
     others = make_samples(2, dtype="float32" if kind == "dtype" else "float16")
-    with pytest.raises(StoreError, match="a store has one identity"):
-        write_store(tmp_path, others, split="val", **{"identity": {"name": "one"}, **change})
-    assert opened(tmp_path).splits == ["train"]
+    said = rf"a store has one identity, .*\({kind}[^)]* here, .* there\). Give them the store's"
+    for split in ("train", "val"):
+        with pytest.raises(StoreError, match=said):
+            write_store(tmp_path, others, split=split, **{"identity": {"name": "one"}, **change})
+    assert opened(tmp_path).splits == ["train"] and len(open_store(tmp_path)) == 2
+
+
+def test_samples_of_another_dim_than_the_store_are_refused(tmp_path: Path) -> None:
+    write_store(tmp_path, make_samples(2))
+    with pytest.raises(StoreError, match=r"another \(dim: 5 here, 4 there\)"):
+        write_store(tmp_path, [("a", np.ones((5, 2), np.float16), {})])
+
+
+def test_a_store_of_build_shards_is_left_alone(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "corpus", {"train": 2, "val": 2, "test": 2})
+    build_store(corpus, tmp_path / "store")
+    with pytest.raises(StoreError, match=r"was written by build-shards, so write_store cannot add .* another folder"):
+        write_store(tmp_path / "store", make_samples(2))
+
+
+@pytest.mark.parametrize("flags", [(), ("--import_embeddings",), ("--check",)])
+def test_build_shards_leaves_it_alone_and_never_advises_to_destroy_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: Sequence[str]
+) -> None:
+    corpus = make_corpus(tmp_path / "corpus", {"train": 2, "val": 2, "test": 2})
+    write_store(tmp_path / "store", make_samples(4))
+    before = contents(tmp_path / "store")
+    words = ["--conf_dir", corpus.config_file, "--shards", tmp_path / "store", "--device", "cpu", *flags]
+    with quick_encoder(), pytest.raises(SystemExit) as stop:
+        build_cli.main(list(map(str, words)))
+    said = "".join(capsys.readouterr())
+    assert stop.value.code == 2
+    assert "written by write_store" in said and "choose another --shards folder" in said
+    assert "--overwrite" not in said
+    assert contents(tmp_path / "store") == before
+
+
+ONE = np.zeros((DIM, 3), np.float16)
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ([("a", ONE)], r"sample 0 is 2 elements; expected \(key, embedding, metadata\) for each utterance; {} where"),
+        ([("a", ONE, {}), ONE], "sample 1 is a ndarray; expected"),
+        ({"a": ONE}, "sample 0 is a str; expected"),
+        (7, r"samples is a int; expected \(key, embedding, metadata\)"),
+        ([(3, ONE, {})], "the key of sample 0 is 3; expected a str"),
+        ([("\udcff", ONE, {})], r"the key '\\udcff' cannot be written in UTF-8; give another"),
+        ([("a", ONE, None)], "'a': its metadata is not a JSON object .* expected a dict of what JSON can hold"),
+        ([("a", ONE, [1])], "'a': its metadata is not a JSON object"),
+        ([("a", ONE, {1: 2})], "'a': its metadata would come back as {\"1\": 2}; expected a dict .* str keys"),
+        ([("a", ONE, {"x": (1, 2)})], "'a': its metadata would come back as"),
+        ([("a", ONE, {"x": "\udcff"})], "'a': its metadata is not a JSON object .*surrogates"),
+        ([("a", ONE, {"x": np.float32(1)})], "'a': its metadata is not a JSON object .*float32"),
+    ],
+)
+def test_wrong_samples_are_refused_in_a_sentence(tmp_path: Path, samples: Any, said: str) -> None:
+    with pytest.raises(StoreError, match=f"{tmp_path}: {said}"):
+        write_store(tmp_path, samples)
+    assert not (tmp_path / "store.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"utterances_per_shard": 2.5}, "utterances_per_shard is 2.5; expected a whole number"),
+        ({"fps": 0}, "fps is 0; expected a number above 0"),
+        ({"fps": float("nan")}, "fps is nan; expected a number above 0"),
+        ({"fps": "25"}, "fps is '25'; expected a number above 0"),
+        ({"identity": {"x": object()}}, "identity is .*; expected a dict that JSON can hold"),
+        ({"identity": 7}, "identity is 7; expected a dict that JSON can hold"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_sentence(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(StoreError, match=f"{tmp_path}: {said}"):
+        write_store(tmp_path, make_samples(2), **arguments)
 
 
 def stop_after(count: int) -> Iterator[Sample]:
@@ -290,7 +408,7 @@ def test_empty_name_is_refused(tmp_path: Path) -> None:
 
 
 def test_shards_of_no_utterances_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="utterances_per_shard is 0; expected at least 1"):
+    with pytest.raises(StoreError, match="utterances_per_shard is 0; expected a whole number, at least 1"):
         write_store(tmp_path, make_samples(2), utterances_per_shard=0)
 
 

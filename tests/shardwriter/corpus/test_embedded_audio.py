@@ -1,5 +1,6 @@
 """The audio that a store holds: the samples of the wavs as they are, or a reason why not."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 
 from iianet.errors import AudioError
-from shardwriter.corpus.wavs import read_audio
+from shardwriter.corpus.wavs import read_audio, refuse_unusable_wavs
 from shardwriter.format.sample import decode_pcm
 
 RATE = 16_000
@@ -96,6 +97,31 @@ def test_wav_that_cannot_be_stored_is_named_with_the_reason(tmp_path: Path, dama
     change(tmp_path / "bad.wav")
     with pytest.raises(AudioError, match=message):
         read_audio(tmp_path, [{**entry("good.wav", "good.wav"), role: "bad.wav"}])
+
+
+def _fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def test_a_wav_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    _fifo(write_wav(tmp_path / "bad.wav", "PCM_16"))
+    with pytest.raises(AudioError, match=r"bad\.wav: cannot be read \(.*expected a regular file\)$"):
+        read_audio(tmp_path, [entry("bad.wav", "bad.wav")])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_corpus_whose_first_wavs_all_cannot_be_used_is_refused_with_the_cure(tmp_path: Path, damage: str) -> None:
+    wavs = [(write_wav(tmp_path / f"{name}.wav", "PCM_16"), 100) for name in ("good", "bad")]
+    change, message = DAMAGES[damage]
+    change(tmp_path / "bad.wav")
+    refuse_unusable_wavs(wavs)
+    if damage == "double":  # it can be read, though not stored
+        return
+    with pytest.raises(
+        AudioError, match=rf"none of the first 1 wavs.*{message.removesuffix('$')}.*ffmpeg -ar 16000 -ac 1"
+    ):
+        refuse_unusable_wavs(wavs[1:])
 
 
 def test_utterance_of_no_examples_has_no_samples(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """A build uses the kernels of its store: those of the config or the device's default where it makes one."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.builds import CPU, Run, build_store, interrupt_build, opened
+from helpers.builds import CPU, Run, build_store, edit_record, interrupt_build, opened
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.encoder.kernels import Kernels, default_kernels
@@ -109,8 +110,9 @@ def test_precision_of_the_command_is_that_of_a_new_store_and_never_mixes_with_an
 
 def test_kernels_of_another_version_are_refused_with_the_cure(corpus: Corpus, store: Path) -> None:
     build_store(corpus, store, splits=("val",))
-    text = (store / "store.json").read_text()
-    (store / "store.json").write_text(text.replace('"channels_last"', '"blocked"'))
+    identity = asdict(opened(store).identity)
+    identity["precision"]["memory_format"] = "blocked"
+    edit_record(store, identity=identity)
     with pytest.raises(StoreError, match=r"memory_format 'blocked'; expected .*--overwrite"):
         build_store(corpus, store, splits=("train",))
     build_store(corpus, store, overwrite=True)

@@ -1,6 +1,6 @@
 """The format: keys, names, hash order, and what store.json holds.
 
-Golden values, here and in test_writer.py, are of version 2 of the format: names with ids, store.json, a plan's id, and
+Golden values, here and in test_writer.py, are of version 3 of the format: names with ids, store.json, a plan's id, and
 the bytes of tars. The tests themselves printed them: one that fails shows the new value beside the old one. Who has to
 change one makes stores that today's code cannot read, so FORMAT_VERSION goes up with it, and then all of them are made
 anew in this way.
@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.builds import edited
 
+from shardwriter.format.document import seal
 from shardwriter.format.names import (
     AUDIO_MEMBER,
     EMBEDDING_MEMBER,
@@ -39,11 +41,11 @@ from shardwriter.format.plan import PLAN_SCHEMA, make_plan
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
 
 ID = "0123456789"
-GOLDEN_PLAN_ID = "9e89c773a6"
+GOLDEN_PLAN_ID = "d76836df11"
 """Of the plan in `test_plans_id_never_changes`."""
 GOLDEN_RECORD = """{
   "format": "iianet-shards",
-  "version": 2,
+  "version": 3,
   "identity": {
     "encoder": {
       "fingerprint": "f"
@@ -64,7 +66,8 @@ GOLDEN_RECORD = """{
   "pending": "plan-aaaaaaaaaa.parquet",
   "retired": {
     "plan-bbbbbbbbbb.parquet": "2026-01-01T00:00:00+00:00"
-  }
+  },
+  "digest": "a420d1ccab030dded5fff09f76a58c86"
 }
 """
 """store.json of `make_record()`."""
@@ -253,18 +256,39 @@ def test_a_record_names_all_plans_that_belong_to_the_store() -> None:
 
 def changed(change: dict[str, object]) -> bytes:
     """store.json with other values."""
-    return json.dumps({**json.loads(make_record().to_bytes()), **change}).encode()
+    return edited(make_record().to_bytes(), **change)
 
 
-@pytest.mark.parametrize("version", [1, 3, "2", None])
+@pytest.mark.parametrize("version", [1, 2, 4, "3", None])
 def test_store_record_of_another_version_is_distinguished_from_a_damaged_one(version: object) -> None:
     with pytest.raises(OtherVersion, match=rf"version {version!r} of the format; expected {FORMAT_VERSION}"):
         StoreRecord.from_bytes(changed({"version": version}))
 
 
+def test_a_version_that_is_damaged_is_no_reason_to_delete_a_store() -> None:
+    content = make_record().to_bytes().replace(b'"version": 3', b'"version": 7')
+    with pytest.raises(ValueError, match="its digest is"):
+        StoreRecord.from_bytes(content)
+
+
+def test_a_record_of_an_earlier_version_has_no_digest() -> None:
+    facts = {name: value for name, value in json.loads(make_record().to_bytes()).items() if name != "digest"}
+    with pytest.raises(OtherVersion):
+        StoreRecord.from_bytes(json.dumps({**facts, "version": 2}).encode())
+
+
+@pytest.mark.parametrize("name", ["identity", "plans", "pending", "retired", "data_root", "digest"])
+def test_a_record_that_lacks_something_is_refused(name: str) -> None:
+    facts = {other: value for other, value in json.loads(make_record().to_bytes()).items() if other != name}
+    facts.pop("digest", None)
+    content = json.dumps(facts).encode() if name == "digest" else seal(facts)
+    with pytest.raises(ValueError, match=name):
+        StoreRecord.from_bytes(content)
+
+
 @pytest.mark.parametrize("change", [{"format": "other"}, {"identity": {"dim": 1}}, {"plans": None}, {"retired": 3}])
 def test_damaged_store_record_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises((KeyError, TypeError, ValueError)):
+    with pytest.raises(ValueError):
         StoreRecord.from_bytes(changed(change))
 
 

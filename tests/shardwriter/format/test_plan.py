@@ -13,7 +13,7 @@ from iianet.errors import StoreError
 from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA, Manifest, arrange
 from shardwriter.corpus.planning import audio_lists, plan_utterances, planned_manifest_tables
 from shardwriter.format.names import parse_plan_name, parse_shard
-from shardwriter.format.plan import PLAN_SCHEMA, Plan, decode_header, decode_rows, encode_plan, make_plan
+from shardwriter.format.plan import PLAN_SCHEMA, Plan, decode_header, decode_plan, encode_plan, make_plan
 from shardwriter.format.record import Identity
 
 IDENTITY = Identity(encoder={"fingerprint": "f"}, dtype="float16", dim=512, fps=25)
@@ -55,7 +55,9 @@ def with_table(plan: Plan, table: pa.Table) -> Plan:
 
 def read_back(plan: Plan) -> Plan:
     content, where = encode_plan(plan), f"STORE/{plan.header.name}"
-    return Plan(header=decode_header(io.BytesIO(content), where), table=decode_rows(io.BytesIO(content), where))
+    plan = decode_plan(io.BytesIO(content), where)
+    assert plan.header == decode_header(io.BytesIO(content), where)
+    return plan
 
 
 @pytest.mark.parametrize("per_shard", [1, 2, 5, 7, 100])
@@ -112,9 +114,9 @@ def test_plan_reads_back_as_written(sizes: dict[str, int]) -> None:
 
 def test_some_columns_may_be_read_alone() -> None:
     plan, _ = plan_of({"train": 5}, 2)
-    found = decode_rows(io.BytesIO(encode_plan(plan)), "here", ("split", "shard", "key"))
-    assert found.equals(plan.table.select(["split", "shard", "key"]))
-    tasks = Plan(header=plan.header, table=found).tasks()
+    found = decode_plan(io.BytesIO(encode_plan(plan)), plan.header.name, ("split", "shard", "key"))
+    assert found.table.equals(plan.table.select(["split", "shard", "key"]))
+    tasks = found.tasks()
     assert [task.rows["key"].to_pylist() for task in tasks] == [task.rows["key"].to_pylist() for task in plan.tasks()]
 
 
@@ -185,10 +187,9 @@ def test_a_plan_under_the_name_of_another_is_refused() -> None:
 
 def test_rows_that_lack_a_column_are_named() -> None:
     plan, _ = plan_of({"train": 2}, 2)
-    stream = io.BytesIO()
-    pq.write_table(plan.table.drop_columns(["audio"]), stream)
-    with pytest.raises(StoreError, match=r"^here: not a plan of this format"):
-        decode_rows(io.BytesIO(stream.getvalue()), "here")
+    lacking = Plan(header=plan.header, table=plan.table.drop_columns(["audio"]))
+    with pytest.raises(StoreError, match=rf"^{plan.header.name}: not a plan of this format .*audio"):
+        decode_plan(io.BytesIO(encode_plan(lacking)), plan.header.name)
 
 
 def test_a_flipped_byte_among_the_rows_is_found() -> None:
@@ -196,5 +197,5 @@ def test_a_flipped_byte_among_the_rows_is_found() -> None:
     content = bytearray(encode_plan(plan))
     page = content.index(b"\x28\xb5\x2f\xfd") + 8  # inside the first page that zstd has written
     content[page] ^= 0xFF
-    with pytest.raises(StoreError, match=r"^here: not a plan of this format"):
-        decode_rows(io.BytesIO(bytes(content)), "here")
+    with pytest.raises(StoreError, match=rf"^{plan.header.name}: not a plan of this format"):
+        decode_plan(io.BytesIO(bytes(content)), plan.header.name)

@@ -266,7 +266,7 @@ DAMAGE = {
     "empty": lambda _: b"",
     "truncated": lambda content: content[:-20],
     "nonsense": lambda _: b"{}" * 100,
-    "flipped byte": lambda content: content[:40] + bytes([content[40] ^ 0xFF]) + content[41:],
+    "flipped byte": lambda content: flipped(content, content.index(b"\x28\xb5\x2f\xfd") + 8),
     "fewer rows": lambda content: encode_index(read(content)[0].slice(1), read(content)[1]),
     "more shards": lambda content: encode_index(read(content)[0], read(content)[1] * 2),
     "no columns": lambda content: encode_index(read(content)[0].drop_columns(["mouth"]), read(content)[1]),
@@ -278,11 +278,15 @@ def read(content: bytes) -> tuple[pa.Table, list[ShardRecord]]:
     return decode_index(io.BytesIO(content), "here")
 
 
+def flipped(content: bytes, at: int, mask: int = 0xFF) -> bytes:
+    return content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :]
+
+
 def other_version(content: bytes) -> bytes:
     """A file whose metadata say another version."""
     table, records = read(content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shardwriter.format.index.FORMAT_VERSION", 1)
+        patch.setattr("shardwriter.format.table.FORMAT_VERSION", 1)
         return encode_index(table, records)
 
 

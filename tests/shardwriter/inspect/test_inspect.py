@@ -157,7 +157,7 @@ def test_a_failed_sample_shows_its_reason(made: Place, capsys: pytest.CaptureFix
 
 def test_an_unknown_key_names_the_nearest(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(made.store, "--key", "bobb") == 1
-    assert "the nearest are bob" in capsys.readouterr().out
+    assert "has no such utterance or mixture; did you mean bob?" in capsys.readouterr().out
 
 
 def test_a_planned_key_that_is_not_stored_yet_is_no_unknown_one(
@@ -209,3 +209,23 @@ def test_json_to_programs_is_all_of_stdout_even_with_warnings(place: Place, caps
     captured = capsys.readouterr()
     assert json.loads(captured.out)["problems"]
     assert "WARNING" in captured.err
+
+
+def test_the_name_of_a_mixture_gives_its_sources(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    [[mixture, *_], *_] = json.loads(made.corpus.list_file("val", "mix").read_text())
+    for name in (mixture, Path(mixture).name, Path(mixture).stem):
+        code, document = run_json(capsys, made.store, "--key", name)
+        assert code == 0
+        found = {sample["key"] for sample in document["samples"]}
+        assert found == {"fay", "gus"}
+        assert all(
+            any(Path(example["mixture"]).stem == Path(mixture).stem for example in sample["metadata"]["audio"])
+            for sample in document["samples"]
+        )
+
+
+def test_a_config_in_place_of_a_store_is_exit_code_2(made: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(made.config) == 2
+    said = capsys.readouterr().err
+    assert f"error: {made.config}: neither a store nor a tar that can be read" in said
+    assert "a config goes to --against CONFIG" in said

@@ -46,6 +46,17 @@ def test_an_npz_written_anew_is_stale(place: Place, capsys: pytest.CaptureFixtur
     assert "val: 1 stored utterances are stale, for their npz has changed" in document["problems"]
 
 
+def test_a_mouth_of_another_length_than_its_audio_is_listed(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    forget(place, "train", BROKEN)
+    edit_lists(place.corpus, "val", lambda rows: [[*row[:-1], 9 * 640] for row in rows])
+    assert run(place.store, "--against", place.config) == 1
+    out = capsys.readouterr().out
+    assert "val: 2 stored mouths are longer or shorter than their audio" in out
+    assert "  mouths/fay.npz: 3 frames, 9 expected for its audio" in out
+    allowed = ["--set", "datamodule.data_config.frame_tolerance=6"]
+    assert run(place.store, "--against", place.config, *allowed) == 0
+
+
 def test_an_npz_with_another_time_and_the_same_bytes_is_not_stale(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,3 +121,24 @@ def test_other_weights_are_refused(place: Place, capsys: pytest.CaptureFixture[s
     words = ["--against", place.config, "--recheck", 1, "--set", "videonet.videonet_config.seed=1"]
     assert run(place.store, *words) == 2
     assert "was made with another identity (encoder fingerprint" in capsys.readouterr().err
+
+
+def test_other_weights_are_a_problem_that_train_would_refuse_too(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget(place, "train", BROKEN)
+    assert run(place.store, "--against", place.config) == 0
+    assert "Weights and preprocessing are as the config says" in capsys.readouterr().out
+    assert run(place.store, "--against", place.config, "--set", "videonet.videonet_config.seed=7") == 1
+    out = capsys.readouterr().out
+    assert f"{place.store}: was made with another identity (encoder fingerprint: " in out
+    assert "Use the config and flags that it was made with" in out
+
+
+def test_weights_that_are_not_here_are_not_compared_and_said_so(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget(place, "train", BROKEN)
+    elsewhere = place.root / "elsewhere.pth.tar"
+    assert run(place.store, "--against", place.config, "--set", f"videonet.videonet_config.pretrain={elsewhere}") == 0
+    assert f"Weights not compared: {elsewhere}" in capsys.readouterr().out

@@ -85,7 +85,7 @@ def test_a_view_is_shown_under_its_own_key(full: Place, given: str, capsys: pyte
 
 def test_a_view_that_the_store_has_not_is_unknown(full: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(full.store, "--key", "ann@3") == 1
-    assert "has no such utterance; the nearest are ann@" in capsys.readouterr().out
+    assert "has no such utterance or mixture; did you mean ann@" in capsys.readouterr().out
 
 
 def test_every_member_of_a_sound_store_is_as_it_should_be(full: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,22 @@
 """inspect-shards --plot: a picture comes out, whatever is missing for it."""
 
+import os
 import struct
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from helpers.inspection import BROKEN, Place, run
 
 from shardwriter import inspect_cli, write_store
 from shardwriter.inspect.plot import Drawing, drawing_of
-from shardwriter.inspect.sample import find_samples
+from shardwriter.inspect.sample import find_samples, read_sample
+
+ROOT = Path(__file__).parent.parent.parent.parent
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -82,3 +89,34 @@ def test_a_picture_that_cannot_be_written_is_exit_code_2(
 ) -> None:
     assert run(made.store, "--plot", tmp_path / "nowhere" / "p.png") == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["../secret.wav", "{root}/secret.wav", "a/../../secret.wav"])
+def test_nothing_outside_data_root_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    drawn: list[Drawing] = []
+    monkeypatch.setattr(inspect_cli, "draw", lambda drawings, _path: drawn.extend(drawings))
+    soundfile.write(tmp_path / "secret.wav", np.ones(100), 16000)
+    (tmp_path / "corpus" / "a").mkdir(parents=True)
+    audio = [{"mixture": source, "source": source.format(root=tmp_path), "speaker": 1, "num_samples": 100}]
+    write_store(tmp_path / "own", [("x", np.ones((5, 3), np.float32), {"audio": audio})])
+    assert run(tmp_path / "own", "--plot", tmp_path / "p.png", "--data_root", tmp_path / "corpus") == 0
+    [item] = drawn
+    assert item.voice == f"{source.format(root=tmp_path)}\nis not below data_root, so it is not read"
+
+
+def test_the_mouth_is_not_read_from_outside_data_root(made: Place) -> None:
+    entry = replace(made.inspected().entry("val", "fay"), mouth="../mouths/fay.npz")
+    sample = replace(read_sample(made.inspected(), made.inspected().entry("val", "fay")), entry=entry, metadata={})
+    assert (
+        drawing_of(sample, 25, made.root / "mouths").mouth
+        == "../mouths/fay.npz\nis not below data_root, so it is not read"
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["own", "--plot", "p.png"]])
+def test_the_backend_of_a_notebook_does_not_matter(tmp_path: Path, words: list[str]) -> None:
+    write_store(tmp_path / "own", [("x", np.ones((5, 3), np.float32), {})])
+    environment = {**os.environ, "MPLBACKEND": "module://nowhere", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "shardwriter.inspect_cli", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -12,7 +12,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers.builds import CPU, build_store, change_mouth, contents, index, opened, plans, read_index, stored, tar
+from helpers.builds import (
+    CPU,
+    build_store,
+    change_mouth,
+    contents,
+    edit_record,
+    index,
+    opened,
+    plans,
+    read_index,
+    stored,
+    tar,
+)
 from helpers.foreign_tars import embedding, npy, own_members, traps, write_tar
 from helpers.inspection import BROKEN, STORED, Place, make_place, run
 
@@ -575,8 +587,7 @@ def test_a_flag_that_is_refused_is_refused_before_anything_is_written(place: Pla
 
 
 def test_a_store_of_version_1_is_refused(place: Place) -> None:
-    path = place.store / "store.json"
-    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    edit_record(place.store, version=1)
     before = contents(place.store)
     with pytest.raises(StoreError, match=r"version 1 of the format"):
         reindex(str(place.store))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -42,6 +43,9 @@ def problems(members: Mapping[str, Any], identity: Identity = IDENTITY, cut: int
     row: dict[str, Any] = dict.fromkeys(INDEX_SCHEMA.names)
     tar = io.BytesIO()
     for name, value in members.items():
+        header = tarfile.TarInfo(f"gus.{name}")
+        header.size = len(content(value))
+        tar.write(header.tobuf(tarfile.USTAR_FORMAT))
         row[f"{MEMBER_COLUMNS[name]}_offset"] = tar.tell()
         row[f"{MEMBER_COLUMNS[name]}_length"] = tar.write(content(value))
     tar.truncate(tar.tell() - cut)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import xxhash
 from helpers.bucket import ATTEMPTS, PREFIX, URL, bucket
-from helpers.builds import CPU, build_store, change_mouth, contents
+from helpers.builds import CPU, build_store, change_mouth, contents, edited
 from helpers.commands import Outcome, run_main
 from helpers.corpus import Corpus, make_corpus
 from helpers.s3 import BUCKET, Fault, Rule, S3Server
@@ -135,8 +135,8 @@ def test_nothing_in_a_store_but_data_root_holds_a_path_of_the_machine(
     build()
     held = {name: server.read(f"{PREFIX}/{name}") for name in server.names(PREFIX)}
     record = json.loads(held["store.json"])
-    assert record.pop("data_root") == str(tmp_path / "corpus")
-    held["store.json"] = json.dumps(record).encode()
+    assert record["data_root"] == str(tmp_path / "corpus")
+    held["store.json"] = edited(held["store.json"], data_root=None)
     paths = [str(tmp_path).encode(), str(Path.home()).encode(), str(Path.cwd()).encode(), b"testing-"]
     assert {name: path for name, content in held.items() for path in paths if path in content} == {}
 
@@ -456,8 +456,9 @@ def test_replaced_shards_are_deleted_when_their_days_are_over(
     record = json.loads(server.read(f"{PREFIX}/store.json"))
     for days, is_kept in ((6, True), (8, False)):
         since = datetime.now(UTC) - timedelta(days=days)
-        record["retired"] = dict.fromkeys(record["retired"], since.isoformat(timespec="seconds"))
-        server.write(f"{PREFIX}/store.json", json.dumps(record).encode())
+        retired = dict.fromkeys(record["retired"], since.isoformat(timespec="seconds"))
+        now = server.read(f"{PREFIX}/store.json")
+        server.write(f"{PREFIX}/store.json", edited(now, retired=retired))
         assert build().code == 0
         assert (old < tars(server), bool(old & tars(server))) == (is_kept, is_kept)
 
@@ -465,9 +466,7 @@ def test_replaced_shards_are_deleted_when_their_days_are_over(
 def test_a_build_that_another_one_overtakes_commits_nothing(build: Command, server: S3Server) -> None:
     """Its lease was lost unseen, and the other one has changed the store."""
     assert build("--limit", 3).code == 0
-    overtaken = json.loads(server.read(f"{PREFIX}/store.json"))
-    overtaken["data_root"] = "/elsewhere"
-    other = json.dumps(overtaken).encode()
+    other = edited(server.read(f"{PREFIX}/store.json"), data_root="/elsewhere")
 
     def overtake(verb: str, path: str) -> bool:
         if verb == "PUT" and "plan-" in path:

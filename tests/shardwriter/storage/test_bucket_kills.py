@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers.bucket import PREFIX, URL, bucket
-from helpers.builds import change_mouth, quick_encoder
+from helpers.builds import change_mouth, edited, quick_encoder
 from helpers.commands import Outcome, run_main
 from helpers.corpus import Corpus, make_corpus
 from helpers.s3 import Kill, S3Server
@@ -192,5 +192,5 @@ def _plans(record: bytes) -> list[str]:
 def _without_times(content_of: dict[str, bytes]) -> dict[str, bytes]:
     """The same, without when a plan was replaced."""
     record = json.loads(content_of["store.json"])
-    record["retired"] = sorted(record.get("retired", {}))
-    return {**content_of, "store.json": json.dumps(record).encode()}
+    retired = sorted(record.get("retired", {}))
+    return {**content_of, "store.json": edited(content_of["store.json"], retired=retired)}

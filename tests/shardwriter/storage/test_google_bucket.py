@@ -10,8 +10,8 @@ from helpers.corpus import Corpus
 from helpers.gcs import GoogleServer, google_bucket
 
 from shardwriter import build_cli, inspect_cli
-from shardwriter.storage.objects import Objects
-from shardwriter.storage.storage import Conflict
+from shardwriter.storage.objects import Conflict, Objects
+from shardwriter.storage.storage import Listed
 
 URL = "gs://bucket/lrs2"
 
@@ -39,6 +39,25 @@ def test_an_object_is_replaced_only_by_who_knows_its_version(server: GoogleServe
     objects.delete(["store.json"])
     with pytest.raises(Conflict):
         objects.replace("store.json", b"other", second)
+
+
+def test_what_another_build_commits_between_a_look_and_a_write_stays(
+    server: GoogleServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has written an object knows its generation, so that there is no moment between."""
+    objects = Objects(URL)
+    first = objects.replace("store.json", b"first", None)
+    head = Objects.head
+
+    def head_and_overtake(self: Objects, name: str) -> Listed | None:
+        found = head(self, name)
+        server.content["lrs2/store.json"] = b"theirs", next(server.generations)
+        return found
+
+    monkeypatch.setattr(Objects, "head", head_and_overtake)
+    with pytest.raises(Conflict):
+        objects.replace("store.json", b"second", first)
+    assert server.content["lrs2/store.json"][0] == b"theirs"
 
 
 def test_deleting_objects_that_are_gone_is_no_error(server: GoogleServer) -> None:

@@ -119,7 +119,7 @@ def test_a_write_that_is_tried_again_and_again_ends_before_another_build_may_beg
     assert LOST_AFTER_SECONDS + longest.total_seconds() <= DEAD_AFTER_SECONDS
 
 
-@pytest.mark.parametrize("content", [b"", b"no json"])
+@pytest.mark.parametrize("content", [b"", b"no json", b"[" * 100_000, b'["a list"]'])
 def test_a_lease_that_cannot_be_read_counts(content: bytes, objects: Objects, server: S3Server) -> None:
     server.write(LEASE, content)
     with pytest.raises(StoreError, match="another build is writing to it"), held_lease(objects):

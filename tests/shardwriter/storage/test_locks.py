@@ -4,7 +4,6 @@ import errno
 import fcntl
 import logging
 import os
-import pickle
 import threading
 from pathlib import Path
 
@@ -18,10 +17,7 @@ from shardwriter.execute.rank import Rank
 from shardwriter.execute.rank_lock import rank_lock
 from shardwriter.storage import lock
 from shardwriter.storage.folder import Folder
-from shardwriter.storage.lease import LEASE_FILE
-from shardwriter.storage.lock import build_lock, open_lock, wait_for_lock
-from shardwriter.storage.lock_file import LockFiles
-from shardwriter.storage.storage import Conflict
+from shardwriter.storage.lock import LOCK_FILE_ALONE, build_lock, open_lock, wait_for_lock
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -92,8 +88,8 @@ def test_a_file_says_who_builds_where_there_are_no_locks(
         build_store(corpus, store, splits=("train",))
     build_store(corpus, store, splits=("train",))
     assert len(stored(store, "train")) == 5
-    assert not (store / LEASE_FILE).exists()
-    assert f"{store}: its file system has no locks, so a file says who builds" in caplog.text
+    assert not (store / LOCK_FILE_ALONE).exists()
+    assert f"{store}: its file system has no locks, so {LOCK_FILE_ALONE} says who builds" in caplog.text
 
 
 @pytest.mark.usefixtures("no_flock")
@@ -106,40 +102,18 @@ def test_what_is_replaced_stays_where_nobody_sees_who_reads_it(corpus: Corpus, c
 
 
 @pytest.mark.usefixtures("no_flock")
-def test_a_build_that_lost_its_lock_file_writes_no_more(store: Path) -> None:
-    folder = Folder(store)
-    with folder.write_lock():
-        folder.write("README.md", b"first")
-        (store / LEASE_FILE).write_text("{}")
-        (lease,) = folder._leases
-        lease.renew()
-        sent: Folder = pickle.loads(pickle.dumps(folder))
-        sent.check_lock()  # who holds it looks after it
-        for step in (
-            lambda: folder.write("README.md", b"second"),
-            lambda: folder.delete(["README.md"]),
-            lambda: folder.publish([(store / "README.md", "a")]),
-            folder.check_lock,
-        ):
-            with pytest.raises(
-                StoreError, match=rf"{store}/{LEASE_FILE}: the lease of this build was deleted or taken"
-            ):
-                step()
-    assert (store / "README.md").read_bytes() == b"first"
-    assert (store / LEASE_FILE).read_text() == "{}", "it is another build's"
-
-
-@pytest.mark.usefixtures("no_flock")
-@pytest.mark.parametrize("content", [b"", b"no json", b"[" * 100_000, b'["a list"]', b'{"pid": "x", "system": 3}'])
-def test_a_lock_file_that_cannot_be_read_counts_until_it_is_old(content: bytes, store: Path) -> None:
+def test_the_file_that_a_killed_build_left_is_named_with_the_cure(store: Path) -> None:
     store.mkdir()
-    (store / LEASE_FILE).write_bytes(content)
-    with pytest.raises(StoreError, match=r"another build is writing to it.*delete that to continue"), build_lock(store):
+    (store / LOCK_FILE_ALONE).write_bytes(b"process 7 on elsewhere \xff since noon\n" + b"x" * 100_000)
+    with pytest.raises(StoreError) as raised, build_lock(store):
         raise AssertionError("two write")
-    os.utime(store / LEASE_FILE, (0, 0))
+    said = str(raised.value)
+    assert said.startswith(f"{store}: another build is writing to it (process 7 on elsewhere")
+    assert f"if that build was killed, delete {store / LOCK_FILE_ALONE}, then run" in said and len(said) < 2000
+    (store / LOCK_FILE_ALONE).unlink()
     with build_lock(store):
-        assert (store / LEASE_FILE).read_bytes() != content
-    assert not (store / LEASE_FILE).exists()
+        assert f"process {os.getpid()} on" in (store / LOCK_FILE_ALONE).read_text()
+    assert not (store / LOCK_FILE_ALONE).exists()
 
 
 @pytest.mark.usefixtures("no_flock")
@@ -147,10 +121,10 @@ def test_a_lock_file_that_is_a_link_or_a_fifo_is_not_followed(store: Path, tmp_p
     store.mkdir()
     (tmp_path / "victim").write_bytes(b"victim")
     for make in (lambda path: path.symlink_to(tmp_path / "victim"), os.mkfifo):
-        make(store / LEASE_FILE)
+        make(store / LOCK_FILE_ALONE)
         with pytest.raises(StoreError, match=rf"{store}"), build_lock(store):
             raise AssertionError("it holds")
-        (store / LEASE_FILE).unlink()
+        (store / LOCK_FILE_ALONE).unlink()
     assert (tmp_path / "victim").read_bytes() == b"victim"
 
 
@@ -162,19 +136,3 @@ def test_ranks_need_locks(store: Path) -> None:
         held.turn(),
     ):
         raise AssertionError("it has a turn")
-
-
-def test_of_two_that_take_over_a_lock_file_one_does(store: Path) -> None:
-    store.mkdir()
-    files = LockFiles(store)
-    first = files.replace(LEASE_FILE, b"first", None)
-    assert files.read(LEASE_FILE) == (b"first", first)
-    second = files.replace(LEASE_FILE, b"second", first)
-    for version in (None, first):
-        with pytest.raises(Conflict, match=LEASE_FILE):
-            files.replace(LEASE_FILE, b"third", version)
-    facts = files.head(LEASE_FILE)
-    assert facts is not None and facts.version == second
-    assert 0 <= files.age(LEASE_FILE) < 60
-    files.delete([LEASE_FILE, "gone"])
-    assert list(store.iterdir()) == []

@@ -1,5 +1,7 @@
 """Single objects of a bucket: faults that last are named, and a conditional write is made once, answered or not."""
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +14,7 @@ from helpers.s3 import Fault, Rule, S3Server
 
 from iianet.errors import StoreError
 from shardwriter.storage import objects as objects_module
-from shardwriter.storage.objects import Objects
-from shardwriter.storage.storage import Conflict
+from shardwriter.storage.objects import Conflict, Objects
 
 NAME = "store.json"
 LOST: list[Fault] = ["500 afterwards", "close afterwards", "hang afterwards"]
@@ -204,7 +205,74 @@ def test_a_version_is_the_same_where_listings_leave_out_its_quotation_marks(monk
     """As Azure's do."""
     meta = {"path": "a", "size": 3, "last_modified": datetime(2026, 1, 1, tzinfo=UTC), "version": None}
     monkeypatch.setattr(objects_module, "_connect", lambda *_: None)
-    monkeypatch.setattr(obstore, "list_with_delimiter", lambda _: {"objects": [{**meta, "e_tag": "0x8D"}]})
+
+    async def listing(_: object) -> object:
+        return {"objects": [{**meta, "e_tag": "0x8D"}]}
+
+    monkeypatch.setattr(obstore, "list_with_delimiter_async", listing)
     monkeypatch.setattr(obstore, "head", lambda *_: {**meta, "e_tag": '"0x8D"'})
     container = Objects("az://container/lrs2")
     assert container.list()["a"] == container.head("a")
+
+
+@pytest.mark.parametrize("what", ["listed", "read", "downloaded"])
+def test_a_server_that_sends_a_byte_now_and_then_is_left_and_named(
+    what: str, objects: Objects, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, so that no wait for the next one is too long."""
+    objects.write("train.index", bytes(1000))
+    monkeypatch.setattr(objects_module, "REQUEST_SECONDS", 0.5)
+    monkeypatch.setattr(objects_module, "SLOWEST", 10**9)
+    server.fail("GET", "/bucket/?" if what == "listed" else "train.index", "drip", times=1000)
+    start = time.monotonic()
+    with pytest.raises(StoreError, match=rf"{URL}.*: cannot be .*check the network") as raised:
+        if what == "listed":
+            objects.list()
+        elif what == "read":
+            objects.read("train.index")
+        else:
+            objects.download("train.index", tmp_path / "copy", size=1000)
+    assert "the server sent nothing for 0.5 s, or less than 1e+06 kB a second" in str(raised.value)
+    assert time.monotonic() - start < 20, "a byte in 0.05 s would take 50 s"
+
+
+def test_what_hangs_says_that_nothing_came(objects: Objects, server: S3Server, tmp_path: Path) -> None:
+    server.fail("GET", "a.tar", "hang", times=100)
+    with pytest.raises(StoreError, match=r"the server sent nothing for 0\.5 s"):
+        objects.download("a.tar", tmp_path / "copy")
+
+
+def test_more_bytes_than_are_expected_are_not_downloaded(
+    objects: Objects, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects.write("a.tar", bytes(100_000))
+    with pytest.raises(
+        StoreError, match=f"{URL}/a.tar: has 100,000 bytes, expected 99,999 at most: it was written again"
+    ):
+        objects.download("a.tar", tmp_path / "copy", size=99_999)
+    assert (tmp_path / "copy").stat().st_size == 0
+    monkeypatch.setattr(objects_module, "LARGEST_SMALL", 99_999)
+    monkeypatch.setattr(objects_module, "SMALL", 99_999)
+    with pytest.raises(StoreError, match=f"{URL}/a.tar: has 100,000 bytes, expected 99,999 at most: "):
+        objects.download("a.tar", tmp_path / "copy")
+    with pytest.raises(StoreError, match=f"{URL}/a.tar: has 100,000 bytes, expected a small file"):
+        objects.read("a.tar")
+
+
+def test_a_listing_without_end_is_left_and_named(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def endless(_: object) -> object:
+        return await asyncio.sleep(3600)
+
+    monkeypatch.setattr(obstore, "list_with_delimiter_async", endless)
+    monkeypatch.setattr(objects_module, "LISTING_SECONDS", 0.05)
+    with pytest.raises(StoreError, match=r"the listing has no end after .* minutes; give a store a prefix of its own"):
+        objects.list()
+
+
+def test_a_bucket_is_listed_where_a_loop_runs_already(objects: Objects) -> None:
+    """As in notebooks."""
+
+    async def cell() -> dict[str, object]:
+        return dict(objects.list())
+
+    assert asyncio.run(cell()) == {}

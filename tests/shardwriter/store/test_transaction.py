@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, product
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from shardwriter.execute.executor import OneProcess
 from shardwriter.execute.operation import run_operation
 from shardwriter.execute.rank import Rank
 from shardwriter.execute.ranks import run_as_rank
+from shardwriter.format.document import seal
 from shardwriter.storage.folder import Folder
 from shardwriter.store.snapshot import Snapshot, is_store
 from shardwriter.store.transaction import open_transaction
@@ -47,7 +48,7 @@ class Died(BaseException):
 class Mortal(Folder):
     """A folder whose process dies when so many files were published, written, replaced or deleted."""
 
-    steps: Iterator[int]
+    steps: Iterator[int] = field(kw_only=True)
 
     def write(self, name: str, content: bytes) -> None:
         self._step()
@@ -120,7 +121,7 @@ def one_at_a_time(tmp_path: Path, before: Path | None, run: Callable[[Folder], o
             shutil.copytree(before, copy)
         left = iter(range(steps))
         try:
-            run(Mortal(copy, left))
+            run(Mortal(copy, steps=left))
         except Died:
             yield copy, False
         else:
@@ -202,7 +203,7 @@ def test_one_that_is_abandoned_and_dies_at_any_step_is_gone_after_the_next(
         interrupt_build(corpus, store, OTHER, TWO, packs=2, splits=SPLITS, overwrite=True)
     else:
         with pytest.raises(Died):
-            compact_in(Mortal(store, iter(range(5))))
+            compact_in(Mortal(store, steps=iter(range(5))))
     assert opened(store).record.pending is not None
     assert contents(tmp_path / "before").items() < contents(store).items()
     for died, _ in one_at_a_time(tmp_path, store, lambda folder: abandon(folder, None)):
@@ -246,7 +247,7 @@ def littered(corpus: Corpus, store: Path, tmp_path: Path) -> dict[str, bytes]:
     build_store(corpus, other, TWO, OTHER, splits=SPLITS, overwrite=True)
     build_store(grow(corpus), store, TWO, splits=SPLITS)
     (store / "store.json").write_bytes(record)  # as if it had died before its plan was active
-    for path in (*other.glob("train-*.tar"), *other.glob("val-*.index")):
+    for path in (*other.glob("train-*.tar"), *other.glob("val-*.index"), *other.glob("plan-*")):
         shutil.copy(path, store)
     assert len(contents(store)) >= len(before) + 5
     return before
@@ -321,7 +322,7 @@ def test_a_record_that_was_lost_with_no_shard_is_made_anew(corpus: Corpus, store
     assert contents(store) == before
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [1, 2, 4])
 def test_a_store_of_another_version_is_refused_with_the_cure(
     transactions: dict[str, Callable[[], object]], store: Path, version: int
 ) -> None:
@@ -330,11 +331,13 @@ def test_a_store_of_another_version_is_refused_with_the_cure(
         del record["pending"]
         record["plans"] = ["plan-000.parquet"]
         (store / plans(store)[0]).rename(store / "plan-000.parquet")
-    (store / "store.json").write_text(json.dumps({**record, "version": version}))
+    del record["digest"]  # which earlier versions had not
+    content = {**record, "version": version}
+    (store / "store.json").write_bytes(json.dumps(content).encode() if version < 3 else seal(content))
     before = listing(store)
     said = (
-        rf"{store}: was written in version {version} of the format; expected 2\. .*"
-        "delete it, or choose another --shards, and run build-shards"
+        rf"{store}/store\.json: was written in version {version} of the format; expected 3\. .*"
+        rf"delete {store}, or choose another --shards, and run build-shards"
     )
     for run in (*transactions.values(), lambda: Snapshot.open(Folder(store)), lambda: open_reader(store, "train")):
         with pytest.raises(StoreError, match=said):
