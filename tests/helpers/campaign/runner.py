@@ -135,10 +135,9 @@ def _serve(pipe: Connection, parents: Connection, folder: Path, seed: int) -> No
     os.chdir(place.here)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000_000, 300_000_000))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with quick_encoder():
-        with contextlib.suppress(EOFError):  # the parent is gone
-            while (number := pipe.recv()) is not None:
-                pipe.send(try_one(place, seed, number, folder, stack))
+    with quick_encoder(), contextlib.suppress(EOFError):  # the parent is gone
+        while (number := pipe.recv()) is not None:
+            pipe.send(try_one(place, seed, number, folder, stack))
 
 
 def try_one(place: Place, seed: int, number: int, folder: Path, stack: object) -> Result:
