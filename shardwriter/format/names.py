@@ -47,10 +47,10 @@ ID_DIGITS: Final = 10
 """Hexadecimal digits of a plan's id."""
 
 _ID = rf"[0-9a-f]{{{ID_DIGITS}}}"
-_SPLIT = r"(?:train|val|test)(?:_view[1-9]\d*)?"
+_SPLIT = r"(?:train|val|test)(?:_view[1-9][0-9]*)?"
 _PLAN_NAME = re.compile(rf"plan-({_ID})\.parquet")
-_SHARD_NAME = re.compile(rf"({_SPLIT})-({_ID})-(\d{{6,}})")
-_VIEW_SPLIT = re.compile(r"(train|val|test)(?:_view([1-9]\d*))?")
+_SHARD_NAME = re.compile(rf"({_SPLIT})-({_ID})-([0-9]{{6}}|[1-9][0-9]{{6,}})")
+_VIEW_SPLIT = re.compile(r"(train|val|test)(?:_view([1-9][0-9]*))?")
 
 
 class ShardName(NamedTuple):

@@ -207,8 +207,8 @@ def choose(place: Place, seed: int, number: int) -> Case:
     if kind.name == "files of others":
         return case("put there", lambda: damage.put_others(path))
     if way < 0.05 or not kind.changes:
-        # An index that is absent is a shard that is not complete, as any build leaves it.
-        put = chance.choice(damage.ELSE if kind.name == "index" else damage.ABSENT + damage.ELSE)
+        checked = checked and kind.name != "index"  # without one its shard is not complete, as any build leaves it
+        put = chance.choice(damage.ABSENT + damage.ELSE)
         return case(put.__name__, lambda: put(path, place.victim))
     if way < 0.15 and others:
         other = chance.choice(others)
@@ -300,7 +300,7 @@ def judge(case: Case, found: Seen, expected: Seen) -> Outcome:
         if not case.reader.startswith("inspect") or _names(case, found.text):
             return Outcome("equal")
         lines = _difference(expected, found)
-        if any(line[0] == "+" and re.search(r"\d of \d", line) for line in lines):
+        if any(line[0] == "+" and re.search(r"\d of \d|^. Problems \(", line) for line in lines):
             return Outcome("listed")
         if not lines:
             return Outcome("equal")

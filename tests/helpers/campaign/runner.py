@@ -70,7 +70,7 @@ class _Worker:
     def _start(self) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
         self.process = multiprocessing.get_context("fork").Process(
-            target=_serve, args=(theirs, self.pipe, self.folder, self.seed), daemon=True
+            target=_serve, args=(theirs, self.pipe, self.folder, self.seed)
         )
         self.process.start()
         theirs.close()
@@ -135,7 +135,7 @@ def _serve(pipe: Connection, parents: Connection, folder: Path, seed: int) -> No
     os.chdir(place.here)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000_000, 300_000_000))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with quick_encoder():
+    with quick_encoder(), contextlib.suppress(EOFError):  # the parent is gone
         while (number := pipe.recv()) is not None:
             pipe.send(try_one(place, seed, number, folder, stack))
 
