@@ -67,8 +67,8 @@ def test_new_utterances_come_into_a_further_plan(corpus: Corpus, store: Path) ->
     assert all((found[key] == embedding).all() for key, embedding in kept.items())
 
 
-def test_shards_of_a_plan_that_the_record_does_not_name_are_deleted_and_files_of_others_stay(
-    corpus: Corpus, store: Path, tmp_path: Path
+def test_files_of_another_store_stay_and_are_named(
+    corpus: Corpus, store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, theirs = contents(store), tmp_path / "theirs"
     build_store(corpus, theirs, splits=("val",))
@@ -78,7 +78,8 @@ def test_shards_of_a_plan_that_the_record_does_not_name_are_deleted_and_files_of
         (store / name).write_bytes(content)
     (store / "train-notes.tar").write_bytes(b"somebody's own")
     assert again(corpus, store).planned["val"]["skipped"] == 2
-    assert contents(store) == {**before, "train-notes.tar": b"somebody's own"}
+    assert contents(store) == {**before, **strays, "train-notes.tar": b"somebody's own"}
+    assert f"3 files of no plan of this store, as {min(strays)}: not used, and not deleted" in caplog.text
 
 
 def test_split_may_be_built_later(corpus: Corpus, tmp_path: Path) -> None:
