@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from iianet.errors import ConfigError, FeatureStoreError
-from iianet.interruption import DESERTED, INTERRUPTED, TERMINATED, Terminated
+from iianet.interruption import INTERRUPTED, TERMINATED, Terminated
 from iianet.paths import expand_word
-from iianet.terminal import complain, is_deserted, terminal
+from iianet.terminal import complain, terminal
 from iianet.version import __version__
 from iianet.wording import either, nearest
 
@@ -129,10 +129,6 @@ def run_command(command: Callable[[list[str]], int], argv: Sequence[str] | None 
             logging.getLogger(command.__module__).debug("stopped", exc_info=True)
             complain(f"error: {_own_words(error)}")
             return error.exit_code
-        except BrokenPipeError:
-            if not is_deserted():
-                raise
-            return DESERTED
         except KeyboardInterrupt as interruption:
             was_terminated = isinstance(interruption, Terminated)
             complain("terminated" if was_terminated else "interrupted")

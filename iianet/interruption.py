@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 INTERRUPTED = 130
-DESERTED = 141
 TERMINATED = 143
-"""Exit codes: 128 and the signal's number, as a shell would say; SIGPIPE is sent where nobody reads on."""
+"""Exit codes: 128 and the signal's number, as a shell would say."""
 
 
 class Terminated(KeyboardInterrupt):

@@ -63,7 +63,15 @@ class Holder(NamedTuple):
     @property
     def is_gone(self) -> bool:
         """Whether it is known to have ended: it was on this machine, where no process has its number now."""
-        return self.host == socket.gethostname() and (self.pid == os.getpid() or not Path(f"/proc/{self.pid}").exists())
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except PermissionError:  # it is another user's
+            return False
+        return self.pid == os.getpid()
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since},"

@@ -7,11 +7,10 @@ ASCII alone shows other letters as escapes.
 import io
 import logging
 import os
-import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from tqdm import tqdm
 
@@ -28,13 +27,12 @@ def say(text: str) -> None:
     Raises:
         OutputError: stdout cannot be written, as on a full disk.
     """
-    _write(sys.stdout, f"{printable(text)}\n")
+    _write(f"{printable(text)}\n")
 
 
 def complain(text: str) -> None:
     """Write what is no result to stderr, with a line end; to nobody where it cannot be written."""
-    with suppress(OutputError):
-        _write(sys.stderr, f"{printable(text)}\n")
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 class PrintableFormatter(logging.Formatter):
@@ -43,14 +41,6 @@ class PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format as usual, then escape."""
         return printable(super().format(record))
-
-
-def is_deserted() -> bool:
-    """Whether nobody reads what is written to stdout or stderr any more."""
-    poll = select.poll()
-    for number in (1, 2):
-        poll.register(number, select.POLLERR)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @contextmanager
@@ -73,11 +63,13 @@ def terminal(level: int) -> Iterator[None]:
         each.setLevel(logging.WARNING)
     for stream in streams:
         stream.reconfigure(errors="backslashreplace")
+    stderr, sys.stderr = sys.stderr, cast(TextIO, _Lasting(sys.stderr))
     try:
         yield
     finally:
+        sys.stderr = stderr
         with suppress(OutputError):
-            _write(sys.stdout, "")  # else Python tries it at its exit, and changes the exit code
+            _write("")  # else Python tries it at its exit, and changes the exit code
         for stream, before in zip(streams, errors, strict=True):
             if not stream.closed:
                 stream.reconfigure(errors=before)
@@ -102,20 +94,54 @@ def _open_closed_streams() -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
-def _write(stream: TextIO, text: str) -> None:
-    """Write and flush, to nobody where the stream is closed or its reader is gone."""
-    if stream.closed:
+def _write(text: str) -> None:
+    """Write to stdout and flush, to nobody where it is closed or its reader is gone."""
+    if sys.stdout.closed:
         return
     try:
-        stream.write(text)
-        stream.flush()
+        sys.stdout.write(text)
+        sys.stdout.flush()
     except OSError as error:
-        with open(os.devnull, "wb") as nobody:
-            os.dup2(nobody.fileno(), stream.fileno())  # what is buffered goes there, and all that comes
+        _lead_to_nobody(sys.stdout)
         if not isinstance(error, BrokenPipeError):
-            name = "stdout" if stream is sys.stdout else "stderr"
-            cure = "make room where it is written to, or write it to another place"
-            raise OutputError(f"{name}: cannot be written ({error.strerror}); {cure}") from error
+            raise OutputError(
+                f"stdout: cannot be written ({error.strerror}); make room where it is written to, or write it to "
+                "another place"
+            ) from error
+
+
+def _lead_to_nobody(stream: TextIO) -> None:
+    """Let what is in a stream's buffer, and all that comes, be lost, so that no later write fails."""
+    with open(os.devnull, "wb") as nobody:
+        os.dup2(nobody.fileno(), stream.fileno())
+
+
+class _Lasting:
+    """A stream for logs and progress bars that leads to nobody once it cannot be written.
+
+    An error of a bar would be taken for one of the store whose files are written at that time.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or not."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            _lead_to_nobody(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or not."""
+        try:
+            self._stream.flush()
+        except OSError:
+            _lead_to_nobody(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _TerminalHandler(logging.Handler):

@@ -6,6 +6,5 @@ from iianet.version import __version__
 
 __all__ = ["__version__"]
 
-os.environ["MPLBACKEND"] = (
-    "agg"  # pictures go to files; a notebook's backend would end torchmetrics' import of matplotlib
-)
+# Pictures go to files. A notebook's backend that is not installed here would end torchmetrics' import of matplotlib.
+os.environ["MPLBACKEND"] = "agg"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import soundfile
 
-from iianet.errors import AudioError, StoreError
+from iianet.errors import AudioError, ManifestError, StoreError
 from loaders.order import Indices
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
@@ -29,6 +29,7 @@ Example_contra = TypeVar("Example_contra", contravariant=True)
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 _NPY = re.compile(rb"\x93NUMPY..v.\{'descr': '(<i2|<i4|<f4)', 'fortran_order': False, 'shape': \((\d+),\), \}")
 """How an audio.npy of ours begins."""
+_DTYPES = {dtype.encode(): np.dtype(dtype) for dtype in ("<i2", "<i4", "<f4")}
 LOUDEST = 1e4
 """Samples of floats are about -1 to 1; what is larger than this is no sound, and would spoil the weights."""
 
@@ -59,13 +60,28 @@ class WavFiles:
     def __init__(self, manifest: Manifest, num_samples: int, sample_rate: int) -> None:
         self.num_samples = num_samples
         self.sample_rate = sample_rate
-        self._root = manifest.data_root
+        self._manifest, self._root = manifest, manifest.data_root
         self._paths = {"source": manifest.examples.column("source"), "mixture": manifest.examples.column("mixture")}
 
     def read(self, kind: Kind, example: int, start: int) -> Segment:
         """See `Audio`."""
         path = self._root / self._paths[kind][example].as_py()
         return read_segment(path, start, self.num_samples, self.sample_rate)
+
+    def refuse_unusable(self, examples: Sequence[int]) -> None:
+        """Raise ManifestError where the source of none of these examples can be used: then it is not one bad file."""
+        problems = []
+        for example in examples:
+            try:
+                self.read("source", example, 0)
+                return
+            except AudioError as error:
+                problems.append(str(error))
+        raise ManifestError(
+            f"{self._manifest.split}: none of the first {len(problems)} wavs can be used, e.g. {problems[0]}. Relative "
+            f"paths start at {self._root}: give the right folder with --data_root; or convert the wavs, such as with "
+            f"ffmpeg -i IN.wav -ar {self.sample_rate} -ac 1 OUT.wav"
+        )
 
 
 def read_segment(
@@ -137,7 +153,7 @@ class EmbeddedAudio:
     def read(self, kind: Kind, example: int, start: int) -> Segment:
         """See `Audio`."""
         row = int(self._rows[example])
-        if row < 0 or self.stored.damaged[shard := int(self.reader.shard_of[row])]:
+        if row < 0 or self.stored.is_damaged(shard := int(self.reader.shard_of[row])):
             return self.wavs.read(kind, example, start)
         try:
             content = self.reader.files.content(shard)
@@ -146,18 +162,22 @@ class EmbeddedAudio:
             return self.wavs.read(kind, example, start)
         assert self.reader.audio_offsets is not None
         npy = content[int(self.reader.audio_offsets[row]) :]
-        where = f"{self.reader.files.tars[shard].where}: {self.reader.key(row)}: audio.npy"
         header = npy[:NPY_HEADER_BYTES].tobytes()
         first, count = int(self._starts[kind][example]) + start, self.wavs.num_samples
         match = _NPY.match(header)
         if match is None or first + count > int(match[2]):
             raise AudioError(
-                f"{where} begins with {header[:80]!r}; expected {first + count} samples or more, of int16, int32 or "
-                "float32. The store is damaged: see inspect-shards --verify, and build it again"
+                f"{self._where(row)} begins with {header[:80]!r}; expected {first + count} samples or more, of int16, "
+                "int32 or float32. The store is damaged: see inspect-shards --verify, and build it again"
             )
-        dtype = np.dtype(match[1].decode())
+        dtype = _DTYPES[match[1]]
         begin = NPY_HEADER_BYTES + first * dtype.itemsize
-        return decode_segment(npy[begin : begin + count * dtype.itemsize].view(dtype), where)
+        stored = npy[begin : begin + count * dtype.itemsize].view(dtype)
+        return decode_segment(stored, self._where(row) if dtype == np.float32 else "")
+
+    def _where(self, row: int) -> str:
+        tar = self.reader.files.tars[int(self.reader.shard_of[row])]
+        return f"{tar.where}: {self.reader.key(row)}: audio.npy"
 
 
 def _source_starts(manifest: Manifest, recorded: Sequence[Manifest]) -> Indices:

@@ -18,7 +18,7 @@ from loaders.mixing import Mixer
 from loaders.mouths import MouthReader
 from loaders.order import Order
 from loaders.read_ahead import ReadAhead
-from loaders.split import Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
+from loaders.split import PROBED_FILES, Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
 from shardwriter.corpus.manifest import manifest_folders
 from shardwriter.store.snapshot import Snapshot
 
@@ -104,6 +104,9 @@ class SeparationData(RankedData):
             for split, manifest in manifests.items()
         }
         warn_of_idle_stores(opened.values())
+        for one in opened.values():
+            if one.stored is None or one.stored.centre.audio_offsets is None:
+                self._wavs(one).refuse_unusable(one.eligible[:PROBED_FILES].tolist())
         return opened
 
     def reopen(self, snapshots: Sequence[Snapshot]) -> None:
@@ -200,12 +203,15 @@ class SeparationData(RankedData):
 
     def _audio(self, opened: Split) -> Audio[int]:
         manifest, stored = opened.manifest, opened.stored
-        wavs = WavFiles(manifest, opened.num_samples, self.options.sample_rate)
+        wavs = self._wavs(opened)
         if stored is None or stored.centre.audio_offsets is None:
             return wavs
         root = manifest.data_root if len(self.snapshots) == 1 else None
         recorded = recorded_manifests(self.config, self.snapshots, manifest.split, root, complete=True)
         return EmbeddedAudio(manifest, stored, recorded, wavs)
+
+    def _wavs(self, opened: Split) -> WavFiles:
+        return WavFiles(opened.manifest, opened.num_samples, self.options.sample_rate)
 
     @property
     def _num_nodes(self) -> int:

@@ -104,7 +104,7 @@ class ReadAhead:
         if (found := digest.hexdigest()) != self.tars[shard].digest:
             cure = "Delete it and run build-shards, which writes it again."
             if self.tars[shard].forget():
-                cure = "The copy in the cache is deleted; continue with --resume last, and it is downloaded again."
+                cure = "The copy in the cache is deleted; the next run downloads it again."
             raise StoreError(
                 f"{self.tars[shard].where}: its digest is {found}, and its index says {self.tars[shard].digest}: it "
                 f"was damaged after it was written. {cure}"

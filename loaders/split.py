@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 PROBED_FILES = 8
 NAMED_MISSING = 5
+UNREACHED = "cannot be read after"
+"""What a bucket says of an object that may be whole, after its attempts."""
 
 
 def split_manifests(config: Config, snapshots: Sequence[Snapshot], splits: Sequence[str]) -> dict[str, Manifest]:
@@ -108,7 +110,6 @@ class StoredEmbeddings:
         readers: Readers of the centre crop, then of the augmented views 1, 2, ...
         rows: Row of each view of each utterance in its reader, -1 where it is not stored, `(views + 1, utterances)`.
         is_strict: Whether a shard that turns out to be damaged is an error; else its utterances count as missing.
-        damaged: Whether each shard was found damaged, by any worker, `(shards,)`.
     """
 
     def __init__(self, manifest: Manifest, readers: Sequence[StoreReader], is_strict: bool) -> None:
@@ -117,7 +118,14 @@ class StoredEmbeddings:
         self.rows = np.stack([reader.rows_of(keys) for reader in readers])
         self.is_strict = is_strict
         self._first = np.cumsum([0, *(len(reader.files.tars) for reader in readers)])
-        self.damaged = shared_zeros(int(self._first[-1]), torch.bool)
+        self._shared = shared_zeros(int(self._first[-1]), torch.bool)
+        self._damaged: npt.NDArray[np.bool_] = self._shared.numpy()  # the same memory; torch takes long for one value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_damaged": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _damaged=state["_shared"].numpy())
 
     @property
     def centre(self) -> StoreReader:
@@ -147,7 +155,11 @@ class StoredEmbeddings:
 
     def has(self, utterance: int, view: int) -> bool:
         """Whether an embedding is stored, in a shard that is not known to be damaged."""
-        return bool(self.rows[view, utterance] >= 0) and not self.damaged[self._shard(utterance, view)]
+        return bool(self.rows[view, utterance] >= 0) and not self.is_damaged(self._shard(utterance, view))
+
+    def is_damaged(self, shard: int) -> bool:
+        """Whether a shard was found damaged, by any worker."""
+        return bool(self._damaged[shard])
 
     def read(self, utterance: int, view: int, start: int, out: npt.NDArray[Any]) -> int:
         """Read a segment of a stored embedding, see `StoreReader.read_segment`.
@@ -162,11 +174,15 @@ class StoredEmbeddings:
             raise LostShard(str(error)) from error
 
     def give_up(self, shard: int, error: StoreError) -> None:
-        """Let the utterances of a shard count as missing because of an error, and say so once; if strict, raise it."""
-        if self.is_strict:
+        """Let the utterances of a shard count as missing because of an error, and say so once.
+
+        If strict, raise it; likewise where the shard may be whole, and just cannot be reached.
+        """
+        is_lost = isinstance(error.__cause__, (FileNotFoundError, ValueError, type(None)))
+        if self.is_strict or not is_lost or UNREACHED in str(error):  # a helper's process sends no cause
             raise error
-        if not self.damaged[shard]:
-            self.damaged[shard] = True
+        if not self.is_damaged(shard):
+            self._damaged[shard] = True
             logger.warning("%s Until then its utterances count as missing", error)
 
     def shard_of(self, utterances: Indices, views: Indices) -> Indices:
@@ -179,7 +195,7 @@ class StoredEmbeddings:
         return shards
 
     def _shard(self, utterance: int, view: int) -> int:
-        return int(self._first[view] + self.readers[view].shard_of[self.rows[view, utterance]])
+        return int(self._first[view]) + int(self.readers[view].shard_of[self.rows[view, utterance]])
 
 
 def open_stored(snapshots: Sequence[Snapshot], manifest: Manifest, views: int, *, is_strict: bool) -> StoredEmbeddings:
@@ -258,10 +274,8 @@ def open_split(
         num_samples=num_samples,
         samples_per_frame=options.sample_rate // config.encoder.fps,
     )
-    if stored is None or stored.centre.audio_offsets is None:
-        _probe(manifest, "wavs", [manifest.examples[int(index)].source for index in eligible[:PROBED_FILES]])
     if stored is None:
-        _probe(manifest, "npz", [manifest.utterances[int(index)].mouth for index in split.used[:PROBED_FILES]])
+        _probe_mouths(manifest, [manifest.utterances[int(index)].mouth for index in split.used[:PROBED_FILES]])
     else:
         _report_missing(split, stored, options, build_command, will_build)
     return split
@@ -339,11 +353,11 @@ def warn_of_idle_stores(splits: Iterable[Split]) -> None:
             )
 
 
-def _probe(manifest: Manifest, kind: str, paths: Sequence[str]) -> None:
+def _probe_mouths(manifest: Manifest, paths: Sequence[str]) -> None:
     """Raise ManifestError where the first files are all missing: that is a wrong folder, not a bad file."""
     files = [Path(manifest.data_root / path) for path in paths]
     if not any(file.is_file() for file in files):
         raise ManifestError(
-            f"{manifest.split}: none of the first {len(files)} {kind} exists, e.g. {files[0]}. Relative paths start at "
+            f"{manifest.split}: none of the first {len(files)} npz exists, e.g. {files[0]}. Relative paths start at "
             f"{manifest.data_root}; give the right folder with --data_root."
         )

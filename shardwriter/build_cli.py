@@ -49,7 +49,7 @@ ENCODING_FLAGS = (
 TWO_STORES = "Old and new shards lie side by side until it is done."
 NOTHING_TO_COMPACT = "Nothing to do: no embedding is superseded, and all shards are full."
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("shardwriter.build_cli")  # also where `python -m` names this module __main__
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -241,9 +241,9 @@ def _refuse_other_flags(arguments: argparse.Namespace) -> None:
     others += [f"data_split {','.join(arguments.data_split)}"] if arguments.data_split != SPLITS else []
     ignored = ("compact", "dry_run", "utterances_per_shard", "num_processes") if arguments.abandon else ()
     others += [name for name in ignored if getattr(arguments, name)]
-    is_shared = arguments.abandon and (arguments.executor != "local" or Rank.from_environment())
-    if others or is_shared:
-        what = f"--{others[0]}" if others else "ranks, or --executor ray"
+    rank = Rank.from_environment() if arguments.abandon else None
+    if others or rank or (arguments.abandon and arguments.executor != "local"):
+        what = f"--{others[0]}" if others else f"ranks (this is {rank.words})" if rank else "--executor ray"
         does = (
             "--abandon: deletes what is unfinished" if arguments.abandon else "--compact: copies a whole store as it is"
         )
@@ -296,10 +296,12 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, Storage, BuildOptio
         import_embeddings=arguments.import_embeddings,
     )
     storage = open_storage(_store_word(config, arguments.shards), Cache.of(config.datamodule.data_config))
-    if not isinstance(storage, Folder) and (Rank.from_environment() or arguments.executor == "ray"):
+    rank = Rank.from_environment()
+    if not isinstance(storage, Folder) and (rank or arguments.executor == "ray"):
         raise ConfigError(
             f"--shards {storage.name}: ranks and Ray need a folder that all of them share; build into one, then copy "
             "it there, or start one build-shards, with --device cuda for all GPUs of its machine"
+            + (f". This is {rank.words}" if rank else "")
         )
     return config, storage, options
 
@@ -315,8 +317,8 @@ def _choose_executor(arguments: argparse.Namespace) -> tuple[torch.device, Execu
         return devices[0], OneProcess(devices[0]) if len(devices) == 1 else Processes(devices)
     if rank is not None:
         raise ConfigError(
-            f"--executor ray as rank {rank.number} of {rank.job}: Ray starts the processes itself, so start the "
-            "command once, without torchrun or srun"
+            "--executor ray: Ray starts the processes itself, so start the command once, without torchrun or srun; "
+            f"this is {rank.words}"
         )
     if arguments.device not in (None, "cpu", "cuda"):
         raise ConfigError(f"--device {arguments.device}: with --executor ray, cpu or cuda; Ray chooses which")
@@ -365,8 +367,8 @@ def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise StoreError(
-            f"{error.filename or folder}: cannot be written ({error.strerror}); delete it where it is no folder of a "
-            "build, or choose another --shards folder"
+            f"{error.filename or folder}: cannot be written ({error.strerror}); make room or fix its rights, or choose "
+            "another --shards folder"
         ) from error
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("shardwriter")

@@ -98,7 +98,7 @@ def own_signals() -> Iterator[None]:
 
 
 @contextmanager
-def waiting(what: str, end: Callable[[int], None]) -> Iterator[None]:
+def waiting(what: str, tell: Callable[[str], None], end: Callable[[int], None]) -> Iterator[None]:
     """Say what the block waits for, and let signals end the process at once.
 
     A library that waits lets no handler of Python run. The number of a signal comes through a pipe instead, to a
@@ -106,6 +106,7 @@ def waiting(what: str, end: Callable[[int], None]) -> Iterator[None]:
 
     Args:
         what: What is waited for, in words.
+        tell: Says so, from time to time.
         end: Called with the number of the signal before the process ends, to end those that it started.
     """
     if not _is_main_thread():
@@ -114,7 +115,7 @@ def waiting(what: str, end: Callable[[int], None]) -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer)
-    watch = threading.Thread(target=_watch, args=(reader, what, end), daemon=True)
+    watch = threading.Thread(target=_watch, args=(reader, what, tell, end), daemon=True)
     watch.start()
     try:
         yield
@@ -126,11 +127,11 @@ def waiting(what: str, end: Callable[[int], None]) -> Iterator[None]:
         os.close(writer)
 
 
-def _watch(reader: int, what: str, end: Callable[[int], None]) -> None:
+def _watch(reader: int, what: str, tell: Callable[[str], None], end: Callable[[int], None]) -> None:
     start, patience = time.monotonic(), FIRST_SECONDS
     while True:
         if not select.select([reader], [], [], patience)[0]:
-            logger.info("%s, for %s now; Ctrl-C or SIGTERM ends it", what, duration(time.monotonic() - start))
+            tell(f"{what}, for {duration(time.monotonic() - start)} now; Ctrl-C or SIGTERM ends it")
             patience = LINE_SECONDS
             continue
         numbers = os.read(reader, 100)

@@ -25,6 +25,7 @@ from iianet.devices import training_devices
 from iianet.errors import ConfigError
 from iianet.launch import Launch
 from iianet.run_folder import RunFolder
+from iianet.terminal import complain
 from iianet.training.best_checkpoints import BestCheckpoints
 from iianet.training.last_checkpoint import AtomicCheckpointIO, LastCheckpoint
 from iianet.training.progress import Bar, progress
@@ -120,13 +121,20 @@ class Ranks(DDPStrategy):
         place = f"{environment.main_address}:{environment.main_port}"
         others = f"the other ranks, {self.world_size} on {counted(self.num_nodes, 'machine')}, at {place}"
         try:
-            with waiting(f"waiting for {others}", self._end_started):
+            with waiting(f"waiting for {others}", self._tell, self._end_started):
                 super().setup_distributed()
         except RuntimeError as error:
             raise ConfigError(
                 f"waited in vain for {others}: {str(error).strip().splitlines()[0]}. Start train.py on each machine of "
                 "training.num_nodes, with one MASTER_ADDR and MASTER_PORT that all can reach"
             ) from error
+
+    def _tell(self, words: str) -> None:
+        """Say something once on each machine; only the first rank's log is shown."""
+        if self.is_global_zero:
+            logger.info("%s", words)
+        elif self.local_rank == 0:
+            complain(words)
 
     def _end_started(self, _: int) -> None:
         """End the ranks that this one started on its machine."""

@@ -51,19 +51,14 @@ class Finding:
 
 
 def show(findings: Sequence[Finding]) -> str:
-    """The table, wrapped for a terminal; in files each finding is one line."""
-    room = shutil.get_terminal_size().columns - 30 if sys.stdout.isatty() else None
-    return tabulate(
-        [(it.what, "FIX" if it.problem else "ok", _wrapped(it.problem or it.found, room)) for it in findings]
-    )
-
-
-def _wrapped(text: str, room: int | None) -> str:
-    """Wrap between words; a path stays whole, so that it can be copied."""
-    if room is None:
-        return text
-    wrap = textwrap.TextWrapper(max(room, 40), break_long_words=False, break_on_hyphens=False)
-    return "\n".join(wrap.fill(line) for line in text.splitlines())
+    """The table, wrapped between words for a terminal; in files each finding is one line."""
+    room = max(40, shutil.get_terminal_size().columns - 30) if sys.stdout.isatty() else sys.maxsize
+    wrapper = textwrap.TextWrapper(room, break_long_words=False, break_on_hyphens=False)  # a path stays whole
+    rows = []
+    for it in findings:
+        lines = (it.problem or it.found).splitlines()
+        rows.append((it.what, "FIX" if it.problem else "ok", "\n".join(map(wrapper.fill, lines))))
+    return tabulate(rows)
 
 
 def check(config: Config, storage: Storage, options: BuildOptions) -> list[Finding]:
@@ -144,6 +139,9 @@ def _disk(steps: Preparation, found: Mapping[str, Difference]) -> str:
 
 def _time(encoder: Encoder, steps: Preparation, found: Mapping[str, Difference]) -> str:
     """How long it would take, by encoding one clip."""
+    count = sum(difference.count for difference in found.values())
+    if not count:
+        return "nothing to encode: everything is stored already"
     device = steps.options.device
     clip = center_crop(torch.zeros(TIMED_FRAMES, FRAME_SIZE, FRAME_SIZE, dtype=torch.uint8, device=device))
     encoder.encode([clip])[0].cpu()
@@ -151,7 +149,6 @@ def _time(encoder: Encoder, steps: Preparation, found: Mapping[str, Difference])
     encoder.encode([clip])[0].cpu()
     per_frame = (time.monotonic() - started) / TIMED_FRAMES
     frames = sum(count_frames(difference, steps.identity.fps) for difference in found.values())
-    count = sum(difference.count for difference in found.values())
     return f"about {_duration(frames * per_frame)} for {count} embeddings on {device}"
 
 

@@ -186,11 +186,11 @@ def refuse_missing_files(wanted: Sequence[tuple[Manifest, Sequence[int] | Rows]]
         mouths, mixtures = manifest.utterances.column("mouth"), manifest.examples.column("mixture")
         paths = [*(mouths[row] for row in chosen), *(mixtures[int(row)] for row in first if row < len(mixtures))]
         files += [manifest.data_root / path.as_py() for path in paths]
-    if files and all(map(_is_missing, files)):
+    if files and not any(map(os.path.lexists, files)):
         raise ManifestError(
-            f"none of the first {len(files)} files in the lists exists, e.g. {files[0]}. Paths in the lists start at "
-            f"data_root, {wanted[0][0].data_root}, unless they are whole; give the folder where the corpus lies with "
-            "--data_root, or make the lists again"
+            f"none of the first {len(files)} files in the lists can be found, e.g. {files[0]}. Paths in the lists "
+            f"start at data_root, {wanted[0][0].data_root}, unless they are whole; give the folder of the corpus "
+            "with --data_root, or make the lists again"
         )
 
 
@@ -198,16 +198,6 @@ def spread(rows: Sequence[int] | Rows) -> list[int]:
     """A few of some utterances, evenly over them."""
     places = np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows)), dtype=int)
     return [int(rows[place]) for place in places]
-
-
-def _is_missing(path: Path) -> bool:
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except (OSError, ValueError):  # it is there, or cannot be: each file is told of when it is read
-        return False
-    return False
 
 
 def refuse_unrelated_root(manifests: Mapping[str, Manifest], snapshot: Snapshot, root: Path) -> None:

@@ -16,7 +16,6 @@ from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.wording import counted
 from shardwriter.build.difference import REASONS, Difference
 from shardwriter.corpus.manifest_data import Manifest
-from shardwriter.corpus.mouth_lengths import OtherLength
 from shardwriter.corpus.views import with_views
 from shardwriter.format.names import count_views, parse_view_split
 from shardwriter.store.entries import SplitEntries
@@ -62,7 +61,7 @@ class BuildReport:
     stored_bytes: int = 0
     audio_bytes: int = 0
     seconds: float = 0.0
-    other_lengths: list[OtherLength] = field(default_factory=list)
+    other_lengths: list[str] = field(default_factory=list)
     corpus: str = ""
     waiting: str | None = None
     is_import: bool = False
@@ -147,7 +146,7 @@ class BuildReport:
         return f"{what} in {counted(self.shards, 'shard')}, {size}, {self.seconds:.1f} s{rate}"
 
 
-def _listed(title: str, items: Sequence[object]) -> list[str]:
+def _listed(title: str, items: Sequence[str]) -> list[str]:
     """Lines that show the first of some items, none where there are none; the title has a place for their number."""
     more = [f"  ... and {len(items) - SHOWN_FAILURES} more, in the log"] if len(items) > SHOWN_FAILURES else []
     return ["", title.format(len(items)), *(f"  {item}" for item in items[:SHOWN_FAILURES]), *more] if items else []

@@ -44,16 +44,10 @@ def cached_manifests(
         splits: Keys of what `parse` returns.
         parse: Reads the files.
     """
-    if sum(path.stat().st_size for path in files) < SMALLEST:
+    if sum(path.stat().st_size for path in files) < SMALLEST or not cache_folder().is_absolute():
         return parse()
     known = [_VERSION, [_digest(path) for path in files], facts]
-    try:
-        stem = _stem(known, recorded_root)
-    except RuntimeError as error:  # of Path.home, for a user without one
-        logger.info(
-            "the parsed manifest is not kept (%s; set XDG_CACHE_HOME); the lists are read anew each time", error
-        )
-        return parse()
+    stem = _stem(known, recorded_root)
     kept = _read_all(stem, splits)
     if kept is None and recorded_root is not None:
         kept = _read_all(_stem(known, None), splits, recorded_root)
@@ -88,8 +82,8 @@ def _read_all(stem: Path, splits: Sequence[str], root: str | None = None) -> dic
 
 
 def cache_folder() -> Path:
-    """Where parsed manifests are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iianet-shards"
+    """Where parsed manifests are kept; a relative path for a user without a home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "iianet-shards"
 
 
 def _digest(path: Path) -> str:

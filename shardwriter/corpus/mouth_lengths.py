@@ -4,29 +4,16 @@ A frame more or less is normal. A mixture may be cut to its shorter source, so o
 length is nearest counts.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from shardwriter.corpus.manifest_data import Manifest
 
 
-class OtherLength(NamedTuple):
-    """A mouth npz relative to data_root, its frames, and those that its audio has."""
-
-    mouth: str
-    frames: int
-    expected: int
-
-    def __str__(self) -> str:
-        return f"{self.mouth}: {self.frames} frames, {self.expected} expected for its audio"
-
-
 def other_lengths(
     manifest: Manifest, frames: npt.NDArray[np.int64], samples_per_frame: float, tolerance: int
-) -> list[OtherLength]:
-    """The mouths whose length differs from that of their audio by more than `tolerance` frames.
+) -> list[str]:
+    """Name the mouths whose length differs from that of their audio by more than `tolerance` frames, and say by what.
 
     Args:
         manifest: Of the split.
@@ -42,6 +29,6 @@ def other_lengths(
     wrong = nearest[(apart[nearest] > tolerance) & (frames[owner[nearest]] > 0)]
     mouths = manifest.utterances.column("mouth")
     return [
-        OtherLength(str(mouths[int(owner[example])]), int(frames[owner[example]]), int(expected[example]))
+        f"{mouths[int(owner[example])]}: {frames[owner[example]]} frames, {expected[example]} expected for its audio"
         for example in wrong
     ]

@@ -36,8 +36,6 @@ _LOCAL_BYTES, _LOCAL_LENGTHS = 30, (26, 28)
 """Bytes of the header before an array; where it gives the lengths of the name and of the extra field behind it."""
 _FIRST_BYTES, _PIECE_BYTES = 16 << 10, 8 << 20
 """Packed bytes that are unpacked at first, to see the header, and then at a time."""
-_DAMAGE = (OSError, MemoryError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error)
-"""What is raised for damaged files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,53 +60,50 @@ def read_npz(path: Path, key: str) -> tuple[npt.NDArray[Any], NpzFile]:
         MouthError: It is missing, no regular file, unreadable, truncated, larger than `MOST_BYTES`, holds objects, or
             has no array of this key.
     """
-    try:
+    with _named(path, key):
         content, mtime_ns = read_regular(path, MOST_BYTES)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    file = NpzFile(size=len(content), mtime_ns=mtime_ns, digest=xxhash.xxh3_64_hexdigest(content))
-    with _member(path, io.BytesIO(content), len(content), key) as member:
-        return member.values(), file
+        file = NpzFile(size=len(content), mtime_ns=mtime_ns, digest=xxhash.xxh3_64_hexdigest(content))
+        return _open(io.BytesIO(content), len(content), key).values(), file
 
 
 def npz_shape(path: Path, key: str) -> tuple[int, ...]:
     """Shape of an array of an npz, without reading its values. Raises MouthError as `read_npz` does."""
-    try:
-        stream = open_regular(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    with stream, _member(path, stream, stream.seek(0, io.SEEK_END), key) as member:
-        return member.header.shape
-
-
-def _unreadable(path: Path, error: OSError | ValueError) -> MouthError:
-    return MouthError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
+    with _named(path, key), open_regular(path) as file:
+        return _open(file, file.seek(0, io.SEEK_END), key).header.shape
 
 
 @contextmanager
-def _member(path: Path, file: IO[bytes], size: int, key: str) -> Iterator["_Member"]:
-    """Open an array of a file of `size` bytes. What is wrong with it, here or in the block, is a MouthError."""
+def _named(path: Path, key: str) -> Iterator[None]:
+    """Make whatever damage raises in the block a MouthError that names the file."""
     try:
-        if not _has_directory(file, size):
-            raise MouthError(f"{path}: not a complete npz ({size:,} bytes); expected a zip with the key {key!r}")
-        with zipfile.ZipFile(file) as archive:
-            found = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            if key not in found:
-                more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-                raise MouthError(f"{path}: has the keys {sorted(found)[:LISTED]}{more}; expected {key!r}")
-            info = found[key]
-        _refuse_false_sizes(info)
-        pieces = _pieces(file, info)
-        start = next(pieces, b"")
-        header = parse_npy_header(start)
-        if (expected := header.data_offset + header.data_bytes) != info.file_size:
-            raise ValueError(
-                f"an npy of {info.file_size:,} bytes; expected {expected:,} for {header.shape} {header.dtype}"
-            )
-        yield _Member(header, start[header.data_offset :], pieces)
-    except _DAMAGE as error:
-        reason = "there is too little memory for it" if isinstance(error, MemoryError) else error
-        raise MouthError(f"{path}: {key!r} cannot be decoded ({reason})") from error
+        yield
+    except MouthError as error:
+        raise MouthError(f"{path}: {error}") from error
+    except OSError as error:
+        raise MouthError(f"{path}: cannot be read ({error.strerror})") from error
+    except MemoryError as error:
+        raise MouthError(f"{path}: {key!r} cannot be decoded (there is too little memory for it)") from error
+    except (NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise MouthError(f"{path}: {key!r} cannot be decoded ({error})") from error
+
+
+def _open(file: IO[bytes], size: int, key: str) -> "_Member":
+    """Open an array of a file of `size` bytes. Raises what `_named` knows."""
+    if not _has_directory(file, size):
+        raise MouthError(f"not a complete npz ({size:,} bytes); expected a zip with the key {key!r}")
+    with zipfile.ZipFile(file) as archive:
+        found = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    if key not in found:
+        more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+        raise MouthError(f"has the keys {sorted(found)[:LISTED]}{more}; expected {key!r}")
+    info = found[key]
+    _refuse_false_sizes(info)
+    pieces = _pieces(file, info)
+    start = next(pieces, b"")
+    header = parse_npy_header(start)
+    if (expected := header.data_offset + header.data_bytes) != info.file_size:
+        raise ValueError(f"an npy of {info.file_size:,} bytes; expected {expected:,} for {header.shape} {header.dtype}")
+    return _Member(header, start[header.data_offset :], pieces)
 
 
 def _has_directory(file: IO[bytes], size: int) -> bool:

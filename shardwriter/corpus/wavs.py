@@ -77,9 +77,11 @@ def open_wav(path: Path) -> Iterator[soundfile.SoundFile]:
     try:
         with open_regular(path) as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as wav:
             yield wav
-    except (OSError, ValueError, soundfile.LibsndfileError) as error:
-        why = getattr(error, "error_string", None) or getattr(error, "strerror", None) or error
-        raise AudioError(f"{path}: cannot be read ({str(why).rstrip('.')})") from error
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+    except soundfile.SoundFileError as error:
+        reason = str(getattr(error, "error_string", error))  # the whole message has a file's name in it
+        raise AudioError(f"{path}: cannot be read ({reason.rstrip('.')})") from error
 
 
 def _refuse_other(path: Path, wav: soundfile.SoundFile, num_samples: int) -> None:
@@ -101,17 +103,3 @@ def wav_problems(wavs: Iterable[tuple[Path, int]]) -> list[str]:
         except AudioError as error:
             problems.append(str(error))
     return problems
-
-
-def refuse_unusable_wavs(wavs: Sequence[tuple[Path, int]]) -> None:
-    """Raise AudioError where none of the first wavs of a corpus can be used: then it is not one bad file.
-
-    Args:
-        wavs: A few of them, each with the samples that it must have at least.
-    """
-    problems = wav_problems(wavs)
-    if problems and len(problems) == len(wavs):
-        raise AudioError(
-            f"none of the first {len(wavs)} wavs can be used, e.g. {problems[0]}. Convert them, such as with "
-            f"ffmpeg -ar {SAMPLE_RATE} -ac 1, or correct data_root and the lists"
-        )

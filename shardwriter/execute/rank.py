@@ -1,10 +1,14 @@
 """Which rank of a job this process is, as torchrun, Slurm or a user's script says it."""
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from iianet.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,7 @@ class Rank:
         local: Number among those of this machine.
         local_size: How many are on this machine; None where nothing says so.
         job: What tells them from those of another job.
+        variables: Names of those that say so.
     """
 
     number: int
@@ -24,6 +29,16 @@ class Rank:
     local: int
     local_size: int | None
     job: str
+    variables: tuple[str, str] = ("RANK", "WORLD_SIZE")
+
+    @property
+    def words(self) -> str:
+        """Which rank it is and why, and what to do where that was not meant: variables are left behind easily."""
+        first, second = self.variables
+        return (
+            f"rank {self.number} of {self.world_size}, as {first}={self.number} and {second}={self.world_size} in the "
+            f"environment say; unset {first} and {second} if nothing has started ranks"
+        )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Rank | None":
@@ -43,18 +58,33 @@ class Rank:
                 )
             if world_size == 1:
                 return None
+            if names is _SLURM and "SLURM_STEP_ID" not in environment:
+                _say_no_srun(world_size)
+                return None
             return cls(
                 number=number,
                 world_size=world_size,
                 local=number if local is None else local,
                 local_size=local_size,
                 job=f"{job(environment)}, {world_size} ranks",
+                variables=names[:2],
             )
         return None
 
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
+
+
+@cache
+def _say_no_srun(count: int) -> None:
+    """Once: the environment of a job's script has the variables of its first task."""
+    logger.warning(
+        "SLURM_NTASKS=%d, but srun has not started this process (there is no SLURM_STEP_ID): it builds alone. For %d "
+        "ranks start it with srun, else unset SLURM_NTASKS",
+        count,
+        count,
+    )
 
 
 def _number(environment: Mapping[str, str], name: str) -> int | None:

@@ -38,6 +38,8 @@ TASK_FOLDER = ".tasks"
 TURN_SECONDS = 86_400.0
 """Longest wait for another rank: one that ends a job may have to write what dead ones had taken."""
 _LONGEST_STATE = 64 << 20
+_KINDS = {"job": str, "asked": str, "shared": dict, "plans": list, "tasks": list, "counts": dict, "done": bool}
+"""What `JobState` says, and its types in JSON."""
 
 
 @dataclass(kw_only=True)
@@ -132,8 +134,12 @@ class RankLock:
         """What the job is. Raises StoreError where a rank that was killed left it half written."""
         text = os.pread(self._job.fileno(), _LONGEST_STATE, 0).partition(b"\n")[0]
         try:
-            return JobState(**json.loads(text))
-        except (ValueError, TypeError) as error:
+            state = JobState(**json.loads(text))
+            for name, kind in _KINDS.items():
+                if not isinstance(getattr(state, name), kind):
+                    raise TypeError(f"{name} is no {kind.__name__}")
+            return state
+        except (ValueError, TypeError, RecursionError) as error:
             raise StoreError(
                 f"{self._folder / JOB_FILE}: does not say what the job is ({error}). Every published shard is whole: "
                 "stop all ranks of the job and start it again to resume"

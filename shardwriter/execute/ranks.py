@@ -32,6 +32,7 @@ def run_as_rank(operation: Operation, folder: Folder, executor: Executor, rank: 
     Raises:
         FeatureStoreError: This rank could not continue. What it had taken is left to the last one, or the next run.
     """
+    logger.info("%s: this is %s", folder.name, rank.words)
     asked = operation.asked()  # now: what is planned may change the operation
     with rank_lock(folder.path, rank, asked) as lock:
         with lock.turn():

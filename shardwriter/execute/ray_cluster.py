@@ -7,6 +7,7 @@ which task next.
 import importlib
 import logging
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ tasks are not counted: an attempt to reach a node that is gone, but not known to
 
 PATIENCE_SECONDS = 60.0
 """After so long without news, a build that has no actor at all says so."""
+LONGEST_WAIT_SECONDS = 86_400.0
+"""After so long, it ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +90,23 @@ class _Actors:
 
     def run(self, first: ShardTask, more: Iterable[ShardTask], count: int) -> None:
         """Run tasks in at most `count` actors."""
-        left = _Left(first, iter(more))
+        left, rounds = _Left(first, iter(more)), 0
         for number in range(count):
             self._hire(number)
         while self.busy and not (left.is_empty and self._only_wait()):
             ready, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=PATIENCE_SECONDS)
             if not ready:
                 if self._only_wait():
+                    rounds += 1
+                    if rounds * PATIENCE_SECONDS > LONGEST_WAIT_SECONDS:
+                        raise StoreError(
+                            f"{self.job.storage.name}: the Ray cluster had no place for an actor in "
+                            f"{LONGEST_WAIT_SECONDS / 3600:.0f} hours (ray status shows what it is used for); wait, or "
+                            "give --executor local, and run the command again to resume"
+                        )
                     logger.warning("the Ray cluster has found no place for an actor yet; others may be using it")
                 continue
+            rounds = 0
             (done,) = ready
             number, shard = self.busy.pop(done)
             self._hear(done, shard)
@@ -175,7 +186,7 @@ def _connected(address: str | None) -> Iterator[Any]:
             f"--ray_address {address}: no Ray cluster answers ({error}); start one with ray start --head, or leave "
             "--ray_address out to use this machine"
         ) from error
-    if on_sigterm is not None:
+    if on_sigterm is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own exit in its place
     try:
         yield ray

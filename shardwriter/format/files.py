@@ -29,7 +29,8 @@ def delete_temporary_files(folder: Path, is_dead: Callable[[int | None], bool] =
         folder: Where it was written.
         is_dead: Whether a process has ended, by its number on this machine; None is one of another machine.
     """
-    for entry in list(os.scandir(folder)):
+    entries = list(os.scandir(folder)) if folder.is_dir() else []
+    for entry in entries:
         match = _TEMPORARY.fullmatch(entry.name)
         if match is not None and not entry.is_dir(follow_symlinks=False):
             is_here = match[1].endswith(f"-{socket.gethostname()}")
@@ -74,7 +75,7 @@ def make_own_folder(path: Path) -> None:
     """Make a folder, if it is not there. Raises OSError where it is a link: what it leads to is not ours to change."""
     path.mkdir(parents=True, exist_ok=True)
     if path.is_symlink():
-        raise OSError(errno.ENOTDIR, "it is a link, expected a folder", str(path))
+        raise OSError(errno.ENOTDIR, "it is a link, expected a folder: delete it", str(path))
 
 
 def is_alive(pid: int) -> bool:

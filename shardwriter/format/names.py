@@ -165,6 +165,8 @@ def escape_key(name: str) -> str:
 
 CUT_KEY: Final = r"^.{61,63}-[0-9a-f]{16}(@\d+)?$"
 """What keys look like that `escape_key` has cut; whole ones may look like that, too."""
+SHORTEST_CUT_KEY: Final = 78
+"""Bytes."""
 
 
 def unescape_key(key: str) -> str:

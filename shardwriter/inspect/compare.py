@@ -20,9 +20,9 @@ from shardwriter.build.difference import (
 )
 from shardwriter.corpus.manifest import Manifest, is_listed, load_manifests, manifest_folders
 from shardwriter.corpus.manifest_data import Utterance
-from shardwriter.corpus.mouth_lengths import OtherLength, other_lengths
+from shardwriter.corpus.mouth_lengths import other_lengths
 from shardwriter.corpus.views import with_views
-from shardwriter.format.names import SPLITS, count_views, sorted_splits
+from shardwriter.format.names import SPLITS, count_views, parse_view_split, sorted_splits
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import Section
 from shardwriter.store.identity import refuse_made_otherwise, unknown_origin
@@ -46,7 +46,7 @@ class Comparison:
     missing: Mapping[Utterance, str]
     failed: int
     stale: Sequence[Utterance]
-    other_lengths: Sequence[OtherLength]
+    other_lengths: Sequence[str]
 
     def to_json(self) -> dict[str, Any]:
         """Counts and keys for programs."""
@@ -116,9 +116,9 @@ def _compare(store: InspectedStore, manifest: Manifest, tolerance: int) -> Compa
         missing={utterance: reasons.get(utterance.key, "not stored") for utterance in missing},
         failed=int(failed.sum()),
         stale=[manifest.utterances[int(index)] for index in stale],
-        other_lengths=other_lengths(
-            manifest, stored_frames(manifest, entries), SAMPLE_RATE / store.identity.fps, tolerance
-        ),
+        other_lengths=[]
+        if parse_view_split(manifest.split)[1]  # its mouths are those of its split
+        else other_lengths(manifest, stored_frames(manifest, entries), SAMPLE_RATE / store.identity.fps, tolerance),
     )
 
 

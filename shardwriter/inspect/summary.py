@@ -148,10 +148,10 @@ def _failure_lines(store: InspectedStore) -> list[str]:
 
 def _progress_lines(store: InspectedStore, summaries: Mapping[str, SplitSummary]) -> list[str]:
     """What of the plans is not done yet, and the command that resumes."""
-    left = {split: found.planned - found.shards for split, found in summaries.items() if found.planned > found.shards}
     lines = [
-        f"{split}: {count} of {summaries[split].planned} planned shards are not complete"
-        for split, count in left.items()
+        f"{name}: {planned - done} of {counted(planned, 'planned shard')} are not complete"
+        for name, (planned, done) in _with_views(summaries).items()
+        if planned > done
     ]
     pending = store.pending
     if pending is not None and pending.kind == "replace":
@@ -169,6 +169,16 @@ def _progress_lines(store: InspectedStore, summaries: Mapping[str, SplitSummary]
             "deletes them"
         )
     return lines
+
+
+def _with_views(summaries: Mapping[str, SplitSummary]) -> dict[str, tuple[int, int]]:
+    """Planned and complete shards of each split, those of its views among them."""
+    counts: dict[str, tuple[int, int]] = {}
+    for split in dict.fromkeys(parse_view_split(name)[0] for name in summaries):
+        parts = [found for name, found in summaries.items() if parse_view_split(name)[0] == split]
+        name = f"{split} and its views" if len(parts) > 1 else split
+        counts[name] = sum(part.planned for part in parts), sum(part.shards for part in parts)
+    return counts
 
 
 def _in_progress(store: InspectedStore, what: str, header: PlanHeader) -> str:

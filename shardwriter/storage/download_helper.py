@@ -6,6 +6,7 @@ it, whose end closes its input.
 
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from typing import IO, Any
 from iianet.errors import StoreError
 from shardwriter.storage.storage import Listed
 
+LONGEST_SECONDS = 86_400.0
+"""Longest wait for a download; the server has shorter ones."""
 _has_forked = False
 _lock = threading.Lock()
 _process: "subprocess.Popen[bytes] | None" = None
@@ -44,6 +47,8 @@ def download_in_helper(url: str, name: str, path: Path, *, size: int | None, dig
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             process.stdin.flush()
+            if not select.select([process.stdout], [], [], LONGEST_SECONDS)[0]:  # a request has a shorter limit
+                process.kill()
             answer = process.stdout.readline()
         except OSError as error:
             raise StoreError(f"{url}/{name}: the process that downloads has ended ({error}); start again") from error

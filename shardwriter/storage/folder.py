@@ -52,10 +52,13 @@ class Folder:
         found: dict[str, Listed] = {}
         with suppress(FileNotFoundError), self._explained():
             for entry in list(os.scandir(self.path)):
-                with suppress(FileNotFoundError):  # deleted just now
+                try:
                     if not entry.name.startswith(".") and entry.is_file():
                         status = entry.stat()
                         found[entry.name] = Listed(status.st_size, _version(status))
+                except OSError as error:  # deleted just now, or a link that leads nowhere
+                    if not (isinstance(error, FileNotFoundError) or entry.is_symlink()):
+                        raise
         return found
 
     def version(self, name: str) -> str | None:

@@ -63,22 +63,23 @@ def _lock_file(folder: Path) -> Iterator[None]:
     """Hold a folder by a file that is there; for file systems without locks. Raises StoreError where it is there."""
     path = folder / LOCK_FILE_ALONE
     try:
-        with path.open("x") as stream:
-            name_holder(stream)
+        stream = path.open("x")
     except FileExistsError as error:
-        with os.fdopen(open_regular(path), errors="replace") as stream:
-            found = holder(stream)
+        with os.fdopen(open_regular(path)) as other:
+            found = holder(other)
         raise StoreError(
             f"{folder}: another build is writing to it ({found}); wait for it or stop it. Its file system has no "
             f"locks: if that build was killed, delete {path}, then run the command again"
         ) from error
-    logger.warning(
-        "%s: its file system has no locks, so %s says who builds; and what a build replaces stays there, since who "
-        "reads it cannot be seen",
-        folder,
-        path.name,
-    )
     try:
+        with stream:
+            name_holder(stream)
+        logger.warning(
+            "%s: its file system has no locks, so %s says who builds; and what a build replaces stays there, since who "
+            "reads it cannot be seen",
+            folder,
+            path.name,
+        )
         yield
     finally:
         path.unlink(missing_ok=True)
@@ -89,7 +90,7 @@ def open_lock(folder: Path, name: str) -> Iterator[IO[str]]:
     """Open a lock file of a folder, and make both where they are not. Raises StoreError where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stream = os.fdopen(open_regular(folder / name, os.O_RDWR | os.O_CREAT), "r+", errors="replace")
+        stream = os.fdopen(open_regular(folder / name, os.O_RDWR | os.O_CREAT), "r+")
     except OSError as error:
         cure = "choose another --shards folder"
         if error.filename == str(folder / name):
@@ -160,16 +161,15 @@ def release_lock(stream: IO[str]) -> None:
 
 def holder(stream: IO[str]) -> str:
     """Who holds a lock, in words."""
-    stream.seek(0)
-    return stream.read(_LONGEST_HOLDER).strip() or "a process that has not said its name"
+    found = os.pread(stream.fileno(), _LONGEST_HOLDER, 0).decode(errors="replace")
+    return found.strip() or "a process that has not said its name"
 
 
 def name_holder(stream: IO[str], who: str = "") -> None:
-    """Write into a lock who holds it."""
-    stream.seek(0)
-    stream.truncate()
-    stream.write(f"{who}process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
-    stream.flush()
+    """Write into a lock who holds it; at once, for what a full disk refuses must not come up when it is closed."""
+    name = f"{who}process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}\n"
+    os.ftruncate(stream.fileno(), 0)
+    os.pwrite(stream.fileno(), name.encode(), 0)
 
 
 @contextmanager

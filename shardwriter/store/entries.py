@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from iianet.errors import StoreError
+from iianet.wording import counted
 from shardwriter.corpus.manifest_data import last_of_each
 from shardwriter.format.index import (
     INDEX_SCHEMA,
@@ -122,7 +123,7 @@ def read_entries(
         StoreError: An index is damaged, is another's, cannot be read, or lists what the identity does not.
     """
     complete = [shard for shard in planned if index_name(shard) in files]
-    table, records = _read_merged(storage, files, split, complete, columns)
+    table, records = _read_merged(storage, files, split, planned, complete, columns)
     is_merged = table is not None
     if table is None:
         table, records = _read_each(storage, complete, columns)
@@ -142,7 +143,12 @@ def read_entries(
 
 
 def _read_merged(
-    storage: Storage, files: Mapping[str, Listed], split: str, complete: Sequence[str], columns: Sequence[str]
+    storage: Storage,
+    files: Mapping[str, Listed],
+    split: str,
+    planned: Sequence[str],
+    complete: Sequence[str],
+    columns: Sequence[str],
 ) -> tuple[pa.Table | None, list[ShardRecord]]:
     """The merged index, where it lists just the complete shards."""
     name = merged_index_name(split)
@@ -155,6 +161,16 @@ def _read_merged(
     except StoreError as error:
         logger.warning("%s; it is derived, so the shards' own are read instead", error)
         return None, []
+    unfinished = set(planned).difference(complete)
+    gone = [record.shard for record in records if record.shard in unfinished]
+    if gone:  # a build that writes a shard again deletes the merged index, too
+        logger.warning(
+            "%s: lists %s without an index, e.g. %s: the utterances count as missing. Put the indexes back, or run "
+            "build-shards, which writes the shards again",
+            storage.where(name),
+            counted(len(gone), "shard"),
+            storage.where(index_name(gone[0])),
+        )
     return (table, records) if [record.shard for record in records] == list(complete) else (None, [])
 
 

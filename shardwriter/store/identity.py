@@ -69,7 +69,7 @@ def refuse_other_identity(store: str, recorded: Identity, asked: Identity) -> No
     """Raise StoreError where a store was made with something else than what is asked for."""
     differences = asked.differences(recorded)
     if differences:
-        if not recorded.is_imported:  # an earlier tool's files are there to be packed again
+        if not recorded.is_imported and recorded.encoder.get("fingerprint") is None:  # nothing can make them again
             _refuse_unknown_maker(store, recorded)
         here, there = _shown(asked), _shown(recorded)
         raise StoreError(

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from iianet.errors import StoreError, UnknownKeyError
 from iianet.wording import did_you_mean
 from shardwriter.format.index import Entry, entries_of
-from shardwriter.format.names import CUT_KEY, EMBEDDING_MEMBER, split_view_key, tar_name, unescape_key
+from shardwriter.format.names import CUT_KEY, EMBEDDING_MEMBER, SHORTEST_CUT_KEY, split_view_key, tar_name, unescape_key
 from shardwriter.format.sample import read_array, read_member, read_metadata, read_values
 from shardwriter.storage.locate import open_storage
 from shardwriter.store.snapshot import Snapshot
@@ -110,7 +110,8 @@ def open_snapshot(path: Path | str, split: str) -> Snapshot:
 
 def cut_names(snapshot: Snapshot, split: str, keys: pa.Array) -> dict[str, str]:
     """Names of the keys that were cut, which `unescape_key` cannot give back, by key without its view."""
-    cut = keys.filter(pc.match_substring_regex(keys, CUT_KEY))
+    long = keys.filter(pc.greater_equal(pc.binary_length(keys), SHORTEST_CUT_KEY))  # as a rule there are none
+    cut = long.filter(pc.match_substring_regex(long, CUT_KEY))
     if not len(cut):
         return {}
     rows = snapshot.planned_rows(split, ("key", "utterance"))

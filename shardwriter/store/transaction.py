@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 COUNTED_COLUMNS = ("key", "frames", "error")
 
 DAY_SECONDS = 86_400
+MOST_CARD_BYTES = 1 << 20
+"""A card of ours is far shorter."""
 
 RunTasks = Callable[[Sequence[ShardTask]], None]
 
@@ -245,7 +247,7 @@ class Transaction:
         before = b""
         if CARD_FILE in self.opened.files:
             with self.storage.open(CARD_FILE) as stream:
-                before = stream.read()
+                before = stream.read(MOST_CARD_BYTES)
             if not is_written_by_us(before):
                 logger.info("%s: was written by somebody else, so it stays", self.storage.where(CARD_FILE))
                 return

@@ -14,7 +14,7 @@ from helpers.corpus import SAMPLE_RATE, Corpus, edit_list, make_corpus
 from helpers.streamed_tars import SEGMENT, foreign, stream, write_shard
 
 from iianet.batch import Batch, Dropped
-from iianet.errors import StoreError
+from iianet.errors import ManifestError, StoreError
 from loaders.datamodule import SeparationData
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -95,6 +95,30 @@ def test_the_partner_is_blamed_in_a_stream_too(corpus: Corpus, tmp_path: Path) -
     lost = [drop for batch in source.train_dataloader() for drop in batch.dropped]
     assert {drop.key for drop in lost} == {"clip1"}
     assert any("drawn to be mixed into a row of clip0" in drop.reason for drop in lost)
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "found"),
+    [(8_000, 1, r"at 8000 Hz.*expected mono at 16000 Hz"), (SAMPLE_RATE, 2, r"\(2560, 2\) samples.*expected mono")],
+)
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_corpus_whose_wavs_all_have_another_rate_or_two_channels_is_refused_before_training(
+    corpus: Corpus, tmp_path: Path, rate: int, channels: int, found: str, stored: bool
+) -> None:
+    if stored:
+        build_store(corpus, tmp_path / "store", splits=("train", "val"))
+    for row in corpus.rows("val", "s1") + corpus.rows("val", "s2"):
+        samples = np.zeros((row[2], channels))
+        soundfile.write(corpus.root / row[0], samples, rate)
+    with pytest.raises(ManifestError, match=rf"val: none of the first 6 wavs can be used, e\.g\. .*{found}") as no:
+        data(corpus, tmp_path / "store" if stored else None).prepare_splits()
+    assert "ffmpeg" in str(no.value) and f"paths start at {corpus.root}" in str(no.value)
+
+
+def test_one_bad_wav_does_not_end_a_run(corpus: Corpus) -> None:
+    for row in (corpus.rows("val", "s1") + corpus.rows("val", "s2"))[:-1]:
+        (corpus.root / row[0]).write_bytes(b"RIFF")
+    data(corpus, None).prepare_splits()
 
 
 @pytest.mark.timeout(20)

@@ -1,10 +1,12 @@
 """A store is refused where its encoder is another one, or where nobody knows which it was."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.source import EncoderSource
@@ -60,5 +62,7 @@ def test_embeddings_of_another_shape_cannot_be_trusted(tmp_path: Path) -> None:
 
 def test_trust_covers_imported_embeddings_alone(tmp_path: Path) -> None:
     snapshot = store_of(tmp_path, {"name": "ResNetVideoModel", "fingerprint": "another", "pretrain": None, "seed": 7})
+    built = replace(snapshot.identity, precision=RANDOM.kernels(torch.device("cpu")).record())
+    snapshot = replace(snapshot, record=replace(snapshot.record, identity=built))
     with pytest.raises(StoreError, match="encoder fingerprint"):
         refuse_other_encoder(snapshot, RANDOM, trust_imported=True)

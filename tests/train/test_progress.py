@@ -19,6 +19,9 @@ from iianet.separator.blocks import Separator
 from iianet.training import progress, results
 from iianet_cli import train_cli
 
+NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+"""What a notebook sets, and matplotlib refuses where that is not installed."""
+
 
 def test_each_epoch_is_a_line_in_a_log_file(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
@@ -112,7 +115,7 @@ def test_pictures_need_no_backend_of_a_notebook(here: Path) -> None:
         "from pathlib import Path; from iianet.training.results import plot_curves\n"
         "plot_curves(Path('curves.png'), [{'epoch': 0, 'train_loss': 1.0, 'val_loss': 2.0, 'lr': 0.1}], 'SNR', 'SNR')"
     )
-    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.nowhere", "PYTHONPATH": str(TRAIN.parent)}
+    environment = {**os.environ, **NOTEBOOK, "PYTHONPATH": str(TRAIN.parent)}
     assert subprocess.run([sys.executable, "-c", program], cwd=here, env=environment, check=False).returncode == 0
     assert (here / "curves.png").exists()
 
@@ -120,7 +123,7 @@ def test_pictures_need_no_backend_of_a_notebook(here: Path) -> None:
 @pytest.mark.parametrize("command", [[str(TRAIN)], ["-m", "iianet_cli.train_cli"]])
 def test_the_command_needs_no_backend_of_a_notebook_either(command: list[str]) -> None:
     """torchmetrics imports matplotlib, which refuses one that is not installed."""
-    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.nowhere", "PYTHONPATH": str(TRAIN.parent)}
+    environment = {**os.environ, **NOTEBOOK, "PYTHONPATH": str(TRAIN.parent)}
     asked = [sys.executable, *command, "--help"]
     ended = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]

@@ -84,16 +84,16 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("node", "number", "code"), [(0, signal.SIGINT, 130), (1, signal.SIGTERM, 143)])
 def test_a_training_that_waits_for_its_other_node_says_so_and_ends_on_signals(
-    corpus: Corpus, store: Path, here: Path, number: signal.Signals, code: int
+    corpus: Corpus, store: Path, here: Path, node: int, number: signal.Signals, code: int
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = ["--conf_dir", corpus.config_file, "--shards", store, "--set", "training.num_nodes=2"]
     paths = f"{TRAIN.parent}:{os.environ.get('PYTHONPATH', '')}"
-    places = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": paths}
+    places = {"NODE_RANK": str(node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": paths}
     settings = ["datamodule.data_config.batch_size=1"]
     process = subprocess.Popen(
         [sys.executable, "-c", LONELY, *words, *settings],

@@ -51,3 +51,10 @@ def test_the_death_of_one_worker_does_not_spare_the_others() -> None:
     )
     assert ended.returncode == 1
     assert ended.stderr.rstrip().endswith("ValueError: what ends it"), ended.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_worker_outlives_what_schedulers_send_to_all_processes(name: str) -> None:
+    """However it was started: a forked one inherits handlers, others do not."""
+    program = f"import signal, loaders.workers as w; w.ignore_termination(0); signal.raise_signal(signal.{name})"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60, check=False).returncode == 0

@@ -6,6 +6,7 @@ from typing import IO, Any
 import pytest
 import torch
 
+from iianet.errors import WeightsError
 from iianet.training.last_checkpoint import AtomicCheckpointIO
 
 
@@ -27,3 +28,24 @@ def test_a_run_that_is_killed_while_it_saves_leaves_the_checkpoint_before(
     writer.save_checkpoint({"step": 3}, path)
     assert torch.load(path, weights_only=True) == {"step": 3}
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_only_files_are_deleted(tmp_path: Path) -> None:
+    """Lightning's own would delete a folder with all that is in it."""
+    folder, path = tmp_path / "old.ckpt", tmp_path / "new.ckpt"
+    (folder / "thesis").mkdir(parents=True)
+    path.write_bytes(b"")
+    for each in (folder, path, tmp_path / "absent.ckpt"):
+        AtomicCheckpointIO().remove_checkpoint(each)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert (folder / "thesis").exists()
+
+
+def test_a_damaged_checkpoint_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"model.w": torch.zeros(1000)}}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"last\.ckpt: is damaged"):
+        AtomicCheckpointIO().load_checkpoint(path)

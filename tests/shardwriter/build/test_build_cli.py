@@ -4,6 +4,8 @@ import errno
 import re
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from helpers.builds import Run, change_mouth, contents, opened, samples, shards,
 from helpers.commands import Outcome, run_main
 from helpers.corpus import Corpus, make_corpus
 
+from iianet.command_line import own_environment
 from shardwriter.build_cli import main
 from shardwriter.encode import encoded
 from shardwriter.format.shard_writer import ShardWriter
@@ -288,3 +291,13 @@ def test_a_signal_ends_with_a_summary_and_the_next_run_resumes(
     assert outcome.code == 0
     assert re.search(r"^split +resumed +skipped +encoded", outcome.out, re.MULTILINE)
     assert len(stored(store, "train")) == 4
+
+
+def test_the_log_of_a_build_that_is_started_as_a_module_lists_what_failed(corpus: Corpus, tmp_path: Path) -> None:
+    corpus.mouth("tr_000").write_bytes(b"no npz")
+    words = ["--conf_dir", str(corpus.config_file), "--shards", "st", "--device", "cpu"]
+    command = [sys.executable, "-m", "shardwriter.build_cli", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=own_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr
+    (log,) = (tmp_path / "st/logs").iterdir()
+    assert "DEBUG not stored: train tr_000: " in log.read_text()

@@ -91,6 +91,12 @@ def test_check_of_a_good_corpus_exits_0_with_every_row_ok(run: Run, store: Path)
     assert not store.exists()
 
 
+def test_check_of_a_store_that_has_everything_says_so(run: Run) -> None:
+    run()
+    outcome = run("--check")
+    assert outcome.code == 0 and "nothing to encode: everything is stored already" in outcome.out
+
+
 def test_check_of_a_missing_manifest_exits_2_with_what_to_fix(run: Run, corpus: Corpus) -> None:
     corpus.list_file("train", "s1").unlink()
     outcome = run("--check")
@@ -208,7 +214,7 @@ def test_check_counts_mixtures_examples_and_hours(run: Run) -> None:
 
 
 WRONG_ROOT = (
-    r"none of the first 16 files in the lists exists, e\.g\. (/\S+/none/mouths/\S+)\. .*"
+    r"none of the first 16 files in the lists can be found, e\.g\. (/\S+/none/mouths/\S+)\. .*"
     r"data_root, (/\S+/none), .*--data_root"
 )
 

@@ -212,7 +212,9 @@ def test_overwrite_of_a_corpus_that_is_not_there_is_refused_before_it_begins(
     corpus: Corpus, store: Path, tmp_path: Path
 ) -> None:
     before = contents(store)
-    with pytest.raises(ManifestError, match=r"none of the first 20 files in the lists exists.*wrong.*--data_root"):
+    with pytest.raises(
+        ManifestError, match=r"none of the first 20 files in the lists can be found.*wrong.*--data_root"
+    ):
         again(corpus, store, f"datamodule.data_config.data_root={tmp_path / 'wrong'}", overwrite=True)
     assert contents(store) == before and opened(store).pending is None
 
@@ -256,11 +258,11 @@ def test_an_overwrite_that_another_one_replaced_never_comes_back(corpus: Corpus,
     (first,) = plans(fresh)
     content = (fresh / first).read_bytes()
     again(corpus, fresh, overwrite=True)
-    before = contents(fresh)
+    before, active = contents(fresh), plans(fresh)
     assert first not in before
-    (fresh / first).write_bytes(content)  # as if it had died before deleting what it replaced
+    (fresh / first).write_bytes(content)  # as if somebody had put it back
     again(corpus, fresh)
-    assert contents(fresh) == before
+    assert contents(fresh) == {**before, first: content} and plans(fresh) == active
 
 
 def test_dry_run_says_what_an_unfinished_overwrite_would_encode(corpus: Corpus, store: Path) -> None:

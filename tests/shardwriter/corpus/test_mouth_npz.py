@@ -213,10 +213,13 @@ def fifo(path: Path) -> Path:
 
 
 ODD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "FIFO": (fifo, "a FIFO; expected a regular file"),
-    "device": (lambda _: Path("/dev/zero"), "a character device; expected a regular file"),
-    "link to a device": (lambda path: (path.symlink_to("/dev/zero"), path)[1], "a character device; expected a"),
-    "folder": (lambda path: (path.mkdir(), path)[1], "a folder; expected a regular file"),
+    "FIFO": (fifo, "a folder, a FIFO or a device; expected a regular file"),
+    "device": (lambda _: Path("/dev/zero"), "a folder, a FIFO or a device; expected a regular file"),
+    "link to a device": (
+        lambda path: (path.symlink_to("/dev/zero"), path)[1],
+        "a folder, a FIFO or a device; expected",
+    ),
+    "folder": (lambda path: (path.mkdir(), path)[1], "a folder, a FIFO or a device; expected a regular file"),
 }
 
 

@@ -130,6 +130,31 @@ def test_what_a_process_refuses_ends_the_build(corpus: Corpus, store: Path, monk
 
 
 @pytest.mark.slow
+def test_a_build_that_lost_the_store_ends_its_processes(
+    corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They publish without asking, since they do not hold it."""
+
+    def lost(_: Folder) -> None:
+        raise StoreError("the lease of this build was deleted or taken over")
+
+    monkeypatch.setattr(Folder, "check_lock", lost)
+    with pytest.raises(StoreError, match="was deleted or taken over"):
+        build_store(corpus, store, SMALL, executor=Processes([CPU, CPU]))
+    assert not multiprocessing.active_children()
+    assert not list(store.glob("*.tar"))
+
+
+@pytest.mark.slow
+def test_processes_that_do_nothing_for_long_are_said_to(
+    corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(processes, "CHECK_SECONDS", 0.01)  # which is over before a process has started
+    build_store(corpus, store, SMALL, executor=Processes([CPU, CPU]))
+    assert "no process has encoded anything for" in caplog.text and "stop the build and run it again" in caplog.text
+
+
+@pytest.mark.slow
 def test_a_fault_of_a_process_ends_the_build(corpus: Corpus, store: Path) -> None:
     executor = Processes([torch.device("meta")] * 2)  # which encodes nothing that could be stored
     with pytest.raises(StoreError, match=r"the process on meta failed with exit code 1; its message is above"):

@@ -342,10 +342,19 @@ def test_a_rank_that_cannot_begin_lets_the_next_one_try(corpus: Corpus, store: P
     assert all(isinstance(end, StoreError) and "made with another identity" in str(end) for end in refused)
 
 
-def test_a_torn_record_of_the_job_is_named_with_the_cure(corpus: Corpus, store: Path) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"job": "a job", "ident',
+        "[" * 100_000,
+        "[]",
+        '{"job": "a job, 2 ranks", "asked": "", "shared": {}, "plans": [], "tasks": [], "counts": 7}',
+    ],
+)
+def test_a_torn_record_of_the_job_is_named_with_the_cure(record: str, corpus: Corpus, store: Path) -> None:
     class Tears:
         def run(self, job: Job, tasks: Iterable[ShardTask], progress: Progress) -> None:
-            (store / ".job").write_text('{"job": "a job", "ident')
+            (store / ".job").write_text(record)
             OneProcess(CPU).run(job, tasks, progress)
 
     options = BuildOptions(device=CPU, splits=("train",))

@@ -7,9 +7,11 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from helpers.builds import CPU, Run, build_store, contents
@@ -176,3 +178,48 @@ def test_a_complete_store_starts_no_ray(corpus: Corpus, store: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "ray", None)
     build_store(corpus, store, splits=("train",))
     assert build_store(corpus, store, executor=RayCluster(), splits=("train",)).shards == 0
+
+
+class FullCluster:
+    """A Ray whose cluster has no place for an actor, and that puts its own exit in the place of a handler."""
+
+    exceptions = type("exceptions", (), {"RayError": RuntimeError})
+
+    def __init__(self) -> None:
+        self.is_connected = False
+        self.killed = 0
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **_: object) -> None:
+        self.is_connected = True
+
+    def shutdown(self) -> None:
+        self.is_connected = False
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, _kind: object) -> Any:
+        return MagicMock()
+
+    def wait(self, busy: list[Any], **_: object) -> tuple[list[Any], list[Any]]:
+        return [], busy
+
+    def kill(self, _actor: object) -> None:
+        self.killed += 1
+
+
+def test_a_cluster_without_a_place_is_waited_for_with_words_and_not_for_ever(
+    corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a thread, too, where no signal can be handled."""
+    ray = FullCluster()
+    monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as pool:
+        built = pool.submit(build_store, corpus, store, executor=RayCluster(device="cpu"), splits=("train",))
+        with pytest.raises(StoreError, match=r"no place for an actor in 24 hours.*run the command again to resume"):
+            built.result()
+    assert "has found no place for an actor yet" in caplog.text
+    assert ray.killed == 2 and not ray.is_connected

@@ -1,6 +1,7 @@
 """Tars of a store whose headers lie cost no more than their bytes, and are named."""
 
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,13 @@ from helpers.inspection import run_json
 
 from iianet.errors import StoreError
 from shardwriter import write_store
-from shardwriter.format.tar import BLOCK_BYTES
+from shardwriter.format.names import ShardName
+from shardwriter.format.record import Identity
+from shardwriter.format.tar import BLOCK_BYTES, StrictTarInfo
+from shardwriter.inspect.own_tar import read_own_tar
 from shardwriter.inspect.reindex import reindex
+
+SPARSE_BYTES = 256 << 20
 
 
 def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
@@ -79,3 +85,30 @@ def test_a_header_that_lies_is_found_by_verify(store: Path, kind: str, capsys: p
     assert code == 1
     named = [problem for problem in document["problems"] if problem.startswith(f"{path.name}: clip0: ")]
     assert named, document["problems"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_that_stands_for_a_whole_tar_is_not_read_into_memory(tmp_path: Path, kind: bytes) -> None:
+    name = ShardName("train", "0123456789", 0)
+    with (tmp_path / f"{name}.tar").open("wb") as stream:
+        stream.write(header("clip0.embedding.npy", SPARSE_BYTES, kind))
+        stream.truncate(BLOCK_BYTES + SPARSE_BYTES)  # takes no room on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(StoreError, match="expected plain files"):
+            read_own_tar(tmp_path, name, Identity(dtype="float16", dim=4, fps=25))
+        assert tracemalloc.get_traced_memory()[1] < SPARSE_BYTES / 16
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_negative_size_ends_a_tar_of_others_too(tmp_path: Path) -> None:
+    """It would lead back to what was read already, for ever."""
+    path = tmp_path / "other.tar"
+    path.write_bytes(header("a.json", 0) + header("b.json", -2 * BLOCK_BYTES) + bytes(20 * BLOCK_BYTES))
+    with (
+        tarfile.open(path, tarinfo=StrictTarInfo) as archive,
+        pytest.raises(tarfile.ReadError, match="a size of -1,024"),
+    ):
+        for _ in zip(range(100), archive, strict=False):
+            pass

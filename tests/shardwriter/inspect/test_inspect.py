@@ -176,7 +176,7 @@ def test_a_store_of_somebodys_own_embeddings_is_shown(tmp_path: Path, capsys: py
     code, document = run_json(capsys, tmp_path / "own", "--key", "a.b")
     assert code == 0
     assert document["samples"][0]["metadata"] == {"speaker": 7}
-    assert document["splits"]["train"]["examples"] == 0
+    assert run_json(capsys, tmp_path / "own")[1]["splits"]["train"]["examples"] == 0
 
 
 def test_no_store_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,3 +229,20 @@ def test_a_config_in_place_of_a_store_is_exit_code_2(made: Place, capsys: pytest
     said = capsys.readouterr().err
     assert f"error: {made.config}: neither a store nor a tar that can be read" in said
     assert "a config goes to --against CONFIG" in said
+
+
+def test_one_sample_is_shown_without_counting_all_of_them(
+    made: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardwriter.inspect_cli.summarise", lambda *_: pytest.fail("counts the whole store"))
+    code, document = run_json(capsys, made.store, "--key", "fay")
+    assert code == 0 and set(document) == {"samples", "problems"}
+
+
+def test_a_lost_shard_of_write_store_is_not_for_build_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_store(tmp_path / "own", [("a", np.zeros((8, 3), np.float32), {})])
+    tar(tmp_path / "own", "train").unlink()
+    assert run(tmp_path / "own") == 1
+    assert "so its utterances count as missing; write the store anew with write_store" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """inspect-shards --against and --recheck: the store beside its corpus."""
 
 import os
+from pathlib import Path
 
 import pytest
 from helpers.builds import change_mouth, index
@@ -55,6 +56,17 @@ def test_a_mouth_of_another_length_than_its_audio_is_listed(place: Place, capsys
     assert "  mouths/fay.npz: 3 frames, 9 expected for its audio" in out
     allowed = ["--set", "datamodule.data_config.frame_tolerance=6"]
     assert run(place.store, "--against", place.config, *allowed) == 0
+
+
+def test_a_mouth_of_another_length_is_listed_once_and_not_with_its_views(
+    full: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = full.copy(tmp_path)
+    forget(place, "train", BROKEN)
+    edit_lists(place.corpus, "train", lambda rows: [[*row[:-1], 9 * 640] for row in rows])
+    assert run(place.store, "--against", place.config) == 1
+    out = capsys.readouterr().out
+    assert out.count("mouths/ann.npz: 4 frames, 9 expected") == 1 and "train_view1, of another length" not in out
 
 
 def test_an_npz_with_another_time_and_the_same_bytes_is_not_stale(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers.builds import change_mouth, tar
+from helpers.builds import change_mouth, index, tar
 from helpers.inspection import BROKEN, FRAMES, STORED, Place, damage, run, run_json
 
 from shardwriter import inspect_cli
@@ -121,8 +121,8 @@ def test_views_are_compared_with_the_corpus(changed: Place, capsys: pytest.Captu
     for split in ("train", *VIEWS):
         assert (splits[split]["missing"], splits[split]["stale"]) == (1, 0)
     assert splits["train_view1"]["missing_keys"] == [f"{BROKEN}@1"]
-    for index in changed.store.glob("train_view2*.index"):
-        index.unlink()
+    for path in changed.store.glob("train_view2*.index"):
+        path.unlink()
     change_mouth(changed.mouth("ann"))
     splits = run_json(capsys, changed.store, "--against", changed.config)[1]["splits"]
     assert splits["train"]["stale_keys"] == ["ann"]
@@ -185,3 +185,13 @@ def test_what_integers_stand_for_is_exported_without_the_views(
     assert sample.values is not None
     with np.load(tmp_path / "mouths/ann_embedding.npz") as archive:
         np.testing.assert_array_equal(archive["embedding"], sample.values)
+
+
+def test_what_is_not_complete_is_one_line_for_a_split_and_its_views(
+    changed: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", *VIEWS):
+        index(changed.store, split).unlink()
+    run(changed.store)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "not complete" in line]
+    assert lines == ["train and its views: 3 of 9 planned shards are not complete"]

@@ -564,8 +564,8 @@ def test_a_folder_without_tars_is_refused(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("pipe:touch {}/ran", "holds no tars"),
-        ("{{pipe:touch {}/ran,x}}", "holds no tars"),
+        ("pipe:touch {}/ran", "is a command, and none is ever run"),
+        ("{{pipe:touch {}/ran,x}}", "names tars, or a pattern of them"),
         ("http://localhost:1/x.tar", "not a store URL"),
         ("s3://bucket/prefix", "s3://bucket/prefix: --reindex works on a folder; copy the store to one, run it there"),
     ],

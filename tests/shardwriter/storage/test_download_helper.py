@@ -46,7 +46,7 @@ def storage(server: S3Server, tmp_path: Path) -> Bucket:
 
 
 def run_in(start: str, task: Task, storage: Bucket) -> Any:
-    """Run a task in a process of its own, which is started by `fork` or `spawn`. Returns what it returns or raises."""
+    """Run a task in a process of its own, started by fork, spawn or forkserver. Returns what it returns or raises."""
     context: Any = multiprocessing.get_context(start)
     ours, theirs = context.Pipe()
     process = context.Process(target=_answer, args=(theirs, task, storage))
@@ -117,12 +117,22 @@ def read_despite_the_end_of_the_helper(storage: Bucket) -> tuple[str, bytes]:
     return said, read_tar(storage, TARS[1])
 
 
+def read_from_a_helper_that_hangs(storage: Bucket) -> str:
+    read_tar(storage, TARS[0])
+    assert download_helper._process is not None
+    download_helper._process.send_signal(signal.SIGSTOP)
+    download_helper.LONGEST_SECONDS = 0.1
+    with pytest.raises(StoreError) as raised:
+        read_tar(storage, TARS[1])
+    return str(raised.value)
+
+
 def has_helper(storage: Bucket) -> bool:
     read_tar(storage)
     return download_helper._process is not None
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("task", [read_tar, read_all_tars, read_index])
 def test_processes_of_any_kind_download(start: str, task: Task, storage: Bucket) -> None:
     found = run_in(start, task, storage)
@@ -167,6 +177,11 @@ def test_a_helper_that_dies_is_named_and_the_next_download_starts_another(storag
     said, found = run_in("fork", read_despite_the_end_of_the_helper, storage)
     assert f"{URL}/{TARS[1]}: the process that downloads has ended" in said
     assert found == CONTENT
+
+
+def test_nobody_waits_for_ever_for_a_helper_that_hangs(storage: Bucket) -> None:
+    said = run_in("fork", read_from_a_helper_that_hangs, storage)
+    assert f"{URL}/{TARS[1]}: the process that downloads has ended" in said
 
 
 def test_a_helper_ends_with_the_process_that_it_serves(storage: Bucket) -> None:

@@ -1,6 +1,7 @@
 """A folder that somebody else has prepared: nothing outside of it is opened, written or deleted, and nothing hangs."""
 
 import os
+import resource
 import secrets
 import signal
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def test_logs_are_not_written_where_a_link_leads(run: Run, store: Path, tmp_path
     (store / "logs").symlink_to(tmp_path / "elsewhere")
     outcome = run("--data_split", "train")
     assert outcome.code == 2
-    assert f"{store}/logs: cannot be written (it is a link, expected a folder); delete it" in outcome.err
+    assert f"{store}/logs: cannot be written (it is a link, expected a folder: delete it); " in outcome.err
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -142,6 +143,19 @@ def test_a_folder_with_the_name_of_a_file_of_ours_is_named(run: Run, complete_st
     outcome = run("--data_split", "train")
     assert outcome.code == 2
     assert f"{complete_store}/.lock: cannot be written (Is a directory); " in outcome.err
+
+
+def test_a_disk_that_is_full_from_the_beginning_is_named(corpus: Corpus, store: Path) -> None:
+    """Whatever refuses the few bytes that say who builds, and not again when the file is closed."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(StoreError, match=rf"{store}: File too large\. Every published.*make room") as raised:
+            build_store(corpus, store, splits=("train",))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert isinstance(raised.value.__cause__, OSError)
+    assert [path.name for path in store.iterdir()] == [".lock"]
 
 
 def test_a_huge_or_odd_lock_file_is_shown_in_part(store: Path, corpus: Corpus) -> None:
@@ -204,6 +218,7 @@ def test_only_temporary_files_of_ours_are_deleted(tmp_path: Path) -> None:
         path.touch()
     huge = tmp_path / own.name.replace(f"-{pid}-", f"-{'9' * 30}-")
     huge.touch()
+    delete_dead_temporary_files(tmp_path / "gone")
     delete_dead_temporary_files(tmp_path)
     assert [path.exists() for path in (own, dead, far, huge)] == [True, False, True, False]
     delete_temporary_files(tmp_path)
@@ -225,6 +240,15 @@ def test_a_folder_that_may_not_be_read_is_named_with_the_cure(mode: int, complet
     assert "check the rights of the file and of its folders" in str(raised.value)
     assert "Delete" not in str(raised.value) and "delete" not in str(raised.value)
     assert outcome.code == 2 and "(Permission denied)" in outcome.err
+
+
+def test_links_of_others_that_lead_nowhere_are_in_nobodys_way(complete_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o000)
+    (complete_store / "loop").symlink_to("loop")
+    (complete_store / "gone").symlink_to("nowhere")
+    (complete_store / "closed").symlink_to(tmp_path / "closed" / "file")
+    with rights_that_count():
+        assert not {"loop", "gone", "closed"} & set(opened(complete_store).files)
 
 
 def test_a_folder_below_one_that_may_not_be_entered_is_named(tmp_path: Path, run: Run) -> None:

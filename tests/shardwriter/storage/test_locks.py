@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import threading
 from pathlib import Path
 
@@ -113,6 +114,19 @@ def test_the_file_that_a_killed_build_left_is_named_with_the_cure(store: Path) -
     (store / LOCK_FILE_ALONE).unlink()
     with build_lock(store):
         assert f"process {os.getpid()} on" in (store / LOCK_FILE_ALONE).read_text()
+    assert not (store / LOCK_FILE_ALONE).exists()
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_a_lock_file_does_not_stay_where_the_disk_is_full(store: Path) -> None:
+    store.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(StoreError, match="make room"), build_lock(store):
+            raise AssertionError("it holds")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (store / LOCK_FILE_ALONE).exists()
 
 

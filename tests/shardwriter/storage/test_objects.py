@@ -246,9 +246,7 @@ def test_more_bytes_than_are_expected_are_not_downloaded(
     objects: Objects, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects.write("a.tar", bytes(100_000))
-    with pytest.raises(
-        StoreError, match=f"{URL}/a.tar: has 100,000 bytes, expected 99,999 at most: it was written again"
-    ):
+    with pytest.raises(StoreError, match=f"{URL}/a.tar: has 100,000 bytes, expected 99,999 at most: it was"):
         objects.download("a.tar", tmp_path / "copy", size=99_999)
     assert (tmp_path / "copy").stat().st_size == 0
     monkeypatch.setattr(objects_module, "LARGEST_SMALL", 99_999)
