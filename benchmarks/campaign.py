@@ -6,7 +6,7 @@
 Each case damages a file of a small folder (a corpus, stores, a run, tars of others), lets one reader read it, and
 undoes the damage. Right is: the same data; our own error, which names the file; or utterances that are left out,
 listed and counted. Cases are tried in worker processes, which may take 1.5 GB more than they have at their start, and
-20 seconds a case. All failures are written beside the output, one JSON line each.
+60 seconds a case. All failures are written beside the output, one JSON line each.
 """
 
 import argparse

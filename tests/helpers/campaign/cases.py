@@ -328,12 +328,14 @@ def _refused(case: Case, text: str) -> Outcome:
 def _names(case: Case, text: str) -> bool:
     """Whether a text names one of the damaged files.
 
-    The folder will do for store.json, which is the store. Of a config or a list the file will do that it leads to.
+    The store will do for store.json, and where something else lies in the place of a file. Of a config or a list the
+    file will do that it leads to.
     """
     if case.kind.name == "config":
         return True  # its values are named by the keys that lead there, too
     names = {name for path in case.files for name in (path.name, path.stem)}
-    names |= {str(path.parent) for path in case.files if case.kind.name == "store.json"}
+    is_of_store = case.kind.name == "store.json" or case.what.startswith("put_")
+    names |= {str(path.parent) for path in case.files if is_of_store}
     names |= {"/corpus/"} if case.kind.name == "list" else set()
     return any(name in text for name in names)
 

@@ -23,7 +23,7 @@ from helpers.campaign.readers import Seen
 
 MEMORY = 1_500_000_000
 """Bytes that a worker may take more than it has at its start."""
-SECONDS = 20.0
+SECONDS = 60.0
 """How long a case may take."""
 
 
