@@ -31,7 +31,7 @@ class StrictTarInfo(tarfile.TarInfo):
         """Read a header's block, before what it announces is read; a negative size would lead backwards for ever."""
         info = super().frombuf(buf, encoding, errors)
         if info.size < 0 or (info.type in EXTENSIONS and info.size > EXTENSION_BYTES):
-            raise tarfile.InvalidHeaderError(f"a size of {info.size:,} bytes")  # type: ignore[attr-defined]
+            raise tarfile.InvalidHeaderError(f"a header that announces {info.size:,} bytes")  # type: ignore[attr-defined]
         return info
 
     @classmethod

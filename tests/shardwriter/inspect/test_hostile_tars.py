@@ -95,7 +95,7 @@ def test_a_header_that_stands_for_a_whole_tar_is_not_read_into_memory(tmp_path: 
         stream.truncate(BLOCK_BYTES + SPARSE_BYTES)  # takes no room on the disk
     tracemalloc.start()
     try:
-        with pytest.raises(StoreError, match="a size of 268,435,456 bytes"):
+        with pytest.raises(StoreError, match="announces 268,435,456 bytes"):
             read_own_tar(tmp_path, name, Identity(dtype="float16", dim=4, fps=25))
         assert tracemalloc.get_traced_memory()[1] < SPARSE_BYTES / 16
     finally:
