@@ -108,7 +108,7 @@ def test_a_negative_size_ends_a_tar_of_others_too(tmp_path: Path) -> None:
     path.write_bytes(header("a.json", 0) + header("b.json", -2 * BLOCK_BYTES) + bytes(20 * BLOCK_BYTES))
     with (
         tarfile.open(path, tarinfo=StrictTarInfo) as archive,
-        pytest.raises(tarfile.ReadError, match="a size of -1,024"),
+        pytest.raises(tarfile.ReadError, match="announces -1,024 bytes"),
     ):
         for _ in zip(range(100), archive, strict=False):
             pass
