@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import socket
-import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
 
 from iianet.errors import ConfigError, TrainingError
+from iianet.regular_file import open_regular
 from iianet.wording import counted, readable_bytes
 
 logger = logging.getLogger(__name__)
@@ -271,12 +271,7 @@ def _refusal(error: BaseException | None, answers: Collection[int]) -> OSError |
 
 def _open(path: Path) -> IO[str]:
     """Open a lock file, made where it is missing. Raises OSError where there is a link, a pipe or a folder instead."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(descriptor, "a+", encoding="utf-8")
+    return os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+", encoding="utf-8")
 
 
 def _release(lock: IO[str]) -> None:

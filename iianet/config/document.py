@@ -4,9 +4,7 @@ Unlike in PyYAML, a key that appears twice in a mapping is an error, text that l
 1.1 reads as something else than it looks like is refused, and so is what grows or nests beyond all configs.
 """
 
-import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from iianet.config.key_paths import Place
 from iianet.config.published import published_configs
 from iianet.errors import ConfigError
-from iianet.wording import nearest, readable_bytes, show
+from iianet.regular_file import content_of
+from iianet.wording import nearest, show
 
 MOST_BYTES = 2**18
 """Bytes of a config; the published ones have 2,000."""
@@ -187,33 +186,19 @@ def read_document(path: Path) -> Document:
         ConfigError: There is no such file, or it does not hold one YAML mapping.
     """
     try:
-        text = _read_text(path)
+        text = content_of(path, MOST_BYTES)[0].decode("utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file{_beside(path)}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a text file, {error}; expected YAML in UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as a config: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: cannot be read as a config, {error}; expected YAML in UTF-8") from error
     values, root = parse(text, str(path))
     if root is None or values is None:
         raise ConfigError(f"{path}: is empty, expected the sections of a config, as {_published()} have them")
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found {show(values)}, expected a mapping with the sections of a config")
     return Document(values=values, root=root)
-
-
-def _read_text(path: Path) -> str:
-    """Text of a regular file that is no larger than configs are; a pipe that nobody writes to does not block."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-        found = os.fstat(stream.fileno())
-        if stat.S_ISDIR(found.st_mode):
-            raise ConfigError(f"{path}: cannot be read as a text file, it is a folder; expected a YAML file")
-        if not stat.S_ISREG(found.st_mode):
-            raise ConfigError(f"{path}: is no regular file; expected a YAML file")
-        if found.st_size > MOST_BYTES:
-            raise ConfigError(
-                f"{path}: has {readable_bytes(found.st_size)}, expected a config of at most "
-                f"{readable_bytes(MOST_BYTES)}; is it a config?"
-            )
-        return stream.read(MOST_BYTES).decode("utf-8")
 
 
 def _beside(path: Path) -> str:

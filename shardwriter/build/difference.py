@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from iianet.errors import ManifestError, StoreError
+from iianet.regular_file import read_regular
 from shardwriter.build.options import BuildOptions
 from shardwriter.corpus.manifest_data import ROWS_AT_A_TIME, Manifest
-from shardwriter.corpus.regular_file import open_regular
 from shardwriter.encode.clips import source_state
 from shardwriter.format.digest import digest_of
 from shardwriter.format.names import SPLITS, parse_view_split, view_split
@@ -276,7 +276,7 @@ def _is_stale(path: Path, origin: Mapping[str, Any], verify_sources: bool) -> bo
 
 def _digest(path: Path) -> str | None:
     try:
-        with open_regular(path) as stream:
+        with read_regular(path) as stream:
             return digest_of(stream)[0]
     except OSError:
         return None

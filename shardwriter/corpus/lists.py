@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from iianet.errors import ManifestError
-from shardwriter.corpus.regular_file import read_regular
+from iianet.regular_file import content_of
 
 Lists = Mapping[str, list[list[Any]]]
 """Rows of mix, s1 and s2; row i of the three is one mixture."""
@@ -48,7 +48,7 @@ def read_lists(folder: Path) -> Lists:
 
 def _read_list(path: Path, name: str) -> list[list[Any]]:
     try:
-        content, _ = read_regular(path, _MOST_BYTES)
+        content, _ = content_of(path, _MOST_BYTES)
         # In UTF-8 or, as PowerShell writes, in UTF-16; with a byte order mark or without.
         rows = json.loads(content.decode(json.detect_encoding(content), "surrogateescape"))
     except OSError as error:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import xxhash
 
 from iianet.errors import MouthError
+from iianet.regular_file import content_of, read_regular
 from iianet.wording import LISTED
-from shardwriter.corpus.regular_file import open_regular, read_regular
 from shardwriter.format.npy import NpyHeader, parse_npy_header
 
 MOST_BYTES = 2 << 30
@@ -61,14 +61,14 @@ def read_npz(path: Path, key: str) -> tuple[npt.NDArray[Any], NpzFile]:
             has no array of this key.
     """
     with _named(path, key):
-        content, mtime_ns = read_regular(path, MOST_BYTES)
+        content, mtime_ns = content_of(path, MOST_BYTES)
         file = NpzFile(size=len(content), mtime_ns=mtime_ns, digest=xxhash.xxh3_64_hexdigest(content))
         return _open(io.BytesIO(content), len(content), key).values(), file
 
 
 def npz_shape(path: Path, key: str) -> tuple[int, ...]:
     """Shape of an array of an npz, without reading its values. Raises MouthError as `read_npz` does."""
-    with _named(path, key), open_regular(path) as file:
+    with _named(path, key), read_regular(path) as file:
         return _open(file, file.seek(0, io.SEEK_END), key).header.shape
 
 

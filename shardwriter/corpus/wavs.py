@@ -11,7 +11,7 @@ import soundfile
 
 from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.errors import AudioError
-from shardwriter.corpus.regular_file import open_regular
+from iianet.regular_file import read_regular
 
 _DTYPES = {"PCM_S8": "int16", "PCM_U8": "int16", "PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32"}
 """Smallest that holds what a wav of this kind holds; all others are floats."""
@@ -75,7 +75,7 @@ def _read(path: Path, num_samples: int, dtype: str) -> npt.NDArray[Any]:
 def open_wav(path: Path) -> Iterator[soundfile.SoundFile]:
     """Open a wav. Raises AudioError where it is no regular file, or libsndfile cannot read it, here or in the block."""
     try:
-        with open_regular(path) as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as wav:
+        with read_regular(path) as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as wav:
             yield wav
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror})") from error

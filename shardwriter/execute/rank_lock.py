@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from iianet.errors import StoreError
+from iianet.regular_file import open_regular
 from shardwriter.execute.rank import Rank
-from shardwriter.format.files import make_own_folder, open_regular
+from shardwriter.format.files import make_own_folder
 from shardwriter.format.names import index_name
 from shardwriter.format.plan import ShardTask
 from shardwriter.storage.folder import Folder

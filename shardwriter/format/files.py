@@ -5,7 +5,6 @@ import os
 import re
 import secrets
 import socket
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,34 +40,6 @@ def delete_temporary_files(folder: Path, is_dead: Callable[[int | None], bool] =
 def delete_dead_temporary_files(folder: Path) -> None:
     """Delete what processes of this machine were writing that have ended."""
     delete_temporary_files(folder, lambda pid: pid is not None and not is_alive(pid))
-
-
-def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Open a file, and nothing else: a FIFO would wait for who writes into it, and a device never end.
-
-    Args:
-        path: Of the file; a link to one will do.
-        flags: As those of `os.open`. With O_CREAT, where the file is changed in place, no link will do: what it leads
-            to is not ours to change.
-
-    Returns:
-        Its descriptor.
-
-    Raises:
-        OSError: It cannot be opened, or is no such file, which its text says.
-    """
-    if flags & os.O_CREAT:
-        flags |= os.O_NOFOLLOW
-    try:
-        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
-    except OSError as error:
-        if error.errno == errno.ELOOP and path.is_symlink():
-            raise OSError(errno.ELOOP, "it is a link, expected a regular file", str(path)) from error
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return descriptor
 
 
 def make_own_folder(path: Path) -> None:

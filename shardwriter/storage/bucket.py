@@ -14,7 +14,8 @@ import xxhash
 from tqdm import tqdm
 
 from iianet.errors import StoreError
-from shardwriter.format.files import delete_dead_temporary_files, open_regular, temporary_path
+from iianet.regular_file import open_regular
+from shardwriter.format.files import delete_dead_temporary_files, temporary_path
 from shardwriter.format.index import decode_index
 from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard, tar_name
 from shardwriter.storage.lease import Lease, held_lease

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from iianet.errors import StoreError
-from shardwriter.format.files import atomic_file, move_into_place, open_regular
+from iianet.regular_file import open_regular, read_regular
+from shardwriter.format.files import atomic_file, move_into_place
 from shardwriter.storage.hold import FileHold, hold_file, readers_of
 from shardwriter.storage.lock import build_lock
 from shardwriter.storage.storage import Listed, OpenTar, checked_name
@@ -70,7 +71,7 @@ class Folder:
 
     def open(self, name: str) -> IO[bytes]:
         with self._explained(name):
-            return os.fdopen(open_regular(self._at(name)), "rb")
+            return read_regular(self._at(name))
 
     def prefetch(self, names: Iterable[str]) -> None:
         pass

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iianet.errors import StoreError
-from shardwriter.format.files import open_regular
+from iianet.regular_file import open_regular
 from shardwriter.storage.lock import try_lock, wait_for_lock
 
 logger = logging.getLogger(__name__)

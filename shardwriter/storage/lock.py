@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from iianet.errors import StoreError
-from shardwriter.format.files import delete_temporary_files, open_regular
+from iianet.regular_file import open_regular
+from shardwriter.format.files import delete_temporary_files
 
 logger = logging.getLogger(__name__)
 
