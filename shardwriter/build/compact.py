@@ -33,24 +33,21 @@ class CompactReport:
         superseded: Entries that newer ones have replaced.
         shards: How many there were, and how many there are.
         stored_bytes: Bytes of their tars, likewise.
-        kept: What is said of replaced shards that stay.
     """
 
     copied: int
     superseded: int
     shards: tuple[int, int]
     stored_bytes: tuple[int, int]
-    kept: str = ""
 
     def lines(self) -> list[str]:
         """For people."""
         before, after = (count / 1e6 for count in self.stored_bytes)
-        lines = [
+        return [
             f"entries: {self.copied} copied, {self.superseded} superseded ones left out",
             f"shards:  {self.shards[0]} before, {self.shards[1]} after",
             f"bytes:   {before:.1f} MB before, {after:.1f} MB after",
         ]
-        return [*lines, f"kept:    {self.kept}"] if self.kept else lines
 
 
 @dataclass(kw_only=True)
@@ -221,11 +218,10 @@ def _pending(transaction: Transaction) -> PlanHeader | None:
 
 
 def _summed_up(report: CompactReport, transaction: Transaction, header: PlanHeader) -> CompactReport:
-    """With what there is now, and what stays."""
+    """With what there is now."""
     found = _entries(transaction.opened, [header])
     return replace(
         report,
-        kept=transaction.kept,
         shards=(report.shards[0], sum(len(part.shards) for part in found)),
         stored_bytes=(report.stored_bytes[0], _tar_bytes(found)),
     )

@@ -58,7 +58,8 @@ def summarise(store: InspectedStore, comparisons: Mapping[str, Comparison] | Non
     found = {split: _summarise(store, split) for split in store.splits}
     known = {**dict.fromkeys(comparisons or {}, SplitSummary()), **found}
     splits = {split: known[split] for split in sorted_splits(known)}
-    blocks = [_identity_lines(store), _failure_lines(store), _progress_lines(store, splits)]
+    has_audio = any(found.examples for found in splits.values())
+    blocks = [_identity_lines(store, has_audio), _failure_lines(store), _progress_lines(store, splits)]
     text = [_table(splits, store.identity.fps), *("\n".join(block) for block in blocks if block)]
     record = store.snapshot.record
     said = {**asdict(record.identity), "data_root": record.data_root, "plans": list(record.plans)}
@@ -68,7 +69,7 @@ def summarise(store: InspectedStore, comparisons: Mapping[str, Comparison] | Non
 
 def _counts(found: SplitSummary, split: str, comparisons: Mapping[str, Comparison] | None) -> dict[str, Any]:
     """For programs; what is missing and stale is known only against a corpus."""
-    counts = {name: value for name, value in asdict(found).items() if name != "planned"}
+    counts = {{"planned": "planned_shards"}.get(name, name): value for name, value in asdict(found).items()}
     if comparisons is None:
         return {**counts, "missing": None, "stale": None}
     return {**counts, **(comparisons[split].to_json() if split in comparisons else UNKNOWN)}
@@ -108,7 +109,7 @@ def _table(summaries: Mapping[str, SplitSummary], fps: float) -> str:
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left", *["right"] * (len(headers) - 1)))
 
 
-def _identity_lines(store: InspectedStore) -> list[str]:
+def _identity_lines(store: InspectedStore, has_audio: bool) -> list[str]:
     """What the store is, in short lines."""
     identity, record = store.identity, store.snapshot.record
     lines = {
@@ -118,7 +119,7 @@ def _identity_lines(store: InspectedStore) -> list[str]:
         "precision": _settings(identity.precision),
         "preprocessing": _settings(identity.preprocessing),
         "embedding": f"({identity.dim}, frames) {_stored_as(identity.dtype)}, {identity.fps:g} frames per second",
-        "audio": AUDIO_WORDS.get(identity.audio, identity.audio),
+        "audio": AUDIO_WORDS[identity.audio] if has_audio else "none: no sample has wavs",
         "data_root": record.data_root or "none recorded",
     }
     plans = [f"{header.name}: {header.kind}, {_counted_rows(header)}" for header in store.snapshot.active]

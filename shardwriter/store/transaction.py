@@ -48,12 +48,10 @@ class Transaction:
 
     Attributes:
         storage: Where it lies.
-        kept: Why replaced shards are still there; empty where none are.
     """
 
     def __init__(self, storage: Storage, keep_replaced_days: float | None) -> None:
         self.storage = storage
-        self.kept = ""
         self._keep_replaced_days = storage.keep_replaced_days if keep_replaced_days is None else keep_replaced_days
         self._snapshot: Snapshot | None = None
 
@@ -196,14 +194,14 @@ class Transaction:
         """
         if self._snapshot is None:
             return
-        self.kept, retired = "", dict(self._snapshot.record.retired)
+        why, retired = "", dict(self._snapshot.record.retired)
         for name in list(retired):
             if not self._is_due(retired[name]):
-                self.kept = self._words_of_date(retired)
+                why = self._words_of_date(retired)
                 break
             with self.storage.readers(name) as reason:
                 if reason is not None:
-                    self.kept = f"{reason}; a build-shards deletes them when nobody reads them any more"
+                    why = f"{reason}; a build-shards deletes them when nobody reads them any more"
                     break
                 del retired[name]
                 self._delete(other for other in self._snapshot.files if plan_id_of(other) == plan_id_of(name))
@@ -211,8 +209,7 @@ class Transaction:
             record = self._snapshot.record
             self._commit(record.identity, record.data_root, record.plans, record.pending, retired=retired)
         if retired:
-            self.kept = f"replaced shards stay ({', '.join(retired)}): {self.kept}"
-            logger.info("%s: %s", self.storage.name, self.kept)
+            logger.info("%s: replaced shards stay (%s): %s", self.storage.name, ", ".join(retired), why)
 
     def conclude(self) -> dict[str, SplitEntries]:
         """Merge the indexes and write the card, where they are not up to date.

@@ -15,7 +15,7 @@ from shardwriter.format.names import EMBEDDING_MEMBER, parse_plan_name
 from shardwriter.storage.folder import Folder
 from shardwriter.store.transaction import open_transaction
 
-SPLIT_KEYS = {"shards", "utterances", "examples", "frames", "bytes", "failed", "missing", "stale"}
+SPLIT_KEYS = {"planned_shards", "shards", "utterances", "examples", "frames", "bytes", "failed", "missing", "stale"}
 IDENTITY_KEYS = {"encoder", "precision", "preprocessing", "dtype", "dim", "fps", "audio"}
 
 
@@ -54,7 +54,8 @@ def test_json_has_the_numbers_of_what_was_built(made: Place, capsys: pytest.Capt
     tars = sum(path.stat().st_size for path in made.store.glob("train-*.tar"))
     frames = sum(FRAMES["train"].values()) - FRAMES["train"][BROKEN]
     assert train == {
-        "shards": 3, "utterances": STORED["train"], "examples": 8, "frames": frames, "bytes": tars, "failed": 1,
+        "planned_shards": 3, "shards": 3, "utterances": STORED["train"], "examples": 8, "frames": frames, "bytes": tars,
+        "failed": 1,
         "missing": None, "stale": None,
     }  # fmt: skip
     assert document["store"]["data_root"] == str(made.root)
@@ -246,3 +247,9 @@ def test_a_lost_shard_of_write_store_is_not_for_build_shards(
     tar(tmp_path / "own", "train").unlink()
     assert run(tmp_path / "own") == 1
     assert "so its utterances count as missing; write the store anew with write_store" in capsys.readouterr().out
+
+
+def test_a_store_without_audio_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_store(tmp_path / "store", [("ann", np.zeros((8, 3), np.float16), {})])
+    assert run(tmp_path / "store") == 0
+    assert "none: no sample has wavs" in capsys.readouterr().out

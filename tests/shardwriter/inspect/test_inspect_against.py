@@ -82,7 +82,7 @@ def test_a_split_that_only_the_corpus_has_is_all_missing(place: Place, capsys: p
     val.rename(test)  # the val manifest is now the test manifest
     document = run_json(capsys, place.store, "--against", place.config)[1]
     assert document["splits"]["test"] == {
-        "shards": 0, "utterances": 0, "examples": 0, "frames": 0, "bytes": 0, "failed": 0,
+        "planned_shards": 0, "shards": 0, "utterances": 0, "examples": 0, "frames": 0, "bytes": 0, "failed": 0,
         "missing": 2, "stale": 0, "missing_keys": document["splits"]["test"]["missing_keys"], "stale_keys": [],
     }  # fmt: skip
     assert document["splits"]["val"]["missing"] is None  # the store alone has it
