@@ -123,6 +123,7 @@ class Transaction:
         """Record that the corpus lies in another folder now."""
         record = self.opened.record
         if record.data_root != data_root:
+            logger.info("%s: data_root was %s, and is %s from now on", self.storage.name, record.data_root, data_root)
             self._commit(record.identity, data_root, record.plans, record.pending)
 
     def unfinished(self, headers: Sequence[PlanHeader], splits: Sequence[str] | None = None) -> list[ShardTask]:
