@@ -45,6 +45,16 @@ class UnknownKeyError(StoreError, KeyError):
     __str__ = Exception.__str__  # KeyError's would put the message in quotes
 
 
+class UnreadableError(StoreError):
+    """A file of a store cannot be read, now or by this user; it need not be damaged."""
+
+    def __init__(self, where: str, error: OSError) -> None:
+        super().__init__(
+            f"{where}: cannot be read ({error.strerror or error}), which is no damage: check the rights of the file "
+            "and of its folders, and the file system, then try again"
+        )
+
+
 class TrainingError(FeatureStoreError):
     """A training run cannot continue."""
 

@@ -75,7 +75,7 @@ class Kernels:
             "tf32": (False,),
         }
         for name, values in allowed.items():
-            if record.get(name) not in values:
+            if not isinstance(record.get(name), str | bool) or record[name] not in values:
                 raise ValueError(f"{name} {record.get(name)!r}; expected {' or '.join(map(str, values))}")
         frames = record.get("max_frames")
         if not isinstance(frames, int) or frames < 1:

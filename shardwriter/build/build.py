@@ -231,7 +231,9 @@ class Build:
     def _survey(self, snapshot: Snapshot | None) -> dict[str, Difference]:
         """What is stored first. Raises ManifestError where the files of none of it exist."""
         found = self._first(snapshot)
-        refuse_missing_files([(it.manifest, it.to_plan) for it in found.values()])
+        is_moved = snapshot is not None and snapshot.data_root not in (None, self.data_root)  # which is to be recorded
+        everything = [(it.manifest, range(len(it.manifest.utterances))) for it in found.values()]
+        refuse_missing_files(everything if is_moved else [(it.manifest, it.to_plan) for it in found.values()])
         return found
 
     def _first(self, snapshot: Snapshot | None) -> dict[str, Difference]:

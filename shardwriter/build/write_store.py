@@ -2,8 +2,8 @@
 
 import json
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from iianet.errors import StoreError
 from shardwriter.encode.write_shards import publish_shard
 from shardwriter.format.names import SPLITS, STORED_DTYPES, ShardName, escape_key
 from shardwriter.format.plan import PLAN_SCHEMA, make_plan
-from shardwriter.format.record import Identity
+from shardwriter.format.record import MOST_FPS, Identity, parse_identity
 from shardwriter.format.sample import Sample as EncodedSample
 from shardwriter.format.sample import as_stored, encode_sample, parse_metadata
 from shardwriter.format.shard_writer import ShardWriter, WrittenShard
@@ -91,8 +91,8 @@ def write_store(
 def _refuse_wrong_arguments(name: str, split: str, per_shard: int, fps: float, dtype: str | None) -> None:
     if type(per_shard) is not int or per_shard < 1:
         raise StoreError(f"{name}: utterances_per_shard is {per_shard!r}; expected a whole number, at least 1")
-    if type(fps) not in (int, float) or not 0 < fps < math.inf:
-        raise StoreError(f"{name}: fps is {fps!r}; expected a number above 0")
+    if type(fps) not in (int, float) or not 0 < fps < MOST_FPS:
+        raise StoreError(f"{name}: fps is {fps!r}; expected a number above 0, and below {MOST_FPS:,}")
     if dtype is not None and dtype not in STORED_DTYPES:
         raise StoreError(f"{name}: dtype {dtype!r}; expected one of {', '.join(STORED_DTYPES)}")
     if split not in SPLITS:
@@ -134,6 +134,10 @@ def _identity(
     except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"{name}: identity is {encoder!r}; expected a dict that JSON can hold ({error})") from error
     made = Identity(encoder=described, dtype=dtype, dim=len(first[1]), fps=fps)
+    try:
+        parse_identity(asdict(made))  # nobody else would read it
+    except ValueError as error:
+        raise StoreError(f"{name}: {error}") from error
     if transaction.snapshot is None or (recorded := transaction.opened.identity) == made:
         return made
     if recorded.precision:
@@ -202,8 +206,15 @@ def _check_each(
         if values is None:
             raise StoreError(f"{name}: {key!r} is not finite in {identity.dtype}")
         sample = encode_sample(values, metadata)
-        if stored is None or key not in stored or stored.members(key) != sample.members:
+        if stored is None or key not in stored or not _is_stored(stored, key, sample):
             yield row, sample
+
+
+def _is_stored(stored: StoredSplit, key: str, sample: EncodedSample) -> bool:
+    try:
+        return stored.members(key) == sample.members
+    except StoreError:  # what cannot be read any more is written again
+        return False
 
 
 def _checked_key(name: str, given: str, seen: set[str]) -> str:

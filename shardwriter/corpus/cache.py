@@ -9,21 +9,20 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 
-from shardwriter.corpus.manifest_data import Examples, Manifest, Utterances
+from iianet.errors import StoreError
+from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA, Examples, Manifest, Utterances
 from shardwriter.format.digest import digest_of
 from shardwriter.format.files import atomic_file
-from shardwriter.format.table import read_table
+from shardwriter.format.table import decode_facts, decode_table, encode_table, reading
 
 logger = logging.getLogger(__name__)
 
 SMALLEST = 16 << 20
 """Bytes of lists below which they are read each time."""
-_VERSION = 4
-_ROOT, _LEFT_OUT = b"data_root", b"left_out"
+_VERSION = 5
+_ROOT, _LEFT_OUT = "data_root", "left_out"
 
 
 def cached_manifests(
@@ -71,13 +70,14 @@ def _stem(known: object, recorded_root: str | None) -> Path:
 def _read_all(stem: Path, splits: Sequence[str], root: str | None = None) -> dict[str, Manifest] | None:
     """What is kept; None where nothing is, or something of another root than `root`."""
     try:
-        if root is not None and any(_root_of(_path(stem, split, "utterances")) != root for split in splits):
-            return None
-        return {split: _read(stem, split) for split in splits}
+        with reading(str(stem), "a parsed manifest", "The lists are read anew."):
+            if root is not None and any(_root_of(_path(stem, split, "utterances")) != root for split in splits):
+                return None
+            return {split: _read(stem, split) for split in splits}
     except FileNotFoundError:
         return None
-    except (OSError, pa.ArrowException, KeyError) as error:
-        logger.warning("%s: the parsed manifest cannot be used (%s); the lists are read anew", stem, error)
+    except StoreError as error:
+        logger.warning("%s", error)
         return None
 
 
@@ -96,26 +96,27 @@ def _path(stem: Path, split: str, what: str) -> Path:
 
 
 def _read(stem: Path, split: str) -> Manifest:
-    utterances, examples = (read_table(_path(stem, split, what)) for what in ("utterances", "examples"))
-    root = Path(utterances.schema.metadata[_ROOT].decode())
+    with _path(stem, split, "utterances").open("rb") as stream:
+        utterances, facts = decode_table(stream, UTTERANCE_SCHEMA)
+    with _path(stem, split, "examples").open("rb") as stream:
+        examples, _ = decode_table(stream, EXAMPLE_SCHEMA)
     return Manifest(
         split=split,
-        data_root=root,
-        utterances=Utterances(utterances.replace_schema_metadata(None)),
+        data_root=Path(facts[_ROOT]),
+        utterances=Utterances(utterances),
         examples=Examples(examples),
-        left_out=tuple(json.loads(utterances.schema.metadata[_LEFT_OUT])),
+        left_out=tuple(facts[_LEFT_OUT]),
     )
 
 
 def _root_of(path: Path) -> str:
     """The data_root that a table of utterances records."""
-    recorded: bytes = pq.read_schema(path).metadata[_ROOT]
-    return recorded.decode()
+    with path.open("rb") as stream:
+        return str(decode_facts(stream)[_ROOT])
 
 
 def _write(stem: Path, manifest: Manifest) -> None:
-    facts = {_ROOT: str(manifest.data_root).encode(), _LEFT_OUT: json.dumps(manifest.left_out).encode()}
-    described = manifest.utterances.table.replace_schema_metadata(facts)
-    for what, table in (("examples", manifest.examples.table), ("utterances", described)):
+    facts = {_ROOT: str(manifest.data_root), _LEFT_OUT: manifest.left_out}
+    for what, table in (("examples", manifest.examples.table), ("utterances", manifest.utterances.table)):
         with atomic_file(_path(stem, manifest.split, what)) as stream:
-            pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+            stream.write(encode_table(table, facts))

@@ -1,6 +1,5 @@
 """Samples that are copied byte for byte out of the shards of a store (build-shards --compact)."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,9 +7,7 @@ from typing import IO
 
 import torch
 
-from iianet.errors import StoreError
 from shardwriter.encode.sources import Planned
-from shardwriter.format.digest import digest_of
 from shardwriter.format.index import ShardRecord, entries_of
 from shardwriter.format.names import tar_name
 from shardwriter.format.plan import ShardTask
@@ -53,7 +50,7 @@ class CopiedStore:
     def __init__(self, snapshot: Snapshot, base: Sequence[str]) -> None:
         self._snapshot = snapshot
         self._headers = [snapshot.header(name) for name in base]
-        self._tars = OpenTars(snapshot.storage)
+        self._tars = OpenTars(snapshot)
 
     def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:
         """See `Samples`."""
@@ -83,12 +80,11 @@ class CopiedStore:
 
 
 class OpenTars:
-    """Tars that are read from by turns; each is compared with its digest once, for damage must not be copied."""
+    """Tars that are read from by turns."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
         self._open: OrderedDict[str, tuple[ShardRecord, IO[bytes]]] = OrderedDict()
-        self._checked: set[str] = set()
 
     def open(self, record: ShardRecord) -> IO[bytes]:
         """A tar. Raises StoreError where it is damaged."""
@@ -96,7 +92,7 @@ class OpenTars:
             if len(self._open) == OPEN_TARS:
                 self._open.popitem(last=False)[1][1].close()
             self._close_deleted()
-            self._open[record.shard] = record, self._opened(record)
+            self._open[record.shard] = record, self._snapshot.open_tar(record)
         self._open.move_to_end(record.shard)
         return self._open[record.shard][1]
 
@@ -105,28 +101,7 @@ class OpenTars:
         while self._open:
             self._open.popitem()[1][1].close()
 
-    def _opened(self, record: ShardRecord) -> IO[bytes]:
-        name = tar_name(record.shard)
-        where = self._storage.where(name)
-        try:
-            descriptor, is_checked = self._storage.open_tar(name, record.tar_size, record.tar_digest)
-        except OSError as error:
-            raise StoreError(f"{where}: cannot be opened ({error.strerror})") from error
-        stream = os.fdopen(descriptor, "rb")
-        if record.shard in self._checked or is_checked:
-            return stream
-        digest, size = digest_of(stream)
-        if (digest, size) != (record.tar_digest, record.tar_size):
-            stream.close()
-            raise StoreError(
-                f"{where}: has {size:,} bytes and the digest {digest}, its index says {record.tar_size:,} and "
-                f"{record.tar_digest}: it is damaged, and nothing was copied from it. Delete it and run build-shards, "
-                "which writes it again, then compact"
-            )
-        self._checked.add(record.shard)
-        return stream
-
     def _close_deleted(self) -> None:
         for shard in list(self._open)[:-KEPT_AFTER_DELETION]:
-            if not self._storage.is_kept(tar_name(shard), self._open[shard][0].tar_digest):
+            if not self._snapshot.storage.is_kept(tar_name(shard), self._open[shard][0].tar_digest):
                 self._open.pop(shard)[1].close()

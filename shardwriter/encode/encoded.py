@@ -65,7 +65,7 @@ class EncodedClips:
             with _without_warnings():
                 kernels = Kernels.from_record(self.identity.precision).on(device)
                 encoder = self.config.encoder_source().load(device, kernels)
-        expected, found = self.identity.encoder["fingerprint"], encoder.fingerprint
+        expected, found = self.identity.encoder.get("fingerprint"), encoder.fingerprint
         if found != expected:
             raise WeightsError(
                 f"the encoder's weights here have the fingerprint {found}, those of the build {expected}: the weights "

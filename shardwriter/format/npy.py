@@ -103,12 +103,12 @@ def _parse_shape(text: str) -> tuple[int, ...]:
 
 
 def _parse_dtype(text: str) -> np.dtype[np.generic]:
-    if text.lstrip("|<>=") == "O":
-        raise ObjectArrayError("an npy of Python objects, which are never unpickled; expected numbers")
     try:
         dtype = np.dtype(text)
     except TypeError as error:
         raise ValueError(f"the dtype {text!r}") from error
+    if dtype.hasobject:
+        raise ObjectArrayError("an npy of Python objects, which are never unpickled; expected numbers")
     if not dtype.itemsize:
         raise ValueError(f"the dtype {text!r}, whose values have no bytes")
     return dtype

@@ -21,6 +21,9 @@ from shardwriter.format.names import (
 
 AUDIO_MODES: Final = ("path", "embed")
 MOST_FPS: Final = 1_000_000
+MOST_LEVELS: Final = 16
+LAST_YEAR: Final = 9000
+"""Times after it leave no room for `shardwriter.keep_replaced_days`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,8 @@ class StoreRecord:
         if len(set(record.named)) != len(record.named):
             raise ValueError("it names a plan twice")
         for name, since in record.retired.items():
-            if type(since) is not str or datetime.fromisoformat(since).tzinfo is None:
+            replaced = datetime.fromisoformat(since) if type(since) is str else None
+            if replaced is None or replaced.tzinfo is None or replaced.year > LAST_YEAR:
                 raise ValueError(f"{name} was replaced at {show(since)}; expected a time of ISO 8601 with its zone")
         return record
 
@@ -165,8 +169,21 @@ def parse_identity(facts: Mapping[str, Any]) -> Identity:
         if facts[name] not in known:
             raise ValueError(f"{name} is {show(facts[name])}; expected {either(known)}")
     if type(identity.fps) not in (int, float) or not 0 < identity.fps < MOST_FPS:
-        raise ValueError(f"fps is {show(identity.fps)}; expected a number above 0")
+        raise ValueError(f"fps is {show(identity.fps)}; expected a number above 0, and below {MOST_FPS:,}")
+    for name in ("encoder", "precision", "preprocessing"):
+        _refuse_odd(name, facts[name])
     return identity
+
+
+def _refuse_odd(where: str, value: object, levels: int = MOST_LEVELS) -> None:
+    """Raise ValueError where a value is nested too deeply to be written again, or has text that is no UTF-8."""
+    if isinstance(value, str):
+        value.encode()  # a UnicodeEncodeError is a ValueError
+    elif isinstance(value, dict | list | tuple):
+        if not levels:
+            raise ValueError(f"{where} is nested more than {MOST_LEVELS} deep")
+        for part in (*value, *(value.values() if isinstance(value, dict) else ())):
+            _refuse_odd(where, part, levels - 1)
 
 
 class OtherVersion(Exception):

@@ -12,7 +12,7 @@ page's header are not what was written. There are no dictionaries, which let a f
 import errno
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreadableError
 from shardwriter.format.digest import digest_table
 from shardwriter.format.document import MOST_BYTES, parse_object
 from shardwriter.format.names import FORMAT_VERSION
@@ -40,20 +40,6 @@ _DIGEST_BYTES = 16
 _TAIL_BYTES = 8
 """Length of the footer, and PAR1."""
 _KEYS = r"^[A-Za-z0-9_%-]{1,80}(@[1-9][0-9]{0,4})?$"
-
-
-def read_table(source: Path | IO[bytes], columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a file whole.
-
-    Args:
-        source: Path, or the open file.
-        columns: To read, in the file's order; all by default.
-
-    Raises:
-        pa.ArrowException: It is damaged. OSError, KeyError, TypeError and ValueError may be of damage, too.
-    """
-    with _open(source) as file:
-        return file.read(None if columns is None else list(columns))
 
 
 def column_digests(table: pa.Table) -> dict[str, str]:
@@ -157,16 +143,6 @@ def refuse_other_keys(keys: pa.ChunkedArray) -> None:
         raise ValueError(f"the key {keys[pc.index(is_key, False).as_py()].as_py()!r}")
 
 
-class UnreadableError(StoreError):
-    """A file cannot be read, now or by this user; it need not be damaged."""
-
-    def __init__(self, where: str, error: OSError) -> None:
-        super().__init__(
-            f"{where}: cannot be read ({error.strerror or error}), which is no damage: check the rights of the file "
-            "and of its folders, and the file system, then try again"
-        )
-
-
 @contextmanager
 def reading(where: str, what: str, cure: str) -> Iterator[None]:
     """Turn what goes wrong with a file into a StoreError: damage, with its cure, or no access, which is none.
@@ -209,12 +185,15 @@ def _facts(file: pq.ParquetFile, size: int) -> dict[str, Any]:
     return {**facts, "num_rows": file.metadata.num_rows}
 
 
+_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
+
+
 def _refuse_bomb(metadata: pq.FileMetaData, size: int) -> None:
     """Raise ValueError where a table would take far more memory than its file takes room, or says to have no values."""
     needed = 0
     for chunk in _chunks(metadata):
-        if any("DICTIONARY" in encoding for encoding in chunk.encodings):
-            raise ValueError(f"the column {chunk.path_in_schema} has a dictionary; expected none")
+        if strange := set(chunk.encodings) - _ENCODINGS:  # those may unpack to any size
+            raise ValueError(f"the column {chunk.path_in_schema} is encoded as {min(strange)}; expected plain values")
         needed += max(chunk.total_uncompressed_size, 0) + 8 * max(chunk.num_values, 0)
     if needed > max(SMALL_BYTES, MOST_GROWTH * size):
         raise ValueError(

@@ -1,6 +1,5 @@
 """A store as inspect-shards sees it: all that can be read, and what is wrong with the rest."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -91,21 +90,12 @@ class InspectedStore:
         return entries_of(split, self._record(split, key).shard, entries.entries.slice(row, 1))[0]
 
     def open_tar(self, entry: Entry) -> IO[bytes]:
-        """Open the tar of a newest entry. Raises StoreError where it cannot be opened."""
-        return open_tar(self.storage, self._record(entry.split, entry.key))
+        """Open the tar of a newest entry. Raises StoreError where it cannot be opened, or is damaged."""
+        return self.snapshot.open_tar(self._record(entry.split, entry.key))
 
     def _record(self, split: str, key: str) -> ShardRecord:
         entries = self.splits[split]
         return entries.shards[int(entries.shard_of_entry[entries.newest[key]])]
-
-
-def open_tar(storage: Storage, record: ShardRecord) -> IO[bytes]:
-    """Open a tar as its index describes it. Raises StoreError where it cannot be opened."""
-    name = tar_name(record.shard)
-    try:
-        return os.fdopen(storage.open_tar(name, record.tar_size, record.tar_digest).descriptor, "rb")
-    except OSError as error:
-        raise StoreError(f"{name}: cannot be opened ({error.strerror})") from error
 
 
 def choose_evenly(stored: Sequence[tuple[str, str]], count: int) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from tqdm import tqdm
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreadableError
 from shardwriter.format.index import ShardRecord, decode_shard_index, encode_index, index_table
 from shardwriter.format.names import (
     INDEX_SUFFIX,
@@ -31,7 +31,6 @@ from shardwriter.format.names import (
 )
 from shardwriter.format.plan import PLAN_SCHEMA, PlanHeader, decode_plan, encode_plan, make_plan
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
-from shardwriter.format.table import UnreadableError
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.own_tar import OwnTar, read_own_tar, shown_identity
 from shardwriter.storage.folder import Folder

@@ -114,6 +114,8 @@ def find_samples(store: InspectedStore, given: str) -> list[Sample]:
 
 def _spellings(given: str) -> list[str]:
     """The keys that may be meant: a key as it is, an utterance's name, or a name with the number of a view."""
+    if not _is_utf8(given):
+        return []
     name, mark, view = given.rpartition(VIEW_MARK)
     numbered = [view_key(escape_key(name), int(view))] if mark and view.isdecimal() and int(view) else []
     return [given, escape_key(given), *numbered]
@@ -189,8 +191,15 @@ def _unknown(store: InspectedStore, given: str) -> str:
     return f"--key {given}: {store.name} has no such utterance or mixture{did_you_mean(given, names)}"
 
 
+def _is_utf8(name: str) -> bool:
+    """Whether a name could stand in a store."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _of_mixture(store: InspectedStore, given: str) -> Iterator[tuple[str, str]]:
     """Split and key of the stored utterances whose audio lists a mixture of this name or path."""
+    if not _is_utf8(given):
+        return
     for split, entries in store.splits.items():
         rows = store.snapshot.planned_rows(split, ("key", "audio")).combine_chunks()
         audio = rows["audio"].combine_chunks()

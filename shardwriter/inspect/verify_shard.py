@@ -22,7 +22,7 @@ from shardwriter.format.npy import read_npy, read_npy_header
 from shardwriter.format.record import Identity
 from shardwriter.format.sample import AUDIO_DTYPES, NPY_HEADER_BYTES, read_member, read_metadata
 from shardwriter.format.tar import OwnTarInfo
-from shardwriter.inspect.inspected import InspectedStore, open_tar
+from shardwriter.inspect.inspected import InspectedStore
 
 
 def verify_tar(
@@ -41,7 +41,7 @@ def verify_tar(
     """
     name = tar_name(record.shard)
     try:
-        with open_tar(store.storage, record) as tar:
+        with store.snapshot.open_tar(record, check=False) as tar:
             digest, size = digest_of(tar, progress)
             reached = [entry for entry in stored if _end(entry) <= size]
             headers = _headers(tar, stored) if len(reached) == len(stored) else []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreadableError
 from iianet.regular_file import open_regular, read_regular
 from shardwriter.format.files import atomic_file, move_into_place
 from shardwriter.storage.hold import FileHold, hold_file, readers_of
@@ -135,10 +135,7 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
-            raise StoreError(
-                f"{error.filename or self.path / name}: cannot be read ({error.strerror or error}), which is no "
-                "damage: check the rights of the file and of its folders, and the file system, then try again"
-            ) from error
+            raise UnreadableError(str(error.filename or self.path / name), error) from error
 
 
 def _version(status: os.stat_result) -> str:

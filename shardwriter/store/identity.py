@@ -85,7 +85,7 @@ def refuse_made_otherwise(store: str, recorded: Identity, source: EncoderSource)
     An equal weights file or seed is enough; only where it differs are the weights loaded and compared, since a file may
     have been saved again.
     """
-    is_same = source.made(recorded.encoder)
+    is_same = source.made(recorded.encoder) and "fingerprint" in recorded.encoder
     fingerprint = recorded.encoder["fingerprint"] if is_same else source.load(torch.device("cpu")).fingerprint
     if fingerprint == recorded.encoder.get("fingerprint"):
         kernels = recorded_kernels(store, recorded, source.precision)

@@ -1,28 +1,31 @@
 """A store as it was when opened: its record, its plans, its files, and the entries of its splits."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreadableError
 from shardwriter.corpus.manifest_data import Manifest, arrange, last_of_each
 from shardwriter.corpus.planning import planned_manifest_tables
+from shardwriter.format.digest import digest_of
 from shardwriter.format.document import MOST_BYTES
-from shardwriter.format.index import INDEX_SCHEMA
+from shardwriter.format.index import INDEX_SCHEMA, ShardRecord
 from shardwriter.format.names import (
     STORE_FILE,
     TAR_SUFFIX,
     sorted_splits,
+    tar_name,
 )
 from shardwriter.format.plan import PLAN_SCHEMA, Plan, PlanHeader, decode_header, decode_plan, plan_errors
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
-from shardwriter.format.table import UnreadableError
 from shardwriter.storage.storage import Hold, Listed, Storage
 from shardwriter.store.entries import SplitEntries, read_entries
 
@@ -56,6 +59,7 @@ class Snapshot:
     hold: Hold | None = None
     _plans: dict[tuple[str, tuple[str, ...]], Plan] = field(default_factory=dict, repr=False)
     _entries: dict[tuple[str, str], SplitEntries] = field(default_factory=dict, repr=False)
+    _checked: set[str] = field(default_factory=set, repr=False)
 
     @classmethod
     def open(cls, storage: Storage, *, hold: bool = True) -> "Snapshot":
@@ -196,6 +200,36 @@ class Snapshot:
         every = pa.chunked_array([chunk for key in keys for chunk in key.chunks], type=pa.string()).combine_chunks()
         newest = last_of_each(every)
         return every.take(pa.array(newest[np.concatenate(flags)[newest]]))
+
+    def open_tar(self, record: ShardRecord, *, check: bool = True) -> IO[bytes]:
+        """Open the tar of a shard.
+
+        Args:
+            record: What its index says of it.
+            check: Compare it with its digest the first time, so that nothing is read out of a damaged one.
+
+        Raises:
+            StoreError: It cannot be opened, or is damaged.
+        """
+        where = self.storage.where(tar_name(record.shard))
+        try:
+            opened = self.storage.open_tar(tar_name(record.shard), record.tar_size, record.tar_digest)
+        except OSError as error:
+            raise StoreError(f"{where}: cannot be opened ({error.strerror or error})") from error
+        stream = os.fdopen(opened.descriptor, "rb")
+        if not check or opened.is_checked or record.shard in self._checked:
+            return stream
+        digest, size = digest_of(stream)
+        if (digest, size) != (record.tar_digest, record.tar_size):
+            stream.close()
+            raise StoreError(
+                f"{where}: has {size:,} bytes and the digest {digest}, its index says {record.tar_size:,} and "
+                f"{record.tar_digest}: it is damaged, so nothing is read out of it. Put back what was there, or delete "
+                "it and write it again, as its build did"
+            )
+        self._checked.add(record.shard)
+        stream.seek(0)
+        return stream
 
     def manifest(self, split: str, data_root: Path | None = None, *, complete: bool = False) -> Manifest:
         """The split's manifest as its plans recorded it, for machines that do not hold the corpus' own.

@@ -1,6 +1,5 @@
 """One split of a store by the names of its utterances: the counterpart of `write_store`."""
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 from iianet.errors import StoreError, UnknownKeyError
 from iianet.wording import did_you_mean
 from shardwriter.format.index import Entry, entries_of
-from shardwriter.format.names import CUT_KEY, EMBEDDING_MEMBER, SHORTEST_CUT_KEY, split_view_key, tar_name, unescape_key
+from shardwriter.format.names import CUT_KEY, EMBEDDING_MEMBER, SHORTEST_CUT_KEY, split_view_key, unescape_key
 from shardwriter.format.sample import read_array, read_member, read_metadata, read_values
 from shardwriter.storage.locate import open_storage
 from shardwriter.store.snapshot import Snapshot
@@ -80,11 +79,7 @@ class StoredSplit(Mapping[str, StoredSample]):
         row = self._rows[key]
         record = self._entries.shards[int(self._entries.shard_of_entry[row])]
         entry = entries_of(self.split, record.shard, self._entries.entries.slice(row, 1))[0]
-        try:
-            opened = self.snapshot.storage.open_tar(tar_name(record.shard), record.tar_size, record.tar_digest)
-        except OSError as error:
-            raise StoreError(f"{entry.where}: cannot be opened ({error.strerror})") from error
-        return entry, os.fdopen(opened.descriptor, "rb")
+        return entry, self.snapshot.open_tar(record)
 
 
 def open_store(path: Path | str, split: str = "train") -> StoredSplit:

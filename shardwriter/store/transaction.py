@@ -24,6 +24,7 @@ from shardwriter.format.names import (
     parse_plan_name,
     parse_shard,
     plan_id_of,
+    plan_name,
 )
 from shardwriter.format.plan import Plan, PlanHeader, ShardTask, encode_plan
 from shardwriter.format.record import Identity, StoreRecord
@@ -122,6 +123,7 @@ class Transaction:
         """Record that the corpus lies in another folder now."""
         record = self.opened.record
         if record.data_root != data_root:
+            logger.info("%s: data_root was %s, and is %s from now on", self.storage.name, record.data_root, data_root)
             self._commit(record.identity, data_root, record.plans, record.pending)
 
     def unfinished(self, headers: Sequence[PlanHeader], splits: Sequence[str] | None = None) -> list[ShardTask]:
@@ -287,6 +289,9 @@ class Transaction:
         named = {plan_id_of(name) for name in self.opened.record.named}
         strange = {name: found for name in self.opened.files if (found := plan_id_of(name)) not in (None, *named)}
         left = {plan_id for name, plan_id in strange.items() if parse_plan_name(name) and self._is_left(name)}
+        if left:
+            words = ", ".join(sorted(map(plan_name, filter(None, left))))
+            logger.info("%s: deleting what a build that died has left: %s and their shards", self.storage.name, words)
         self._delete(name for name, plan_id in strange.items() if plan_id in left)
         if kept := sorted(name for name, plan_id in strange.items() if plan_id not in left):
             logger.warning(
@@ -307,11 +312,12 @@ class Transaction:
     def _is_left(self, name: str) -> bool:
         """Whether a plan was made for this store as it is now, and never became active."""
         try:
-            base = read_header(self.storage, name).base
+            header = read_header(self.storage, name)
         except StoreError:
             return False
-        named = self.opened.record.named
-        return set(base) <= set(named) and bool(base) == bool(named)
+        record = self.opened.record
+        is_ours = bool(header.base) or header.identity == record.identity  # nothing else ties a first plan to a store
+        return is_ours and set(header.base) <= set(record.named) and bool(header.base) == bool(record.named)
 
     def _delete(self, names: Iterable[str]) -> None:
         """Delete files: indexes first, since what has one is complete; plans last, so that the rest is found again."""

@@ -234,6 +234,14 @@ def test_a_build_with_a_wrong_data_root_is_refused_before_anything_is_written(
     assert not list(store.glob("plan-*")) and "not stored" not in outcome.err
 
 
+def test_a_wrong_data_root_does_not_take_the_place_of_the_recorded_one(run: Run, store: Path, tmp_path: Path) -> None:
+    assert run().code == 0
+    before = (store / "store.json").read_bytes()
+    outcome = run("--data_root", tmp_path / "none")
+    assert outcome.code == 2 and re.search(WRONG_ROOT, outcome.err)
+    assert (store / "store.json").read_bytes() == before
+
+
 def test_check_refuses_mouths_of_another_rate_and_counts_a_few(run: Run, corpus: Corpus) -> None:
     write_mouth(corpus.mouth("tr_000"), make_frames(9))
     outcome = run("--check")

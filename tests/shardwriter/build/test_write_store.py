@@ -299,6 +299,8 @@ def test_wrong_samples_are_refused_in_a_sentence(tmp_path: Path, samples: Any, s
         ({"fps": 0}, "fps is 0; expected a number above 0"),
         ({"fps": float("nan")}, "fps is nan; expected a number above 0"),
         ({"fps": "25"}, "fps is '25'; expected a number above 0"),
+        ({"fps": 2e6}, "fps is 2000000.0; expected a number above 0, and below 1,000,000"),
+        ({"identity": {"n": "\udc80"}}, ".*surrogates not allowed"),
         ({"identity": {"x": object()}}, "identity is .*; expected a dict that JSON can hold"),
         ({"identity": 7}, "identity is 7; expected a dict that JSON can hold"),
     ],

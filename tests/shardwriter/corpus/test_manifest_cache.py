@@ -95,3 +95,19 @@ def test_a_warning_about_the_lists_comes_each_time(corpus: Corpus, caplog: pytes
         with caplog.at_level(logging.WARNING):
             load(corpus)
         assert "named otherwise" in caplog.text
+
+
+def test_a_flipped_bit_of_what_is_kept_is_read_anew(
+    corpus: Corpus, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = load(corpus)
+    for path in cache.glob("manifest-*"):
+        content = path.read_bytes()
+        for place in range(0, len(content), max(1, len(content) // 40)):
+            changed = bytearray(content)
+            changed[place] ^= 1 << place % 8
+            path.write_bytes(bytes(changed))
+            again = load(corpus)
+            assert all(same(first[split], manifest) for split, manifest in again.items())
+            path.write_bytes(content)
+    assert "The lists are read anew." in caplog.text

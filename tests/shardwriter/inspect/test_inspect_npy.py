@@ -102,3 +102,11 @@ def test_headers_are_read_the_same_in_many_threads() -> None:
 def test_headers_of_other_writers_are_read(header: bytes) -> None:
     found = read_npy_header(with_header(header + b"   \n"), "here")
     assert (found.shape, found.dtype, found.data_bytes) == ((2, 3), np.float32, 24)
+
+
+@pytest.mark.parametrize("dtype", ["O", "|O", "O8", "|O8", "T", "<T"])
+def test_every_spelling_of_objects_is_refused(dtype: str) -> None:
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': (1,), }}".encode().ljust(117) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(16)
+    with pytest.raises(StoreError, match=r"^here: "):
+        read_npy(content, "here")

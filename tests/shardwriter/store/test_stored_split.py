@@ -62,5 +62,15 @@ def test_a_split_that_is_not_there_is_named(store: Path) -> None:
 def test_a_tar_that_is_gone_is_named(store: Path) -> None:
     split = open_store(store)
     tar(store, "train", 2).unlink()
-    with pytest.raises(StoreError, match=rf"{tar(store, 'train', 2).name}.*plain: cannot be opened"):
+    with pytest.raises(StoreError, match=rf"{tar(store, 'train', 2).name}: cannot be opened"):
+        split["plain"]
+
+
+def test_nothing_is_read_out_of_a_damaged_tar(store: Path) -> None:
+    damaged = tar(store, "train", 2)
+    content = bytearray(damaged.read_bytes())
+    content[700] ^= 1  # in the middle of an embedding
+    damaged.write_bytes(bytes(content))
+    split = open_store(store)
+    with pytest.raises(StoreError, match=rf"{damaged.name}: has .* it is damaged, so nothing is read out of it"):
         split["plain"]

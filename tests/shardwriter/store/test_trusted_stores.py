@@ -1,5 +1,6 @@
 """What the files of a store say is believed only where it can be: of itself, of its tars, and of no other folder."""
 
+import json
 import os
 import shutil
 import tracemalloc
@@ -26,6 +27,7 @@ from helpers.builds import (
 from helpers.corpus import Corpus, make_corpus
 from helpers.rights import rights_that_count
 
+from iianet.encoder.kernels import Kernels
 from iianet.errors import StoreError
 from loaders.reader import open_reader
 from shardwriter import write_store
@@ -35,6 +37,7 @@ from shardwriter.execute.operation import run_operation
 from shardwriter.format.document import digest_facts
 from shardwriter.format.index import encode_index, index_table
 from shardwriter.format.names import plan_name
+from shardwriter.format.record import parse_identity
 from shardwriter.format.table import encode_table
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.reindex import reindex
@@ -349,3 +352,49 @@ def test_an_index_that_was_lost_is_told_where_nothing_was_interrupted(
         path.symlink_to(store / "nowhere")
     assert len(open_reader(store, "train")) == 2
     assert f"train.index: lists 1 shard without an index, e.g. {path}: the utterances count as missing." in caplog.text
+
+
+def test_a_first_plan_of_another_store_stays_in_a_store_without_plans(
+    corpus: Corpus, store: Path, tmp_path: Path
+) -> None:
+    """Nothing but its identity ties a plan without a base to a store."""
+    identity = opened(store).identity
+    with open_transaction(Folder(tmp_path / "empty")) as transaction:
+        transaction.create(replace(identity, dim=identity.dim + 1), None)
+    moved = [path for pattern in ("plan-*", "*-*.tar", "*-*.index") for path in store.glob(pattern)]
+    for path in moved:
+        shutil.copy(path, tmp_path / "empty")
+    before = everything(tmp_path / "empty")
+    with open_transaction(Folder(tmp_path / "empty")):
+        pass
+    assert everything(tmp_path / "empty") == before
+
+
+@pytest.mark.parametrize("value", [json.loads("[" * 700 + "]" * 700), "\udc80"])
+def test_an_identity_of_odd_values_is_refused(store: Path, value: Any) -> None:
+    facts = asdict(opened(store).identity)
+    for part in ("encoder", "precision", "preprocessing"):
+        with pytest.raises(ValueError):
+            parse_identity({**facts, part: {"odd": value}})
+
+
+def test_kernels_of_odd_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="dtype"):
+        Kernels.from_record({"dtype": []})
+
+
+def test_a_time_that_leaves_no_room_is_refused(store: Path) -> None:
+    edit_record(store, retired={"plan-0123456789.parquet": "9999-12-31T23:59:59+00:00"})
+    with pytest.raises(StoreError, match=r"store\.json: .*was replaced at"):
+        opened(store)
+
+
+def test_a_record_that_may_not_be_read_is_not_made_anew(store: Path) -> None:
+    before = (store / "store.json").read_bytes()
+    (store / "store.json").chmod(0)
+    try:
+        with rights_that_count(), pytest.raises(StoreError, match="which is no damage"):
+            reindex(str(store))
+    finally:
+        (store / "store.json").chmod(0o644)
+    assert (store / "store.json").read_bytes() == before
