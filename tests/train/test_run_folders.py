@@ -13,6 +13,8 @@ import torch
 from helpers.corpus import Corpus
 from helpers.runs import EPOCHS, RESULTS, ROOT, TRAIN, last, run
 
+from iianet.config.schema import load_config
+from iianet.training.best_checkpoints import BestCheckpoints
 from iianet.training.lightning_module import SeparationModule
 
 FIRST = ("--set", "training.epochs=1")
@@ -140,6 +142,25 @@ def test_a_checkpoint_that_names_other_files_is_refused_and_deletes_nothing(
     assert run(corpus, "--shards", store, *words)[0] == 2
     assert "expected the name of a *.ckpt file in its folder" in capsys.readouterr().err
     assert files(here) == before
+
+
+def test_whole_paths_where_lightning_would_take_them_over_are_refused(
+    corpus: Corpus, store: Path, here: Path, once: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = once.absolute() / ".." / "victim.txt"  # Lightning looks whether its path begins as the folder's
+    victim.write_text("kept")
+    checkpoint = torch.load(once / "last.ckpt", weights_only=True)
+    key = BestCheckpoints(once, load_config(corpus.config_file)).state_key
+    named = {"kth_best_model_path": str(victim), "best_k_models": {str(victim): torch.tensor(99.0)}}
+    state = {**named, "best_model_score": torch.tensor(0.0), "kth_value": torch.tensor(99.0), "best_model_path": ""}
+    change(once / "last.ckpt", callbacks={**checkpoint["callbacks"], key: state})
+    words = ("--set", "training.epochs=3", "training.save_top_k=1", "--resume", "last")
+    code = run(corpus, "--shards", store, *words)[0]
+    assert victim.exists()
+    assert code == 2
+    message = capsys.readouterr().err
+    assert "last.ckpt: what it holds cannot be restored" in message
+    assert "expected nothing. Give another checkpoint of the run" in message
 
 
 def test_a_folder_under_a_checkpoints_name_is_never_deleted(
