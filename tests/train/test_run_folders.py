@@ -181,6 +181,8 @@ def test_a_folder_under_a_checkpoints_name_is_never_deleted(
         {"order": {"seed": [1]}},
         {"settings": ["optimizer.lr"]},
         {"epochs_done": "all"},
+        {"epochs_done": -1},
+        {"loops": {}},
         {"state_dict": {"model.w": 3}},
     ],
 )
@@ -192,6 +194,20 @@ def test_entries_of_another_kind_are_refused(
     message = capsys.readouterr().err
     assert "last.ckpt: its entries are not what train.py writes" in message
     assert "Give another checkpoint of the run" in message
+
+
+@pytest.mark.parametrize(
+    "position",
+    [None, {}, {"epoch": "x"}, {"epoch": -1, "batch": -2}, {"epoch": 1.0, "batch": 0}, {"epoch": 0, "batch": 3}],
+)
+def test_a_position_that_is_not_where_the_run_stood_is_refused(
+    corpus: Corpus, store: Path, here: Path, once: Path, capsys: pytest.CaptureFixture[str], position: Any
+) -> None:
+    change(RESULTS / "last.ckpt", SeparationData=position)
+    assert run(corpus, "--shards", store, *EPOCHS, "--resume", "last")[0] == 2
+    message = capsys.readouterr().err
+    assert "last.ckpt: its entries are not what train.py writes: SeparationData: found " in message
+    assert "expected {'epoch': 1, 'batch': 0}, where its loops stand" in message
 
 
 def test_auto_begins_and_resumes_with_one_command_line(
