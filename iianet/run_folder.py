@@ -229,7 +229,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        refusal = _refusal(error, REFUSED)
+        refusal = _refusal(error, REFUSED) if isinstance(error, Exception) else None  # Ctrl-C is nobody's refusal
         if refusal is None:
             raise
         raise TrainingError(
@@ -261,12 +261,10 @@ def refusing_full_disk(folder: Path) -> Iterator[None]:
 
 
 def _refusal(error: BaseException | None, answers: Collection[int]) -> OSError | None:
-    """The file system's answer behind an exception; torch.save raises its own over it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in answers:
-            return error
+    """The file system's answer that an exception is, or over which torch.save raised its own, a RuntimeError."""
+    while type(error) is RuntimeError:
         error = error.__context__
-    return None
+    return error if isinstance(error, OSError) and error.errno in answers else None
 
 
 def _open(path: Path) -> IO[str]:

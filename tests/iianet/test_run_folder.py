@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from iianet.errors import ConfigError, TrainingError
+from iianet.interruption import Terminated
 from iianet.run_folder import LOCK_FILE, RunFolder, refuse_unwritable, refusing_full_disk, replacing
 
 HOLD = """
@@ -161,6 +162,20 @@ def test_what_cannot_be_written_leaves_what_was_there_and_no_fragment(tmp_path: 
     assert "--resume last" in str(refusal.value)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("foreign", [KeyboardInterrupt(), Terminated(), ValueError("a figure"), KeyError("a name")])
+def test_what_the_file_system_did_not_say_passes_through(tmp_path: Path, foreign: BaseException) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"before")
+    with pytest.raises(type(foreign)) as found, replacing(path) as stream:
+        stream.write(b"half")
+        try:
+            raise FileNotFoundError(errno.ENOENT, "a font that was looked for", "font.ttf")
+        except FileNotFoundError:
+            raise foreign
+    assert found.value is foreign
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"before", [path])
 
 
 def test_a_link_is_not_written_through(tmp_path: Path) -> None:
