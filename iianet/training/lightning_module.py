@@ -276,7 +276,12 @@ class SeparationModule(pl.LightningModule):
         states = [state for one in checkpoint.get("optimizer_states", ()) for state in one["state"].values()]
         tensors = [*checkpoint["state_dict"].values(), *(value for state in states for value in state.values())]
         checked = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
-        if not bool(torch.stack([value.isfinite().all().cpu() for value in checked]).all()):
+        on_device: dict[torch.device, list[Tensor]] = {
+            value.device: [] for value in checked
+        }  # an optimizer counts its steps on the CPU
+        for value in checked:
+            on_device[value.device].append(value.isfinite().all())
+        if not all(bool(torch.stack(flags).all()) for flags in on_device.values()):  # waits once for each device
             raise self.divergence("weights are not finite")
 
     @property

@@ -134,7 +134,7 @@ def test_on_a_gpu_a_step_waits_for_nothing_that_was_queued_after_the_step_before
 
     monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
     config = corpus.config()
-    module = SeparationModule(config, LazyEncoder(config.encoder_source(), None))
+    module = SeparationModule(config, LazyEncoder(config.encoder_source()))
     found = []
     for step, finite in enumerate([True, False, True, True]):
         log.append(f"forward {step}")
@@ -145,6 +145,23 @@ def test_on_a_gpu_a_step_waits_for_nothing_that_was_queued_after_the_step_before
     for step in (1, 2, 3):
         of_step = [f"forward {step}", f"flag {step}", f"copy {step}", f"await {step - 1}", f"read {step - 1}"]
         assert log[5 * step - 2 : 5 * step + 3] == of_step
+
+
+def test_weights_are_judged_with_one_wait_for_the_device(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+    for name in ("cpu", "item", "tolist", "__bool__", "__float__"):
+        read = getattr(torch.Tensor, name)
+
+        def count(self: torch.Tensor, *words: Any, name: str = name, read: Any = read) -> Any:
+            waits.append(name)
+            return read(self, *words)
+
+        monkeypatch.setattr(torch.Tensor, name, count)
+    config = corpus.config()
+    module = SeparationModule(config, LazyEncoder(config.encoder_source()))
+    waits.clear()
+    module._refuse_not_finite_state({"state_dict": module.state_dict()})
+    assert len(waits) == 1
 
 
 def test_an_error_before_the_first_step_is_one_of_starting(
