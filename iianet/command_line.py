@@ -87,7 +87,6 @@ def add_override_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup
     """Add --data_root and --set."""
     parser.add_argument(
         "--data_root",
-        type=expand_word,
         metavar="DIR",
         help="folder that relative paths in the corpus' lists and in the store start from",
     )
@@ -103,7 +102,7 @@ def add_override_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 def config_overrides(arguments: argparse.Namespace) -> list[str]:
-    """The --set overrides, and --data_root as one of them; later ones win."""
+    """The --set overrides, and --data_root, expanded as a key's value is, as one of them; later ones win."""
     overrides = [override for group in arguments.overrides for override in group]
     if arguments.data_root is not None:
         overrides.append(f"datamodule.data_config.data_root={json.dumps(arguments.data_root, ensure_ascii=False)}")

@@ -17,7 +17,8 @@ import iianet_cli
 import loaders
 import shardwriter
 from iianet import version
-from iianet.command_line import own_environment, run_command
+from iianet.command_line import config_overrides, own_environment, run_command
+from iianet.config.schema import load_config
 from iianet_cli import entry, train_cli
 from shardwriter import build_cli, inspect_cli
 
@@ -119,6 +120,13 @@ def test_what_a_launcher_left_behind_silences_no_command(
 
     assert run_command(command, []) == 0
     assert capsys.readouterr().err == "INFO: a word\n"
+
+
+def test_a_path_that_a_variable_holds_is_expanded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", f"{tmp_path}/$B")
+    given = build_cli._parser().read(["--conf_dir", "LRS2-IIANet.yml", "--data_root", "$A/corpus"])
+    config = load_config(given.conf_dir, config_overrides(given))
+    assert config.datamodule.data_config.data_root == f"{tmp_path}/$B/corpus"
 
 
 @pytest.mark.parametrize(
