@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from iianet.command_line import Parser, add_config_flags, at_least_one, config_overrides, run_command
@@ -252,6 +253,8 @@ def fit(
         return 128 + stop.number
     except FeatureStoreError as error:
         error.exit_code = TrainingError.exit_code if module.has_stepped else FeatureStoreError.exit_code
+        raise
+    except torch.OutOfMemoryError:  # a RuntimeError, of which no checkpoint is guilty
         raise
     except UNFIT as error:
         checkpoints = trainer.strategy.checkpoint_io

@@ -16,6 +16,7 @@ from helpers.runs import EPOCHS, RESULTS, ROOT, TRAIN, last, run
 from iianet.config.schema import load_config
 from iianet.training.best_checkpoints import BestCheckpoints
 from iianet.training.lightning_module import SeparationModule
+from iianet_cli import train_cli
 
 FIRST = ("--set", "training.epochs=1")
 MOVED = RESULTS.with_name("moved")
@@ -350,3 +351,15 @@ def test_states_that_do_not_fit_are_refused_before_the_first_step(
     assert said in message
     assert "Give another checkpoint of the run, or start a new one without --resume" in message
     assert (once / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_a_checkpoint_is_not_blamed_where_memory_ran_out(
+    corpus: Corpus, store: Path, here: Path, once: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error("no memory is left")
+
+    monkeypatch.setattr(SeparationModule, "on_load_checkpoint", fail)
+    with pytest.raises(error, match="no memory is left"):
+        train_cli.main(["--conf_dir", str(corpus.config_file), "--shards", str(store), *EPOCHS, "--resume", "last"])
