@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from iianet.errors import ConfigError, FeatureStoreError
 from iianet.interruption import INTERRUPTED, TERMINATED, Terminated
+from iianet.launch import is_first_rank
 from iianet.paths import expand_word
 from iianet.terminal import complain, terminal
 from iianet.version import __version__
@@ -86,7 +87,6 @@ def add_override_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup
     """Add --data_root and --set."""
     parser.add_argument(
         "--data_root",
-        type=expand_word,
         metavar="DIR",
         help="folder that relative paths in the corpus' lists and in the store start from",
     )
@@ -102,7 +102,7 @@ def add_override_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 def config_overrides(arguments: argparse.Namespace) -> list[str]:
-    """The --set overrides, and --data_root as one of them; later ones win."""
+    """The --set overrides, and --data_root, expanded as a key's value is, as one of them; later ones win."""
     overrides = [override for group in arguments.overrides for override in group]
     if arguments.data_root is not None:
         overrides.append(f"datamodule.data_config.data_root={json.dumps(arguments.data_root, ensure_ascii=False)}")
@@ -121,7 +121,7 @@ def _underscore(word: str) -> str:
 
 def run_command(command: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run a command with logging to the terminal; an error that a user can fix ends in its message and exit code."""
-    level = logging.INFO if _is_first_rank() else logging.ERROR  # a message of all ranks appears once
+    level = logging.INFO if is_first_rank() else logging.ERROR  # a message of all ranks appears once
     with terminal(level):
         try:
             return command(underscored(sys.argv[1:] if argv is None else argv))
@@ -151,7 +151,3 @@ def _own_words(error: FeatureStoreError) -> str:
     """Message of an error, without the traceback that a loader worker puts before it."""
     message = str(error)
     return message.rstrip().rpartition(f"{type(error).__name__}: ")[2] if message.startswith("Caught ") else message
-
-
-def _is_first_rank() -> bool:
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))

@@ -16,19 +16,23 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def terminable(*others: signal.Signals) -> Iterator[None]:
     """Raise Terminated inside the block on SIGTERM, so that files are closed and temporary files deleted.
 
     In a thread, which signals never reach, the block runs as it is.
+
+    Args:
+        others: Signals that are treated as SIGTERM.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _raise)
+    before = {number: signal.signal(number, _raise) for number in (signal.SIGTERM, *others)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)  # None: a handler that is not of Python
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that is not of Python
 
 
 def _raise(*_: Any) -> None:

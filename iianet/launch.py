@@ -38,7 +38,7 @@ class Launch:
         """
         if "TORCHELASTIC_RUN_ID" in environment:
             return cls._of_torchrun(environment)
-        if _count(environment, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") > 1 and "SLURM_STEP_ID" in environment:
+        if _is_of_srun(environment):
             return cls._of_srun(environment)
         _refuse_others(environment)
         if _count(environment, "SLURM_NTASKS") > 1:
@@ -83,6 +83,28 @@ class Launch:
                 f"on each of {self.num_nodes} machines; start it on {configured} machines, or set "
                 f"training.num_nodes={self.num_nodes}"
             )
+
+
+def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is the one that speaks for all ranks; it is where it is alone, whatever was left over.
+
+    Variables that contradict each other silence nobody: the command then says so.
+    """
+    try:
+        if "TORCHELASTIC_RUN_ID" in environment or ("RANK" in environment and _count(environment, "WORLD_SIZE") > 1):
+            deciding = ["RANK"]
+        elif _is_of_srun(environment):
+            deciding = ["SLURM_PROCID"]
+        else:
+            deciding = ["LOCAL_RANK", "NODE_RANK"]  # of the ranks that Lightning starts, and of the user's machines
+    except ConfigError:
+        return True
+    return all(environment.get(name, "0") == "0" for name in deciding)
+
+
+def _is_of_srun(environment: Mapping[str, str]) -> bool:
+    """Whether this process is one of several tasks of a step; a batch script has their variables, but no step."""
+    return "SLURM_STEP_ID" in environment and _count(environment, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") > 1
 
 
 def _refuse_others(environment: Mapping[str, str]) -> None:

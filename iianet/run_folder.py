@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, BinaryIO, NamedTuple
@@ -34,7 +34,7 @@ NO_LOCKS = {errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 """Answers of a file system that has no locks."""
 NO_ROOM = {errno.EDQUOT, errno.EFBIG, errno.ENOSPC, errno.EROFS}
 """Answers of a file system that is full."""
-REFUSED = {*NO_ROOM, errno.EACCES, errno.EIO, errno.ENOENT, errno.EPERM, errno.ESTALE}
+REFUSED = {*NO_ROOM, errno.EACCES, errno.EIO, errno.EISDIR, errno.ENOENT, errno.EPERM, errno.ESTALE}
 """Answers of a file system that does not take what is written: from a full disk to a folder that is gone."""
 
 
@@ -116,18 +116,19 @@ class RunFolder:
         Raises:
             ConfigError: Another training writes there, the folder cannot be written to, or its disk is full.
         """
-        lock = self._lock()
-        try:
+        with ExitStack() as held:
+            held.callback(_release, self._lock())
             self._refuse_full(room)
             if fresh and self.last.exists():
                 self._move_aside()
-                _release(lock)
-                lock = self._lock()
-            for partial in self.path.glob(f"*{PARTIAL_SUFFIX}"):
-                partial.unlink()
+                held.close()
+                held.callback(_release, self._lock())
+            try:
+                for partial in self.path.glob(f"*{PARTIAL_SUFFIX}"):
+                    _delete_partial(partial)
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
             yield
-        finally:
-            _release(lock)
 
     def _lock(self) -> IO[str]:
         """Make the folder, lock it, and record who did. The lock ends with the process, however that ends."""
@@ -220,7 +221,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
-        partial.unlink(missing_ok=True)  # whatever it is, it is not written through
+        _delete_partial(partial)  # whatever it is, it is not written through
         with partial.open("xb") as stream:
             yield stream
             stream.flush()
@@ -229,7 +230,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        refusal = _refusal(error, REFUSED)
+        refusal = _refusal(error, REFUSED) if isinstance(error, Exception) else None  # Ctrl-C is nobody's refusal
         if refusal is None:
             raise
         raise TrainingError(
@@ -261,12 +262,21 @@ def refusing_full_disk(folder: Path) -> Iterator[None]:
 
 
 def _refusal(error: BaseException | None, answers: Collection[int]) -> OSError | None:
-    """The file system's answer behind an exception; torch.save raises its own over it."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in answers:
-            return error
+    """The file system's answer that an exception is, or over which torch.save raised its own, a RuntimeError."""
+    while type(error) is RuntimeError:
         error = error.__context__
-    return None
+    return error if isinstance(error, OSError) and error.errno in answers else None
+
+
+def _delete_partial(partial: Path) -> None:
+    """Delete what a killed run left of a file, where it left something. Raises OSError, with the cure for a folder."""
+    try:
+        partial.unlink(missing_ok=True)
+    except OSError as error:
+        if not partial.is_dir():
+            raise
+        reason = f"{partial.name} is a folder, expected a file that is being written; move it away"
+        raise IsADirectoryError(errno.EISDIR, reason) from error
 
 
 def _open(path: Path) -> IO[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from iianet.command_line import Parser, add_config_flags, at_least_one, config_overrides, run_command
@@ -243,7 +244,7 @@ def fit(
         batch_size * trainer.world_size * trainer.accumulate_grad_batches,
     )
     try:
-        with own_signals(), terminable(), refusing_full_disk(folder):
+        with own_signals(), refusing_full_disk(folder):
             trainer.fit(module, datamodule=data, ckpt_path=None if saved is None else saved.path, weights_only=True)
     except SystemExit as stop:  # Lightning's answer to a signal before the first step, and to a second Ctrl-C
         raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
@@ -253,9 +254,12 @@ def fit(
     except FeatureStoreError as error:
         error.exit_code = TrainingError.exit_code if module.has_stepped else FeatureStoreError.exit_code
         raise
+    except torch.OutOfMemoryError:  # a RuntimeError, of which no checkpoint is guilty
+        raise
     except UNFIT as error:
         checkpoints = trainer.strategy.checkpoint_io
-        if saved is None or not (isinstance(checkpoints, AtomicCheckpointIO) and checkpoints.restoring):
+        assert isinstance(checkpoints, AtomicCheckpointIO)
+        if saved is None or not checkpoints.restoring:
             raise
         raise ConfigError(
             f"--resume {saved.path}: what it holds cannot be restored: {type(error).__name__}: {error}. Give another "

@@ -93,7 +93,7 @@ def _run(argv: list[str]) -> int:
     else:
         _check_flags(arguments)
         if arguments.reindex:
-            reindex(arguments.store, arguments.data_root)
+            reindex(arguments.store, _own_root(arguments))
         storage = open_storage(arguments.store, Cache.at(arguments.cache_dir))
         sections = _sections(InspectedStore.open(storage), arguments)
     say(as_json(sections) if arguments.json else as_text(sections))
@@ -156,8 +156,13 @@ def _build_command(store: InspectedStore, arguments: argparse.Namespace) -> str:
 
 
 def _data_root(store: InspectedStore, config: Config | None, arguments: argparse.Namespace) -> Path | None:
-    given = config.datamodule.data_config.data_root if config is not None else arguments.data_root
+    given = config.datamodule.data_config.data_root if config is not None else _own_root(arguments)
     return Path(given) if given is not None else store.snapshot.data_root
+
+
+def _own_root(arguments: argparse.Namespace) -> str | None:
+    """The folder that --data_root means where no config reads the flag."""
+    return None if arguments.data_root is None else expand_word(arguments.data_root)
 
 
 def _plot(

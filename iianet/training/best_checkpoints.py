@@ -13,6 +13,7 @@ from iianet.config.schema import Config
 from iianet.training.lightning_module import MONITORED, SeparationModule
 from iianet.training.results import save_results
 from iianet.training.resume import checkpoint_name
+from iianet.wording import show
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,10 @@ class BestCheckpoints(pl.callbacks.ModelCheckpoint):
     def state_dict(self) -> dict[str, Any]:
         """Nothing: on_save_checkpoint saves names and scores."""
         return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Raise ValueError: Lightning's own would take over whole paths, and delete what they name."""
+        raise ValueError(f"callbacks: found {show(state_dict)} for the best checkpoints, expected nothing")
 
     def on_save_checkpoint(
         self,

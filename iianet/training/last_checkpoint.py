@@ -8,6 +8,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from iianet.checkpoint import read_checkpoint
+from iianet.errors import TrainingError
 from iianet.run_folder import replacing
 from iianet.training.lightning_module import SeparationModule
 from iianet.training.loop_state import epoch_is_over, validation_follows
@@ -94,12 +95,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     another file system: a run killed within it leaves a broken checkpoint and no older one. It reads what torch does
     not check, and deletes a folder where a checkpoint is named so.
 
+    Args:
+        folder: Folder of the run; no file outside of it is deleted.
+
     Attributes:
         restoring: Whether what was read is being restored; errors then are of what the checkpoint holds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
+        self.folder = folder
         self.restoring = False
 
     def save_checkpoint(
@@ -120,6 +125,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint, if it is a file."""
-        if Path(path).is_file():
-            Path(path).unlink()
+        """Delete a checkpoint, if it is a file. Raises TrainingError where it is not in the run's folder."""
+        path = Path(path)
+        if not path.parent.resolve().is_relative_to(self.folder.resolve()):
+            raise TrainingError(
+                f"{path}: found among the checkpoints to delete, expected files in {self.folder} alone; it is kept. "
+                "Resume from another checkpoint of the run"
+            )
+        if path.is_file():
+            path.unlink()

@@ -46,8 +46,8 @@ class SeparationModule(pl.LightningModule):
             resume.refuse_other_order.
         dropped: Number of rows skipped in this epoch, by utterance key.
         times: Time that steps take and wait.
-        diverged: Whether a training loss of this rank was not finite. On a GPU that is known a step later, since
-            asking at once would let it wait.
+        diverged: Whether a training loss of this rank was not finite. On a GPU that is known at the next step, by when
+            the flag was copied; asking at once would wait until the GPU has done what it was given.
         good_step: Step of the checkpoint that was saved or loaded last; None before the first.
         has_stepped: Whether this process has made a training step.
     """
@@ -73,7 +73,7 @@ class SeparationModule(pl.LightningModule):
         self.diverged = False
         self.good_step: int | None = None
         self.has_stepped = False
-        self._latest_loss: Tensor | None = None
+        self._copied: tuple[Tensor, torch.cuda.Event] | None = None
         self._changed: list[str] = []
         self._restored: Mapping[str, Any] | None = None
         self.scheduler: LRScheduler | None = None
@@ -242,10 +242,22 @@ class SeparationModule(pl.LightningModule):
         )
 
     def _watch(self, loss: Tensor) -> None:
-        """Note a loss that is not finite: on the CPU this one, on a GPU that of the step before, which is done."""
+        """Note a loss that is not finite: on the CPU at once; on a GPU the one of the step before.
+
+        There the flag is copied into pinned memory behind the forward that it is of. By the next step that copy has
+        been followed by a backward and another forward, so waiting for it lets the GPU never run dry.
+        """
         self.has_stepped = True
-        watched, self._latest_loss = (loss if loss.device.type == "cpu" else self._latest_loss), loss
-        if watched is not None and not bool(torch.isfinite(watched)):
+        finite = torch.isfinite(loss)
+        if loss.device.type == "cuda":
+            before = self._copied
+            pinned = finite.to("cpu", non_blocking=True)  # torch pins what such a copy goes into
+            self._copied = pinned, torch.cuda.current_stream(loss.device).record_event()
+            if before is None:
+                return
+            finite, copied = before
+            copied.synchronize()
+        if not bool(finite):
             self.diverged = True
 
     def _refuse_not_finite(self, stage: str, loss: Tensor, mean: WeightedMean) -> None:
@@ -264,7 +276,12 @@ class SeparationModule(pl.LightningModule):
         states = [state for one in checkpoint.get("optimizer_states", ()) for state in one["state"].values()]
         tensors = [*checkpoint["state_dict"].values(), *(value for state in states for value in state.values())]
         checked = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
-        if not bool(torch.stack([value.isfinite().all().cpu() for value in checked]).all()):
+        on_device: dict[torch.device, list[Tensor]] = {
+            value.device: [] for value in checked
+        }  # an optimizer counts its steps on the CPU
+        for value in checked:
+            on_device[value.device].append(value.isfinite().all())
+        if not all(bool(torch.stack(flags).all()) for flags in on_device.values()):  # waits once for each device
             raise self.divergence("weights are not finite")
 
     @property

@@ -25,6 +25,8 @@ NETWORK = "model."
 """Prefix of the separator's tensors in a checkpoint."""
 OWN_ENTRIES = ("state_dict", "history", "order", "settings", "best_checkpoints", "epochs_done", "separation_scheduler")
 """Entries that train.py's checkpoints have, and those of others not all."""
+POSITION = "SeparationData"
+"""Entry of the loader's position, which Lightning names by its class."""
 FIGURES = ("epoch", "train_loss", "val_loss", "lr")
 """Figures of an epoch in the history."""
 SETTINGS = (
@@ -96,6 +98,8 @@ class SavedRun:
     def parse(cls, path: Path, found: Mapping[str, Any]) -> "SavedRun":
         """Check what a checkpoint holds. Raises TypeError, ValueError, AttributeError or LookupError."""
         tensors = {name: value for name, value in found["state_dict"].items() if name.startswith(NETWORK)}
+        if "stream" not in found["order"]:  # a stream has no position, its epochs start over
+            _refuse_other_position(found)
         return cls(
             path=path,
             shapes={name.removeprefix(NETWORK): _only(value, Tensor).shape for name, value in tensors.items()},
@@ -105,8 +109,8 @@ class SavedRun:
             },
             settings={_only(name, str): _only(value, str) for name, value in found["settings"].items()},
             best={checkpoint_name(name): _number(loss) for name, loss in found["best_checkpoints"].items()},
-            epochs_done=_only(found["epochs_done"], int),
-            step=_only(found["global_step"], int),
+            epochs_done=_whole(found["epochs_done"]),
+            step=_whole(found["global_step"]),
         )
 
     def is_in(self, folder: Path) -> bool:
@@ -119,6 +123,22 @@ def checkpoint_name(name: object) -> str:
     if not isinstance(name, str) or PurePath(name).name != name or not name.endswith(".ckpt"):
         raise ValueError(f"found {show(name)}, expected the name of a *.ckpt file in its folder")
     return name
+
+
+def _refuse_other_position(found: Mapping[str, Any]) -> None:
+    """Raise TypeError, ValueError or LookupError where the loader would not resume where the loops do."""
+    progress, epoch = found["loops"]["fit_loop"]["epoch_loop.batch_progress"], _whole(found["epoch"])
+    is_over, batch = progress["is_last_batch"], _whole(progress["current"]["ready"])
+    expected = {"epoch": epoch + 1, "batch": 0} if is_over else {"epoch": epoch, "batch": batch}
+    position = found.get(POSITION)
+    if position != expected or not all(type(number) is int for number in position.values()):
+        raise ValueError(f"{POSITION}: found {show(position)}, expected {expected}, where its loops stand")
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"found {show(value)}, expected a whole number from 0 on")
+    return value
 
 
 def _only(value: Any, *kinds: type) -> Any:

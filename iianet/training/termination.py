@@ -12,7 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from iianet.interruption import INTERRUPTED, TERMINATED, Terminated
+from iianet.interruption import INTERRUPTED, TERMINATED, terminable
 from iianet.terminal import complain
 from iianet.wording import duration
 
@@ -82,19 +82,17 @@ def any_rank(trainer: pl.Trainer, condition: bool) -> bool:
 
 @contextmanager
 def own_signals() -> Iterator[None]:
-    """Restore the handlers of SIGINT and SIGUSR1 afterwards, and end by SIGUSR1 as by SIGTERM until steps are made.
+    """Restore the handlers of signals that `Termination` listens for, and end by each of them until it does.
 
     Where SIGUSR1 has a handler, Lightning does not put its own there, which under Slurm saves within the handler.
     """
-    if not _is_main_thread():  # signals never reach it
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGUSR1, _end)
+    before = signal.getsignal(signal.SIGINT)
     try:
-        yield
+        with terminable(signal.SIGUSR1):
+            yield
     finally:
-        signal.signal(signal.SIGINT, before[0] or signal.default_int_handler)
-        signal.signal(signal.SIGUSR1, before[1] or signal.SIG_DFL)
+        if _is_main_thread():  # signals reach no other
+            signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
 
 @contextmanager
@@ -146,7 +144,3 @@ def _watch(reader: int, what: str, tell: Callable[[str], None], end: Callable[[i
 
 def _is_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
-
-
-def _end(*_: Any) -> None:
-    raise Terminated

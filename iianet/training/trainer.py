@@ -61,7 +61,7 @@ def make_trainer(config: Config, folder: RunFolder, first: Sequence[pl.Callback]
     training = config.training
     callbacks = [*first, *_callbacks(config, folder)]
     return pl.Trainer(
-        **_arithmetic(training),
+        **_arithmetic(training, AtomicCheckpointIO(folder.path)),
         max_epochs=training.epochs,
         callbacks=callbacks,
         enable_progress_bar=any(isinstance(callback, Bar) for callback in callbacks),
@@ -86,8 +86,8 @@ def make_measuring_trainer(config: Config, recorder: StepRecorder) -> pl.Trainer
     )
 
 
-def _arithmetic(training: TrainingSection) -> dict[str, Any]:
-    """Arguments of the Trainer that decide what steps compute, and where."""
+def _arithmetic(training: TrainingSection, *plugins: AtomicCheckpointIO) -> dict[str, Any]:
+    """Arguments of the Trainer that decide what steps compute, and where; and its plugins."""
     launch = Launch.from_environment()
     if launch is not None:
         launch.refuse_other_nodes(training.num_nodes)
@@ -99,7 +99,7 @@ def _arithmetic(training: TrainingSection) -> dict[str, Any]:
         "accelerator": accelerator,
         "devices": devices,
         "num_nodes": num_nodes,
-        "plugins": [AtomicCheckpointIO(), _cluster(launch)],
+        "plugins": [*plugins, _cluster(launch)],
         "strategy": "auto" if ranks == 1 else Ranks(),
         "precision": training.precision,
         "gradient_clip_val": training.gradient_clip_val,

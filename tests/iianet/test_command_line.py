@@ -1,5 +1,6 @@
 """What the commands share."""
 
+import logging
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import iianet_cli
 import loaders
 import shardwriter
 from iianet import version
-from iianet.command_line import own_environment
+from iianet.command_line import config_overrides, own_environment, run_command
+from iianet.config.schema import load_config
 from iianet_cli import entry, train_cli
 from shardwriter import build_cli, inspect_cli
 
@@ -103,6 +105,28 @@ def test_a_wrong_command_line_is_one_sentence_with_the_cure(
     assert (outcome.code, outcome.out) == (2, "")
     assert outcome.err.startswith("error: ") and said in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("left", [{"RANK": "1"}, {"SLURM_PROCID": "3"}])
+def test_what_a_launcher_left_behind_silences_no_command(
+    left: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+
+    def command(_: list[str]) -> int:
+        logging.getLogger("ours").info("a word")
+        return 0
+
+    assert run_command(command, []) == 0
+    assert capsys.readouterr().err == "INFO: a word\n"
+
+
+def test_a_path_that_a_variable_holds_is_expanded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A", f"{tmp_path}/$B")
+    given = build_cli._parser().read(["--conf_dir", "LRS2-IIANet.yml", "--data_root", "$A/corpus"])
+    config = load_config(given.conf_dir, config_overrides(given))
+    assert config.datamodule.data_config.data_root == f"{tmp_path}/$B/corpus"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 from iianet.devices import training_devices, usable_cores
 from iianet.errors import ConfigError
-from iianet.launch import Launch
+from iianet.launch import Launch, is_first_rank
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2"}
@@ -56,6 +56,30 @@ def test_tasks_of_slurm_without_srun_are_named_and_ignored(caplog: pytest.LogCap
 def test_ranks_that_would_train_apart_are_refused(environment: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Launch.from_environment(environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_first"),
+    [
+        ({}, True),
+        ({"RANK": "1"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "1"}, True),
+        ({"SLURM_PROCID": "3"}, True),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, True),  # a batch script, or a shell within it
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"}, True),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "many", "SLURM_STEP_ID": "0"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, False),  # build-shards takes these as torchrun's
+        (TORCHRUN, False),
+        ({**TORCHRUN, "RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "1", "SLURM_PROCID": "3"}, True),
+        ({**SRUN, "SLURM_PROCID": "0", "RANK": "3"}, True),
+        ({**SRUN, "SLURM_PROCID": "3"}, False),
+        ({"WORLD_SIZE": "2", "LOCAL_RANK": "1", "NODE_RANK": "0"}, False),  # as Lightning starts them
+        ({"WORLD_SIZE": "2", "LOCAL_RANK": "0", "NODE_RANK": "0"}, True),
+        ({"NODE_RANK": "1", "MASTER_ADDR": "first"}, False),
+    ],
+)
+def test_one_rank_speaks_for_all_and_who_is_alone_always_does(environment: dict[str, str], is_first: bool) -> None:
+    assert is_first_rank(environment) == is_first
 
 
 def test_nodes_of_the_config_may_not_contradict_the_launcher() -> None:

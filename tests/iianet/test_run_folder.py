@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import pytest
 
 from iianet.errors import ConfigError, TrainingError
+from iianet.interruption import Terminated
 from iianet.run_folder import LOCK_FILE, RunFolder, refuse_unwritable, refusing_full_disk, replacing
 
 HOLD = """
@@ -108,6 +110,40 @@ def test_fragments_of_a_killed_run_are_deleted(tmp_path: Path) -> None:
         assert [path.name for path in folder.path.iterdir()] == [LOCK_FILE]
 
 
+def test_a_folder_that_lies_where_a_file_is_written_is_named_and_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "run")
+    (folder.path / "last.ckpt.partial" / "thesis").mkdir(parents=True)
+    said = r"last\.ckpt\.partial is a folder, expected a file that is being written; move it away"
+    with (
+        pytest.raises(ConfigError, match=rf"run: results cannot be written there: {said}"),
+        folder.claimed(fresh=False),
+    ):
+        pass
+    with pytest.raises(TrainingError, match=rf"last\.ckpt: cannot be written: {said}"), replacing(folder.last):
+        pass
+    assert (folder.path / "last.ckpt.partial" / "thesis").is_dir()
+    (folder.path / "epoch=1.ckpt").mkdir()
+    said = r"epoch=1\.ckpt: cannot be written: Is a directory"
+    with pytest.raises(TrainingError, match=said), replacing(folder.path / "epoch=1.ckpt") as stream:
+        stream.write(b"new")
+
+
+def test_a_training_that_comes_in_between_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the moving aside of an earlier run and the lock of the new folder."""
+    folder, lockf = RunFolder(tmp_path, "run"), fcntl.lockf
+    with folder.claimed(fresh=True):
+        folder.last.write_bytes(b"first")
+
+    def refuse_the_new(lock: IO[str], how: int) -> None:
+        if list(tmp_path.glob("run-before-*")):
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        lockf(lock, how)
+
+    monkeypatch.setattr(fcntl, "lockf", refuse_the_new)
+    with pytest.raises(ConfigError, match="is training there; expected one training at a time"):
+        folder.claimed(fresh=True).__enter__()
+
+
 @pytest.mark.parametrize("make", [lambda path: path.symlink_to(path.parents[1] / "victim"), os.mkfifo, os.mkdir])
 def test_a_lock_file_that_is_something_else_is_refused(tmp_path: Path, make: object) -> None:
     victim = tmp_path / "victim"
@@ -161,6 +197,20 @@ def test_what_cannot_be_written_leaves_what_was_there_and_no_fragment(tmp_path: 
     assert "--resume last" in str(refusal.value)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("foreign", [KeyboardInterrupt(), Terminated(), ValueError("a figure"), KeyError("a name")])
+def test_what_the_file_system_did_not_say_passes_through(tmp_path: Path, foreign: BaseException) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"before")
+    with pytest.raises(type(foreign)) as found, replacing(path) as stream:
+        stream.write(b"half")
+        try:
+            raise FileNotFoundError(errno.ENOENT, "a font that was looked for", "font.ttf")
+        except FileNotFoundError:
+            raise foreign  # noqa: B904
+    assert found.value is foreign
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"before", [path])
 
 
 def test_a_link_is_not_written_through(tmp_path: Path) -> None:

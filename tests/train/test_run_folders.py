@@ -13,7 +13,10 @@ import torch
 from helpers.corpus import Corpus
 from helpers.runs import EPOCHS, RESULTS, ROOT, TRAIN, last, run
 
+from iianet.config.schema import load_config
+from iianet.training.best_checkpoints import BestCheckpoints
 from iianet.training.lightning_module import SeparationModule
+from iianet_cli import train_cli
 
 FIRST = ("--set", "training.epochs=1")
 MOVED = RESULTS.with_name("moved")
@@ -142,6 +145,25 @@ def test_a_checkpoint_that_names_other_files_is_refused_and_deletes_nothing(
     assert files(here) == before
 
 
+def test_whole_paths_where_lightning_would_take_them_over_are_refused(
+    corpus: Corpus, store: Path, here: Path, once: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = once.absolute() / ".." / "victim.txt"  # Lightning looks whether its path begins as the folder's
+    victim.write_text("kept")
+    checkpoint = torch.load(once / "last.ckpt", weights_only=True)
+    key = BestCheckpoints(once, load_config(corpus.config_file)).state_key
+    named = {"kth_best_model_path": str(victim), "best_k_models": {str(victim): torch.tensor(99.0)}}
+    state = {**named, "best_model_score": torch.tensor(0.0), "kth_value": torch.tensor(99.0), "best_model_path": ""}
+    change(once / "last.ckpt", callbacks={**checkpoint["callbacks"], key: state})
+    words = ("--set", "training.epochs=3", "training.save_top_k=1", "--resume", "last")
+    code = run(corpus, "--shards", store, *words)[0]
+    assert victim.exists()
+    assert code == 2
+    message = capsys.readouterr().err
+    assert "last.ckpt: what it holds cannot be restored" in message
+    assert "expected nothing. Give another checkpoint of the run" in message
+
+
 def test_a_folder_under_a_checkpoints_name_is_never_deleted(
     corpus: Corpus, store: Path, here: Path, once: Path
 ) -> None:
@@ -160,6 +182,8 @@ def test_a_folder_under_a_checkpoints_name_is_never_deleted(
         {"order": {"seed": [1]}},
         {"settings": ["optimizer.lr"]},
         {"epochs_done": "all"},
+        {"epochs_done": -1},
+        {"loops": {}},
         {"state_dict": {"model.w": 3}},
     ],
 )
@@ -171,6 +195,20 @@ def test_entries_of_another_kind_are_refused(
     message = capsys.readouterr().err
     assert "last.ckpt: its entries are not what train.py writes" in message
     assert "Give another checkpoint of the run" in message
+
+
+@pytest.mark.parametrize(
+    "position",
+    [None, {}, {"epoch": "x"}, {"epoch": -1, "batch": -2}, {"epoch": 1.0, "batch": 0}, {"epoch": 0, "batch": 3}],
+)
+def test_a_position_that_is_not_where_the_run_stood_is_refused(
+    corpus: Corpus, store: Path, here: Path, once: Path, capsys: pytest.CaptureFixture[str], position: Any
+) -> None:
+    change(RESULTS / "last.ckpt", SeparationData=position)
+    assert run(corpus, "--shards", store, *EPOCHS, "--resume", "last")[0] == 2
+    message = capsys.readouterr().err
+    assert "last.ckpt: its entries are not what train.py writes: SeparationData: found " in message
+    assert "expected {'epoch': 1, 'batch': 0}, where its loops stand" in message
 
 
 def test_auto_begins_and_resumes_with_one_command_line(
@@ -313,3 +351,15 @@ def test_states_that_do_not_fit_are_refused_before_the_first_step(
     assert said in message
     assert "Give another checkpoint of the run, or start a new one without --resume" in message
     assert (once / "last.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_a_checkpoint_is_not_blamed_where_memory_ran_out(
+    corpus: Corpus, store: Path, here: Path, once: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error("no memory is left")
+
+    monkeypatch.setattr(SeparationModule, "on_load_checkpoint", fail)
+    with pytest.raises(error, match="no memory is left"):
+        train_cli.main(["--conf_dir", str(corpus.config_file), "--shards", str(store), *EPOCHS, "--resume", "last"])

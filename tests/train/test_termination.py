@@ -52,15 +52,16 @@ def test_a_signal_to_all_processes_of_a_run_saves_too(
     assert (RESULTS / "last.ckpt").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
 def test_a_signal_before_the_first_step_ends_at_once_with_its_own_code(
     corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(one) for one in numbers]
     monkeypatch.setattr(SeparationModule, "on_fit_start", lambda _: signal.raise_signal(number))
     assert run(corpus, "--shards", store)[0] == code
     assert not (RESULTS / "last.ckpt").exists()
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert [signal.getsignal(one) for one in numbers] == before
 
 
 def test_a_second_interruption_ends_at_once(
