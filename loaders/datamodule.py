@@ -196,7 +196,7 @@ class SeparationData(RankedData):
         files, give_up = (opened.stored.files, opened.stored.give_up) if opened.stored else ([], None)
         ahead = ReadAhead(files, self.options.read_ahead_windows, give_up)
         return BatchLoader(
-            ExampleDataset(assembler, self.rank, self._ranks_here, ahead),
+            ExampleDataset(assembler, self.rank, ahead),
             advance_epoch=split == "train",
             **self.loader_options(usable_cores(), "cores"),
         )
@@ -226,10 +226,3 @@ class SeparationData(RankedData):
                 "the nodes, so that each reads its own part of the shards"
             )
         return lanes
-
-    @property
-    def _ranks_here(self) -> range:
-        """Ranks on this machine."""
-        count = self.world_size // self._num_nodes
-        first = self.rank // count * count
-        return range(first, first + count)

@@ -3,19 +3,18 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
 from iianet.batch import Batch
 from iianet.errors import TrainingError
 from loaders.assemble import Assembler
 from loaders.order import Order
-from loaders.read_ahead import EpochReadAhead, ReadAhead, Share
+from loaders.read_ahead import ReadAhead, worker_share
 from loaders.workers import ignore_termination, refuse_small_memory, sendable, shared_zeros, start_workers
 
 
@@ -27,14 +26,12 @@ class ExampleDataset(IterableDataset[Batch]):
     Args:
         assembler: Makes the batches.
         rank: Number of the rank.
-        ranks_here: Ranks on this machine, which share reading ahead.
         read_ahead: Reads the shards ahead; there are none in raw mode.
     """
 
-    def __init__(self, assembler: Assembler, rank: int, ranks_here: range, read_ahead: ReadAhead) -> None:
+    def __init__(self, assembler: Assembler, rank: int, read_ahead: ReadAhead) -> None:
         self.assembler = assembler
         self.rank = rank
-        self.ranks_here = ranks_here
         self.read_ahead = read_ahead
         self._position = shared_zeros(2)
 
@@ -52,27 +49,18 @@ class ExampleDataset(IterableDataset[Batch]):
 
     def _batches(self) -> Iterator[Batch]:
         epoch, start = self._position.tolist()
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        window = self.order.epoch(epoch).window
-        with self._start_reading_ahead(epoch, start, Share(number=first, of=stride)) as ahead:
-            for batch in range(start + first, self.order.num_batches, stride):
-                ahead.settle(int(window[self.order.positions(batch, self.rank)].max(initial=0)))
+        worker, order = worker_share(), self.order.epoch(epoch)
+        batches = range(start, self.order.num_batches)
+        ours = np.concatenate([self.order.positions(batch, self.rank) for batch in batches])
+        shard = np.full(len(order.example), -1, dtype=np.int64)
+        if (stored := self.assembler.stored) is not None:
+            shard = stored.shard_of(self.order.utterance_of_example[order.example], order.view)
+        with self.read_ahead.start_epoch(shard[ours], order.window[ours], worker) as ahead:
+            for batch in batches[worker.number :: worker.of]:
+                positions = self.order.positions(batch, self.rank)
+                ahead.settle(int(order.window[positions].max(initial=0)), shard[positions])
                 yield self._batch(epoch, batch)
             ahead.finish()
-
-    def _start_reading_ahead(self, epoch: int, start: int, worker: Share) -> AbstractContextManager[EpochReadAhead]:
-        """Start to read ahead of the ranks of this machine, this worker its share."""
-        order, stored = self.order.epoch(epoch), self.assembler.stored
-        shard = np.full(len(order.example), -1, dtype=np.int64)
-        if stored is not None:
-            shard = stored.shard_of(self.order.utterance_of_example[order.example], order.view)
-        rank = np.arange(len(shard)) % self.order.global_batch // self.order.batch_size
-        shard[(rank < self.ranks_here.start) | (rank >= self.ranks_here.stop)] = -1
-        shard[: start * self.order.global_batch] = -1  # a resumed epoch does not read them again
-        number = (self.rank - self.ranks_here.start) * worker.of + worker.number
-        share = Share(number=number, of=len(self.ranks_here) * worker.of)
-        return self.read_ahead.start_epoch(shard, order.window, share)
 
     def _batch(self, epoch: int, batch: int) -> Batch:
         positions = self.order.positions(batch, self.rank)

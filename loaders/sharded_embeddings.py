@@ -21,7 +21,7 @@ from iianet.wording import show
 from loaders.embeddings.epochs import Epochs, Position, Progress
 from loaders.embeddings.place import place_of, refuse_other_group, whole_number
 from loaders.order import Indices, Order
-from loaders.read_ahead import ReadAhead, Share
+from loaders.read_ahead import ReadAhead, worker_share
 from loaders.reader import ShardFiles, StoreReader
 from loaders.workers import sendable
 from shardwriter.format.digest import digest_table
@@ -252,16 +252,14 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
     def rows(self, position: Position | None = None) -> Iterator[Indices]:
         """Rows of the reader, batch by batch, of this worker; their shards are read ahead meanwhile."""
         epoch, start = position or self.begin()
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        order = self.order.epoch(epoch)
-        rows = order.example
-        share = Share(number=self.rank * stride + first, of=self.order.world_size * stride)
-        with self._read_ahead.start_epoch(self.reader.shard_of[rows], order.window, share) as ahead:
-            for batch in range(start + first, len(self), stride):
-                positions = self._positions(batch)
+        worker, order = worker_share(), self.order.epoch(epoch)
+        batches = range(start, len(self))
+        ours = np.concatenate([self._positions(batch) for batch in batches])
+        shard = self.reader.shard_of[order.example[ours]]
+        with self._read_ahead.start_epoch(shard, order.window[ours], worker) as ahead:
+            for positions in map(self._positions, batches[worker.number :: worker.of]):
                 ahead.advance(int(order.window[positions[-1]]))
-                yield rows[positions]
+                yield order.example[positions]
             ahead.finish()
 
     def _positions(self, batch: int) -> Indices:
