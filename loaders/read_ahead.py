@@ -15,7 +15,7 @@ from torch.utils.data import get_worker_info
 
 from iianet.errors import StoreError
 from loaders.order import Indices
-from loaders.reader import ShardFiles
+from loaders.reader import ShardFiles, unreadable
 from loaders.workers import shared_zeros
 
 CHUNK_BYTES = 4 << 20
@@ -115,9 +115,7 @@ class ReadAhead:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise StoreError(
-                f"{self.tars[shard].where}: cannot be read ({error.strerror}); it was there when the store was opened"
-            ) from error
+            raise unreadable(self.tars[shard], error) from error
 
     def _check(self, shard: int, descriptor: int) -> None:
         digest, buffer, offset = xxhash.xxh3_64(), bytearray(CHUNK_BYTES), 0
