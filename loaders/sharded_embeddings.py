@@ -197,10 +197,15 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         order = self.order
         return {
             **position._asdict(),
-            "keys": digest_table(pa.table({"key": self.reader.keys})),
+            "keys": self._keys_digest,
             "global_batch": order.global_batch,
             **{name: getattr(order, name) for name in ("seed", "shuffle", "drop_last", "block_size", "window_blocks")},
+            "used": int(self._bounds[min(position.batch, len(self))]),  # the last batches depend on the ranks
         }
+
+    @cached_property
+    def _keys_digest(self) -> str:
+        return digest_table(pa.table({"key": self.reader.keys}))
 
     def position_of(self, state: dict[str, Any]) -> Position:
         """Position of a state. Raises ConfigError where it is inside an epoch of another order."""

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from iianet.errors import ConfigError, StoreError
 from loaders import EmbeddingBatch, EmbeddingLoader, ShardedEmbeddings
+from loaders.embeddings.epochs import Position
 from shardwriter import write_store
 
 BATCHES = 7
@@ -146,6 +148,50 @@ def test_a_state_of_another_order_is_refused_inside_an_epoch(store: Path, change
     list(reading)
     other.load_state_dict(dataset.state_dict())
     assert other.state_dict()["epoch"] == 1
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (1, 4), (4, 2)])
+def test_with_another_number_of_ranks_no_row_is_lost_or_repeated(store: Path, before: int, after: int) -> None:
+    """25 utterances in steps of 8: where there are more ranks, the last batch takes rows of the one before."""
+
+    def ranks(count: int) -> list[ShardedEmbeddings]:
+        return [ShardedEmbeddings(store, batch_size=8 // count, rank=rank, world_size=count) for rank in range(count)]
+
+    refused = 0
+    for taken in range(1, 4):
+        first, second = ranks(before), ranks(after)
+        found = [key for one in first for _, batch in zip(range(taken), one, strict=False) for key in batch.keys]
+        try:
+            for one in second:
+                one.load_state_dict(first[0].state_at(Position(0, taken)))
+        except ConfigError as error:
+            refused += 1
+            assert re.search(r"used 2\d, here 2\d", str(error))
+            continue
+        found += [key for one in second for batch in one for key in batch.keys]
+        assert sorted(found) == sorted(f"utt{number}" for number in range(25))
+    assert refused == 1
+
+
+def test_a_state_costs_one_digest_of_the_keys(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+
+    def digest(table: Any) -> str:
+        digests.append(table)
+        return "0"
+
+    monkeypatch.setattr("loaders.sharded_embeddings.digest_table", digest)
+    dataset = opened(store)
+    for _ in dataset:
+        assert dataset.state_dict()["keys"] == "0"
+    assert len(digests) == 1
+
+
+def test_a_resumed_epoch_does_not_read_ahead_what_it_has_used(store: Path) -> None:
+    dataset = opened(store, shuffle=False)
+    dataset.seek(0, 5)
+    list(dataset)
+    assert np.flatnonzero(dataset._read_ahead.checked).tolist() == [5, 6]
 
 
 def test_a_state_of_another_store_is_refused_inside_an_epoch(store: Path, tmp_path: Path) -> None:
