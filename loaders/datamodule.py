@@ -44,6 +44,11 @@ class RankedData(pl.LightningDataModule):
         """Ranks of the run."""
         return int(self._trainer.world_size) if self._trainer else 1
 
+    @property
+    def num_nodes(self) -> int:
+        """Machines of the run."""
+        return int(self._trainer.num_nodes) if self._trainer else 1
+
     def loader_options(self, most_workers: int, unit: str) -> dict[str, Any]:
         """Options of a DataLoader, with num_workers as configured, but no more than there are cores or shards."""
         wanted = self.options.num_workers
@@ -56,6 +61,7 @@ class RankedData(pl.LightningDataModule):
             "num_workers": workers,
             "pin_memory": self.options.pin_memory and torch.cuda.is_available(),
             "persistent_workers": self.options.persistent_workers and workers > 0,
+            "ranks_here": self.world_size // self.num_nodes,
         }
 
     @property
@@ -214,12 +220,8 @@ class SeparationData(RankedData):
         return WavFiles(opened.manifest, opened.num_samples, self.options.sample_rate)
 
     @property
-    def _num_nodes(self) -> int:
-        return int(self._trainer.num_nodes) if self._trainer else 1
-
-    @property
     def _lanes(self) -> int:
-        lanes, nodes = self.options.order_lanes, self._num_nodes
+        lanes, nodes = self.options.order_lanes, self.num_nodes
         if lanes > 1 and lanes % nodes:
             raise ConfigError(
                 f"datamodule.data_config.order_lanes is {lanes}, and there are {nodes} nodes; expected a multiple of "

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from iianet.batch import Batch
-from iianet.errors import TrainingError
 from loaders.assemble import Assembler
 from loaders.order import Order
 from loaders.read_ahead import ReadAhead, worker_share
-from loaders.workers import ignore_termination, refuse_small_memory, sendable, shared_zeros, start_workers
+from loaders.workers import CountedLoader, sendable, shared_zeros
 
 
 class ExampleDataset(IterableDataset[Batch]):
@@ -71,15 +70,13 @@ class ExampleDataset(IterableDataset[Batch]):
         return replace(idle, weight=torch.zeros_like(idle.weight), num_examples=0, dropped=())
 
 
-class TimedLoader(DataLoader[Batch]):
-    """A DataLoader of ready batches that counts them and measures how long each is waited for.
+class TimedLoader(CountedLoader[Batch]):
+    """A loader that measures how long each batch is waited for.
 
     Args:
         dataset: Makes the batches.
         length: Batches of an epoch; None where it is not known.
-        batch_bytes: Bytes of a batch.
-        num_workers: Worker processes.
-        options: Of the DataLoader.
+        options: Of the CountedLoader.
 
     Attributes:
         epoch_batches: Batches after which the Trainer ends an epoch.
@@ -87,13 +84,9 @@ class TimedLoader(DataLoader[Batch]):
         waited: Seconds until that batch was there.
     """
 
-    def __init__(
-        self, dataset: IterableDataset[Batch], *, length: int | None, batch_bytes: int, num_workers: int, **options: Any
-    ) -> None:
-        start = ignore_termination if num_workers else None
-        super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=start, **options)
+    def __init__(self, dataset: IterableDataset[Batch], *, length: int | None, **options: Any) -> None:
+        super().__init__(dataset, **options)
         self.length = length
-        self.batch_bytes = batch_bytes
         self.epoch_batches = math.inf if length is None else length
         self.asked = self.waited = 0.0
 
@@ -103,20 +96,11 @@ class TimedLoader(DataLoader[Batch]):
         return self.length
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        refuse_small_memory(self.num_workers, self.prefetch_factor or 0, self.batch_bytes)
-        expected, found = self.remaining(), 0
         self.asked = time.monotonic()
-        for batch in start_workers(super().__iter__):
+        for batch in self.all_batches(self.remaining()):
             self.waited = time.monotonic() - self.asked
-            found += 1
             yield batch
             self.asked = time.monotonic()
-        if expected is not None and found < expected:
-            raise TrainingError(
-                f"the loader gave {found} of the {expected} batches that were left of its epoch: its workers "
-                f"({self.num_workers}) lost the others, and what they printed is above. Continue with --resume last, "
-                "with fewer datamodule.data_config.num_workers; 0 loads in the training process"
-            )
 
     def remaining(self) -> int | None:
         """Batches that the next iteration has to give; None where that is not known."""

@@ -229,6 +229,12 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         """Batches of an epoch, on this rank as on every other."""
         return self.order.num_batches
 
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of a batch of embeddings of middling length."""
+        values = self.order.batch_size * self.reader.identity.dim * self.reader.frames.mean()
+        return int(values * self.reader.dtype.itemsize)
+
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         position = self.begin()
         return self.counted(sendable(map(self.batch, self.rows(position))), position)
