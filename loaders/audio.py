@@ -68,12 +68,12 @@ class WavFiles:
         path = self._root / self._paths[kind][example].as_py()
         return read_segment(path, start, self.num_samples, self.sample_rate)
 
-    def refuse_unusable(self, examples: Sequence[int]) -> None:
-        """Raise ManifestError where the source of none of these examples can be used: then it is not one bad file."""
+    def refuse_unusable(self, kind: Kind, examples: Sequence[int]) -> None:
+        """Raise ManifestError where the wav of none of these examples can be used: then it is not one bad file."""
         problems = []
         for example in examples:
             try:
-                self.read("source", example, 0)
+                self.read(kind, example, 0)
                 return
             except AudioError as error:
                 problems.append(str(error))

@@ -12,7 +12,7 @@ from iianet.config.schema import Config
 from iianet.devices import usable_cores
 from iianet.errors import ConfigError, ManifestError
 from loaders.assemble import Assembler
-from loaders.audio import Audio, EmbeddedAudio, WavFiles
+from loaders.audio import Audio, EmbeddedAudio, Kind, WavFiles
 from loaders.dataset import BatchLoader, ExampleDataset
 from loaders.mixing import Mixer
 from loaders.mouths import MouthReader
@@ -110,9 +110,12 @@ class SeparationData(RankedData):
             for split, manifest in manifests.items()
         }
         warn_of_idle_stores(opened.values())
-        for one in opened.values():
-            if one.stored is None or one.stored.centre.audio_offsets is None:
-                self._wavs(one).refuse_unusable(one.eligible[:PROBED_FILES].tolist())
+        for split, one in opened.items():
+            kinds: list[Kind] = ["source"]
+            if split != "train" or not self.config.datamodule.dynamic_mixing:
+                kinds.append("mixture")
+            for kind in kinds if one.stored is None or one.stored.centre.audio_offsets is None else ():
+                self._wavs(one).refuse_unusable(kind, one.eligible[:PROBED_FILES].tolist())
         return opened
 
     def reopen(self, snapshots: Sequence[Snapshot]) -> None:
