@@ -195,12 +195,14 @@ def _explained() -> Iterator[None]:
     """Say what torch's error says of a worker that ended; any other error passes as it is."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, EOFError, ConnectionError) as error:
         if isinstance(error.__cause__, TrainingError):  # of the handler
             raise error.__cause__ from None
-        if not str(error).startswith("DataLoader worker"):
+        fact = "ended while it handed over a batch"
+        if str(error).startswith("DataLoader worker"):
+            fact = str(error).removeprefix("DataLoader worker").partition(". ")[0].strip()
+        elif isinstance(error, RuntimeError) or not _workers:
             raise
-        fact = str(error).removeprefix("DataLoader worker").partition(". ")[0].strip()
         raise TrainingError(
             f"a loader worker {fact}. Killed: most often memory ran out (see dmesg, or the limit of the container or "
             f"job); use fewer {WORKERS_KEY} or a smaller batch_size. Bus error: {SHARED_MEMORY} is full, or a file was "

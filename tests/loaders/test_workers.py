@@ -106,6 +106,19 @@ def test_the_room_is_that_of_all_ranks_of_the_machine(corpus: Corpus, monkeypatc
                     next(iter(loader))
 
 
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
+def test_a_worker_that_ends_while_it_hands_over_a_batch_is_named(error: Exception) -> None:
+    def broken(batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        yield next(batches)
+        raise error  # of the socket that the worker had
+
+    loader: DataLoader[torch.Tensor] = DataLoader(Ones(), batch_size=None, num_workers=1)
+    with pytest.raises(
+        TrainingError, match=r"a loader worker ended while it handed over a batch\. Killed: .*resume last"
+    ):
+        list(start_workers(lambda: broken(iter(loader))))
+
+
 def test_an_error_that_is_not_of_a_worker_passes_as_it_is() -> None:
     def fail() -> Iterator[torch.Tensor]:
         yield torch.ones(1)
