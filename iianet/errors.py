@@ -39,6 +39,10 @@ class StoreError(FeatureStoreError):
     """A store is missing, damaged, or was made by something else than asked for."""
 
 
+class UnreachableError(StoreError):
+    """A store or a file of it cannot be reached; what lies there may be whole."""
+
+
 class UnknownKeyError(StoreError, KeyError):
     """A store holds no utterance of this name; a KeyError, as any mapping raises."""
 

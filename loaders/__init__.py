@@ -2,6 +2,7 @@
 
 from iianet.version import __version__
 from loaders.embeddings.loader import EmbeddingLoader
-from loaders.sharded_embeddings import EmbeddingBatch, PrefetchedEmbeddings, ShardedEmbeddings
+from loaders.embeddings.prefetched import PrefetchedEmbeddings
+from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
 
 __all__ = ["EmbeddingBatch", "EmbeddingLoader", "PrefetchedEmbeddings", "ShardedEmbeddings", "__version__"]

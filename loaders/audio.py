@@ -68,12 +68,12 @@ class WavFiles:
         path = self._root / self._paths[kind][example].as_py()
         return read_segment(path, start, self.num_samples, self.sample_rate)
 
-    def refuse_unusable(self, examples: Sequence[int]) -> None:
-        """Raise ManifestError where the source of none of these examples can be used: then it is not one bad file."""
+    def refuse_unusable(self, kind: Kind, examples: Sequence[int]) -> None:
+        """Raise ManifestError where the wav of none of these examples can be used: then it is not one bad file."""
         problems = []
         for example in examples:
             try:
-                self.read("source", example, 0)
+                self.read(kind, example, 0)
                 return
             except AudioError as error:
                 problems.append(str(error))
@@ -156,24 +156,26 @@ class EmbeddedAudio:
         if row < 0 or self.stored.is_damaged(shard := int(self.reader.shard_of[row])):
             return self.wavs.read(kind, example, start)
         try:
-            content = self.reader.files.content(shard)
+            stored = self._stored(row, int(self._starts[kind][example]) + start, self.wavs.num_samples)
         except StoreError as error:
             self.stored.give_up(shard, error)
             return self.wavs.read(kind, example, start)
+        return decode_segment(stored, self._where(row) if stored.dtype == np.float32 else "")
+
+    def _stored(self, row: int, first: int, count: int) -> npt.NDArray[Any]:
+        """Samples of a row's audio.npy, `(count,)`. Raises StoreError where the shard is not as its index says."""
         assert self.reader.audio_offsets is not None
-        npy = content[int(self.reader.audio_offsets[row]) :]
+        npy = self.reader.files.content(int(self.reader.shard_of[row]))[int(self.reader.audio_offsets[row]) :]
         header = npy[:NPY_HEADER_BYTES].tobytes()
-        first, count = int(self._starts[kind][example]) + start, self.wavs.num_samples
         match = _NPY.match(header)
         if match is None or first + count > int(match[2]):
-            raise AudioError(
+            raise StoreError(
                 f"{self._where(row)} begins with {header[:80]!r}; expected {first + count} samples or more, of int16, "
-                "int32 or float32. The store is damaged: see inspect-shards --verify, and build it again"
+                "int32 or float32. The store is damaged: see inspect-shards --verify, and build it again."
             )
         dtype = _DTYPES[match[1]]
         begin = NPY_HEADER_BYTES + first * dtype.itemsize
-        stored = npy[begin : begin + count * dtype.itemsize].view(dtype)
-        return decode_segment(stored, self._where(row) if dtype == np.float32 else "")
+        return npy[begin : begin + count * dtype.itemsize].view(dtype)
 
     def _where(self, row: int) -> str:
         tar = self.reader.files.tars[int(self.reader.shard_of[row])]

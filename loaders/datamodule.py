@@ -12,7 +12,7 @@ from iianet.config.schema import Config
 from iianet.devices import usable_cores
 from iianet.errors import ConfigError, ManifestError
 from loaders.assemble import Assembler
-from loaders.audio import Audio, EmbeddedAudio, WavFiles
+from loaders.audio import Audio, EmbeddedAudio, Kind, WavFiles
 from loaders.dataset import BatchLoader, ExampleDataset
 from loaders.mixing import Mixer
 from loaders.mouths import MouthReader
@@ -44,6 +44,11 @@ class RankedData(pl.LightningDataModule):
         """Ranks of the run."""
         return int(self._trainer.world_size) if self._trainer else 1
 
+    @property
+    def num_nodes(self) -> int:
+        """Machines of the run."""
+        return int(self._trainer.num_nodes) if self._trainer else 1
+
     def loader_options(self, most_workers: int, unit: str) -> dict[str, Any]:
         """Options of a DataLoader, with num_workers as configured, but no more than there are cores or shards."""
         wanted = self.options.num_workers
@@ -56,6 +61,7 @@ class RankedData(pl.LightningDataModule):
             "num_workers": workers,
             "pin_memory": self.options.pin_memory and torch.cuda.is_available(),
             "persistent_workers": self.options.persistent_workers and workers > 0,
+            "ranks_here": self.world_size // self.num_nodes,
         }
 
     @property
@@ -104,9 +110,12 @@ class SeparationData(RankedData):
             for split, manifest in manifests.items()
         }
         warn_of_idle_stores(opened.values())
-        for one in opened.values():
-            if one.stored is None or one.stored.centre.audio_offsets is None:
-                self._wavs(one).refuse_unusable(one.eligible[:PROBED_FILES].tolist())
+        for split, one in opened.items():
+            kinds: list[Kind] = ["source"]
+            if split != "train" or not self.config.datamodule.dynamic_mixing:
+                kinds.append("mixture")
+            for kind in kinds if one.stored is None or one.stored.centre.audio_offsets is None else ():
+                self._wavs(one).refuse_unusable(kind, one.eligible[:PROBED_FILES].tolist())
         return opened
 
     def reopen(self, snapshots: Sequence[Snapshot]) -> None:
@@ -196,7 +205,7 @@ class SeparationData(RankedData):
         files, give_up = (opened.stored.files, opened.stored.give_up) if opened.stored else ([], None)
         ahead = ReadAhead(files, self.options.read_ahead_windows, give_up)
         return BatchLoader(
-            ExampleDataset(assembler, self.rank, self._ranks_here, ahead),
+            ExampleDataset(assembler, self.rank, ahead),
             advance_epoch=split == "train",
             **self.loader_options(usable_cores(), "cores"),
         )
@@ -214,22 +223,11 @@ class SeparationData(RankedData):
         return WavFiles(opened.manifest, opened.num_samples, self.options.sample_rate)
 
     @property
-    def _num_nodes(self) -> int:
-        return int(self._trainer.num_nodes) if self._trainer else 1
-
-    @property
     def _lanes(self) -> int:
-        lanes, nodes = self.options.order_lanes, self._num_nodes
+        lanes, nodes = self.options.order_lanes, self.num_nodes
         if lanes > 1 and lanes % nodes:
             raise ConfigError(
                 f"datamodule.data_config.order_lanes is {lanes}, and there are {nodes} nodes; expected a multiple of "
                 "the nodes, so that each reads its own part of the shards"
             )
         return lanes
-
-    @property
-    def _ranks_here(self) -> range:
-        """Ranks on this machine."""
-        count = self.world_size // self._num_nodes
-        first = self.rank // count * count
-        return range(first, first + count)

@@ -3,20 +3,18 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from iianet.batch import Batch
-from iianet.errors import TrainingError
 from loaders.assemble import Assembler
 from loaders.order import Order
-from loaders.read_ahead import EpochReadAhead, ReadAhead, Share
-from loaders.workers import ignore_termination, refuse_small_memory, sendable, shared_zeros, start_workers
+from loaders.read_ahead import ReadAhead, worker_share
+from loaders.workers import CountedLoader, sendable, shared_zeros
 
 
 class ExampleDataset(IterableDataset[Batch]):
@@ -27,14 +25,12 @@ class ExampleDataset(IterableDataset[Batch]):
     Args:
         assembler: Makes the batches.
         rank: Number of the rank.
-        ranks_here: Ranks on this machine, which share reading ahead.
         read_ahead: Reads the shards ahead; there are none in raw mode.
     """
 
-    def __init__(self, assembler: Assembler, rank: int, ranks_here: range, read_ahead: ReadAhead) -> None:
+    def __init__(self, assembler: Assembler, rank: int, read_ahead: ReadAhead) -> None:
         self.assembler = assembler
         self.rank = rank
-        self.ranks_here = ranks_here
         self.read_ahead = read_ahead
         self._position = shared_zeros(2)
 
@@ -52,27 +48,18 @@ class ExampleDataset(IterableDataset[Batch]):
 
     def _batches(self) -> Iterator[Batch]:
         epoch, start = self._position.tolist()
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        window = self.order.epoch(epoch).window
-        with self._start_reading_ahead(epoch, start, Share(number=first, of=stride)) as ahead:
-            for batch in range(start + first, self.order.num_batches, stride):
-                ahead.settle(int(window[self.order.positions(batch, self.rank)].max(initial=0)))
+        worker, order = worker_share(), self.order.epoch(epoch)
+        batches = range(start, self.order.num_batches)
+        ours = np.concatenate([self.order.positions(batch, self.rank) for batch in batches])
+        shard = np.full(len(order.example), -1, dtype=np.int64)
+        if (stored := self.assembler.stored) is not None:
+            shard = stored.shard_of(self.order.utterance_of_example[order.example], order.view)
+        with self.read_ahead.start_epoch(shard[ours], order.window[ours], worker) as ahead:
+            for batch in batches[worker.number :: worker.of]:
+                positions = self.order.positions(batch, self.rank)
+                ahead.settle(int(order.window[positions].max(initial=0)), shard[positions])
                 yield self._batch(epoch, batch)
             ahead.finish()
-
-    def _start_reading_ahead(self, epoch: int, start: int, worker: Share) -> AbstractContextManager[EpochReadAhead]:
-        """Start to read ahead of the ranks of this machine, this worker its share."""
-        order, stored = self.order.epoch(epoch), self.assembler.stored
-        shard = np.full(len(order.example), -1, dtype=np.int64)
-        if stored is not None:
-            shard = stored.shard_of(self.order.utterance_of_example[order.example], order.view)
-        rank = np.arange(len(shard)) % self.order.global_batch // self.order.batch_size
-        shard[(rank < self.ranks_here.start) | (rank >= self.ranks_here.stop)] = -1
-        shard[: start * self.order.global_batch] = -1  # a resumed epoch does not read them again
-        number = (self.rank - self.ranks_here.start) * worker.of + worker.number
-        share = Share(number=number, of=len(self.ranks_here) * worker.of)
-        return self.read_ahead.start_epoch(shard, order.window, share)
 
     def _batch(self, epoch: int, batch: int) -> Batch:
         positions = self.order.positions(batch, self.rank)
@@ -83,15 +70,13 @@ class ExampleDataset(IterableDataset[Batch]):
         return replace(idle, weight=torch.zeros_like(idle.weight), num_examples=0, dropped=())
 
 
-class TimedLoader(DataLoader[Batch]):
-    """A DataLoader of ready batches that counts them and measures how long each is waited for.
+class TimedLoader(CountedLoader[Batch]):
+    """A loader that measures how long each batch is waited for.
 
     Args:
         dataset: Makes the batches.
         length: Batches of an epoch; None where it is not known.
-        batch_bytes: Bytes of a batch.
-        num_workers: Worker processes.
-        options: Of the DataLoader.
+        options: Of the CountedLoader.
 
     Attributes:
         epoch_batches: Batches after which the Trainer ends an epoch.
@@ -99,13 +84,9 @@ class TimedLoader(DataLoader[Batch]):
         waited: Seconds until that batch was there.
     """
 
-    def __init__(
-        self, dataset: IterableDataset[Batch], *, length: int | None, batch_bytes: int, num_workers: int, **options: Any
-    ) -> None:
-        start = ignore_termination if num_workers else None
-        super().__init__(dataset, batch_size=None, num_workers=num_workers, worker_init_fn=start, **options)
+    def __init__(self, dataset: IterableDataset[Batch], *, length: int | None, **options: Any) -> None:
+        super().__init__(dataset, **options)
         self.length = length
-        self.batch_bytes = batch_bytes
         self.epoch_batches = math.inf if length is None else length
         self.asked = self.waited = 0.0
 
@@ -115,20 +96,11 @@ class TimedLoader(DataLoader[Batch]):
         return self.length
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        refuse_small_memory(self.num_workers, self.prefetch_factor or 0, self.batch_bytes)
-        expected, found = self.remaining(), 0
         self.asked = time.monotonic()
-        for batch in start_workers(super().__iter__):
+        for batch in self.all_batches(self.remaining()):
             self.waited = time.monotonic() - self.asked
-            found += 1
             yield batch
             self.asked = time.monotonic()
-        if expected is not None and found < expected:
-            raise TrainingError(
-                f"the loader gave {found} of the {expected} batches that were left of its epoch: its workers "
-                f"({self.num_workers}) lost the others, and what they printed is above. Continue with --resume last, "
-                "with fewer datamodule.data_config.num_workers; 0 loads in the training process"
-            )
 
     def remaining(self) -> int | None:
         """Batches that the next iteration has to give; None where that is not known."""

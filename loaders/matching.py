@@ -27,10 +27,8 @@ def refuse_other_encoder(snapshot: Snapshot, source: EncoderSource, trust_import
 def refuse_other_encoder_of_tars(urls: Sequence[str], source: EncoderSource, trust_imported: bool) -> None:
     """Raise StoreError likewise for tars; those that lie in no store need `trust_imported` too."""
     for folder, url in {url.rpartition("/")[0]: url for url in urls}.items():
-        if record := record_beside(url):
-            _refuse_other(folder, record.identity, source, trust_imported)
-        else:
-            _refuse_untold(url, source, trust_imported)
+        record = record_beside(url)
+        _refuse_other(folder if record else url, record.identity if record else None, source, trust_imported)
 
 
 def record_beside(url: str) -> StoreRecord | None:
@@ -46,54 +44,37 @@ def kernels_of(snapshots: Sequence[Snapshot], source: EncoderSource) -> Kernels 
     return recorded_kernels(snapshots[0].storage.name, snapshots[0].identity, source.precision)
 
 
-def _configured(source: EncoderSource) -> str:
-    return f"weights {source.pretrain.name}" if source.pretrain else f"random weights of seed {source.seed}"
+def _refuse_other(name: str, recorded: Identity | None, source: EncoderSource, trusted: bool) -> None:
+    """Raise StoreError where embeddings are of another encoder than the config's, or of an unknown one and not trusted.
 
-
-def _refuse_untrusted(name: str, recorded: Identity, source: EncoderSource, trusted: bool) -> None:
-    configured = _configured(source)
-    origin = unknown_origin(recorded)
-    if (recorded.dim, recorded.fps) != (source.dim, source.fps):
+    Args:
+        name: Of the store, or of a tar.
+        recorded: What the store says of its encoder; None where the tar lies in no store.
+        source: The config's encoder.
+        trusted: Whether to take an unknown encoder for that.
+    """
+    if recorded and not recorded.is_imported:
+        refuse_made_otherwise(name, recorded, source)
+        return
+    if recorded and (recorded.dim, recorded.fps) != (source.dim, source.fps):
         raise StoreError(
             f"{name}: its embeddings have {recorded.dim} rows at {recorded.fps:g} fps; the config's "
             f"encoder has {source.dim} at {source.fps}. Other models read them through loaders.ShardedEmbeddings; for "
             "IIANet build another store with build-shards"
         )
+    origin, agree, mixed = "nothing beside it says which", "If it is that one,", ""
+    if recorded:
+        origin = unknown_origin(recorded)
+        agree = f"See whether they agree with inspect-shards {name} --against CONFIG --recheck 20; then"
+        mixed = (
+            ". Missing utterances are encoded with that while training (on_missing: encode): if the store was built "
+            "with another, the run mixes two encoders. --on_missing skip or error rules that out."
+        )
+    configured = f"weights {source.pretrain.name}" if source.pretrain else f"random weights of seed {source.seed}"
+    fact = f"{name}: the encoder of its embeddings is unknown ({origin})"
     if not trusted:
         raise StoreError(
-            f"{name}: the encoder of its embeddings is unknown ({origin}); the config's has "
-            f"{configured}. See whether they agree with "
-            f"inspect-shards {name} --against CONFIG --recheck 20; then give --trust_imported "
+            f"{fact}; expected the config's, which has {configured}. {agree} give --trust_imported "
             "(datamodule.data_config.trust_imported), or build another store with build-shards."
         )
-    logger.warning(
-        "%s: the encoder of its embeddings is unknown (%s), and --trust_imported takes it for the config's %s. Missing "
-        "utterances are encoded with that while training (on_missing: encode): if the store was built with another, "
-        "the run mixes two encoders. --on_missing skip or error rules that out.",
-        name,
-        origin,
-        configured,
-    )
-
-
-def _refuse_other(name: str, recorded: Identity, source: EncoderSource, trust_imported: bool) -> None:
-    if recorded.is_imported:
-        _refuse_untrusted(name, recorded, source, trust_imported)
-        return
-    refuse_made_otherwise(name, recorded, source)
-
-
-def _refuse_untold(where: str, source: EncoderSource, trusted: bool) -> None:
-    """Raise StoreError where nothing says which encoder made some embeddings, and they are not trusted."""
-    configured = _configured(source)
-    if not trusted:
-        raise StoreError(
-            f"{where}: nothing says which encoder made the embeddings of these tars; expected the config's, which has "
-            f"{configured}. If it did, give --trust_imported (datamodule.data_config.trust_imported); else build a "
-            "store with build-shards"
-        )
-    logger.warning(
-        "%s: nothing says which encoder made its embeddings, and --trust_imported takes it for the config's %s",
-        where,
-        configured,
-    )
+    logger.warning("%s, and --trust_imported takes it for the config's %s%s", fact, configured, mixed)

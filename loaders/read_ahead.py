@@ -6,18 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import sleep
 
 import numpy as np
 import torch
 import xxhash
+from torch.utils.data import get_worker_info
 
 from iianet.errors import StoreError
 from loaders.order import Indices
-from loaders.reader import ShardFiles
+from loaders.reader import ShardFiles, unreadable
 from loaders.workers import shared_zeros
 
 CHUNK_BYTES = 4 << 20
 """Bytes read at a time: the memory that reading ahead takes; the rest stays in the page cache, which gives way."""
+WAIT_SECONDS = 0.01
+"""How long to wait for another worker before looking again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +32,18 @@ class Share:
     of: int
 
 
+def worker_share() -> Share:
+    """This worker and the others of its loader; alone where there are none."""
+    worker = get_worker_info()
+    return Share(number=worker.id, of=worker.num_workers) if worker else Share(number=0, of=1)
+
+
 class ReadAhead:
     """Warms the page cache with the shards that come next, and finds damage before it is trained on.
 
     A shard's first reading is whole and checks its digest; later the system is only advised that it will be needed.
-    Every shard is read by one of those that share it, so that nothing is checked twice in a run. The shards of a remote
-    store are downloaded, several at a time.
+    The workers of a rank share its shards: what one of them checks, or has checked, the others do not read again in a
+    run. Each rank checks what it reads itself. The shards of a remote store are downloaded, several at a time.
 
     Args:
         files: Shards of each reader, numbered from the first of the first to the last of the last.
@@ -49,6 +59,7 @@ class ReadAhead:
         self._give_up = give_up
         # Shared, since workers that are started again in each epoch would check everything again.
         self.checked = shared_zeros(len(self.tars), torch.bool)
+        self._checked_by = shared_zeros(len(self.tars))  # the worker that is at it, counted from 1
         self.num_threads = max((tar.storage.num_downloads for tar in self.tars[:1]), default=1)
 
     @contextmanager
@@ -62,16 +73,25 @@ class ReadAhead:
         """
         read = shard >= 0
         pairs = np.unique(window[read] * len(self.tars) + shard[read]) if self.windows else np.empty(0, np.int64)
-        due = [divmod(int(pair), len(self.tars)) for pair in pairs]
+        due = (divmod(int(pair), len(self.tars)) for pair in pairs)
         ours = deque(pair for pair in due if pair[1] % share.of == share.number)
+        self._checked_by[self._checked_by == share.number + 1] = 0  # of a worker that was ended
         pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="read-ahead")
         try:
-            yield EpochReadAhead(self, pool, ours, deque(due))
+            yield EpochReadAhead(self, pool, ours, share.number)
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def read(self, shard: int) -> None:
-        """Read one shard. Raises StoreError where it is not as its index says, and nobody else is to know."""
+    def read(self, shard: int, number: int = 0) -> bool:
+        """Read one shard, as the worker of a number; False where it is being checked already.
+
+        Raises:
+            StoreError: It is not as its index says, and nobody else is to know.
+        """
+        if not self.checked[shard]:
+            if self._checked_by[shard]:
+                return False
+            self._checked_by[shard] = number + 1
         try:
             self._read(shard)
         except StoreError as error:
@@ -79,6 +99,9 @@ class ReadAhead:
                 raise
             self._give_up(shard, error)
             self.checked[shard] = True
+        finally:
+            self._checked_by[shard] = 0  # after an error the others find it too, instead of waiting
+        return True
 
     def _read(self, shard: int) -> None:
         try:
@@ -92,9 +115,7 @@ class ReadAhead:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise StoreError(
-                f"{self.tars[shard].where}: cannot be read ({error.strerror}); it was there when the store was opened"
-            ) from error
+            raise unreadable(self.tars[shard], error) from error
 
     def _check(self, shard: int, descriptor: int) -> None:
         digest, buffer, offset = xxhash.xxh3_64(), bytearray(CHUNK_BYTES), 0
@@ -117,39 +138,35 @@ class EpochReadAhead:
 
     Attributes:
         waiting: Window and number of each shard to be read here.
-        due: The same of all shards, also of those that others read.
     """
 
     def __init__(
-        self, reader: ReadAhead, pool: ThreadPoolExecutor, waiting: deque[tuple[int, int]], due: deque[tuple[int, int]]
+        self, reader: ReadAhead, pool: ThreadPoolExecutor, waiting: deque[tuple[int, int]], number: int
     ) -> None:
         self.reader = reader
-        self.waiting, self.due = waiting, due
-        self._pool = pool
-        self._running: deque[tuple[int, Future[None]]] = deque()
+        self.waiting = waiting
+        self._pool, self._number = pool, number
+        self._running: deque[Future[bool]] = deque()
 
     def advance(self, window: int) -> None:
         """Start reading what is ahead of a window. Raises StoreError where a damaged shard was found."""
         while self.waiting and self.waiting[0][0] <= window + self.reader.windows:
-            ahead, shard = self.waiting.popleft()
-            self._running.append((ahead, self._pool.submit(self.reader.read, shard)))
-        while self._running and self._running[0][1].done():
-            self._running.popleft()[1].result()
+            self._running.append(self._pool.submit(self.reader.read, self.waiting.popleft()[1], self._number))
+        while self._running and self._running[0].done():
+            self._running.popleft().result()
 
-    def settle(self, window: int) -> None:
-        """Advance, and wait until each shard of the windows up to this one was checked once: before it is used."""
+    def settle(self, window: int, shards: Indices) -> None:
+        """Advance, and wait until each of some shards (-1 is none) was checked once: before it is used."""
         self.advance(window)
-        while self._running and self._running[0][0] <= window:
-            self._running.popleft()[1].result()
-        while self.due and self.due[0][0] <= window:
-            shard = self.due.popleft()[1]
-            if not self.reader.checked[shard]:  # another worker or rank is to read it, and has not done so
-                self.reader.read(shard)
+        for shard in np.unique(shards[shards >= 0]).tolist() if self.reader.windows else ():
+            while not self.reader.checked[shard]:
+                if not self.reader.read(shard, self._number):
+                    sleep(WAIT_SECONDS)
 
     def finish(self) -> None:
         """Wait for what is being read. Raises StoreError where a damaged shard was found."""
         while self._running:
-            self._running.popleft()[1].result()
+            self._running.popleft().result()
 
 
 def _will_need(descriptor: int) -> None:

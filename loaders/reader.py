@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iianet.errors import StoreError, UnknownKeyError
+from iianet.errors import StoreError, UnknownKeyError, UnreachableError
 from loaders.order import Indices
 from shardwriter.format.names import EMBEDDING_MEMBER, SCALE_MEMBER, VIEW_MARK, parse_view_split, tar_name
 from shardwriter.format.record import Identity
@@ -249,6 +249,14 @@ def _shard_of(parts: Sequence[SplitEntries]) -> Indices:
     ).astype(np.int64)
 
 
+def unreadable(tar: StoredTar, error: OSError | ValueError) -> StoreError:
+    """What to raise of a shard that cannot be read: UnreachableError, unless it is gone or empty."""
+    is_lost = isinstance(error, (FileNotFoundError, ValueError))
+    reason = getattr(error, "strerror", None) or error
+    message = f"{tar.where}: cannot be read ({reason}); it was there when the store was opened"
+    return StoreError(message) if is_lost else UnreachableError(message)
+
+
 class ShardFiles:
     """Bytes of shards, out of memory maps. Safe to send to worker processes: each opens the files itself.
 
@@ -289,9 +297,7 @@ class ShardFiles:
             finally:
                 os.close(descriptor)  # the map has its own
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
-            raise StoreError(
-                f"{self.tars[shard].where}: cannot be opened ({error}); it was there when the store was opened"
-            ) from error
+            raise unreadable(self.tars[shard], error) from error
         self._open[shard] = mapped, np.frombuffer(mapped, dtype=np.uint8)
         if len(self._open) > self.most_open:
             self._open.popitem(last=False)  # unmapped when the last view of it is gone

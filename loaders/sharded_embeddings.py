@@ -1,13 +1,10 @@
 """Batches of stored embeddings for other models: no corpus, no audio, no config."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import cycle
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Never
 
 import numpy as np
@@ -21,17 +18,13 @@ from iianet.wording import show
 from loaders.embeddings.epochs import Epochs, Position, Progress
 from loaders.embeddings.place import place_of, refuse_other_group, whole_number
 from loaders.order import Indices, Order
-from loaders.read_ahead import ReadAhead, Share
+from loaders.read_ahead import ReadAhead, worker_share
 from loaders.reader import ShardFiles, StoreReader
 from loaders.workers import sendable
 from shardwriter.format.digest import digest_table
 from shardwriter.format.names import unescape_key
 from shardwriter.format.sample import parse_metadata
 from shardwriter.store.stored_split import cut_names, open_snapshot
-
-STOP = -1
-GROUPS = 2
-"""Groups of batches in memory: one in use, one that is being read. Every further one is colder in the caches."""
 
 
 @dataclass(kw_only=True)
@@ -197,10 +190,15 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         order = self.order
         return {
             **position._asdict(),
-            "keys": digest_table(pa.table({"key": self.reader.keys})),
+            "keys": self._keys_digest,
             "global_batch": order.global_batch,
             **{name: getattr(order, name) for name in ("seed", "shuffle", "drop_last", "block_size", "window_blocks")},
+            "used": int(self._bounds[min(position.batch, len(self))]),  # the last batches depend on the ranks
         }
+
+    @cached_property
+    def _keys_digest(self) -> str:
+        return digest_table(pa.table({"key": self.reader.keys}))
 
     def position_of(self, state: dict[str, Any]) -> Position:
         """Position of a state. Raises ConfigError where it is inside an epoch of another order."""
@@ -223,6 +221,12 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
     def __len__(self) -> int:
         """Batches of an epoch, on this rank as on every other."""
         return self.order.num_batches
+
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of a batch of embeddings of middling length."""
+        values = self.order.batch_size * self.reader.identity.dim * self.reader.frames.mean()
+        return int(values * self.reader.dtype.itemsize)
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         position = self.begin()
@@ -252,16 +256,14 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
     def rows(self, position: Position | None = None) -> Iterator[Indices]:
         """Rows of the reader, batch by batch, of this worker; their shards are read ahead meanwhile."""
         epoch, start = position or self.begin()
-        worker = get_worker_info()
-        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        order = self.order.epoch(epoch)
-        rows = order.example
-        share = Share(number=self.rank * stride + first, of=self.order.world_size * stride)
-        with self._read_ahead.start_epoch(self.reader.shard_of[rows], order.window, share) as ahead:
-            for batch in range(start + first, len(self), stride):
-                positions = self._positions(batch)
+        worker, order = worker_share(), self.order.epoch(epoch)
+        batches = range(start, len(self))
+        ours = np.concatenate([self._positions(batch) for batch in batches])
+        shard = self.reader.shard_of[order.example[ours]]
+        with self._read_ahead.start_epoch(shard, order.window[ours], worker) as ahead:
+            for positions in map(self._positions, batches[worker.number :: worker.of]):
                 ahead.advance(int(order.window[positions[-1]]))
-                yield rows[positions]
+                yield order.example[positions]
             ahead.finish()
 
     def _positions(self, batch: int) -> Indices:
@@ -284,85 +286,3 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         ]
         contents = partial(self.reader.read_metadata, rows, self._metadata_files)
         return EmbeddingBatch(keys=keys, embedding=embedding, frames=torch.from_numpy(frames), contents=contents)
-
-
-class PrefetchedEmbeddings:
-    """Reads the batches of a `ShardedEmbeddings` in a thread, ahead of their use.
-
-    Worth it where the loop waits for a GPU or another machine: the thread reads meanwhile. A loop that does nothing
-    else is faster over the dataset itself (see benchmarks/): both need the interpreter.
-
-    By default the caller owns every batch; `list(...)` is safe. With `reuse` a batch is lent: its embedding lies in a
-    buffer that is filled again, and is valid until the next batch is asked for. Copy what is to be kept longer, and
-    wait for a copy to a GPU before asking for the next. Keys and frames are the caller's in both cases. Lent batches
-    allow one iteration at a time.
-
-    Args:
-        dataset: Makes the batches. Each iteration is its next epoch, and its `state_dict` counts the batches that were
-            given out here; there are no worker processes.
-        prefetch: Batches that are read while as many are in use.
-        reuse: Whether to lend batches.
-        pin_memory: Whether to use page-locked memory, from where copies to a GPU run beside its work; by default where
-            there is a GPU.
-    """
-
-    def __init__(
-        self,
-        dataset: ShardedEmbeddings,
-        *,
-        prefetch: int = 2,
-        reuse: bool = False,
-        pin_memory: bool | None = None,
-    ) -> None:
-        self.dataset = dataset
-        self.prefetch = max(1, prefetch)
-        self.reuse = reuse
-        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        self._buffers: list[list[Tensor]] = []
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __iter__(self) -> Iterator[EmbeddingBatch]:
-        position = self.dataset.begin()
-        return self.dataset.counted(self._batches(position), position)
-
-    def _batches(self, position: Position) -> Iterator[EmbeddingBatch]:
-        if self.reuse and not self._buffers:  # kept from epoch to epoch: page-locking takes long
-            self._buffers = [[self._memory() for _ in range(self.prefetch)] for _ in range(GROUPS)]
-        free: SimpleQueue[int] = SimpleQueue()
-        filled: SimpleQueue[list[EmbeddingBatch]] = SimpleQueue()
-        with ThreadPoolExecutor(1, thread_name_prefix="prefetch-embeddings") as pool:
-            reading = pool.submit(self._read, self.dataset.rows(position), free, filled)
-            reading.add_done_callback(lambda _: filled.put([]))  # the end, or an error
-            try:
-                for number in range(GROUPS):
-                    free.put(number)
-                for group, number in zip(iter(filled.get, []), cycle(range(GROUPS)), strict=False):
-                    yield from group
-                    free.put(number)
-            finally:
-                free.put(STOP)  # also where the caller leaves early
-            reading.result()
-
-    def _read(self, rows: Iterator[Indices], free: SimpleQueue[int], filled: SimpleQueue[list[EmbeddingBatch]]) -> None:
-        """Fill groups of buffers as they become free, until there are no more batches."""
-        while (number := free.get()) != STOP:
-            pairs = zip(self._group(number), rows, strict=False)  # buffers first, so that no rows are lost
-            group = [self.dataset.batch(chosen, memory) for memory, chosen in pairs]
-            if not group:
-                return
-            filled.put(group)
-
-    def _group(self, number: int) -> Sequence[Tensor | None]:
-        """Memory for a group of batches; None is fresh memory."""
-        if self.reuse:
-            return self._buffers[number]
-        return [self._memory() if self.pin_memory else None for _ in range(self.prefetch)]
-
-    def _memory(self) -> Tensor:
-        """Room for any batch."""
-        longest = int(self.dataset.reader.frames.max())
-        size = math.prod((self.dataset.order.batch_size, self.dataset.reader.identity.dim, longest))
-        dtype = torch.from_numpy(np.empty(0, dtype=self.dataset.reader.dtype)).dtype
-        return torch.empty(size, dtype=dtype, pin_memory=self.pin_memory)

@@ -16,7 +16,7 @@ import torch
 
 from iianet.config.data_section import DataConfig
 from iianet.config.schema import Config
-from iianet.errors import ManifestError, StoreError
+from iianet.errors import ManifestError, StoreError, UnreachableError
 from loaders.order import Indices
 from loaders.reader import OPEN_SHARDS, ShardFiles, StoreReader
 from loaders.workers import shared_zeros
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 PROBED_FILES = 8
 NAMED_MISSING = 5
-UNREACHED = "cannot be read after"
-"""What a bucket says of an object that may be whole, after its attempts."""
 
 
 def split_manifests(config: Config, snapshots: Sequence[Snapshot], splits: Sequence[str]) -> dict[str, Manifest]:
@@ -178,8 +176,7 @@ class StoredEmbeddings:
 
         If strict, raise it; likewise where the shard may be whole, and just cannot be reached.
         """
-        is_lost = isinstance(error.__cause__, (FileNotFoundError, ValueError, type(None)))
-        if self.is_strict or not is_lost or UNREACHED in str(error):  # a helper's process sends no cause
+        if self.is_strict or isinstance(error, UnreachableError):
             raise error
         if not self.is_damaged(shard):
             self._damaged[shard] = True

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import soundfile
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 from webdataset import DataPipeline, SimpleShardList, batched, shuffle
 
 from iianet.batch import Batch, Dropped, fit_frames
@@ -38,7 +38,7 @@ from loaders.datamodule import RankedData
 from loaders.dataset import TimedLoader
 from loaders.matching import record_beside, refuse_other_encoder_of_tars
 from loaders.mixing import Mixer, dropped
-from loaders.read_ahead import Share
+from loaders.read_ahead import Share, worker_share
 from loaders.workers import sendable, shared_zeros
 from shardwriter.corpus.outside import is_outside
 from shardwriter.format.names import AUDIO_MEMBER, METADATA_MEMBER
@@ -181,8 +181,7 @@ class StreamDataset(IterableDataset[Batch]):
         return sendable(self._batches())
 
     def _batches(self) -> Iterator[Batch]:
-        if worker := get_worker_info():
-            self._worker = Share(number=worker.id, of=worker.num_workers)
+        self._worker = worker_share()
         self._dropped.clear()
         self.too_short[self._worker.number] = 0
         yield from self._validation() if self.split == VAL else self._training()

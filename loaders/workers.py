@@ -13,12 +13,13 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from iianet.errors import ConfigError, TrainingError
 from iianet.wording import counted, readable_bytes
@@ -29,6 +30,7 @@ SHARED_MEMORY = Path("/dev/shm")
 """Where Linux keeps what processes share."""
 WORKERS_KEY = "datamodule.data_config.num_workers"
 ROOM = f"Make it larger (docker run --shm-size=8g, or --ipc=host), or use fewer {WORKERS_KEY} (0 needs none)"
+RESUME = "Continue with --resume last, or from the state_dict of the loader"
 SOCKET_BYTES = 107
 """Longest path of a socket."""
 
@@ -71,21 +73,63 @@ def shared_zeros(count: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         raise _not_shared("the place in an epoch cannot be shared with loader workers", error) from error
 
 
-def refuse_small_memory(num_workers: int, batches: int, batch_bytes: int) -> None:
-    """Raise ConfigError where the batches that wait at a time have no room in shared memory.
+class CountedLoader(DataLoader[Item]):
+    """A DataLoader of ready batches, none of which is lost without an error.
 
     Args:
-        num_workers: Workers to be started.
-        batches: Batches that each of them makes ahead.
+        dataset: Makes the batches.
+        num_workers: Worker processes.
         batch_bytes: Bytes of a batch.
+        ranks_here: Ranks on this machine, which share its memory.
+        options: Of the DataLoader.
     """
-    free, needed = _free_memory(), (num_workers * batches + 1) * batch_bytes  # one is in use
-    if num_workers and free is not None and free < needed:
-        raise ConfigError(
-            f"{SHARED_MEMORY}: {readable_bytes(free)} are free, and {counted(num_workers, 'loader worker')} of each "
-            f"rank need {readable_bytes(needed)} there for batches of {readable_bytes(batch_bytes)}. {ROOM}, or a "
-            "smaller datamodule.data_config.batch_size"
-        )
+
+    def __init__(
+        self,
+        dataset: IterableDataset[Item],
+        *,
+        num_workers: int,
+        batch_bytes: int,
+        ranks_here: int = 1,
+        **options: Any,
+    ) -> None:
+        if num_workers:
+            options.setdefault("worker_init_fn", ignore_termination)
+        super().__init__(dataset, batch_size=None, num_workers=num_workers, **options)
+        self.batch_bytes = batch_bytes
+        self._ranks_here = ranks_here
+        self._has_begun = False  # all ranks begin together; later the free memory is without what the others hold
+
+    def all_batches(self, expected: int | None) -> Iterator[Item]:
+        """The batches of an iteration, which has to give so many; None where that is not known.
+
+        Raises:
+            ConfigError: There is no room for them in shared memory.
+            TrainingError: A worker was killed, or batches did not arrive.
+        """
+        if not self._has_begun:
+            self._refuse_small_memory()
+        self._has_begun, found = True, 0
+        for batch in start_workers(super().__iter__):
+            found += 1
+            yield batch
+        if expected is not None and found < expected:
+            raise TrainingError(
+                f"the loader gave {found} of the {expected} batches that were left of its epoch: its workers "
+                f"({self.num_workers}) lost the others, and what they printed is above. {RESUME}, with fewer "
+                f"{WORKERS_KEY}; 0 loads in the process that uses them"
+            )
+
+    def _refuse_small_memory(self) -> None:
+        """Raise ConfigError where the batches that wait at a time have no room in shared memory."""
+        free = _free_memory()
+        needed = self._ranks_here * (self.num_workers * (self.prefetch_factor or 0) + 1) * self.batch_bytes  # 1 in use
+        if self.num_workers and free is not None and free < needed:
+            raise ConfigError(
+                f"{SHARED_MEMORY}: {readable_bytes(free)} are free, and {counted(self.num_workers, 'loader worker')} "
+                f"of each rank need {readable_bytes(needed)} there in all ({counted(self._ranks_here, 'rank')}) for "
+                f"batches of {readable_bytes(self.batch_bytes)}. {ROOM}, or a smaller datamodule.data_config.batch_size"
+            )
 
 
 def _not_shared(what: str, error: Exception) -> ConfigError:
@@ -127,10 +171,8 @@ def start_workers(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     iterator = make()
     _workers.update(child for child in multiprocessing.active_children() if child not in before)
     _explain_deaths()
-    try:
+    with _explained():
         yield from iterator
-    except RuntimeError as error:
-        raise _death(error) from error
 
 
 def _explain_deaths() -> None:
@@ -141,27 +183,31 @@ def _explain_deaths() -> None:
         return
 
     def explain(*arguments: Any) -> None:
-        try:
+        with _explained():
             handler(*arguments)
-        except RuntimeError as error:
-            raise _death(error) from error
 
     explain.explains = True  # type: ignore[attr-defined]
     signal.signal(signal.SIGCHLD, explain)
 
 
-def _death(error: Exception) -> Exception:
-    """What torch's error says of a worker that ended; any other error as it is."""
-    if isinstance(error.__cause__, TrainingError):  # of `explain`
-        return error.__cause__
-    if not str(error).startswith("DataLoader worker"):
-        return error
-    fact = str(error).removeprefix("DataLoader worker").partition(". ")[0].strip()
-    return TrainingError(
-        f"a loader worker {fact}. Killed: most often memory ran out (see dmesg, or the limit of the container or job); "
-        f"use fewer {WORKERS_KEY} or a smaller batch_size. Bus error: {SHARED_MEMORY} is full, or a file was rewritten "
-        "or cut while it was read. Continue with --resume last"
-    )
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what torch's error says of a worker that ended; any other error passes as it is."""
+    try:
+        yield
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error.__cause__, TrainingError):  # of the handler
+            raise error.__cause__ from None
+        fact = "ended while it handed over a batch"
+        if str(error).startswith("DataLoader worker"):
+            fact = str(error).removeprefix("DataLoader worker").partition(". ")[0].strip()
+        elif isinstance(error, RuntimeError) or not _workers:
+            raise
+        raise TrainingError(
+            f"a loader worker {fact}. Killed: most often memory ran out (see dmesg, or the limit of the container or "
+            f"job); use fewer {WORKERS_KEY} or a smaller batch_size. Bus error: {SHARED_MEMORY} is full, or a file was "
+            f"rewritten or cut while it was read. {RESUME}"
+        ) from error
 
 
 @atexit.register

@@ -1,1 +1,1 @@
-"""What ShardedEmbeddings is made of: which epoch an iteration reads, and the loader that resumes."""
+"""What ShardedEmbeddings is made of: which epoch an iteration reads, the loader that resumes, the one with a thread."""

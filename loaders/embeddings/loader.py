@@ -3,17 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
-
-from iianet.errors import StoreError
 from loaders.embeddings.epochs import Progress
 from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
+from loaders.workers import CountedLoader
 
 
-class EmbeddingLoader(DataLoader[EmbeddingBatch]):
+class EmbeddingLoader(CountedLoader[EmbeddingBatch]):
     """A DataLoader of ready batches, whose `state_dict` resumes at the next one, inside an epoch too.
 
-    Each iteration is the next epoch, also where the one before was left early. Lightning saves and loads the state.
+    Each iteration is the next epoch, also where the one before was left early. Lightning saves and loads the state. A
+    worker that is killed, or loses batches, is a TrainingError.
 
     Args:
         dataset: Makes the batches.
@@ -22,19 +21,13 @@ class EmbeddingLoader(DataLoader[EmbeddingBatch]):
     """
 
     def __init__(self, dataset: ShardedEmbeddings, num_workers: int = 0, **options: Any) -> None:
-        super().__init__(dataset, batch_size=None, num_workers=num_workers, **options)
+        super().__init__(dataset, num_workers=num_workers, batch_bytes=dataset.batch_bytes, **options)
         self.batches = dataset
         self._progress = Progress()
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:  # type: ignore[override]
         begun = self.batches.next  # before workers take it
-        yield from self._progress.count(super().__iter__(), begun, len(self))
-        if (position := self._progress.position) is not None:
-            raise StoreError(
-                f"EmbeddingLoader: its workers gave {position.batch} of the {len(self)} batches of epoch "
-                f"{position.epoch}, and what they printed is above. Resume from its state_dict with fewer num_workers; "
-                "0 reads in this process"
-            )
+        yield from self._progress.count(self.all_batches(len(self) - begun.batch), begun, len(self))
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the next batch, and what the order of the batches follows from."""

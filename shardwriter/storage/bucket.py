@@ -13,7 +13,7 @@ from typing import IO, Any
 import xxhash
 from tqdm import tqdm
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreachableError
 from iianet.regular_file import open_regular
 from shardwriter.format.files import delete_dead_temporary_files, temporary_path
 from shardwriter.format.index import decode_index
@@ -289,7 +289,7 @@ class Bucket:
         except OSError as error:
             if isinstance(error, FileNotFoundError) and error.filename is None:  # of the bucket, not of the cache
                 raise
-            raise StoreError(
+            raise UnreachableError(
                 f"{error.filename or path}: cannot be written ({error.strerror or error}); make room, or name another "
                 "cache folder (datamodule.data_config.cache_dir)"
             ) from error

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreachableError
 from shardwriter.storage.storage import Listed
 
 LONGEST_SECONDS = 86_400.0
@@ -51,12 +51,16 @@ def download_in_helper(url: str, name: str, path: Path, *, size: int | None, dig
                 process.kill()
             answer = process.stdout.readline()
         except OSError as error:
-            raise StoreError(f"{url}/{name}: the process that downloads has ended ({error}); start again") from error
+            raise UnreachableError(
+                f"{url}/{name}: the process that downloads has ended ({error}); start again"
+            ) from error
     if not answer:
-        raise StoreError(f"{url}/{name}: the process that downloads has ended; its message is above. Start again")
+        raise UnreachableError(f"{url}/{name}: the process that downloads has ended; its message is above. Start again")
     outcome: dict[str, Any] = json.loads(answer)
     if "gone" in outcome:
         raise FileNotFoundError(outcome["gone"])
+    if "unreached" in outcome:
+        raise UnreachableError(outcome["unreached"])
     if "error" in outcome:
         raise StoreError(outcome["error"])
     return Listed(*outcome["found"])
@@ -86,7 +90,9 @@ def serve(download: Callable[..., Listed], requests: IO[Any] = sys.stdin, answer
             outcome["found"] = download(**{**request, "path": Path(request["path"])})
         except FileNotFoundError as error:
             outcome = {"gone": str(error)}
-        except (StoreError, OSError) as error:
+        except (UnreachableError, OSError) as error:
+            outcome = {"unreached": str(error)}
+        except StoreError as error:
             outcome = {"error": str(error)}
         answers.write(json.dumps(outcome) + "\n")
         answers.flush()

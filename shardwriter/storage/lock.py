@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreachableError
 from iianet.regular_file import open_regular
 from shardwriter.format.files import delete_temporary_files
 
@@ -144,7 +144,7 @@ def wait_for_lock(
     while not try_lock(stream, where, shared=shared):
         waited = time.monotonic() - start
         if waited > seconds:
-            raise StoreError(
+            raise UnreachableError(
                 f"{where}: is held by {who()}, for more than {seconds / 60:.0f} minutes. If that hangs, end it, then "
                 "run the command again"
             )

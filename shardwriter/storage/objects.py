@@ -28,7 +28,7 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreachableError
 from shardwriter.format.digest import digest_of
 from shardwriter.storage.download_helper import download_in_helper, has_forked, serve
 from shardwriter.storage.storage import Listed
@@ -120,7 +120,7 @@ class Objects:
 
         Raises:
             FileNotFoundError: There is none.
-            StoreError: It cannot be had, or is not what is expected; names the object.
+            StoreError: It is not what is expected, or cannot be had (UnreachableError); names the object.
         """
         if has_forked():
             return download_in_helper(self.url, name, path, size=size, digest=digest)
@@ -203,19 +203,19 @@ class Objects:
             yield
         except FileNotFoundError as error:
             if what == "written":
-                raise StoreError(f"{where}: cannot be written, there is no such bucket; make it first") from error
+                raise UnreachableError(f"{where}: cannot be written, there is no such bucket; make it first") from error
             raise
         except (AlreadyExistsError, PreconditionError):
             raise
         except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise StoreError(
+            raise UnreachableError(
                 f"{where}: cannot be {what} ({_first_line(error)}); check endpoint, credentials and rights in the "
                 "environment, then run the command again to resume"
             ) from error
         except BaseError as error:
             if "NoSuchBucket" in str(error):
-                raise StoreError(f"{where}: cannot be {what}, there is no such bucket; make it first") from error
-            raise StoreError(
+                raise UnreachableError(f"{where}: cannot be {what}, there is no such bucket; make it first") from error
+            raise UnreachableError(
                 f"{where}: cannot be {what}{_attempts(error)} ({_silence(error)}{_first_line(error)}); check the "
                 "network, the server, endpoint and credentials, then run the command again to resume"
             ) from error
@@ -234,7 +234,7 @@ def endpoint() -> str:
 @lru_cache(maxsize=32)
 def _connect(url: str, _pid: int, server: str, seconds: float) -> Any:
     if server and "://" not in server:
-        raise StoreError(f"AWS_ENDPOINT_URL={server}: not a URL; expected one such as https://host:9000")
+        raise UnreachableError(f"AWS_ENDPOINT_URL={server}: not a URL; expected one such as https://host:9000")
     options: Any = {
         "allow_http": server.startswith("http://"),
         "timeout": timedelta(seconds=seconds),
@@ -250,7 +250,7 @@ def _connect(url: str, _pid: int, server: str, seconds: float) -> Any:
         return from_url(url, client_options=options, retry_config=retry, **extra)
     except BaseError as error:
         cure = "" if url.startswith(("s3", "gs")) else _AZURE_CURE
-        raise StoreError(f"{url}: cannot be opened ({_first_line(error)}){cure}") from error
+        raise UnreachableError(f"{url}: cannot be opened ({_first_line(error)}){cure}") from error
 
 
 def _profile() -> Any:
@@ -260,14 +260,14 @@ def _profile() -> Any:
         from botocore.exceptions import BotoCoreError
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError as error:
-        raise StoreError(
+        raise UnreachableError(
             "AWS_PROFILE: profiles are read by boto3, which is not installed; pip install boto3, or set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         ) from error
     try:
         return Boto3CredentialProvider(Session())
     except (BotoCoreError, ValueError) as error:
-        raise StoreError(
+        raise UnreachableError(
             f"AWS_PROFILE={os.environ['AWS_PROFILE']}: no credentials ({_first_line(error)}); fix ~/.aws/config and "
             "~/.aws/credentials, or name another profile"
         ) from error
@@ -315,7 +315,7 @@ async def _list(store: Any) -> Any:
         async with asyncio.timeout(LISTING_SECONDS):
             return await obstore.list_with_delimiter_async(store)
     except TimeoutError as error:
-        raise StoreError(
+        raise UnreachableError(
             f"the listing has no end after {LISTING_SECONDS / 60:g} minutes; give a store a prefix of its own, where "
             "nothing else lies"
         ) from error

@@ -23,7 +23,7 @@ def stream(corpus: Corpus, words: str | list[str], *overrides: str, rank: int = 
     """Make the data module of tars, as a rank has it; the encoder of tars that no store describes is trusted."""
     config = corpus.config("datamodule.data_config.trust_imported=true", *overrides)
     data = StreamData(config, [words] if isinstance(words, str) else words)
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, current_epoch=0)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, num_nodes=1, current_epoch=0)  # type: ignore[assignment]
     data.prepare_splits()
     return data
 

@@ -115,6 +115,18 @@ def test_a_corpus_whose_wavs_all_have_another_rate_or_two_channels_is_refused_be
     assert "ffmpeg" in str(no.value) and f"paths start at {corpus.root}" in str(no.value)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_mixtures_that_are_not_there_are_refused_before_training_where_they_are_read(
+    corpus: Corpus, split: str
+) -> None:
+    for row in corpus.rows(split, "mix"):
+        (corpus.root / row[0]).unlink(missing_ok=True)
+    with pytest.raises(ManifestError, match=rf"{split}: none of the first \d wavs .*mix.*no such file.*--data_root"):
+        data(corpus, None, STATIC).prepare_splits()
+    if split == "train":
+        data(corpus, None).prepare_splits()  # dynamic mixing reads none
+
+
 def test_one_bad_wav_does_not_end_a_run(corpus: Corpus) -> None:
     for row in (corpus.rows("val", "s1") + corpus.rows("val", "s2"))[:-1]:
         (corpus.root / row[0]).write_bytes(b"RIFF")

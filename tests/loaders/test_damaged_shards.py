@@ -1,5 +1,6 @@
 """A shard that turns out to be damaged while training: its utterances count as missing, and are never trained on."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from helpers.corpus import Corpus, make_corpus
 
 from iianet.batch import Batch
 from iianet.encoder.mouth import center_crop
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreachableError
 from loaders.datamodule import SeparationData
+from shardwriter.storage.folder import Folder
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -123,3 +125,56 @@ def test_audio_of_a_damaged_shard_is_read_from_its_wavs(corpus: Corpus, tmp_path
     flip(tar(tmp_path / "store", "train", 0))
     for found, expected in zip(train(source), train(data(corpus, None)), strict=True):
         assert torch.equal(found.mixture, expected.mixture) and torch.equal(found.target, expected.target)
+
+
+def test_damaged_audio_is_read_from_its_wavs_also_where_shards_are_not_read_ahead(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_store(corpus, tmp_path / "store", audio="embed", splits=("train", "val"))
+    quiet = "datamodule.data_config.read_ahead_windows=0"
+    source = data(corpus, tmp_path / "store", quiet)
+    stored = source.splits["train"].stored
+    assert stored is not None and stored.centre.audio_offsets is not None
+    path = tar(tmp_path / "store", "train", int(stored.centre.shard_of[0]))
+    content, place = bytearray(path.read_bytes()), int(stored.centre.audio_offsets[0])
+    assert content[place + 1 : place + 6] == b"NUMPY"
+    content[place + 2] ^= 0x10
+    path.write_bytes(bytes(content))
+    for found, expected in zip(train(source), train(data(corpus, None)), strict=True):
+        assert torch.equal(found.mixture, expected.mixture) and torch.equal(found.target, expected.target)
+        assert not found.dropped
+    [said] = [record.getMessage() for record in caplog.records if "audio.npy" in record.getMessage()]
+    assert said.startswith(f"{path}: {stored.centre.key(0)}: audio.npy begins with") and "count as missing" in said
+    strict = data(corpus, tmp_path / "store", quiet, f"{ON_MISSING}error")
+    with pytest.raises(StoreError, match=r"audio\.npy begins with .*expected \d+ samples or more.*--verify"):
+        train(strict)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "I/O error")])
+def test_a_shard_that_cannot_be_reached_ends_the_run_and_does_not_count_as_missing(
+    corpus: Corpus, tmp_path: Path, error: OSError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_store(corpus, tmp_path / "store", splits=("train", "val"))
+    source = data(corpus, tmp_path / "store")
+    stored = source.splits["train"].stored
+    assert stored is not None
+
+    def fail(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "open_tar", fail)
+        with pytest.raises(UnreachableError, match=rf"\.tar: cannot be read \({error.strerror}\); it was there when"):
+            train(source)
+    assert not any(stored.is_damaged(shard) for shard in range(len(stored.centre.files.tars)))
+
+
+def test_what_a_bucket_refuses_does_not_count_as_missing_whatever_its_words(corpus: Corpus, tmp_path: Path) -> None:
+    build_store(corpus, tmp_path / "store", splits=("train", "val"))
+    stored = data(corpus, tmp_path / "store").splits["train"].stored
+    assert stored is not None
+    with pytest.raises(UnreachableError, match="403"):
+        stored.give_up(0, UnreachableError("s3://bucket/train-000000.tar: cannot be read (403 Forbidden)"))
+    assert not stored.is_damaged(0)
+    stored.give_up(0, StoreError("its digest is another; a name such as 'cannot be read after' changes nothing"))
+    assert stored.is_damaged(0)

@@ -1,9 +1,13 @@
 """Epochs of ShardedEmbeddings: each iteration is the next one, for every kind of worker, and can be resumed."""
 
 import copy
+import os
 import pickle
+import re
+import signal
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +15,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from iianet.errors import ConfigError, StoreError
+from iianet.errors import ConfigError, TrainingError
 from loaders import EmbeddingBatch, EmbeddingLoader, ShardedEmbeddings
+from loaders.embeddings.epochs import Position
+from loaders.workers import ignore_termination
 from shardwriter import write_store
 
 BATCHES = 7
@@ -148,6 +154,50 @@ def test_a_state_of_another_order_is_refused_inside_an_epoch(store: Path, change
     assert other.state_dict()["epoch"] == 1
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (1, 4), (4, 2)])
+def test_with_another_number_of_ranks_no_row_is_lost_or_repeated(store: Path, before: int, after: int) -> None:
+    """25 utterances in steps of 8: where there are more ranks, the last batch takes rows of the one before."""
+
+    def ranks(count: int) -> list[ShardedEmbeddings]:
+        return [ShardedEmbeddings(store, batch_size=8 // count, rank=rank, world_size=count) for rank in range(count)]
+
+    refused = 0
+    for taken in range(1, 4):
+        first, second = ranks(before), ranks(after)
+        found = [key for one in first for _, batch in zip(range(taken), one, strict=False) for key in batch.keys]
+        try:
+            for one in second:
+                one.load_state_dict(first[0].state_at(Position(0, taken)))
+        except ConfigError as error:
+            refused += 1
+            assert re.search(r"used 2\d, here 2\d", str(error))
+            continue
+        found += [key for one in second for batch in one for key in batch.keys]
+        assert sorted(found) == sorted(f"utt{number}" for number in range(25))
+    assert refused == 1
+
+
+def test_a_state_costs_one_digest_of_the_keys(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = []
+
+    def digest(table: Any) -> str:
+        digests.append(table)
+        return "0"
+
+    monkeypatch.setattr("loaders.sharded_embeddings.digest_table", digest)
+    dataset = opened(store)
+    for _ in dataset:
+        assert dataset.state_dict()["keys"] == "0"
+    assert len(digests) == 1
+
+
+def test_a_resumed_epoch_does_not_read_ahead_what_it_has_used(store: Path) -> None:
+    dataset = opened(store, shuffle=False)
+    dataset.seek(0, 5)
+    list(dataset)
+    assert np.flatnonzero(dataset._read_ahead.checked).tolist() == [5, 6]
+
+
 def test_a_state_of_another_store_is_refused_inside_an_epoch(store: Path, tmp_path: Path) -> None:
     dataset = opened(store)
     next(iter(dataset))
@@ -171,5 +221,42 @@ class Quitting(ShardedEmbeddings):
 
 def test_batches_that_workers_lost_are_an_error(store: Path) -> None:
     loader = EmbeddingLoader(Quitting(store, batch_size=4), num_workers=2)
-    with pytest.raises(StoreError, match=r"workers gave 2 of the 7 batches of epoch 0.*fewer num_workers"):
+    with pytest.raises(
+        TrainingError, match=r"gave 2 of the 7 batches that were left .*state_dict of the loader.*num_workers; 0 loads"
+    ):
         list(loader)
+
+
+class Killed(ShardedEmbeddings):
+    """Its workers are killed at their second batch."""
+
+    def batch(self, rows: Any, memory: torch.Tensor | None = None) -> EmbeddingBatch:
+        self.made = getattr(self, "made", 0) + 1
+        if torch.utils.data.get_worker_info() and self.made == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(rows, memory)
+
+
+def test_a_killed_worker_is_an_error_that_says_how_to_continue(store: Path) -> None:
+    loader = EmbeddingLoader(Killed(store, batch_size=4), num_workers=2)
+    with pytest.raises(
+        TrainingError, match=r"a loader worker \(pid.*memory ran out.*from the state_dict of the loader"
+    ):
+        list(loader)
+
+
+def test_workers_ignore_the_signals_of_schedulers_unless_the_caller_starts_them_otherwise(store: Path) -> None:
+    assert EmbeddingLoader(opened(store), num_workers=1).worker_init_fn is ignore_termination
+    assert EmbeddingLoader(opened(store), num_workers=1, worker_init_fn=print).worker_init_fn is print
+
+
+def test_too_little_shared_memory_is_refused_before_workers_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch has 4 embeddings of 4 x 3 float16; 2 workers make 2 each ahead, and one is in use."""
+    for free, fits in ((5 * 96, True), (5 * 96 - 1, False)):
+        monkeypatch.setattr("os.statvfs", lambda _, free=free: SimpleNamespace(f_bavail=free, f_frsize=1))
+        loader = EmbeddingLoader(opened(store), num_workers=2)
+        if fits:
+            assert len(list(loader)) == BATCHES
+        else:
+            with pytest.raises(ConfigError, match=r"/dev/shm: 479 .* are free, and 2 loader workers .*--shm-size"):
+                list(loader)

@@ -57,7 +57,7 @@ def test_an_error_of_the_thread_reaches_the_reader(store: Path, tmp_path: Path) 
     dataset = ShardedEmbeddings(copy, batch_size=8, read_ahead_windows=0)
     lost = tar(copy, "train", 2)
     lost.unlink()
-    with pytest.raises(StoreError, match=rf"{lost.name}: cannot be opened"):
+    with pytest.raises(StoreError, match=rf"{lost.name}: cannot be read"):
         list(PrefetchedEmbeddings(dataset))
 
 

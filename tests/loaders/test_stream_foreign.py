@@ -174,7 +174,8 @@ def test_tars_of_an_unknown_encoder_need_trust_as_an_imported_store_does(
         write_shard(tmp_path / f"{split}.tar", foreign(3))
     word, trust = str(tmp_path / "train.tar"), "datamodule.data_config.trust_imported"
     with pytest.raises(
-        StoreError, match=r"\.tar: nothing says which encoder .* expected the config's.* --trust_imported"
+        StoreError,
+        match=r"\.tar: the encoder .* unknown \(nothing .* says which\); expected the config's.* --trust_imported",
     ):
         stream(corpus, word, f"{trust}=false")
     stream(corpus, word, f"{trust}=true")

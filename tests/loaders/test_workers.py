@@ -88,6 +88,47 @@ def test_shared_memory_that_is_too_small_is_refused_before_workers_start(
     assert len(list(data(corpus, None).train_dataloader())) == 5  # no workers, no room needed
 
 
+def test_the_room_is_that_of_all_ranks_of_the_machine(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
+    for ranks, nodes in ((4, 1), (8, 2)):
+        source = data(corpus, None, TWO_WORKERS, "datamodule.data_config.batch_size=1")
+        source.trainer = SimpleNamespace(global_rank=1, world_size=ranks, num_nodes=nodes)  # type: ignore[assignment]
+        needed = 4 * (2 * 2 + 1) * source.train_dataloader().batch_bytes
+        for free, fits in ((needed, True), (needed - 1, False)):
+            monkeypatch.setattr("os.statvfs", lambda _, free=free: SimpleNamespace(f_bavail=free, f_frsize=1))
+            loader = source.train_dataloader()
+            if fits:
+                next(iter(loader))
+                monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_bavail=0, f_frsize=1))
+                next(iter(loader))  # what is in use by then is that of the ranks themselves
+            else:
+                with pytest.raises(ConfigError, match=r"2 loader workers of each rank need .* in all \(4 ranks\)"):
+                    next(iter(loader))
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "Connection reset by peer")])
+def test_a_worker_that_ends_while_it_hands_over_a_batch_is_named(error: Exception) -> None:
+    def broken(batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        yield next(batches)
+        raise error  # of the socket that the worker had
+
+    loader: DataLoader[torch.Tensor] = DataLoader(Ones(), batch_size=None, num_workers=1)
+    with pytest.raises(
+        TrainingError, match=r"a loader worker ended while it handed over a batch\. Killed: .*resume last"
+    ):
+        list(start_workers(lambda: broken(iter(loader))))
+
+
+def test_an_error_that_is_not_of_a_worker_passes_as_it_is() -> None:
+    def fail() -> Iterator[torch.Tensor]:
+        yield torch.ones(1)
+        raise RuntimeError("CUDA error: out of memory")
+
+    with pytest.raises(RuntimeError, match="CUDA error") as raised:
+        list(start_workers(fail))
+    assert raised.value.__cause__ is None
+
+
 @pytest.mark.parametrize("start", [0, 2])
 def test_batches_that_do_not_arrive_are_an_error(corpus: Corpus, monkeypatch: pytest.MonkeyPatch, start: int) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))

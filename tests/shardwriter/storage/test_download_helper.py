@@ -16,7 +16,7 @@ import xxhash
 from helpers.bucket import ATTEMPTS, PREFIX, URL, bucket
 from helpers.s3 import Fault, S3Server
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreachableError
 from shardwriter.storage import download_helper
 from shardwriter.storage.bucket import Bucket
 from shardwriter.storage.objects import Objects
@@ -171,6 +171,15 @@ def test_faults_that_last_name_the_object(server: S3Server, storage: Bucket) -> 
         run_in("fork", read_tar, storage)
     assert "testing-secret" not in str(raised.value)
     assert ATTEMPTS != 5  # it waits as the product does, and not as this process
+
+
+@pytest.mark.parametrize("fault", ["500", "403"])
+def test_what_cannot_be_reached_may_be_whole_also_for_forked_processes(
+    fault: Fault, server: S3Server, storage: Bucket
+) -> None:
+    server.fail("GET", TARS[0], fault, times=100)
+    with pytest.raises(UnreachableError, match=rf"{URL}/{TARS[0]}: cannot be read"):
+        run_in("fork", read_tar, storage)
 
 
 def test_a_helper_that_dies_is_named_and_the_next_download_starts_another(storage: Bucket) -> None:
