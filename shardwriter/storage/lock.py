@@ -7,10 +7,10 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from iianet.errors import StoreError
 from iianet.regular_file import open_regular
@@ -101,7 +101,7 @@ def open_lock(folder: Path, name: str) -> Iterator[IO[str]]:
         yield stream
 
 
-def try_lock(stream: IO[str] | int, where: Path | str, *, shared: bool) -> bool:
+def try_lock(stream: IO[Any] | int, where: Path | str, *, shared: bool) -> bool:
     """Take a lock if it is free, or turn a held one into the other kind; False where others hold it.
 
     Args:
@@ -126,7 +126,7 @@ def try_lock(stream: IO[str] | int, where: Path | str, *, shared: bool) -> bool:
 
 
 def wait_for_lock(
-    stream: IO[str] | int, where: Path | str, seconds: float, who: Callable[[], str], *, shared: bool = False
+    stream: IO[Any] | int, where: Path | str, seconds: float, who: Callable[[], str], *, shared: bool = False
 ) -> None:
     """Take a lock that others hold for a while.
 
@@ -155,9 +155,10 @@ def wait_for_lock(
         pause = min(2 * pause, 0.2)
 
 
-def release_lock(stream: IO[str]) -> None:
-    """Let others take a lock."""
-    fcntl.flock(stream, fcntl.LOCK_UN)
+def release_lock(stream: IO[Any]) -> None:
+    """Let others take a lock; of a file system without locks, which knows no releasing either, there is none."""
+    with suppress(OSError):
+        fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 def holder(stream: IO[str]) -> str:
