@@ -131,11 +131,11 @@ def wait_for_lock(
     """Take a lock that others hold for a while.
 
     Args:
-        stream: As for `try_lock`, like `where` and `shared`.
-        where: See there.
+        stream: Or the descriptor, of the file that is locked.
+        where: What users call what it guards.
         seconds: How long to wait at most.
         who: Says in words who holds it.
-        shared: See there.
+        shared: Whether others may hold it as well.
 
     Raises:
         StoreError: It was not given up, or cannot be locked.
