@@ -32,7 +32,8 @@ SLOWEST = 1000
 """Bytes that a server sends in each second at least, on average over so long a wait."""
 MOST_TARS = 100_000
 """Most tars that one pattern means."""
-_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+_NUMBERS = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+_LETTERS = re.compile(r"\{([A-Za-z])\.\.([A-Za-z])")
 
 
 class _NoFtp(urllib.request.FTPHandler):
@@ -112,7 +113,10 @@ def expand(given: str) -> list[str]:
 
 def _most_tars(pattern: str) -> int:
     """How many tars a brace pattern means at most."""
-    count = math.prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(pattern))
+    pattern = re.sub(r"\\.", "", pattern, flags=re.DOTALL)  # signs that stand for themselves
+    spans = [(int(first), int(last)) for first, last in _NUMBERS.findall(pattern)]
+    spans += [(ord(first), ord(last)) for first, last in _LETTERS.findall(pattern)]
+    count = math.prod(abs(last - first) + 1 for first, last in spans)
     groups: list[int] = []
     for sign in pattern:
         if sign == "{":

@@ -157,7 +157,18 @@ def test_a_server_that_drips_is_an_error_and_a_slow_one_is_not(monkeypatch: pyte
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("word", ["x-{0..99999999}.tar", "x-{99999999..0}.tar", "{a,b}" * 40, "{0..9}" * 12])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "x-{0..99999999}.tar",
+        "x-{99999999..0}.tar",
+        "{a,b}" * 40,
+        "{0..9}" * 12,
+        "{a..z}" * 4,
+        "{Z..A..-1}" * 4,
+        "{a\\},b,c}" * 11,
+    ],
+)
 def test_patterns_of_very_many_tars_are_refused(word: str) -> None:
     with pytest.raises(StoreError, match=r"means more than 100,000 tars; expected the numbers"):
         expand(word)
