@@ -45,7 +45,7 @@ class _NoFtp(urllib.request.FTPHandler):
 
 
 class Arriving(io.RawIOBase):
-    """Counts the bytes of a tar as they come; a server that sends next to nothing is an OSError.
+    """Counts the bytes of a tar, or of all that a server sends, as they come; next to nothing is an OSError.
 
     Attributes:
         taken: Bytes that have come.
@@ -77,6 +77,34 @@ class Arriving(io.RawIOBase):
         """Close the source too."""
         self.source.close()
         super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """Bounds the wait for whatever a server sends: headers and the lengths of chunks, too, which are no bytes of a tar.
+
+    Each byte that comes, if only one, comes by the `Arriving` below it.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fp: Any = io.BufferedReader(Arriving(self.fp))
+
+
+class _Bounded(urllib.request.AbstractHTTPHandler):
+    """Makes connections whose responses are bounded."""
+
+    def do_open(self, http_class: Any, req: Any, **options: Any) -> Any:
+        """See `AbstractHTTPHandler`."""
+        bounded: Any = type("Bounded", (http_class,), {"response_class": _Response})
+        return super().do_open(bounded, req, **options)
+
+
+class _Http(_Bounded, urllib.request.HTTPHandler):
+    pass
+
+
+class _Https(_Bounded, urllib.request.HTTPSHandler):
+    pass
 
 
 def is_tars(given: str) -> bool:
@@ -194,7 +222,7 @@ def open_shard(url: str) -> io.BufferedReader:
         except OSError as error:
             raise StoreError(f"{checked}: cannot be opened ({error.strerror})") from error
     try:
-        body = urllib.request.build_opener(_NoFtp).open(checked, timeout=TIMEOUT_SECONDS)
+        body = urllib.request.build_opener(_NoFtp, _Http, _Https).open(checked, timeout=TIMEOUT_SECONDS)
         return io.BufferedReader(Arriving(body))
     except urllib.error.HTTPError as error:
         raise StoreError(f"{checked}: cannot be fetched (HTTP {error.code} {error.reason})") from error

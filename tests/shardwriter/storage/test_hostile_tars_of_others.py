@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from helpers.runs import ROOT
+from helpers.web_server import dripping
 
 from iianet.errors import ConfigError, StoreError
 from shardwriter.storage import tar_urls
+from shardwriter.storage.tar_samples import read_samples
 from shardwriter.storage.tar_urls import Arriving, expand, is_tars, open_shard, split_tars
 
 END = bytes(2 * tarfile.BLOCKSIZE)
@@ -154,6 +156,31 @@ def test_a_server_that_drips_is_an_error_and_a_slow_one_is_not(monkeypatch: pyte
         for _ in range(100):
             dripping.readinto(bytearray(4096))
             clock[0] += 1000  # between two reads the consumer may take its time
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("begin", "drop"),
+    [
+        (b"", b"H"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (CHUNKED, b"0"),
+        (CHUNKED + b"200\r\n" + bytes(512) + b"\r\n", b"0"),
+        (CHUNKED, b"1\r\n0\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"0"),
+    ],
+)
+def test_a_server_that_drips_anything_is_given_up(begin: bytes, drop: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_urls, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(tar_urls, "SLOWEST", 10_000)
+    with (
+        dripping(begin, drop, seconds=3) as address,
+        pytest.raises(StoreError, match=r"x\.tar: cannot be .* \(it sends fewer than 10,000 bytes a second\)"),
+    ):
+        list(read_samples([address]))
 
 
 @pytest.mark.timeout(20)
