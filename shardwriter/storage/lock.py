@@ -46,16 +46,19 @@ def build_lock(folder: Path, *, patient: bool = False) -> Iterator[None]:
     Raises:
         StoreError: Another build holds it, which is named; or the folder cannot be written, now or later.
     """
-    with open_lock(folder, LOCK_FILE) as stream, explained(folder), ExitStack() as held:
-        try:
-            if patient:
-                wait_for_lock(stream, folder, MOMENT_SECONDS, lambda: holder(stream))
-            elif not try_lock(stream, folder, shared=False):
-                raise StoreError(f"{folder}: another build is writing to it ({holder(stream)}); wait for it or stop it")
-        except NoLocks:
-            held.enter_context(_lock_file(folder))
-        name_holder(stream)
-        delete_temporary_files(folder)
+    with open_lock(folder, LOCK_FILE) as stream, ExitStack() as held:
+        with explained(folder):
+            try:
+                if patient:
+                    wait_for_lock(stream, folder, MOMENT_SECONDS, lambda: holder(stream))
+                elif not try_lock(stream, folder, shared=False):
+                    raise StoreError(
+                        f"{folder}: another build is writing to it ({holder(stream)}); wait for it or stop it"
+                    )
+            except NoLocks:
+                held.enter_context(_lock_file(folder))
+            name_holder(stream)
+            delete_temporary_files(folder)
         yield
 
 
@@ -176,11 +179,11 @@ def name_holder(stream: IO[str], who: str = "") -> None:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Say what to do where the folder cannot be written."""
+    """Say what to do where the folder cannot be written; only around writing, for other errors are not of the store."""
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"{error.filename or folder}: {error.strerror or error}. Every published shard is whole; make room or "
-            "fix the folder, and run the command again to resume."
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}). Every published shard is "
+            "whole; make room or fix the folder, and run the command again to resume"
         ) from error
