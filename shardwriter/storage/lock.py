@@ -56,27 +56,39 @@ def build_lock(folder: Path, *, patient: bool = False) -> Iterator[None]:
                         f"{folder}: another build is writing to it ({holder(stream)}); wait for it or stop it"
                     )
             except NoLocks:
-                held.enter_context(_lock_file(folder))
+                held.enter_context(_lock_file(folder, patient))
             name_holder(stream)
             delete_temporary_files(folder)
         yield
 
 
 @contextmanager
-def _lock_file(folder: Path) -> Iterator[None]:
-    """Hold a folder by a file that is there; for file systems without locks. Raises StoreError where it is there."""
+def _lock_file(folder: Path, patient: bool) -> Iterator[None]:
+    """Hold a folder by a file that is there, as `build_lock` does by a lock; for file systems without locks."""
     path = folder / LOCK_FILE_ALONE
-    try:
-        stream = path.open("x")
-    except FileExistsError as error:
-        with os.fdopen(open_regular(path)) as other:
-            found = holder(other)
+
+    def make() -> bool:
+        try:
+            path.open("x").close()
+        except FileExistsError:
+            return False
+        return True
+
+    def found() -> str:
+        with suppress(FileNotFoundError), os.fdopen(open_regular(path)) as other:
+            return holder(other)
+        return "which has ended just now"
+
+    if patient:
+        cure = f"by the file {path} (delete it if that build was killed)"
+        _wait_until(make, folder, MOMENT_SECONDS, lambda: f"{found()}, {cure}")
+    elif not make():
         raise StoreError(
-            f"{folder}: another build is writing to it ({found}); wait for it or stop it. Its file system has no "
+            f"{folder}: another build is writing to it ({found()}); wait for it or stop it. Its file system has no "
             f"locks: if that build was killed, delete {path}, then run the command again"
-        ) from error
+        )
     try:
-        with stream:
+        with path.open("r+") as stream:
             name_holder(stream)
         logger.warning(
             "%s: its file system has no locks, so %s says who builds; and what a build replaces stays there, since who "
@@ -143,8 +155,13 @@ def wait_for_lock(
     Raises:
         StoreError: It was not given up, or cannot be locked.
     """
+    _wait_until(lambda: try_lock(stream, where, shared=shared), where, seconds, who)
+
+
+def _wait_until(take: Callable[[], bool], where: Path | str, seconds: float, who: Callable[[], str]) -> None:
+    """Try to take what others hold again and again. Raises StoreError where they do not give it up."""
     start, pause, is_said = time.monotonic(), 0.002, False
-    while not try_lock(stream, where, shared=shared):
+    while not take():
         waited = time.monotonic() - start
         if waited > seconds:
             raise StoreError(
