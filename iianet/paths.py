@@ -6,7 +6,7 @@ from pathlib import Path
 
 from iianet.errors import ConfigError
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))", re.ASCII)
 
 
@@ -36,4 +36,10 @@ def expand_path(word: str | os.PathLike[str]) -> Path:
 
 def expand_word(word: str) -> str:
     """What a user named by a word that may be a URL too: URLs as they are, paths as `expand_path` expands them."""
-    return str(expand_path(word)) if ("$" in word or word.startswith("~")) and not _URL.match(word) else word
+    return str(expand_path(word)) if ("$" in word or word.startswith("~")) and not scheme(word) else word
+
+
+def scheme(word: str) -> str | None:
+    """What a URL begins with, such as `http`, in lower case; None of a path."""
+    found = _SCHEME.match(word)
+    return found[1].lower() if found else None

@@ -372,6 +372,7 @@ def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
         ) from error
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     root, ours = logging.getLogger(), logging.getLogger("shardwriter")
+    level = ours.level
     root.addHandler(handler)
     ours.setLevel(logging.DEBUG)  # the file keeps every utterance, the terminal what matters
     try:
@@ -381,6 +382,7 @@ def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
         complain(f"log: {path}")
         raise
     finally:
+        ours.setLevel(level)
         root.removeHandler(handler)
         handler.close()
 

@@ -21,6 +21,7 @@ from shardwriter.format.sample import Sample as EncodedSample
 from shardwriter.format.sample import as_stored, encode_sample, parse_metadata
 from shardwriter.format.shard_writer import ShardWriter, WrittenShard
 from shardwriter.storage.locate import open_storage
+from shardwriter.storage.lock import explained
 from shardwriter.storage.storage import Storage
 from shardwriter.store.stored_split import StoredSplit
 from shardwriter.store.transaction import Transaction, open_transaction
@@ -82,7 +83,8 @@ def write_store(
         checked = _check_each(name, chain([first], stream), split, made, stored)
         rows, shards = _write_shards(storage, checked, utterances_per_shard)
         if rows:
-            _publish(transaction, made, split, rows, shards)
+            with explained(storage.staging):
+                _publish(transaction, made, split, rows, shards)
     if replaced := sum(row["utterance"] in stored for row in rows) if stored else 0:
         logger.warning("%s: %d samples take the place of older ones of the same keys, which differ", name, replaced)
     return len(rows)
@@ -238,7 +240,7 @@ def _write_shards(
     shards: list[WrittenShard] = []
     try:
         while batch := list(islice(samples, per_shard)):
-            with ShardWriter(storage.staging) as writer:
+            with explained(storage.staging), ShardWriter(storage.staging) as writer:
                 for row, sample in batch:
                     writer.add(row["key"], sample)
                     rows.append({**row, "shard": len(shards)})

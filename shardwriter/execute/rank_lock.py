@@ -18,6 +18,7 @@ from typing import IO, Any
 from iianet.errors import StoreError
 from iianet.regular_file import open_regular
 from shardwriter.execute.rank import Rank
+from shardwriter.format.document import MOST_BYTES, parse_object, take
 from shardwriter.format.files import make_own_folder
 from shardwriter.format.names import index_name
 from shardwriter.format.plan import ShardTask
@@ -38,9 +39,6 @@ JOB_FILE = ".job"
 TASK_FOLDER = ".tasks"
 TURN_SECONDS = 86_400.0
 """Longest wait for another rank: one that ends a job may have to write what dead ones had taken."""
-_LONGEST_STATE = 64 << 20
-_KINDS = {"job": str, "asked": str, "shared": dict, "plans": list, "tasks": list, "counts": dict, "done": bool}
-"""What `JobState` says, and its types in JSON."""
 
 
 @dataclass(kw_only=True)
@@ -133,14 +131,19 @@ class RankLock:
 
     def read(self) -> JobState:
         """What the job is. Raises StoreError where a rank that was killed left it half written."""
-        text = os.pread(self._job.fileno(), _LONGEST_STATE, 0).partition(b"\n")[0]
+        text = os.pread(self._job.fileno(), MOST_BYTES + 1, 0).partition(b"\n")[0]
         try:
-            state = JobState(**json.loads(text))
-            for name, kind in _KINDS.items():
-                if not isinstance(getattr(state, name), kind):
-                    raise TypeError(f"{name} is no {kind.__name__}")
-            return state
-        except (ValueError, TypeError, RecursionError) as error:
+            facts = parse_object(text)
+            return JobState(
+                job=take(facts, "job", str),
+                asked=take(facts, "asked", str),
+                shared=take(facts, "shared", dict),
+                plans=take(facts, "plans", list),
+                tasks=take(facts, "tasks", list),
+                counts=take(facts, "counts", dict),
+                done=facts.get("done") is True,
+            )
+        except ValueError as error:
             raise StoreError(
                 f"{self._folder / JOB_FILE}: does not say what the job is ({error}). Every published shard is whole: "
                 "stop all ranks of the job and start it again to resume"

@@ -4,10 +4,10 @@ import tarfile
 from typing import Final, Self
 
 BLOCK_BYTES: Final = tarfile.BLOCKSIZE
-"""Of a header; every member's content starts at a multiple of it."""
+"""Length of a header; every member's content starts at a multiple of it."""
 
 NAME_BYTES: Final = 100
-"""Of a member's name in its header."""
+"""Longest name of a member in its header."""
 _SIZE = slice(124, 136)
 
 END: type[tarfile.HeaderError] = tarfile.EOFHeaderError  # type: ignore[attr-defined]

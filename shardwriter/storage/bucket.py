@@ -1,6 +1,5 @@
 """A store behind a URL, in a bucket: small files are cached by their version, tars are downloaded on demand."""
 
-import fcntl
 import logging
 import os
 import re
@@ -19,7 +18,7 @@ from shardwriter.format.files import delete_dead_temporary_files, temporary_path
 from shardwriter.format.index import decode_index
 from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard, tar_name
 from shardwriter.storage.lease import Lease, held_lease
-from shardwriter.storage.lock import NoLocks, wait_for_lock
+from shardwriter.storage.lock import NoLocks, release_lock, wait_for_lock
 from shardwriter.storage.objects import Conflict, Objects, endpoint
 from shardwriter.storage.storage import Listed, OpenTar, checked_name
 
@@ -298,14 +297,14 @@ class Bucket:
     def _locked(self, name: str) -> Iterator[None]:
         """Only one process at a time; the system drops the lock with the process."""
         number = xxhash.xxh3_64_intdigest(name.encode()) % LOCKS
-        descriptor = open_regular(self.folder / LOCK_FOLDER / str(number), os.O_RDWR | os.O_CREAT)
-        try:
+        path = self.folder / LOCK_FOLDER / str(number)
+        with os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT), "r+b") as stream:
             with suppress(NoLocks):  # then more than one may download it, and each publishes it whole
-                wait_for_lock(descriptor, self.where(name), DOWNLOAD_SECONDS, lambda: "another process that downloads")
-            yield
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open, too
-            os.close(descriptor)
+                wait_for_lock(stream, self.where(name), DOWNLOAD_SECONDS, lambda: "another process that downloads")
+            try:
+                yield
+            finally:
+                release_lock(stream)  # a process that was forked meanwhile has it open, too
 
 
 def _tar_size(index: Path) -> int | None:

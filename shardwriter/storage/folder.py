@@ -12,7 +12,7 @@ from iianet.errors import StoreError, UnreadableError
 from iianet.regular_file import open_regular, read_regular
 from shardwriter.format.files import atomic_file, move_into_place
 from shardwriter.storage.hold import FileHold, hold_file, readers_of
-from shardwriter.storage.lock import build_lock
+from shardwriter.storage.lock import build_lock, explained
 from shardwriter.storage.storage import Listed, OpenTar, checked_name
 
 
@@ -86,19 +86,21 @@ class Folder:
         return False
 
     def publish(self, files: Iterable[tuple[Path, str]]) -> None:
-        for temporary, name in files:
-            move_into_place(temporary, self._at(name))
+        with explained(self.path):
+            for temporary, name in files:
+                move_into_place(temporary, self._at(name))
 
     def publish_staged(self, is_wanted: Callable[[str], bool]) -> list[str]:  # noqa: ARG002
         return []
 
     def write(self, name: str, content: bytes) -> None:
-        with atomic_file(self._at(name)) as stream:
+        with explained(self.path), atomic_file(self._at(name)) as stream:
             stream.write(content)
 
     def delete(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._at(name).unlink(missing_ok=True)
+        with explained(self.path):
+            for name in names:
+                self._at(name).unlink(missing_ok=True)
 
     def commit(self, name: str, content: bytes, version: str | None) -> str:
         if self.version(name) != version:  # other builds are excluded by the lock, and people are not

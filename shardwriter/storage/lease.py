@@ -20,6 +20,7 @@ from typing import Any
 import xxhash
 
 from iianet.errors import StoreError
+from shardwriter.format.document import parse_object
 from shardwriter.format.files import is_alive
 from shardwriter.storage.objects import Conflict, Objects
 
@@ -102,7 +103,8 @@ class Lease:
         try:
             found = self.objects.read(LEASE_FILE)
             if found is not None:
-                other = _parsed(found[0])
+                with suppress(ValueError):  # one that cannot be read counts until it is old
+                    other = parse_object(found[0])
             if found is None or is_dead(other, self.objects.age(LEASE_FILE)):
                 return self.objects.replace(LEASE_FILE, self._content, found[1] if found else None)
         except FileNotFoundError:  # it ended just now
@@ -135,15 +137,6 @@ def held_lease(objects: Objects) -> Iterator[Lease]:
         ended.set()
         keeper.join()
         lease.release()
-
-
-def _parsed(content: bytes) -> dict[str, Any]:
-    """Another build's lease; nothing of one that cannot be read, which counts until it is old."""
-    try:
-        facts = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def this_system() -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from iianet.config.data_section import DataConfig
 from iianet.errors import ConfigError, StoreError
-from iianet.paths import expand_path
+from iianet.paths import expand_path, scheme
 from shardwriter.format.names import TAR_SUFFIX
 from shardwriter.storage.folder import Folder
 from shardwriter.storage.storage import Storage
@@ -27,6 +27,11 @@ _NO_FOLDERS = {
     r"(.*[*?\[{].*|.*\.tar)": ": names tars, or a pattern of them",
 }
 """What a word means, by its pattern, that is not the path of a folder; what may hold a secret is not shown."""
+
+_URL = r"(?:^[a-z][a-z0-9+.-]*:|[a-z][a-z0-9+.-]*://)/*"
+_SECRET = re.compile(rf"{_URL}[^/?#]*(@|:(?!\d+([/?#]|$)).*@)", re.DOTALL | re.IGNORECASE)
+"""A user or a password in a URL, or in one in a pattern; a password may hold a / that nobody has escaped."""
+_HIDDEN = re.compile(rf"(pipe:).*|({_URL}).*(?=@)", re.DOTALL | re.IGNORECASE)
 
 
 class Cache(NamedTuple):
@@ -63,7 +68,12 @@ def open_storage(word: Path | str, cache: Cache | None = None) -> Storage:
         from shardwriter.storage.bucket import Bucket  # who uses folders alone need not load its client
         from shardwriter.storage.objects import Objects
 
-        _check_url(word)
+        kind, _, path = word.partition("://")
+        if not path.strip("/") or "::" in word:
+            raise StoreError(
+                f"{kind}://...: not a store URL; expected {', '.join(BUCKET_SCHEMES)}, such as s3://bucket/prefix"
+            )
+        refuse_secrets(word)
         cache = cache or Cache.at()
         try:
             folder = expand_path(cache.folder)  # not before: not every user has a home
@@ -73,16 +83,21 @@ def open_storage(word: Path | str, cache: Cache | None = None) -> Storage:
     return open_folder(word)
 
 
-def _check_url(url: str) -> None:
-    scheme, _, path = url.partition("://")
-    if not path.strip("/") or "::" in url:
+def shown(word: str) -> str:
+    """A word of --shards as messages show it: of a URL nothing before its last @, of a command nothing."""
+    return _HIDDEN.sub(r"\1\2...", word)
+
+
+def refuse_secrets(word: str) -> None:
+    """Raise StoreError where a word is a URL with a user or a password in it, or a bucket's with options."""
+    kind = scheme(word)
+    has_options = kind in BUCKET_SCHEMES and "?" in word
+    if (has_options or (kind not in CONTAINERS and _SECRET.search(word))) and not os.path.exists(word):
         raise StoreError(
-            f"{scheme}://...: not a store URL; expected {', '.join(BUCKET_SCHEMES)}, such as s3://bucket/prefix"
-        )
-    if ("@" in path.partition("/")[0] and scheme not in CONTAINERS) or "?" in path:
-        raise StoreError(
-            f"{scheme}://...: has credentials or options in it, which would end up in logs; give them by the "
-            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_ENDPOINT_URL, ...)"
+            f"{shown(word.partition('?')[0])}: has credentials or options in it, a user or a password, which would end "
+            "up in logs; expected an address that needs none. Give those of a bucket by the environment "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_ENDPOINT_URL, ...); download tars of a web "
+            "server, or have them served without"
         )
 
 

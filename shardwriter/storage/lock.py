@@ -7,10 +7,10 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from iianet.errors import StoreError, UnreachableError
 from iianet.regular_file import open_regular
@@ -46,34 +46,49 @@ def build_lock(folder: Path, *, patient: bool = False) -> Iterator[None]:
     Raises:
         StoreError: Another build holds it, which is named; or the folder cannot be written, now or later.
     """
-    with open_lock(folder, LOCK_FILE) as stream, explained(folder), ExitStack() as held:
-        try:
-            if patient:
-                wait_for_lock(stream, folder, MOMENT_SECONDS, lambda: holder(stream))
-            elif not try_lock(stream, folder, shared=False):
-                raise StoreError(f"{folder}: another build is writing to it ({holder(stream)}); wait for it or stop it")
-        except NoLocks:
-            held.enter_context(_lock_file(folder))
-        name_holder(stream)
-        delete_temporary_files(folder)
+    with open_lock(folder, LOCK_FILE) as stream, ExitStack() as held:
+        with explained(folder):
+            try:
+                if patient:
+                    wait_for_lock(stream, folder, MOMENT_SECONDS, lambda: holder(stream))
+                elif not try_lock(stream, folder, shared=False):
+                    raise StoreError(
+                        f"{folder}: another build is writing to it ({holder(stream)}); wait for it or stop it"
+                    )
+            except NoLocks:
+                held.enter_context(_lock_file(folder, patient))
+            name_holder(stream)
+            delete_temporary_files(folder)
         yield
 
 
 @contextmanager
-def _lock_file(folder: Path) -> Iterator[None]:
-    """Hold a folder by a file that is there; for file systems without locks. Raises StoreError where it is there."""
+def _lock_file(folder: Path, patient: bool) -> Iterator[None]:
+    """Hold a folder by a file that is there, as `build_lock` does by a lock; for file systems without locks."""
     path = folder / LOCK_FILE_ALONE
-    try:
-        stream = path.open("x")
-    except FileExistsError as error:
-        with os.fdopen(open_regular(path)) as other:
-            found = holder(other)
+
+    def make() -> bool:
+        try:
+            path.open("x").close()
+        except FileExistsError:
+            return False
+        return True
+
+    def found() -> str:
+        with suppress(FileNotFoundError), os.fdopen(open_regular(path)) as other:
+            return holder(other)
+        return "which has ended just now"
+
+    if patient:
+        cure = f"by the file {path} (delete it if that build was killed)"
+        _wait_until(make, folder, MOMENT_SECONDS, lambda: f"{found()}, {cure}")
+    elif not make():
         raise StoreError(
-            f"{folder}: another build is writing to it ({found}); wait for it or stop it. Its file system has no "
+            f"{folder}: another build is writing to it ({found()}); wait for it or stop it. Its file system has no "
             f"locks: if that build was killed, delete {path}, then run the command again"
-        ) from error
+        )
     try:
-        with stream:
+        with path.open("r+") as stream:
             name_holder(stream)
         logger.warning(
             "%s: its file system has no locks, so %s says who builds; and what a build replaces stays there, since who "
@@ -101,7 +116,7 @@ def open_lock(folder: Path, name: str) -> Iterator[IO[str]]:
         yield stream
 
 
-def try_lock(stream: IO[str] | int, where: Path | str, *, shared: bool) -> bool:
+def try_lock(stream: IO[Any] | int, where: Path | str, *, shared: bool) -> bool:
     """Take a lock if it is free, or turn a held one into the other kind; False where others hold it.
 
     Args:
@@ -126,22 +141,27 @@ def try_lock(stream: IO[str] | int, where: Path | str, *, shared: bool) -> bool:
 
 
 def wait_for_lock(
-    stream: IO[str] | int, where: Path | str, seconds: float, who: Callable[[], str], *, shared: bool = False
+    stream: IO[Any] | int, where: Path | str, seconds: float, who: Callable[[], str], *, shared: bool = False
 ) -> None:
     """Take a lock that others hold for a while.
 
     Args:
-        stream: As for `try_lock`, like `where` and `shared`.
-        where: See there.
+        stream: Or the descriptor, of the file that is locked.
+        where: What users call what it guards.
         seconds: How long to wait at most.
         who: Says in words who holds it.
-        shared: See there.
+        shared: Whether others may hold it as well.
 
     Raises:
         StoreError: It was not given up, or cannot be locked.
     """
+    _wait_until(lambda: try_lock(stream, where, shared=shared), where, seconds, who)
+
+
+def _wait_until(take: Callable[[], bool], where: Path | str, seconds: float, who: Callable[[], str]) -> None:
+    """Try to take what others hold again and again. Raises StoreError where they do not give it up."""
     start, pause, is_said = time.monotonic(), 0.002, False
-    while not try_lock(stream, where, shared=shared):
+    while not take():
         waited = time.monotonic() - start
         if waited > seconds:
             raise UnreachableError(
@@ -155,9 +175,10 @@ def wait_for_lock(
         pause = min(2 * pause, 0.2)
 
 
-def release_lock(stream: IO[str]) -> None:
-    """Let others take a lock."""
-    fcntl.flock(stream, fcntl.LOCK_UN)
+def release_lock(stream: IO[Any]) -> None:
+    """Let others take a lock; of a file system without locks, which knows no releasing either, there is none."""
+    with suppress(OSError):
+        fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 def holder(stream: IO[str]) -> str:
@@ -175,11 +196,11 @@ def name_holder(stream: IO[str], who: str = "") -> None:
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Say what to do where the folder cannot be written."""
+    """Say what to do where the folder cannot be written; only around writing, for other errors are not of the store."""
     try:
         yield
     except OSError as error:
         raise StoreError(
-            f"{error.filename or folder}: {error.strerror or error}. Every published shard is whole; make room or "
-            "fix the folder, and run the command again to resume."
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}). Every published shard is "
+            "whole; make room or fix the folder, and run the command again to resume"
         ) from error

@@ -28,7 +28,7 @@ RawSample = dict[str, Any]
 META = re.compile(r"__[^/]*__($|/)")
 """Names that WebDataset keeps for itself, and leaves out."""
 DECODED_SUFFIXES = (".npy", ".json", ".wav", ".flac")
-"""Of the members that are ever looked into."""
+"""Endings of the members that are ever looked into."""
 SAMPLE_BYTES = 1 << 29
 """Most bytes of a sample, which is held in memory whole; a minute of float32 and its audio are 10 MB."""
 EXPANSION = 200

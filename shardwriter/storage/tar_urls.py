@@ -20,21 +20,20 @@ from typing import Any, NoReturn
 from braceexpand import braceexpand
 
 from iianet.errors import ConfigError, StoreError
-from iianet.paths import expand_path
+from iianet.paths import expand_word, scheme
 from shardwriter.format.names import TAR_SUFFIX
-from shardwriter.storage.locate import is_bucket
+from shardwriter.storage.locate import is_bucket, refuse_secrets, shown
 
 TRAIN, VAL = "train", "val"
-FETCHED = ("http:", "https:")
+FETCHED = ("http", "https")
 TIMEOUT_SECONDS = 60
 """Longest wait for a server's next bytes."""
 SLOWEST = 1000
 """Bytes that a server sends in each second at least, on average over so long a wait."""
 MOST_TARS = 100_000
-"""Of one pattern."""
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
-_PASSWORD = re.compile(r"(https?:)/*[^/?#]*@", re.IGNORECASE)
+"""Most tars that one pattern means."""
+_NUMBERS = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+_LETTERS = re.compile(r"\{([A-Za-z])\.\.([A-Za-z])")
 
 
 class _NoFtp(urllib.request.FTPHandler):
@@ -46,7 +45,7 @@ class _NoFtp(urllib.request.FTPHandler):
 
 
 class Arriving(io.RawIOBase):
-    """Counts the bytes of a tar as they come; a server that sends next to nothing is an OSError.
+    """Counts the bytes of a tar, or of all that a server sends, as they come; next to nothing is an OSError.
 
     Attributes:
         taken: Bytes that have come.
@@ -58,7 +57,7 @@ class Arriving(io.RawIOBase):
         self._waited = 0.0
 
     def readable(self) -> bool:
-        """It is."""
+        """Whether it can be read, which BufferedReader asks."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -80,12 +79,41 @@ class Arriving(io.RawIOBase):
         super().close()
 
 
+class _Response(http.client.HTTPResponse):
+    """Bounds the wait for whatever a server sends: headers and the lengths of chunks, too, which are no bytes of a tar.
+
+    Each byte that comes, if only one, comes by the `Arriving` below it.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fp: Any = io.BufferedReader(Arriving(self.fp))
+
+
+class _Bounded(urllib.request.AbstractHTTPHandler):
+    """Makes connections whose responses are bounded."""
+
+    def do_open(self, http_class: Any, req: Any, **options: Any) -> Any:
+        """See `AbstractHTTPHandler`."""
+        bounded: Any = type("Bounded", (http_class,), {"response_class": _Response})
+        return super().do_open(bounded, req, **options)
+
+
+class _Http(_Bounded, urllib.request.HTTPHandler):
+    pass
+
+
+class _Https(_Bounded, urllib.request.HTTPSHandler):
+    pass
+
+
 def is_tars(given: str) -> bool:
     """Whether a word means tars, by path, pattern or URL, instead of a store's folder."""
-    word = _written_out(given)
+    refuse_secrets(given)
+    word = expand_word(given)
     if os.path.isdir(word) or is_bucket(word):
         return False
-    return os.path.isfile(word) or "{" in word or word.endswith(TAR_SUFFIX) or _scheme(word) is not None
+    return os.path.isfile(word) or "{" in word or word.endswith(TAR_SUFFIX) or word == "-" or scheme(word) is not None
 
 
 def expand(given: str) -> list[str]:
@@ -94,23 +122,29 @@ def expand(given: str) -> list[str]:
     Raises:
         StoreError: One is missing, or is neither a local file nor a URL of http or https; or they are too many.
     """
-    word = _written_out(given)
+    refuse_secrets(given)
+    word = expand_word(given)
     if os.path.isfile(word):
         return [_checked(word)]
     try:
         if _most_tars(word) > MOST_TARS:
             raise StoreError(
-                f"{given}: means more than {MOST_TARS:,} tars; expected the numbers of those that are there"
+                f"{shown(given)}: means more than {MOST_TARS:,} tars; expected the numbers of those that are there"
             )
         urls = list(braceexpand(word))
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{given}: no pattern ({error}); expected one such as train-{{000000..000003}}.tar") from error
+        raise StoreError(
+            f"{shown(given)}: no pattern ({error}); expected one such as train-{{000000..000003}}.tar"
+        ) from error
     return [_checked(url) for url in urls]
 
 
 def _most_tars(pattern: str) -> int:
     """How many tars a brace pattern means at most."""
-    count = math.prod(abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(pattern))
+    pattern = re.sub(r"\\.", "", pattern, flags=re.DOTALL)  # signs that stand for themselves
+    spans = [(int(first), int(last)) for first, last in _NUMBERS.findall(pattern)]
+    spans += [(ord(first), ord(last)) for first, last in _LETTERS.findall(pattern)]
+    count = math.prod(abs(last - first) + 1 for first, last in spans)
     groups: list[int] = []
     for sign in pattern:
         if sign == "{":
@@ -120,11 +154,6 @@ def _most_tars(pattern: str) -> int:
         elif sign == "}" and groups:
             count *= groups.pop()
     return count
-
-
-def _written_out(given: str) -> str:
-    """A word with `~` and `$VAR` expanded, where it is no URL."""
-    return given if _scheme(given) else str(expand_path(given))
 
 
 def split_tars(words: Sequence[str]) -> dict[str, list[str]]:
@@ -139,7 +168,9 @@ def split_tars(words: Sequence[str]) -> dict[str, list[str]]:
     val = [word for word in words if VAL in _last_part(word) and TRAIN not in _last_part(word)]
     train = [word for word in words if word not in val]
     if not train:
-        raise ConfigError(f"--shards {' '.join(words)}: names shards for validation alone; name some to train from")
+        raise ConfigError(
+            f"--shards {' '.join(map(shown, words))}: names shards for validation alone; name some to train from"
+        )
     tars = _expand_all(train)  # first, since it says what is refused
     try:
         return {TRAIN: tars, VAL: _expand_all(val or [validation_word(word) for word in train])}
@@ -176,7 +207,7 @@ def _expand_all(words: Sequence[str]) -> list[str]:
 
 def is_fetched(url: str) -> bool:
     """Whether it comes over the network."""
-    return _scheme(url) in FETCHED
+    return scheme(url) in FETCHED
 
 
 def open_shard(url: str) -> io.BufferedReader:
@@ -191,7 +222,7 @@ def open_shard(url: str) -> io.BufferedReader:
         except OSError as error:
             raise StoreError(f"{checked}: cannot be opened ({error.strerror})") from error
     try:
-        body = urllib.request.build_opener(_NoFtp).open(checked, timeout=TIMEOUT_SECONDS)
+        body = urllib.request.build_opener(_NoFtp, _Http, _Https).open(checked, timeout=TIMEOUT_SECONDS)
         return io.BufferedReader(Arriving(body))
     except urllib.error.HTTPError as error:
         raise StoreError(f"{checked}: cannot be fetched (HTTP {error.code} {error.reason})") from error
@@ -199,26 +230,13 @@ def open_shard(url: str) -> io.BufferedReader:
         raise StoreError(f"{checked}: cannot be fetched ({getattr(error, 'reason', error)})") from error
 
 
-def _scheme(url: str) -> str | None:
-    """`http:` and the like, or `-` for standard input; None of a path."""
-    if url == "-":
-        return url
-    found = _SCHEME.match(url)
-    return found[0].lower() if found else None
-
-
 def _checked(url: str) -> str:
-    scheme = _scheme(url)
-    if secret := _PASSWORD.match(url):
-        raise StoreError(
-            f"{secret[1]}//...@{url[secret.end() :]}: has a user or password in it, which would end up in logs; "
-            "expected an address that needs none. Download the tars, or have them served without"
-        )
-    if scheme in FETCHED:
+    refuse_secrets(url)
+    if is_fetched(url):
         return url
-    if scheme is not None:
+    if url == "-" or scheme(url):
         raise StoreError(
-            f"{url}: {scheme} is refused, since WebDataset would run a command for it or read what is no file; "
+            f"{shown(url)}: is refused, since WebDataset would run a command for it or read what is no file; "
             "expected a path or a URL of http or https. Copy or mount the shards, or give their https address."
         )
     if not os.path.isfile(url):

@@ -1,8 +1,9 @@
 """A web server on this machine, which serves a folder."""
 
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,6 +50,30 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, *_: Any) -> None:
         pass
+
+
+@contextmanager
+def dripping(begin: bytes, drop: bytes, seconds: float) -> Iterator[str]:
+    """Serve one request: `begin`, then `drop` every hundredth of a second for so long. Gives the address of a tar."""
+    ended = threading.Event()
+
+    def serve() -> None:
+        with suppress(OSError), listening.accept()[0] as connection:
+            connection.recv(1 << 16)
+            connection.sendall(begin)
+            for _ in range(int(seconds * 100)):
+                if ended.wait(0.01):
+                    return
+                connection.sendall(drop)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/x.tar"
+        finally:
+            ended.set()
+            thread.join()
 
 
 @contextmanager

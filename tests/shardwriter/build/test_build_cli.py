@@ -1,6 +1,7 @@
 """The command build-shards: exit codes, flags, what it prints, and its log file."""
 
 import errno
+import logging
 import re
 import resource
 import signal
@@ -99,6 +100,17 @@ def test_long_list_of_failures_is_cut_in_the_summary_and_whole_in_the_log(
 def test_log_names_every_stored_utterance(run: Run, corpus: Corpus) -> None:
     log = log_of(run()).read_text()
     assert all(f"train {name}: stored" in log for name in corpus.names["train"])
+
+
+def test_a_program_that_builds_logs_afterwards_as_it_did_before(
+    corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, ours = logging.getLogger(), logging.getLogger("shardwriter")
+    for owner, name, value in ((root, "handlers", []), (root, "level", root.level), (ours, "level", logging.ERROR)):
+        monkeypatch.setattr(owner, name, value)
+    with pytest.raises(SystemExit):
+        main(["--conf_dir", str(corpus.config_file), "--shards", str(store), "--data_split", "val"])
+    assert ours.level == logging.ERROR
 
 
 @pytest.mark.parametrize("spelling", ["--data_split", "--data-split"])

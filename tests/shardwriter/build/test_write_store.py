@@ -1,5 +1,7 @@
 """write_store: a store of any embeddings."""
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +172,26 @@ def test_bad_sample_is_named_and_nothing_of_its_split_is_stored(
     assert not [path.name for path in tmp_path.iterdir() if path.name != ".lock"]
     assert write_store(tmp_path, make_samples(4), utterances_per_shard=2) == 4
     assert len(stored(tmp_path, "train")) == 4
+
+
+def test_a_file_that_the_samples_lack_is_not_blamed_on_the_store(tmp_path: Path) -> None:
+    def lacking() -> Iterator[Sample]:
+        yield from make_samples(2)
+        (tmp_path / "gone.npy").read_bytes()
+
+    with pytest.raises(FileNotFoundError, match=r"gone\.npy"):
+        write_store(tmp_path / "store", lacking(), utterances_per_shard=1)
+    assert not list((tmp_path / "store").glob("*.tar")) and not list((tmp_path / "store").glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("where", ["shard_writer.ShardWriter._append", "files.move_into_place"])
+def test_a_full_disk_is_named_with_the_cure(tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"shardwriter.format.{where}", refuse)
+    with pytest.raises(StoreError, match=r"/store: cannot be written \(No space left on device\)\. .*make room"):
+        write_store(tmp_path / "store", make_samples(2))
 
 
 def test_no_samples_are_an_error(tmp_path: Path) -> None:

@@ -349,6 +349,7 @@ def test_a_rank_that_cannot_begin_lets_the_next_one_try(corpus: Corpus, store: P
         "[" * 100_000,
         "[]",
         '{"job": "a job, 2 ranks", "asked": "", "shared": {}, "plans": [], "tasks": [], "counts": 7}',
+        '{"job": "a job, 2 ranks", "asked": "", "shared": {"a": NaN}, "plans": [], "tasks": [], "counts": {}}',
     ],
 )
 def test_a_torn_record_of_the_job_is_named_with_the_cure(record: str, corpus: Corpus, store: Path) -> None:

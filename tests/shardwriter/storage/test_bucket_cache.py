@@ -1,5 +1,7 @@
 """Copies of what lies in a bucket: always what is there, downloaded once a machine, and no more than they may take."""
 
+import errno
+import fcntl
 import os
 import socket
 import threading
@@ -269,3 +271,17 @@ def test_a_cache_that_cannot_be_written_is_named(server: S3Server, tmp_path: Pat
     (tmp_path / "cache").write_bytes(b"a file")
     with pytest.raises(StoreError, match=r"/cache/.* cannot be written .*; make room, or name another cache folder"):
         read(cached(tmp_path), 0)
+
+
+def test_a_cache_on_a_file_system_without_locks_downloads_and_leaves_no_file_open(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    put_tars(server, 2)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert read(cached(tmp_path), 0) == content(0)
+    assert read(cached(tmp_path), 1) == content(1)
+    opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    assert not [path for path in opened if path.startswith(str(tmp_path / "cache"))]

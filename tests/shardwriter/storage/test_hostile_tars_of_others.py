@@ -14,17 +14,19 @@ from pathlib import Path
 
 import pytest
 from helpers.runs import ROOT
+from helpers.web_server import dripping
 
-from iianet.errors import StoreError
+from iianet.errors import ConfigError, StoreError
 from shardwriter.storage import tar_urls
-from shardwriter.storage.tar_urls import Arriving, expand, is_tars, open_shard
+from shardwriter.storage.tar_samples import read_samples
+from shardwriter.storage.tar_urls import Arriving, expand, is_tars, open_shard, split_tars
 
 END = bytes(2 * tarfile.BLOCKSIZE)
 GIGABYTE = 1 << 30
 SECONDS = 60
 READ = """
 import json, resource, sys
-from iianet.errors import StoreError
+from iianet.errors import ConfigError, StoreError
 from shardwriter.storage.tar_samples import read_samples
 
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -156,8 +158,44 @@ def test_a_server_that_drips_is_an_error_and_a_slow_one_is_not(monkeypatch: pyte
             clock[0] += 1000  # between two reads the consumer may take its time
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("word", ["x-{0..99999999}.tar", "x-{99999999..0}.tar", "{a,b}" * 40, "{0..9}" * 12])
+@pytest.mark.parametrize(
+    ("begin", "drop"),
+    [
+        (b"", b"H"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (CHUNKED, b"0"),
+        (CHUNKED + b"200\r\n" + bytes(512) + b"\r\n", b"0"),
+        (CHUNKED, b"1\r\n0\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"0"),
+    ],
+)
+def test_a_server_that_drips_anything_is_given_up(begin: bytes, drop: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_urls, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(tar_urls, "SLOWEST", 10_000)
+    with (
+        dripping(begin, drop, seconds=3) as address,
+        pytest.raises(StoreError, match=r"x\.tar: cannot be .* \(it sends fewer than 10,000 bytes a second\)"),
+    ):
+        list(read_samples([address]))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "word",
+    [
+        "x-{0..99999999}.tar",
+        "x-{99999999..0}.tar",
+        "{a,b}" * 40,
+        "{0..9}" * 12,
+        "{a..z}" * 4,
+        "{Z..A..-1}" * 4,
+        "{a\\},b,c}" * 11,
+    ],
+)
 def test_patterns_of_very_many_tars_are_refused(word: str) -> None:
     with pytest.raises(StoreError, match=r"means more than 100,000 tars; expected the numbers"):
         expand(word)
@@ -170,12 +208,38 @@ def test_names_that_no_system_takes_are_missing_files() -> None:
             expand(word)
 
 
-@pytest.mark.parametrize("word", ["https://me:secret@h/x-{0..1}.tar", "http://secret@h/x.tar", "HTTP:me:secret@h"])
+SECRETS = [
+    "https://me:secret@h/x-{0..1}.tar",
+    "http://secret@h/x.tar",
+    "HTTP:me:secret@h",
+    "https://me:sec/secret@h/x.tar",
+    "https://me:secret@h/{a,b.tar",
+    "https://me:secret@h/{0..999999}.tar",
+    "{https://me:secret@h/x.tar,y.tar}",
+    "ftp://me:secret@h/x.tar",
+    "s3://key:secret@b/x.tar",
+    "s3://b/x.tar?key=secret",
+]
+
+
+@pytest.mark.parametrize("word", SECRETS)
 def test_passwords_in_addresses_are_refused_and_never_shown(word: str) -> None:
-    for function in (expand, open_shard):
-        with pytest.raises(StoreError, match=r"has a user or password in it.* that needs none") as no:
+    for function in (is_tars, expand, open_shard):
+        with pytest.raises(StoreError, match=r"has credentials or options in it.* that needs none") as no:
             function(word)
         assert "secret" not in str(no.value)
+
+
+@pytest.mark.parametrize("word", ["https://me:secret@h/val-0.tar", "pipe:curl -u me:secret h/val-0.tar"])
+def test_passwords_are_not_shown_where_words_are_refused_for_another_reason(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"for validation alone") as no:
+        split_tars([word])
+    assert "secret" not in str(no.value)
+
+
+@pytest.mark.parametrize("word", ["https://h:8080/v@1/x.tar", "https://h/a:b@1/x.tar", "http://[::1]:80/x.tar"])
+def test_an_at_sign_in_the_path_of_an_address_is_no_password(word: str) -> None:
+    assert expand(word) == [word]
 
 
 def test_home_and_variables_are_expanded_and_addresses_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

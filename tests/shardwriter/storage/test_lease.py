@@ -79,6 +79,18 @@ def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(objec
     assert server.names(PREFIX) == []
 
 
+def test_a_lease_that_is_longer_than_any_document_is_not_parsed(
+    objects: Objects, server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardwriter.format.document.MOST_BYTES", 1000)
+    write_lease(server, system=lease_module.this_system(), pid=DEAD, more="x" * 1000)
+    with (
+        pytest.raises(StoreError, match=r"another build is writing to it \(it has just started\)"),
+        held_lease(objects),
+    ):
+        raise AssertionError("two hold it")
+
+
 def test_a_lease_that_ends_while_it_is_looked_at_is_in_nobodys_way(
     objects: Objects, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,23 @@ def test_the_file_that_a_killed_build_left_is_named_with_the_cure(store: Path) -
 
 
 @pytest.mark.usefixtures("no_flock")
+def test_who_is_patient_waits_for_a_lock_file_too(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the ranks of a training do, of which one makes the store."""
+    store.mkdir()
+    alone = store / LOCK_FILE_ALONE
+    alone.write_text("process 7 on elsewhere")
+    with monkeypatch.context() as patch:
+        patch.setattr(lock.time, "sleep", lambda _: alone.unlink())  # as the other one does when it is done
+        with build_lock(store, patient=True):
+            assert f"process {os.getpid()} on" in alone.read_text()
+    monkeypatch.setattr(lock, "MOMENT_SECONDS", -1.0)
+    alone.write_text("process 7 on elsewhere")
+    with pytest.raises(StoreError) as raised, build_lock(store, patient=True):
+        raise AssertionError("two write")
+    assert str(raised.value).startswith(f"{store}: is held by process 7 on elsewhere, by the file {alone} (delete it")
+
+
+@pytest.mark.usefixtures("no_flock")
 def test_a_lock_file_does_not_stay_where_the_disk_is_full(store: Path) -> None:
     store.mkdir()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
