@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iianet.checkpoint import read_checkpoint
 from iianet.config.schema import Config
-from iianet.errors import ConfigError
+from iianet.errors import ConfigError, WeightsError
 from iianet.paths import expand_path
 from iianet.run_folder import RunFolder
 from iianet.separator.model import IIANet
@@ -30,7 +30,7 @@ POSITION = "SeparationData"
 FIGURES = ("epoch", "train_loss", "val_loss", "lr")
 """Figures of an epoch in the history."""
 SETTINGS = (
-    "audionet.audionet_name",
+    "audionet",
     "videonet",
     "loss",
     "optimizer",
@@ -44,7 +44,7 @@ SETTINGS = (
     "datamodule.data_config.augment_mouth",
     "datamodule.data_config.embedding_augmentation",
 )
-"""Keys and sections that say what steps compute, besides the network and the order of the examples."""
+"""Keys and sections that say what steps compute, besides the order of the examples."""
 APPLIED = {"optimizer.lr", "optimizer.weight_decay"}
 """Keys of the optimizer that may change on resume; the state that it keeps belongs to the other ones."""
 ABSENT = "not recorded"
@@ -218,8 +218,19 @@ def resolve_checkpoint(resume: str | None, folder: RunFolder) -> SavedRun | None
     path = folder.last if resume in ("auto", "last") else expand_path(resume)
     if not path.is_file():
         found = ", ".join(sorted(other.name for other in path.parent.glob("*.ckpt"))) or "none"
-        raise ConfigError(f"--resume {resume}: {path} does not exist; checkpoints there: {found}")
-    return SavedRun.read(path)
+        named = "" if resume == str(path) else f"{path} "
+        raise ConfigError(f"--resume {resume}: {named}does not exist; checkpoints there: {found}")
+    try:
+        return SavedRun.read(path)
+    except WeightsError as error:
+        others = sorted(other for other in path.parent.glob("epoch=*.ckpt") if other != path)
+        if not others:
+            raise
+        newest = max(others, key=lambda other: other.stat().st_mtime)
+        raise WeightsError(
+            f"{path}: is damaged ({path.stat().st_size:,} bytes), so the run cannot be resumed from it; resume from "
+            f"another checkpoint of it, such as the newest: --resume {newest}"
+        ) from error
 
 
 def refuse_other_network(saved: SavedRun, model: IIANet) -> None:
@@ -277,6 +288,11 @@ def tell_changed_settings(saved: SavedRun, config: Config) -> None:
     if not changed:
         return
     named = _there_and_here(changed, saved.settings, now)
+    if network := [name for name in changed if name.startswith("audionet.")]:  # its tensors may fit nevertheless
+        raise ConfigError(
+            f"--resume {saved.path}: {_there_and_here(network, saved.settings, now)}, which is another network. Resume "
+            "with the config that it was trained with (conf.yml beside it), or start a new run without --resume"
+        )
     unfit = [name for name in changed if name.startswith("optimizer.") and name not in APPLIED]
     if unfit:
         raise ConfigError(
@@ -286,7 +302,7 @@ def tell_changed_settings(saved: SavedRun, config: Config) -> None:
         )
     logger.warning("--resume %s: %s; from step %d on, what is here applies", saved.path, named, saved.step)
     if "optimizer.lr" in changed:
-        logger.warning("the learning rate is %g again, and its schedule starts anew", config.optimizer.lr)
+        logger.warning("the learning rate is %g from here on, and its schedule starts anew", config.optimizer.lr)
     elif any(name.startswith("scheduler.") for name in changed):
         logger.warning("the schedule starts anew, from the learning rate that the run had")
 

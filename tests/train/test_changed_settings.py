@@ -50,7 +50,7 @@ def test_another_learning_rate_applies_and_its_schedule_starts_anew(
     assert resumed(corpus, store, "optimizer.lr=3e-4") == pytest.approx([3e-4, 1.5e-4])
     said = capsys.readouterr().err
     assert "optimizer.lr was 0.001 there and is 0.0003 here; from step 10 on, what is here applies" in said
-    assert "the learning rate is 0.0003 again, and its schedule starts anew" in said
+    assert "the learning rate is 0.0003 from here on, and its schedule starts anew" in said
     assert load_config(folder / "conf.yml").optimizer.lr == 3e-4
     assert last()["history"][-1]["lr"] == pytest.approx(1.5e-4)
 
@@ -121,3 +121,26 @@ def test_an_optimizer_whose_state_is_another_is_refused_and_nothing_is_written(
     assert "only optimizer.lr and optimizer.weight_decay may change" in message
     assert "without --resume" in message
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_another_network_is_refused_though_its_tensors_fit(
+    corpus: Corpus, store: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blocks share their weights, so any number of them fits."""
+    before = (folder / "conf.yml").read_bytes()
+    words = ("--set", "training.epochs=4", FALLING, "audionet.audionet_config.num_blocks=5", "--resume", "last")
+    assert run(corpus, "--shards", store, *words)[0] == 2
+    said = capsys.readouterr().err
+    assert "audionet.audionet_config.num_blocks was" in said and "here, which is another network" in said
+    assert (folder / "conf.yml").read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["last", "auto"])
+def test_a_damaged_last_checkpoint_names_one_that_is_whole(
+    corpus: Corpus, store: Path, folder: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    (folder / "last.ckpt").write_bytes(b"x\n")
+    assert run(corpus, "--shards", store, "--set", "training.epochs=4", FALLING, "--resume", how)[0] == 2
+    said = capsys.readouterr().err
+    assert "last.ckpt: is damaged (2 bytes), so the run cannot be resumed from it" in said
+    assert f"--resume {folder / 'epoch='}" in said
