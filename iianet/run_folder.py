@@ -235,7 +235,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
         raise TrainingError(
             f"{path}: cannot be written: {_reason(refusal)}. What was there before is whole. Make room or make the "
-            "folder writable; a training then goes on with --resume last"
+            "folder writable; then resume with --resume last"
         ) from error
 
 
@@ -257,7 +257,7 @@ def refusing_full_disk(folder: Path) -> Iterator[None]:
             raise
         raise TrainingError(
             f"{refusal.filename or folder}: cannot be written: {_reason(refusal)}. Checkpoints are whole. Make room; "
-            "the training then goes on with --resume last"
+            "then resume with --resume last"
         ) from error
 
 

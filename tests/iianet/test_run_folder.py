@@ -194,7 +194,7 @@ def test_what_cannot_be_written_leaves_what_was_there_and_no_fragment(tmp_path: 
             raise RuntimeError("[enforce fail at inline_container.cc]")  # as torch.save raises over it
     assert str(path) in str(refusal.value)
     assert "No space left on device" in str(refusal.value)
-    assert "--resume last" in str(refusal.value)
+    assert "then resume with --resume last" in str(refusal.value)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -234,7 +234,10 @@ def test_a_lock_that_fails_otherwise_is_not_another_training(tmp_path: Path, mon
 
 def test_a_disk_that_is_full_for_loggers_is_a_sentence_and_other_errors_stay(tmp_path: Path) -> None:
     with (
-        pytest.raises(TrainingError, match=r"metrics\.csv: cannot be written: No space left on device.*--resume last"),
+        pytest.raises(
+            TrainingError,
+            match=r"metrics\.csv: cannot be written: No space left on device.*then resume with --resume last",
+        ),
         refusing_full_disk(tmp_path),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
