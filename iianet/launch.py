@@ -1,12 +1,14 @@
-"""Who started this process for a training on several ranks: torchrun, srun, or nobody but the user."""
+"""Who started this process for a training on several ranks: torchrun, srun, or nobody but the user; and the cores and
+GPUs that it has."""
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from iianet.errors import ConfigError
+from iianet.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -131,3 +133,54 @@ def _count(environment: Mapping[str, str], *names: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"{name}={text!r}: expected a whole number from 1 on, as torchrun and Slurm set it; unset it")
     return int(text)
+
+
+def training_devices(
+    requested: Sequence[int] | int | None, launch: Launch | None = None
+) -> tuple[str, list[int] | int]:
+    """Choose accelerator and devices for the Trainer.
+
+    Args:
+        requested: training.gpus: indices of GPUs, how many, or None for one if there is any.
+        launch: Processes that a launcher started; each has a device of its own, so they decide how many.
+
+    Returns:
+        "gpu" and the indices that exist; or "cpu", and 1 or as many ranks as were started on this machine.
+
+    Raises:
+        ConfigError: `requested` contradicts the launch, or this machine has fewer GPUs than it has ranks.
+    """
+    import torch  # the commands ask who is the first rank before they load it
+
+    count = torch.cuda.device_count()
+    if requested is None:
+        requested = (launch.local_size if launch else 1) if count else 0
+    indices = list(range(requested)) if isinstance(requested, int) else list(dict.fromkeys(requested))
+    existing = [index for index in indices if 0 <= index < count]
+    if launch is not None:
+        _refuse_other_count(indices, existing, launch)
+    if existing != indices:
+        used = f"GPUs {existing}" if existing else "the CPU"
+        logger.warning(
+            "training.gpus asks for %s; found %s on this machine, using %s", indices, counted(count, "GPU"), used
+        )
+    return ("gpu", existing) if existing else ("cpu", launch.local_size if launch else 1)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; where the system does not say (macOS), those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _refuse_other_count(indices: Sequence[int], existing: Sequence[int], launch: Launch) -> None:
+    """Raise ConfigError where a launcher started more or fewer ranks than there are devices for them."""
+    started = f"{launch.by} started {counted(launch.local_size, 'rank')} on this machine"
+    if indices and len(indices) != launch.local_size:
+        raise ConfigError(
+            f"training.gpus asks for {counted(len(indices), 'device')}, {list(indices)}, and {started}; start as many "
+            f"ranks as devices, or give --set training.gpus={launch.local_size}"
+        )
+    if existing and len(existing) < launch.local_size:
+        raise ConfigError(
+            f"{started}, which has {counted(torch.cuda.device_count(), 'GPU')}; start no more ranks than GPUs"
+        )

@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 
 from iianet.config.schema import Config
-from iianet.devices import usable_cores
 from iianet.errors import ConfigError, ManifestError
+from iianet.launch import usable_cores
 from loaders.assemble import Assembler
 from loaders.audio import Audio, EmbeddedAudio, Kind, WavFiles
 from loaders.dataset import BatchLoader, ExampleDataset

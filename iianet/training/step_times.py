@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from iianet.batch import Batch
-from iianet.devices import usable_cores
+from iianet.launch import usable_cores
 
 SMOOTHING = 0.9
 """Share of the rate before in the rate that the progress bar shows."""

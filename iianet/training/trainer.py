@@ -21,9 +21,8 @@ from pytorch_lightning.strategies.launchers.subprocess_script import _Subprocess
 
 from iianet.config.schema import Config
 from iianet.config.sections import TrainingSection
-from iianet.devices import training_devices
 from iianet.errors import ConfigError
-from iianet.launch import Launch
+from iianet.launch import Launch, training_devices
 from iianet.run_folder import RunFolder
 from iianet.terminal import complain
 from iianet.training.best_checkpoints import BestCheckpoints

@@ -6,9 +6,8 @@ import os
 import pytest
 import torch
 
-from iianet.devices import training_devices, usable_cores
 from iianet.errors import ConfigError
-from iianet.launch import Launch, is_first_rank
+from iianet.launch import Launch, is_first_rank, training_devices, usable_cores
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2"}

@@ -319,7 +319,7 @@ def build_and_compact(corpus: Corpus, storage: Storage) -> dict[str, bytes]:
     del before  # which holds what it has opened
     compaction = Compaction(storage=storage, utterances_per_shard=3, keep_replaced_days=0)
     run_operation(compaction, storage, OneProcess(CPU))
-    assert compaction.report is not None and (compaction.report.superseded, compaction.report.kept) == (1, "")
+    assert compaction.report is not None and compaction.report.superseded == 1
     after = Snapshot.open(storage)
     assert [header.kind for header in after.active] == ["compact"]
     assert read_all(after) == embeddings
