@@ -150,7 +150,7 @@ def training_devices(
     Raises:
         ConfigError: `requested` contradicts the launch, or this machine has fewer GPUs than it has ranks.
     """
-    import torch  # the commands ask who is the first rank before they load it
+    import torch  # asking who is the first rank needs none
 
     count = torch.cuda.device_count()
     if requested is None:
@@ -174,6 +174,8 @@ def usable_cores() -> int:
 
 def _refuse_other_count(indices: Sequence[int], existing: Sequence[int], launch: Launch) -> None:
     """Raise ConfigError where a launcher started more or fewer ranks than there are devices for them."""
+    import torch  # asking who is the first rank needs none
+
     started = f"{launch.by} started {counted(launch.local_size, 'rank')} on this machine"
     if indices and len(indices) != launch.local_size:
         raise ConfigError(
