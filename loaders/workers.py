@@ -35,6 +35,7 @@ SOCKET_BYTES = 107
 """Longest path of a socket."""
 
 _parent: int | None = None
+_is_death_known = False
 _workers: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
 
 
@@ -165,8 +166,8 @@ def start_workers(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     Raises:
         TrainingError: A worker was killed.
     """
-    global _parent
-    _parent = os.getpid()
+    global _parent, _is_death_known
+    _parent, _is_death_known = os.getpid(), False
     before = set(multiprocessing.active_children())
     iterator = make()
     _workers.update(child for child in multiprocessing.active_children() if child not in before)
@@ -183,8 +184,14 @@ def _explain_deaths() -> None:
         return
 
     def explain(*arguments: Any) -> None:
-        with _explained():
-            handler(*arguments)
+        global _is_death_known
+        try:
+            with _explained():
+                handler(*arguments)
+        except TrainingError:
+            if not _is_death_known:  # a second one would be raised wherever the first is handled
+                _is_death_known = True
+                raise
 
     explain.explains = True  # type: ignore[attr-defined]
     signal.signal(signal.SIGCHLD, explain)
