@@ -1,12 +1,16 @@
 """inspect-shards --against and --recheck: the store beside its corpus."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.builds import change_mouth, index
+from helpers.builds import change_mouth, index, read_index
 from helpers.corpus import edit_lists
 from helpers.inspection import BROKEN, STORED, Place, damage, run, run_json
+
+from shardwriter.format.digest import digest_of
+from shardwriter.format.index import encode_index
 
 
 def forget(place: Place, split: str, name: str) -> None:
@@ -118,6 +122,11 @@ def test_a_changed_value_is_found_by_encoding_again(place: Place, capsys: pytest
     entry = place.inspected().entry("val", "gus")
     assert entry.embedding_offset is not None
     damage(place, entry.shard, entry.embedding_offset + 128, b"\x00\x54")  # 64.0, finite and far off
+    with (place.store / f"{entry.shard}.tar").open("rb") as tar:
+        digest = digest_of(tar)[0]  # which says that it is what was written
+    rows, (record,) = read_index(place.store / f"{entry.shard}.index")
+    (place.store / f"{entry.shard}.index").write_bytes(encode_index(rows, [replace(record, tar_digest=digest)]))
+    (place.store / "val.index").unlink(missing_ok=True)
     code, document = run_json(capsys, place.store, "--against", place.config, "--recheck", 9)
     assert code == 1
     assert {item["key"] for item in document["recheck"] if item["problem"]} == {"gus"}
