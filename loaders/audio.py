@@ -1,7 +1,5 @@
 """Segments of audio: of wavs read by their paths, or out of the shards (`build-shards --audio embed`)."""
 
-import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import soundfile
 
 from iianet.errors import AudioError, ManifestError, StoreError
 from loaders.order import Indices
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
+from shardwriter.corpus.wavs import open_wav
 from shardwriter.format.sample import NPY_HEADER_BYTES, decode_pcm
 
 Samples = npt.NDArray[np.float32]
@@ -94,17 +92,10 @@ def read_segment(
     """
     if isinstance(recording, np.ndarray):
         return decode_segment(recording[start : start + num_samples], str(name))
-    if isinstance(recording, Path) and not os.path.isfile(recording):  # opening a pipe would wait for ever
-        found = "is neither a file nor a link to one" if os.path.lexists(recording) else "no such file"
-        raise AudioError(f"{name or recording!s}: {found}; copy it there, or correct data_root or the lists")
-    try:
-        with soundfile.SoundFile(io.BytesIO(recording) if isinstance(recording, bytes) else recording) as wav:
-            wav.seek(start)
-            samples: Samples = wav.read(num_samples, dtype="float32")
-            rate, sample_bytes = wav.samplerate, _SAMPLE_BYTES.get(wav.subtype, 0)
-    except (OSError, soundfile.SoundFileError) as error:
-        reason = getattr(error, "error_string", error)  # the whole message has the path in it again
-        raise AudioError(f"{name or recording!s}: cannot be read from sample {start} on ({reason})") from error
+    with open_wav(recording, name) as wav:
+        wav.seek(start)
+        samples: Samples = wav.read(num_samples, dtype="float32")
+        rate, sample_bytes = wav.samplerate, _SAMPLE_BYTES.get(wav.subtype, 0)
     if rate != sample_rate or samples.shape != (num_samples,):
         raise AudioError(
             f"{name or recording!s}: {samples.shape} samples at {rate} Hz from sample {start} on; expected mono at "

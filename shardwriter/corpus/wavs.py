@@ -1,5 +1,6 @@
 """Wavs of an utterance, read to be stored: as integers as they are, or as float32; and what their headers say."""
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,16 +73,26 @@ def _read(path: Path, num_samples: int, dtype: str) -> npt.NDArray[Any]:
 
 
 @contextmanager
-def open_wav(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open a wav. Raises AudioError where it is no regular file, or libsndfile cannot read it, here or in the block."""
+def open_wav(recording: Path | bytes, name: str | None = None) -> Iterator[soundfile.SoundFile]:
+    """Open a wav by its path or content; messages call it `name`, by default its path.
+
+    Raises:
+        AudioError: It is missing, no regular file, or libsndfile cannot read it, here or in the block.
+    """
     try:
-        with read_regular(path) as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as wav:
-            yield wav
+        if isinstance(recording, bytes):
+            with soundfile.SoundFile(io.BytesIO(recording)) as wav:
+                yield wav
+        else:
+            with read_regular(recording) as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as wav:
+                yield wav
+    except FileNotFoundError as error:
+        raise AudioError(f"{recording!s}: no such file; copy it there, or correct data_root or the lists") from error
     except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+        raise AudioError(f"{name or recording!s}: cannot be read ({error.strerror or error})") from error
     except soundfile.SoundFileError as error:
         reason = str(getattr(error, "error_string", error))  # the whole message has a file's name in it
-        raise AudioError(f"{path}: cannot be read ({reason.rstrip('.')})") from error
+        raise AudioError(f"{name or recording!s}: cannot be read ({reason.rstrip('.')})") from error
 
 
 def _refuse_other(path: Path, wav: soundfile.SoundFile, num_samples: int) -> None:

@@ -1,5 +1,6 @@
 """Draw utterances: the mouth, its embedding and the voice over one time axis (inspect-shards --plot)."""
 
+import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
 from iianet.drawing import drawing
 from iianet.encoder.mouth import SAMPLE_RATE, view_crop
-from iianet.errors import MouthError, StoreError
+from iianet.errors import AudioError, MouthError, StoreError
 from shardwriter.corpus.mouth_npz import read_mouth_npz
 from shardwriter.corpus.outside import is_outside
+from shardwriter.corpus.wavs import open_wav
 from shardwriter.format.names import split_view_key
 from shardwriter.format.sample import decode_pcm
 from shardwriter.inspect.sample import Sample
@@ -78,16 +79,13 @@ def drawing_of(sample: Sample, fps: float, data_root: Path | None) -> Drawing:
 def _mouth(data_root: Path | None, mouth: str | None, key: str, view: int) -> npt.NDArray[np.uint8] | str:
     if mouth is None:
         return "made from no mouth npz"
-    if data_root is None:
-        return f"{mouth}\nwhere? give --data_root"
-    if is_outside(mouth):
-        return f"{mouth}\nis not below data_root, so it is not read"
-    if not (data_root / mouth).is_file():
-        return f"{mouth}\nis not on this machine"
+    path = _below(data_root, mouth)
+    if isinstance(path, str):
+        return path
     try:
-        frames = read_mouth_npz(data_root / mouth).frames
+        frames = read_mouth_npz(path).frames
     except MouthError:
-        return f"{mouth}\ncannot be read any more"
+        return _unreadable(path, mouth)
     return view_crop(key, view).apply(frames) if view else frames
 
 
@@ -98,21 +96,29 @@ def _voice(
         case [{"source": str(wav), "num_samples": int(num_samples)}, *_] if stored is not None:
             # The first source comes first. No store records a rate: builds take wavs of this one alone.
             return decode_pcm(stored[:num_samples]), SAMPLE_RATE
-        case [{"source": str(wav)}, *_]:
+        case [{"source": str(wav), "num_samples": int(num_samples)}, *_]:
             pass
         case _:
             return "the sample names no audio"
-    if data_root is None:
-        return f"{wav}\nwhere? give --data_root"
-    if is_outside(wav):
-        return f"{wav}\nis not below data_root, so it is not read"
-    if not (data_root / wav).is_file():
-        return f"{wav}\nis not on this machine"
+    path = _below(data_root, wav)
+    if isinstance(path, str):
+        return path
     try:
-        signal, rate = soundfile.read(data_root / wav, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError:
-        return f"{wav}\ncannot be read"
-    return signal[:, 0], rate
+        with open_wav(path) as opened:
+            return opened.read(num_samples, dtype="float32", always_2d=True)[:, 0], opened.samplerate
+    except AudioError:
+        return _unreadable(path, wav)
+
+
+def _below(data_root: Path | None, name: str) -> Path | str:
+    """Path of a file that a store names; why it is not read where it may not be."""
+    if data_root is None:
+        return f"{name}\nwhere? give --data_root"
+    return f"{name}\nis not below data_root, so it is not read" if is_outside(name) else data_root / name
+
+
+def _unreadable(path: Path, name: str) -> str:
+    return f"{name}\n{'cannot be read any more' if os.path.lexists(path) else 'is not on this machine'}"
 
 
 def draw(drawings: Sequence[Drawing], path: Path) -> None:

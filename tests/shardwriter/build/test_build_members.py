@@ -160,7 +160,7 @@ def test_wav_that_cannot_be_stored_fails_its_utterances_with_the_reason(corpus: 
     report = build_store(corpus, store, *FULL, splits=("train",))
     (failure,) = report.failed["train"]
     assert failure.mouth == mouth
-    assert failure.reason == f"{wav}: cannot be read (No such file or directory)"
+    assert failure.reason == f"{wav}: no such file; copy it there, or correct data_root or the lists"
     assert report.stored == {"train": 3}
     tables = [read_index(path)[0] for path in store.glob("train-*.index")]
     shown = str([table.to_pylist() for table in tables])

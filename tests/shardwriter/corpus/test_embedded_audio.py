@@ -74,7 +74,7 @@ def _stereo(path: Path) -> None:
 
 
 DAMAGES = {
-    "missing": (Path.unlink, r"bad\.wav: cannot be read \(No such file or directory\)$"),
+    "missing": (Path.unlink, r"bad\.wav: no such file; copy it there, or correct data_root or the lists$"),
     "no wav": (lambda path: path.write_bytes(b"RIFF"), r"bad\.wav: cannot be read \([\w ]+\)$"),
     "short": (
         lambda path: write_wav(path, "PCM_16", 99),

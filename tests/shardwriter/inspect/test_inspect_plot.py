@@ -13,8 +13,10 @@ import soundfile
 from helpers.inspection import BROKEN, Place, run
 
 from shardwriter import inspect_cli, write_store
+from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.plot import Drawing, drawing_of
 from shardwriter.inspect.sample import find_samples, read_sample
+from shardwriter.storage.folder import Folder
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -120,3 +122,14 @@ def test_the_backend_of_a_notebook_does_not_matter(tmp_path: Path, words: list[s
     command = [sys.executable, "-m", "shardwriter.inspect_cli", *words]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + ".wav", "pipe.wav", "noise.wav"])
+def test_a_wav_that_cannot_be_read_is_named_in_its_place(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "noise.wav").write_bytes(b"no wav")
+    audio = [{"mixture": name, "source": name, "speaker": 1, "num_samples": 100}]
+    write_store(tmp_path / "own", [("x", np.ones((5, 3), np.float32), {"audio": audio})])
+    store = InspectedStore.open(Folder(tmp_path / "own"))
+    voice = drawing_of(read_sample(store, store.entry("train", "x")), 25, tmp_path).voice
+    assert voice == f"{name}\n{'is not on this machine' if len(name) > 255 else 'cannot be read any more'}"
