@@ -184,13 +184,12 @@ def _explain_deaths() -> None:
         return
 
     def explain(*arguments: Any) -> None:
-        global _is_death_known
+        was_known = _is_death_known
         try:
             with _explained():
                 handler(*arguments)
         except TrainingError:
-            if not _is_death_known:  # a second one would be raised wherever the first is handled
-                _is_death_known = True
+            if not was_known:  # else it would be raised again, wherever the error is handled just now
                 raise
 
     explain.explains = True  # type: ignore[attr-defined]
@@ -200,6 +199,7 @@ def _explain_deaths() -> None:
 @contextmanager
 def _explained() -> Iterator[None]:
     """Say what torch's error says of a worker that ended; any other error passes as it is."""
+    global _is_death_known
     try:
         yield
     except (RuntimeError, EOFError, ConnectionError) as error:
@@ -210,6 +210,7 @@ def _explained() -> Iterator[None]:
             fact = str(error).removeprefix("DataLoader worker").partition(". ")[0].strip()
         elif isinstance(error, RuntimeError) or not _workers:
             raise
+        _is_death_known = True
         raise TrainingError(
             f"a loader worker {fact}. Killed: most often memory ran out (see dmesg, or the limit of the container or "
             f"job); use fewer {WORKERS_KEY} or a smaller batch_size. Bus error: {SHARED_MEMORY} is full, or a file was "

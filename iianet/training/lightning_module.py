@@ -147,6 +147,8 @@ class SeparationModule(pl.LightningModule):
         self._log_times()
         if self.dropped:
             rows, keys = sum(self.dropped.values()), ", ".join(sorted(self.dropped)[:NAMED_DROPPED])
+            more = len(self.dropped) - NAMED_DROPPED
+            keys += f" and {counted(more, 'more utterance')}" if more > 0 else ""
             logger.warning("epoch %d: skipped %s (%s)", self.current_epoch, counted(rows, "row"), keys)
         self.dropped.clear()
 

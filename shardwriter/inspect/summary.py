@@ -150,7 +150,8 @@ def _failure_lines(store: InspectedStore) -> list[str]:
 def _progress_lines(store: InspectedStore, summaries: Mapping[str, SplitSummary]) -> list[str]:
     """What of the plans is not done yet, and the command that resumes."""
     lines = [
-        f"{name}: {planned - done} of {counted(planned, 'planned shard')} are not complete"
+        f"{name}: {planned - done} of {counted(planned, 'planned shard')} {'is' if planned - done == 1 else 'are'} "
+        "not complete"
         for name, (planned, done) in _with_views(summaries).items()
         if planned > done
     ]

@@ -1,5 +1,6 @@
 """Loader workers: no batch is lost without an error that says why and what to do."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -65,8 +66,40 @@ def test_a_folder_for_sockets_with_a_long_path_is_an_error(monkeypatch: pytest.M
 
 
 def test_a_worker_that_is_killed_is_an_error_that_says_how_to_continue() -> None:
-    with pytest.raises(TrainingError, match=r"a loader worker \(pid.*memory ran out.*num_workers.*--resume last"):
+    """By its number where the system's signal comes first, else by what it was doing."""
+    seen = r"a loader worker (\(pid \d+\) is killed by signal|ended while it handed over a batch)"
+    with pytest.raises(TrainingError, match=rf"{seen}.*memory ran out.*num_workers.*--resume last"):
         read(Ones(kill=signal.SIGKILL))
+
+
+def test_a_death_that_is_known_is_not_raised_again_by_the_systems_signal() -> None:
+    """What handed its batches over sees the death first; the signal comes while that error is handled."""
+
+    def dead(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    def items() -> Iterator[int]:
+        yield 1
+        raise EOFError
+
+    child = multiprocessing.get_context("fork").Process(target=signal.pause, daemon=True)
+
+    def make() -> Iterator[int]:
+        child.start()
+        return items()
+
+    before = signal.signal(signal.SIGCHLD, dead)
+    try:
+        with pytest.raises(TrainingError, match="a loader worker ended while it handed over a batch"):
+            list(start_workers(make))
+        signal.raise_signal(signal.SIGCHLD)
+        list(start_workers(lambda: iter([1])))  # other workers, another death
+        with pytest.raises(TrainingError, match=r"a loader worker \(pid 7\) is killed"):
+            signal.raise_signal(signal.SIGCHLD)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+        child.kill()
+        child.join()
 
 
 def test_shared_memory_that_is_too_small_is_refused_before_workers_start(

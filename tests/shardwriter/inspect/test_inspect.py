@@ -66,7 +66,7 @@ def test_an_unfinished_store_says_how_to_resume(place: Place, capsys: pytest.Cap
     index(place.store, "train", 1).unlink()
     assert run(place.store) == 0
     out = capsys.readouterr().out
-    assert "train: 1 of 3 planned shards are not complete" in out
+    assert "train: 1 of 3 planned shards is not complete" in out
     assert f"To resume: build-shards --conf_dir CONFIG --shards {place.store}" in out
 
 
