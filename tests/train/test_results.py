@@ -1,6 +1,7 @@
 """What a finished run leaves in its folder."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,15 @@ def test_requested_devices_that_do_not_exist_are_reported(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert run(corpus, "--shards", store, "--set", "training.gpus=[0,1]")[0] == 0
     assert "asks for [0, 1]; found 0 GPUs on this machine, using the CPU" in capsys.readouterr().err
+
+
+def test_rows_that_were_skipped_are_counted_and_some_of_them_named(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = make_corpus(here / "many", {"train": 24, "val": 2}, frames=5)
+    sources = sorted((many.root / "audio" / "tr" / "s1").glob("*.wav"))
+    for wav in sources[: len(sources) - 4]:
+        wav.write_bytes(b"no wav")
+    run(many, "--no_shards", "--set", "datamodule.data_config.train_mixing=static")
+    said = capsys.readouterr().err
+    assert re.search(r"epoch 0: skipped \d+ rows \(\w+, \w+, \w+, \w+, \w+ and \d+ more utterances\)", said), said
