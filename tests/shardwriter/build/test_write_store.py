@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.builds import CPU, build_store, contents, opened, plans, quick_encoder, samples, stored
+from helpers.builds import CPU, build_store, contents, opened, plans, quick_encoder, samples, stored, tar
 from helpers.corpus import make_corpus
 
 from iianet.errors import StoreError
@@ -237,6 +237,19 @@ def test_a_sample_that_differs_takes_the_place_of_the_older_one(
     found = {key: batch for batch in ShardedEmbeddings(tmp_path, batch_size=1) for key in batch.keys}
     assert found.keys() == set("abc") and not found["a"].embedding.any() and found["b"].metadata == [{"n": 2}]
     check(tmp_path)
+
+
+def test_samples_of_a_damaged_tar_are_written_again(tmp_path: Path) -> None:
+    samples = [(key, np.ones((DIM, 2), np.float16), {}) for key in "ab"]
+    write_store(tmp_path, samples)
+    damaged = tar(tmp_path, "train")
+    content = bytearray(damaged.read_bytes())
+    content[700] ^= 1
+    damaged.write_bytes(bytes(content))
+    assert write_store(tmp_path, samples) == 2
+    assert {key: sample.embedding.tolist() for key, sample in open_store(tmp_path).items()} == {
+        key: embedding.tolist() for key, embedding, _ in samples
+    }
 
 
 def check(store: Path) -> None:

@@ -99,6 +99,17 @@ def test_a_flipped_bit_anywhere_leaves_equal_data_or_is_refused(kind: str) -> No
     assert seen["refused"] > 0.4 * len(content)
 
 
+def test_a_column_of_another_file_is_refused_though_its_own_checksums_are_right() -> None:
+    """A copy that was broken off and begun again from another version leaves such files."""
+    own, other = index(), index([{**row, "source_size": 6} for row in ROWS])
+    names = INDEX_SCHEMA.names
+    chunk = pq.read_metadata(io.BytesIO(own)).row_group(0).column(names.index("source_size"))
+    place = slice(chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size)
+    assert len(own) == len(other) and own[place] != other[place]
+    with pytest.raises(StoreError, match="the column source_size is not what its digest says"):
+        read_index(own[: place.start] + other[place] + own[place.stop :])
+
+
 @pytest.mark.parametrize("kind", ["index", "plan"])
 def test_a_file_that_was_cut_is_refused(kind: str) -> None:
     content, read = SOUND[kind]
@@ -178,7 +189,7 @@ def test_only_what_is_read_is_checked() -> None:
     chunk = pq.read_metadata(io.BytesIO(index())).row_group(0).column(INDEX_SCHEMA.get_field_index("source_digest"))
     content[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
     assert read_index(bytes(content), ["key"])[0].column_names == ["key"]
-    with pytest.raises(StoreError, match="the column source_digest is not what its digest says"):
+    with pytest.raises(StoreError, match="the column source_size is not what its digest says"):
         read_index(bytes(content))
 
 
