@@ -49,7 +49,9 @@ def run_in(start: str, task: Task, storage: Bucket) -> Any:
     """Run a task in a process of its own, started by fork, spawn or forkserver. Returns what it returns or raises."""
     context: Any = multiprocessing.get_context(start)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_answer, args=(theirs, task, storage))
+    # The server of forkserver, once started by a test before this one, has the environment of that test.
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    process = context.Process(target=_answer, args=(theirs, environment, task, storage))
     process.start()
     theirs.close()
     try:
@@ -63,7 +65,8 @@ def run_in(start: str, task: Task, storage: Bucket) -> Any:
     return found
 
 
-def _answer(answers: Any, task: Task, storage: Bucket) -> None:
+def _answer(answers: Any, environment: dict[str, str], task: Task, storage: Bucket) -> None:
+    os.environ.update(environment)
     try:
         answers.send(task(storage))
     except (OSError, StoreError) as error:
