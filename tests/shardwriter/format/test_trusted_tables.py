@@ -189,7 +189,7 @@ def test_only_what_is_read_is_checked() -> None:
     chunk = pq.read_metadata(io.BytesIO(index())).row_group(0).column(INDEX_SCHEMA.get_field_index("source_digest"))
     content[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
     assert read_index(bytes(content), ["key"])[0].column_names == ["key"]
-    with pytest.raises(StoreError, match="the column source_size is not what its digest says"):
+    with pytest.raises(StoreError, match="the column source_digest is not what its digest says"):
         read_index(bytes(content))
 
 
