@@ -1,10 +1,11 @@
-"""Who started this process for a training on several ranks: torchrun, srun, or nobody but the user; and the cores and
-GPUs that it has."""
+"""Who started this process, and which of several ranks it is: torchrun, srun, a user's variables, or nobody; and the
+cores and GPUs that it has."""
 
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from iianet.errors import ConfigError
@@ -14,68 +15,115 @@ logger = logging.getLogger(__name__)
 
 OTHER_LAUNCHERS = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec", "JSM_NAMESPACE_SIZE": "jsrun"}
 """Variables by which launchers that are not supported say how many processes they started."""
+_TASKS = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+"""Tasks of a step, else those of its job, which may have more: salloc's own shell is one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """The processes that a launcher started for one training.
+    """The processes that were started for one job, each of which is a rank, and which of them this one is.
 
     Attributes:
-        by: Command that started them.
-        world_size: Number of processes of the job, of which each is a rank.
-        local_size: Number of processes on each machine.
+        by: What started them: torchrun, srun, or something else that has set RANK and WORLD_SIZE.
+        number: Of this process, from 0 on.
+        world_size: How many were started.
+        local: Number of this process among those of its machine.
+        local_size: How many are on this machine; all of them where nothing says so.
+        job: What tells them from those of another job.
+        variables: Names of those that say so.
     """
 
-    by: Literal["torchrun", "srun"]
+    by: Literal["torchrun", "srun", "variables"] = "variables"
+    number: int = 0
     world_size: int
+    local: int = 0
     local_size: int
+    job: str = ""
+    variables: tuple[str, str] = ("RANK", "WORLD_SIZE")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Launch | None":
         """The launch that the environment tells of; None where this process was started alone.
 
         Raises:
-            ConfigError: The variables contradict each other, a launcher is not supported, or RANK and WORLD_SIZE are
-                there without torchrun.
+            ConfigError: The variables contradict each other.
         """
-        if "TORCHELASTIC_RUN_ID" in environment:
+        if _is_of_torchrun(environment):
             return cls._of_torchrun(environment)
         if _is_of_srun(environment):
             return cls._of_srun(environment)
-        _refuse_others(environment)
-        if _count(environment, "SLURM_NTASKS") > 1:
-            logger.warning(
-                "SLURM_NTASKS is %s, but srun did not start this process (SLURM_STEP_ID is not set): training.gpus "
-                "says how many ranks there are. For one rank a task, start the command with srun",
-                environment["SLURM_NTASKS"],
-            )
+        if (tasks := _count(environment, "SLURM_NTASKS")) > 1:
+            _say_no_srun(tasks)
         return None
 
     @classmethod
-    def _of_torchrun(cls, environment: Mapping[str, str]) -> "Launch":
-        world_size, local_size = _count(environment, "WORLD_SIZE"), _count(environment, "LOCAL_WORLD_SIZE")
-        if world_size % local_size:
-            raise ConfigError(
-                f"torchrun: WORLD_SIZE={world_size} with LOCAL_WORLD_SIZE={local_size} on this machine: expected as "
-                "many ranks on each machine; give the same --nproc_per_node everywhere"
-            )
-        return cls(by="torchrun", world_size=world_size, local_size=local_size)
+    def for_training(cls, environment: Mapping[str, str] = os.environ) -> "Launch | None":
+        """The same for ranks that step together, as many on each machine.
 
-    @classmethod
-    def _of_srun(cls, environment: Mapping[str, str]) -> "Launch":
-        tasks = _count(environment, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
-        nodes = _count(environment, "SLURM_STEP_NUM_NODES", "SLURM_NNODES")
-        if tasks % nodes or "SLURM_NTASKS_PER_NODE" not in environment:
+        Raises:
+            ConfigError: The variables contradict each other, a launcher is not supported, or RANK and WORLD_SIZE are
+                there without torchrun.
+        """
+        launch = cls.from_environment(environment)
+        if launch is None or launch.by == "variables":
+            _refuse_others(environment)
+        elif launch.by == "torchrun" and launch.world_size % launch.local_size:
+            raise ConfigError(
+                f"torchrun: WORLD_SIZE={launch.world_size} with LOCAL_WORLD_SIZE={launch.local_size} on this machine: "
+                "expected as many ranks on each machine; give the same --nproc_per_node everywhere"
+            )
+        elif launch.by == "srun" and not _is_even(environment):
+            tasks, nodes = _tasks_and_nodes(environment)
             raise ConfigError(
                 f"srun: started {tasks} tasks on {nodes} nodes; expected as many on each, which --ntasks does not "
                 f"promise: give --ntasks-per-node={max(tasks // nodes, 1)}"
             )
-        return cls(by="srun", world_size=tasks, local_size=tasks // nodes)
+        return launch
+
+    @classmethod
+    def _of_torchrun(cls, environment: Mapping[str, str]) -> "Launch":
+        number, world_size = _count(environment, "RANK", least=0), _count(environment, "WORLD_SIZE")
+        if number >= world_size:
+            raise ConfigError(
+                f"RANK={number} with WORLD_SIZE={world_size}: expected ranks from 0 to {world_size - 1}; set both as "
+                "torchrun does, or unset both to run alone"
+            )
+        names = _values(environment, "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+        return cls(
+            by="torchrun" if "TORCHELASTIC_RUN_ID" in environment else "variables",
+            number=number,
+            world_size=world_size,
+            local=_count(environment, "LOCAL_RANK", "RANK", least=0),
+            local_size=_count(environment, "LOCAL_WORLD_SIZE", "WORLD_SIZE"),
+            job=f"{' '.join(['torchrun', *names])}, {world_size} ranks",
+        )
+
+    @classmethod
+    def _of_srun(cls, environment: Mapping[str, str]) -> "Launch":
+        tasks, nodes = _tasks_and_nodes(environment)
+        return cls(
+            by="srun",
+            number=_count(environment, "SLURM_PROCID", least=0),
+            world_size=tasks,
+            local=_count(environment, "SLURM_LOCALID", "SLURM_PROCID", least=0),
+            local_size=tasks // nodes if _is_even(environment) else tasks,
+            job=f"Slurm {'.'.join(_values(environment, 'SLURM_JOB_ID', 'SLURM_STEP_ID'))}, {tasks} ranks",
+            variables=("SLURM_PROCID", next(name for name in _TASKS if name in environment)),
+        )
 
     @property
     def num_nodes(self) -> int:
         """Number of machines."""
         return self.world_size // self.local_size
+
+    @property
+    def words(self) -> str:
+        """Which rank this is and why, and what to do where that was not meant: variables are left behind easily."""
+        first, second = self.variables
+        return (
+            f"rank {self.number} of {self.world_size}, as {first}={self.number} and {second}={self.world_size} in the "
+            f"environment say; unset {first} and {second} if nothing has started ranks"
+        )
 
     def refuse_other_nodes(self, configured: int) -> None:
         """Raise ConfigError where training.num_nodes contradicts the launcher; 1, the default, says nothing."""
@@ -93,7 +141,7 @@ def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:
     Variables that contradict each other silence nobody: the command then says so.
     """
     try:
-        if "TORCHELASTIC_RUN_ID" in environment or ("RANK" in environment and _count(environment, "WORLD_SIZE") > 1):
+        if _is_of_torchrun(environment):
             deciding = ["RANK"]
         elif _is_of_srun(environment):
             deciding = ["SLURM_PROCID"]
@@ -104,14 +152,45 @@ def is_first_rank(environment: Mapping[str, str] = os.environ) -> bool:
     return all(environment.get(name, "0") == "0" for name in deciding)
 
 
+def _is_of_torchrun(environment: Mapping[str, str]) -> bool:
+    """Whether torchrun's variables speak of ranks, whoever has set them."""
+    is_set = "RANK" in environment and "WORLD_SIZE" in environment
+    return "TORCHELASTIC_RUN_ID" in environment or (is_set and _count(environment, "WORLD_SIZE") > 1)
+
+
 def _is_of_srun(environment: Mapping[str, str]) -> bool:
     """Whether this process is one of several tasks of a step; a batch script has their variables, but no step."""
-    return "SLURM_STEP_ID" in environment and _count(environment, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") > 1
+    return "SLURM_STEP_ID" in environment and _tasks_and_nodes(environment)[0] > 1
+
+
+def _tasks_and_nodes(environment: Mapping[str, str]) -> tuple[int, int]:
+    """How many tasks a step of Slurm has, and on how many machines."""
+    return _count(environment, *_TASKS), _count(environment, "SLURM_STEP_NUM_NODES", "SLURM_NNODES")
+
+
+def _is_even(environment: Mapping[str, str]) -> bool:
+    """Whether as many tasks are on each machine, which --ntasks does not promise."""
+    tasks, nodes = _tasks_and_nodes(environment)
+    return tasks % nodes == 0 and "SLURM_NTASKS_PER_NODE" in environment
+
+
+def _values(environment: Mapping[str, str], *names: str) -> list[str]:
+    return [environment[name] for name in names if name in environment]
+
+
+@cache
+def _say_no_srun(tasks: int) -> None:
+    """Once: the environment of a job's script has the variables of its first task."""
+    logger.warning(
+        "SLURM_NTASKS is %d, but srun did not start this process (SLURM_STEP_ID is not set), so it is not one of that "
+        "many ranks. For one rank a task, start the command with srun, else unset SLURM_NTASKS",
+        tasks,
+    )
 
 
 def _refuse_others(environment: Mapping[str, str]) -> None:
     """Raise ConfigError where variables speak of ranks that would train apart, each of them the whole."""
-    if "RANK" in environment and _count(environment, "WORLD_SIZE") > 1:
+    if _is_of_torchrun(environment):
         raise ConfigError(
             f"RANK={environment['RANK']} and WORLD_SIZE={environment['WORLD_SIZE']} are set, but torchrun did not "
             "start this process (TORCHELASTIC_RUN_ID is not set); start it with torchrun, or unset both to train alone"
@@ -124,14 +203,16 @@ def _refuse_others(environment: Mapping[str, str]) -> None:
             )
 
 
-def _count(environment: Mapping[str, str], *names: str) -> int:
-    """The number in the first of some variables that is set; 1 where none is."""
+def _count(environment: Mapping[str, str], *names: str, least: int = 1) -> int:
+    """The number in the first of some variables that is set; `least` where none is."""
     name = next((name for name in names if name in environment), None)
     if name is None:
-        return 1
+        return least
     text = environment[name]
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise ConfigError(f"{name}={text!r}: expected a whole number from 1 on, as torchrun and Slurm set it; unset it")
+    if not text.isascii() or not text.isdecimal() or int(text) < least:
+        raise ConfigError(
+            f"{name}={text!r}: expected a whole number from {least} on, as torchrun and Slurm set it; unset it"
+        )
     return int(text)
 
 

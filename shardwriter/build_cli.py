@@ -18,6 +18,7 @@ from iianet.config.schema import Config, load_config
 from iianet.encoder.kernels import PRECISIONS
 from iianet.errors import ConfigError, FeatureStoreError, StoreError
 from iianet.interruption import terminable
+from iianet.launch import Launch
 from iianet.paths import expand_word
 from iianet.terminal import PrintableFormatter, complain, say
 from iianet.wording import counted, nearest
@@ -29,7 +30,6 @@ from shardwriter.execute.devices import choose_device, choose_devices
 from shardwriter.execute.executor import Executor, OneProcess
 from shardwriter.execute.operation import Operation, run_operation
 from shardwriter.execute.processes import Processes
-from shardwriter.execute.rank import Rank
 from shardwriter.execute.ranks import run_as_rank
 from shardwriter.execute.ray_cluster import RayCluster
 from shardwriter.format.files import make_own_folder
@@ -164,7 +164,7 @@ def _run(argv: list[str]) -> int:
         return _run_check(arguments)
     config, storage, options = _request(arguments)
     if arguments.abandon:
-        return _run_abandon(config, storage, arguments)
+        return _run_abandon(config, storage, options, arguments)
     if arguments.compact:
         return _run_compact(config, storage, options, arguments)
     if arguments.dry_run:
@@ -190,10 +190,9 @@ def _run_check(arguments: argparse.Namespace) -> int:
 
 
 def _run_build(config: Config, storage: Storage, options: BuildOptions) -> int:
-    rank = Rank.from_environment()
     made = prepare(config, storage, options)
-    with _log_file(storage, f"-rank{rank.number}" if rank else "") as log:
-        if not _operate(made, storage, options.runner, lambda: _what_is_left(made)):
+    with _log_file(storage, f"-rank{options.rank.number}" if options.rank else "") as log:
+        if not _operate(made, storage, options, lambda: _what_is_left(made)):
             return ALL_STORED
         report = made.report
         for failure in chain.from_iterable(report.failed.values()):
@@ -202,19 +201,19 @@ def _run_build(config: Config, storage: Storage, options: BuildOptions) -> int:
     return SOME_FAILED if report.any_failed or report.waiting else ALL_STORED
 
 
-def _operate(operation: Operation, storage: Storage, executor: Executor, what_is_left: Callable[[], str]) -> bool:
+def _operate(operation: Operation, storage: Storage, options: BuildOptions, what_is_left: Callable[[], str]) -> bool:
     """Run an operation, alone or as a rank. Returns whether its report is that of all.
 
     Only the last rank answers for what failed: torchrun ends them all where one fails.
     """
-    rank = Rank.from_environment()
+    rank = options.rank
     with terminable():
         try:
             if rank is None:
-                run_operation(operation, storage, executor)
+                run_operation(operation, storage, options.runner)
                 return True
             assert isinstance(storage, Folder)  # others were refused
-            if run_as_rank(operation, storage, executor, rank):
+            if run_as_rank(operation, storage, options.runner, rank):
                 return True
         except KeyboardInterrupt:
             say(f"\nStopped. {what_is_left()}\nstore: {storage.name}")
@@ -234,15 +233,14 @@ def _what_is_left(made: Build) -> str:
     )
 
 
-def _refuse_other_flags(arguments: argparse.Namespace) -> None:
+def _refuse_other_flags(arguments: argparse.Namespace, rank: Launch | None) -> None:
     """Raise ConfigError where --compact or --abandon is given flags that they would ignore."""
     given = {name: getattr(arguments, name) for name in ENCODING_FLAGS}
     others = [name for name, value in given.items() if value is not None and value is not False]
     others += [f"data_split {','.join(arguments.data_split)}"] if arguments.data_split != SPLITS else []
     ignored = ("compact", "dry_run", "utterances_per_shard", "num_processes") if arguments.abandon else ()
     others += [name for name in ignored if getattr(arguments, name)]
-    rank = Rank.from_environment() if arguments.abandon else None
-    if others or rank or (arguments.abandon and arguments.executor != "local"):
+    if others or (arguments.abandon and (rank or arguments.executor != "local")):
         what = f"--{others[0]}" if others else f"ranks (this is {rank.words})" if rank else "--executor ray"
         does = (
             "--abandon: deletes what is unfinished" if arguments.abandon else "--compact: copies a whole store as it is"
@@ -250,8 +248,8 @@ def _refuse_other_flags(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{does}, without {what}; leave that out")
 
 
-def _run_abandon(config: Config, storage: Storage, arguments: argparse.Namespace) -> int:
-    _refuse_other_flags(arguments)
+def _run_abandon(config: Config, storage: Storage, options: BuildOptions, arguments: argparse.Namespace) -> int:
+    _refuse_other_flags(arguments, options.rank)
     with terminable():
         name = abandon(storage, config.shardwriter.keep_replaced_days)
     done = f"Abandoned: {name}" if name else "Nothing to abandon: no --overwrite or --compact is in progress"
@@ -260,7 +258,7 @@ def _run_abandon(config: Config, storage: Storage, arguments: argparse.Namespace
 
 
 def _run_compact(config: Config, storage: Storage, options: BuildOptions, arguments: argparse.Namespace) -> int:
-    _refuse_other_flags(arguments)
+    _refuse_other_flags(arguments, options.rank)
     read_record(storage)  # says that there is no store, before a folder is made for it
     settings = config.shardwriter
     work = Compaction(
@@ -273,7 +271,7 @@ def _run_compact(config: Config, storage: Storage, options: BuildOptions, argume
         say("\n".join([*report.lines(), TWO_STORES] if report else [NOTHING_TO_COMPACT]))
         say(f"\nNothing was written to {storage.name}.")
         return ALL_STORED
-    if not _operate(work, storage, options.runner, lambda: "The store is whole, and the same command resumes."):
+    if not _operate(work, storage, options, lambda: "The store is whole, and the same command resumes."):
         return ALL_STORED
     say("\n".join([*(work.report.lines() if work.report else [NOTHING_TO_COMPACT]), f"store: {storage.name}"]))
     return ALL_STORED
@@ -282,11 +280,12 @@ def _run_compact(config: Config, storage: Storage, options: BuildOptions, argume
 def _request(arguments: argparse.Namespace) -> tuple[Config, Storage, BuildOptions]:
     """What the command line asks for, and of which store. Raises FeatureStoreError where config or flags are wrong."""
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_shardwriter_overrides(arguments)])
-    device, executor = _choose_executor(arguments)
+    device, executor, rank = _choose_executor(arguments)
     options = BuildOptions(
         splits=arguments.data_split,
         device=device,
         executor=executor,
+        rank=rank,
         dtype=arguments.dtype,
         audio=arguments.audio,
         overwrite=arguments.overwrite,
@@ -296,7 +295,6 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, Storage, BuildOptio
         import_embeddings=arguments.import_embeddings,
     )
     storage = open_storage(_store_word(config, arguments.shards), Cache.of(config.datamodule.data_config))
-    rank = Rank.from_environment()
     if not isinstance(storage, Folder) and (rank or arguments.executor == "ray"):
         raise ConfigError(
             f"--shards {storage.name}: ranks and Ray need a folder that all of them share; build into one, then copy "
@@ -306,15 +304,16 @@ def _request(arguments: argparse.Namespace) -> tuple[Config, Storage, BuildOptio
     return config, storage, options
 
 
-def _choose_executor(arguments: argparse.Namespace) -> tuple[torch.device, Executor]:
-    """The device of this process, and who runs the tasks."""
-    rank = Rank.from_environment()
+def _choose_executor(arguments: argparse.Namespace) -> tuple[torch.device, Executor, Launch | None]:
+    """The device of this process, who runs the tasks, and which of several ranks this is."""
+    launch = Launch.from_environment()
+    rank = launch if launch is not None and launch.world_size > 1 else None
     num_processes = arguments.num_processes
     if arguments.executor == "local":
         if arguments.ray_address is not None:
             raise ConfigError(f"--ray_address {arguments.ray_address}: is for --executor ray, which was not asked for")
         devices = choose_devices(arguments.device, num_processes or 1, rank)
-        return devices[0], OneProcess(devices[0]) if len(devices) == 1 else Processes(devices)
+        return devices[0], OneProcess(devices[0]) if len(devices) == 1 else Processes(devices), rank
     if rank is not None:
         raise ConfigError(
             "--executor ray: Ray starts the processes itself, so start the command once, without torchrun or srun; "
@@ -324,11 +323,11 @@ def _choose_executor(arguments: argparse.Namespace) -> tuple[torch.device, Execu
         raise ConfigError(f"--device {arguments.device}: with --executor ray, cpu or cuda; Ray chooses which")
     own = "cpu" if arguments.device == "cpu" else None  # the cluster may have GPUs and this machine none
     cluster = RayCluster(address=arguments.ray_address, device=arguments.device, num_actors=num_processes)
-    return choose_device(own), cluster
+    return choose_device(own), cluster, None
 
 
 def _shardwriter_overrides(arguments: argparse.Namespace) -> list[str]:
-    names = ("batch_size", "num_workers", "utterances_per_shard", "dtype", "views", "audio")
+    names = ("batch_size", "num_workers", "utterances_per_shard", "views")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     precision = arguments.encoder_precision
     encoder = [f"videonet.videonet_config.precision={precision}"] if precision else []

@@ -103,7 +103,7 @@ def refuse_unfit_comparison(config: Config, resume: str | None, streams: Sequenc
         streams: Tars that --shards names without a store's folder.
     """
     data = config.datamodule.data_config
-    launch = Launch.from_environment()
+    launch = Launch.for_training()
     ranks = launch.world_size if launch else 1
     if not data.use_precomputed_embeddings:
         raise ConfigError("--compare_modes compares raw mode with a store, and none is named; add --shards STORE")

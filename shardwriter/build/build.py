@@ -43,7 +43,7 @@ from shardwriter.store.transaction import Transaction, open_transaction
 
 logger = logging.getLogger(__name__)
 
-_OWN = ("device", "executor")
+_OWN = ("device", "executor", "rank")
 """Options that each rank may have for itself."""
 _READ_ONCE = ("verify_sources", "retry_failed")
 """Options that have no further effect once everything was read."""

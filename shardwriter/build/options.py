@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from iianet.errors import ConfigError
+from iianet.launch import Launch
 from shardwriter.execute.executor import Executor, OneProcess
 from shardwriter.format.names import SPLITS, parse_view_split
 from shardwriter.store.snapshot import Snapshot
@@ -19,6 +20,7 @@ class BuildOptions:
         splits: To build; the training split with the views that the config asks for and those that the store has.
         device: That encodes, or the first of those that do.
         executor: Runs the tasks; None is this process, on `device`.
+        rank: Which of several processes this is that build together; None where it is alone.
         dtype: Type of the stored embeddings; None is the store's, where it exists, else the config's.
         audio: `path` or `embed`; None likewise.
         overwrite: Build everything again, with the views that the config asks for; the old store stays in use until
@@ -32,6 +34,7 @@ class BuildOptions:
     splits: Sequence[str] = SPLITS
     device: torch.device
     executor: Executor | None = None
+    rank: Launch | None = None
     dtype: str | None = None
     audio: str | None = None
     overwrite: bool = False

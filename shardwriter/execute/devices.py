@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from iianet.errors import ConfigError
+from iianet.launch import Launch
 from iianet.wording import counted
-from shardwriter.execute.rank import Rank
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -32,7 +32,7 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def choose_devices(names: str | None, num_processes: int = 1, rank: Rank | None = None) -> Sequence[torch.device]:
+def choose_devices(names: str | None, num_processes: int = 1, rank: Launch | None = None) -> Sequence[torch.device]:
     """The device of each process.
 
     Args:
@@ -51,15 +51,15 @@ def choose_devices(names: str | None, num_processes: int = 1, rank: Rank | None 
     return [device for device in devices for _ in range(num_processes)]
 
 
-def _named(name: str | None, rank: Rank | None) -> list[torch.device]:
+def _named(name: str | None, rank: Launch | None) -> list[torch.device]:
     device = choose_device(name)
     if name != "cuda":
         return [device]
     return [torch.device("cuda", index) for index in own_gpus(torch.cuda.device_count(), rank)]
 
 
-def own_gpus(count: int, rank: Rank | None) -> Sequence[int]:
+def own_gpus(count: int, rank: Launch | None) -> Sequence[int]:
     """Which of the GPUs that a process sees are its own: all, or every so many-th, or one where ranks share it."""
     if rank is None:
         return range(count)
-    return range(count)[rank.local :: rank.local_size or count] or [rank.local % count]
+    return range(count)[rank.local :: rank.local_size] or [rank.local % count]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from iianet.errors import StoreError
+from iianet.launch import Launch
 from iianet.regular_file import open_regular
-from shardwriter.execute.rank import Rank
 from shardwriter.format.document import MOST_BYTES, parse_object, take
 from shardwriter.format.files import make_own_folder
 from shardwriter.format.names import index_name
@@ -67,7 +67,7 @@ class JobState:
 class RankLock:
     """The two locks of a rank; `turn` must be held for all else."""
 
-    def __init__(self, folder: Path, rank: Rank, asked: str, lock: IO[str], job: IO[str]) -> None:
+    def __init__(self, folder: Path, rank: Launch, asked: str, lock: IO[str], job: IO[str]) -> None:
         self._folder = folder
         self._rank = rank
         self._asked = asked
@@ -162,7 +162,7 @@ class RankLock:
 
 
 @contextmanager
-def rank_lock(folder: Path, rank: Rank, asked: str) -> Iterator[RankLock]:
+def rank_lock(folder: Path, rank: Launch, asked: str) -> Iterator[RankLock]:
     """The locks of a rank, not held yet; the system drops them with the process, however it ends."""
     with open_lock(folder, LOCK_FILE) as lock, open_lock(folder, JOB_FILE) as job, explained(folder):
         yield RankLock(folder, rank, asked, lock, job)

@@ -10,9 +10,9 @@ from contextlib import ExitStack, closing
 from typing import Any, Protocol
 
 from iianet.errors import StoreError
+from iianet.launch import Launch
 from shardwriter.execute.executor import Executor
 from shardwriter.execute.operation import Operation, run_tasks
-from shardwriter.execute.rank import Rank
 from shardwriter.execute.rank_lock import JobState, RankLock, SharedTasks, delete_task_locks, rank_lock
 from shardwriter.format.files import delete_temporary_files
 from shardwriter.format.plan import ShardTask
@@ -23,7 +23,7 @@ from shardwriter.store.transaction import Transaction
 logger = logging.getLogger(__name__)
 
 
-def run_as_rank(operation: Operation, folder: Folder, executor: Executor, rank: Rank) -> bool:
+def run_as_rank(operation: Operation, folder: Folder, executor: Executor, rank: Launch) -> bool:
     """Take part in an operation with the other ranks of a job.
 
     Returns:
@@ -60,7 +60,7 @@ def run_as_rank(operation: Operation, folder: Folder, executor: Executor, rank: 
         return True
 
 
-def _note(lock: RankLock, rank: Rank, operation: Operation) -> None:
+def _note(lock: RankLock, rank: Launch, operation: Operation) -> None:
     """Write down what this rank did."""
     state = lock.read()
     state.counts[str(rank.number)] = dict(operation.counts())

@@ -1,7 +1,7 @@
 """Which processes a launcher started, and what of the environment and the config contradicts that."""
 
-import logging
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_NNODES": "2", "SLURM_N
 
 @pytest.mark.parametrize("environment", [TORCHRUN, SRUN, {**SRUN, **TORCHRUN}])
 def test_a_launcher_says_how_many_ranks_there_are(environment: dict[str, str]) -> None:
-    launch = Launch.from_environment(environment)
+    launch = Launch.for_training(environment)
     assert launch is not None
     assert (launch.world_size, launch.local_size, launch.num_nodes) == (4, 2, 2)
 
@@ -31,21 +31,76 @@ def test_a_launcher_says_how_many_ranks_there_are(environment: dict[str, str]) -
     ],
 )
 def test_a_process_that_nobody_launched_is_alone(environment: dict[str, str]) -> None:
-    assert Launch.from_environment(environment) is None
+    assert Launch.for_training(environment) is None
 
 
-def test_tasks_of_slurm_without_srun_are_named_and_ignored(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        assert Launch.from_environment({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) is None
-    assert "SLURM_NTASKS is 4, but srun did not start this process" in caplog.text
-    assert "start the command with srun" in caplog.text
+@pytest.mark.parametrize("read", [Launch.from_environment, Launch.for_training])
+def test_tasks_of_slurm_without_srun_are_named_once_and_ignored(
+    read: Callable[[dict[str, str]], Launch | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job's script has the variables of its first task, but of a step."""
+    tasks = "17" if read == Launch.from_environment else "19"
+    script = {"SLURM_NTASKS": tasks, "SLURM_PROCID": "0", "SLURM_JOB_ID": "77"}
+    for _ in range(3):
+        assert read(script) is None
+    (said,) = caplog.messages
+    assert said.startswith(f"SLURM_NTASKS is {tasks}, but srun did not start this process")
+    assert "start the command with srun, else unset SLURM_NTASKS" in said
+    assert read({**script, **TORCHRUN}) == read(TORCHRUN)
+
+
+OF_A_SCRIPT = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": "29500"}
+OF_A_STEP = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (OF_A_SCRIPT, (1, 4, 1, 2, "torchrun 29500, 4 ranks")),
+        (OF_A_STEP, (5, 8, 1, 8, "Slurm 77.0, 8 ranks")),
+        ({**OF_A_STEP, "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}, (5, 8, 1, 4, "Slurm 77.0, 8 ranks")),
+        ({**OF_A_STEP, "SLURM_STEP_NUM_TASKS": "6"}, (5, 6, 1, 6, "Slurm 77.0, 6 ranks")),
+        ({**OF_A_STEP, **OF_A_SCRIPT}, (1, 4, 1, 2, "torchrun 29500, 4 ranks")),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, (3, 4, 3, 4, "torchrun, 4 ranks")),
+    ],
+)
+def test_environment_says_the_rank(environment: dict[str, str], expected: tuple[object, ...]) -> None:
+    found = Launch.from_environment(environment)
+    assert found is not None
+    assert (found.number, found.world_size, found.local, found.local_size, found.job) == expected
+
+
+def test_a_rank_says_by_which_variables_it_is_one_and_what_to_do() -> None:
+    found = Launch.from_environment({"RANK": "0", "WORLD_SIZE": "4"})
+    assert found is not None
+    assert found.words == (
+        "rank 0 of 4, as RANK=0 and WORLD_SIZE=4 in the environment say; unset RANK and WORLD_SIZE if "
+        "nothing has started ranks"
+    )
+    found = Launch.from_environment(OF_A_STEP)
+    assert found is not None and "unset SLURM_PROCID and SLURM_NTASKS" in found.words
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 with WORLD_SIZE=4: expected ranks from 0 to 3; .* or unset both"),
+        ({"RANK": "one", "WORLD_SIZE": "4"}, "RANK='one': expected a whole number from 0 on.*unset it"),
+    ],
+)
+def test_impossible_ranks_are_refused(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Launch.from_environment(environment)
 
 
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
         ({"RANK": "0", "WORLD_SIZE": "4"}, "RANK=0 and WORLD_SIZE=4 are set, but torchrun did not .* unset both"),
-        ({**TORCHRUN, "WORLD_SIZE": "3"}, "WORLD_SIZE=3 with LOCAL_WORLD_SIZE=2 .* the same --nproc_per_node"),
+        (
+            {**TORCHRUN, "RANK": "2", "WORLD_SIZE": "3"},
+            "WORLD_SIZE=3 with LOCAL_WORLD_SIZE=2 .* the same --nproc_per_node",
+        ),
         ({**TORCHRUN, "WORLD_SIZE": "two"}, "WORLD_SIZE='two': expected a whole number from 1 on"),
         ({**SRUN, "SLURM_NTASKS": "3"}, "started 3 tasks on 2 nodes; .* --ntasks-per-node=1"),
         ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}, "started 4 tasks on 1 nodes; .* --ntasks-per-node=4"),
@@ -54,7 +109,7 @@ def test_tasks_of_slurm_without_srun_are_named_and_ignored(caplog: pytest.LogCap
 )
 def test_ranks_that_would_train_apart_are_refused(environment: dict[str, str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Launch.from_environment(environment)
+        Launch.for_training(environment)
 
 
 @pytest.mark.parametrize(

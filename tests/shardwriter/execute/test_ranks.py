@@ -17,6 +17,7 @@ from helpers.builds import CPU, Run, build_store, change_mouth, contents, opened
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import StoreError
+from iianet.launch import Launch
 from shardwriter.build.build import Build, prepare
 from shardwriter.build.compact import Compaction
 from shardwriter.build.options import BuildOptions
@@ -24,7 +25,6 @@ from shardwriter.build.report import BuildReport
 from shardwriter.encode.write_shards import Progress
 from shardwriter.execute.executor import Executor, Job, OneProcess
 from shardwriter.execute.operation import Operation, run_operation
-from shardwriter.execute.rank import Rank
 from shardwriter.execute.rank_lock import SharedTasks
 from shardwriter.execute.ranks import run_as_rank
 from shardwriter.format.plan import PLAN_SCHEMA, ShardTask
@@ -108,8 +108,8 @@ def meeting(ranks: int, dying: int = 0) -> list[Executor]:
     return [Dies(barrier) if number < dying else Meets(barrier) for number in range(ranks)]
 
 
-def rank(number: int, world_size: int, job: str = "a job") -> Rank:
-    return Rank(
+def rank(number: int, world_size: int, job: str = "a job") -> Launch:
+    return Launch(
         number=number, world_size=world_size, local=number, local_size=world_size, job=f"{job}, {world_size} ranks"
     )
 
@@ -152,7 +152,7 @@ def run_ranks(
 
 
 def build_as_rank(
-    corpus: Corpus, store: Path, options: BuildOptions, rank: Rank, executor: Executor | None = None
+    corpus: Corpus, store: Path, options: BuildOptions, rank: Launch, executor: Executor | None = None
 ) -> tuple[BuildReport, bool]:
     """What one rank reports, and whether it is the last one."""
     made = prepare(corpus.config(SMALL), Folder(store), options)

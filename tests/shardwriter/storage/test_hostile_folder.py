@@ -15,10 +15,10 @@ from helpers.corpus import Corpus
 from helpers.rights import rights_that_count
 
 from iianet.errors import StoreError
+from iianet.launch import Launch
 from shardwriter.build.build import prepare
 from shardwriter.build.options import BuildOptions
 from shardwriter.execute.executor import OneProcess
-from shardwriter.execute.rank import Rank
 from shardwriter.execute.rank_lock import SharedTasks
 from shardwriter.execute.ranks import run_as_rank
 from shardwriter.format.files import atomic_file, delete_dead_temporary_files, delete_temporary_files, temporary_path
@@ -60,7 +60,7 @@ def within(seconds: float) -> Iterator[None]:
 def build_as_rank(corpus: Corpus, store: Path) -> None:
     made = prepare(corpus.config(), Folder(store), BuildOptions(device=CPU, splits=("train",)))
     run_as_rank(
-        made, Folder(store), OneProcess(CPU), Rank(number=0, world_size=2, local=0, local_size=2, job="job, 2 ranks")
+        made, Folder(store), OneProcess(CPU), Launch(number=0, world_size=2, local=0, local_size=2, job="job, 2 ranks")
     )
 
 

@@ -13,8 +13,8 @@ from helpers.builds import build_store, contents, opened, stored
 from helpers.corpus import Corpus
 
 from iianet.errors import StoreError
+from iianet.launch import Launch
 from shardwriter.execute import rank_lock as rank_lock_module
-from shardwriter.execute.rank import Rank
 from shardwriter.execute.rank_lock import rank_lock
 from shardwriter.storage import lock
 from shardwriter.storage.folder import Folder
@@ -22,7 +22,7 @@ from shardwriter.storage.lock import LOCK_FILE_ALONE, build_lock, open_lock, wai
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-RANK = Rank(number=1, world_size=2, local=1, local_size=2, job="a job, 2 ranks")
+RANK = Launch(number=1, world_size=2, local=1, local_size=2, job="a job, 2 ranks")
 
 
 @pytest.fixture

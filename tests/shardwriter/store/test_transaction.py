@@ -14,6 +14,7 @@ from helpers.builds import CPU, build_store, change_mouth, contents, index, inte
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import StoreError
+from iianet.launch import Launch
 from loaders.reader import open_reader
 from shardwriter import write_store
 from shardwriter.build.build import build, prepare
@@ -21,7 +22,6 @@ from shardwriter.build.compact import Compaction, abandon
 from shardwriter.build.options import BuildOptions
 from shardwriter.execute.executor import OneProcess
 from shardwriter.execute.operation import run_operation
-from shardwriter.execute.rank import Rank
 from shardwriter.execute.ranks import run_as_rank
 from shardwriter.format.document import seal
 from shardwriter.storage.folder import Folder
@@ -360,7 +360,7 @@ def nothing_to_abandon(_: Corpus, store: Path) -> None:
 
 def nothing_for_ranks(corpus: Corpus, store: Path) -> None:
     made = prepare(corpus.config(TWO), Folder(store), BuildOptions(device=CPU, splits=SPLITS))
-    rank = Rank(number=0, world_size=2, local=0, local_size=2, job="a job")
+    rank = Launch(number=0, world_size=2, local=0, local_size=2, job="a job")
     assert run_as_rank(made, Folder(store), OneProcess(CPU), rank)
 
 
