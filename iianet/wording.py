@@ -3,8 +3,10 @@
 import difflib
 import reprlib
 import unicodedata
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
 
 LISTED = 12
 """Known names that an error lists at most, where none of them is near."""
@@ -42,6 +44,22 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 shard`, `2,000 shards`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listing(
+    title: str, items: Sequence[Item], rest: str, show: Callable[[Item], str] = str, shown: int = 10
+) -> list[str]:
+    """Lines that show the first of some items under a title, none where there are none.
+
+    Args:
+        title: With a place for their number.
+        items: In the order to be shown.
+        rest: Where the others are.
+        show: Text of an item.
+        shown: How many are shown at most.
+    """
+    more = [f"  ... and {len(items) - shown:,} more, {rest}"] if len(items) > shown else []
+    return ["", title.format(f"{len(items):,}"), *(f"  {show(item)}" for item in items[:shown]), *more] if items else []
 
 
 def either(names: Iterable[str]) -> str:

@@ -11,21 +11,19 @@ import xxhash
 
 from iianet.config.schema import Config
 from iianet.encoder.kernels import Kernels
-from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.encoder.protocol import Encoder
 from iianet.errors import StoreError
 from shardwriter.build.difference import (
     Difference,
     find_differences,
+    other_stored_lengths,
     refuse_missing_files,
     refuse_unrelated_root,
-    stored_frames,
 )
 from shardwriter.build.options import BuildOptions
 from shardwriter.build.preparation import Preparation, is_overwrite
 from shardwriter.build.report import Bar, BuildReport, counted_corpus, failures_of
 from shardwriter.corpus.manifest_data import Manifest
-from shardwriter.corpus.mouth_lengths import other_lengths
 from shardwriter.corpus.planning import plan_utterances
 from shardwriter.corpus.views import with_views
 from shardwriter.encode.encoded import EncodedClips
@@ -152,11 +150,10 @@ class Build:
                 write(self._extend(transaction, self._differences(transaction.snapshot)))
         found = transaction.conclude()
         self.report.failed = failures_of(self.manifests, found)
-        data, samples_per_frame = self.config.datamodule.data_config, SAMPLE_RATE / self.identity.fps
+        fps, tolerance = self.identity.fps, self.config.datamodule.data_config.frame_tolerance
         for split, manifest in self.manifests.items():
             if split in found:
-                frames = stored_frames(manifest, found[split])
-                self.report.other_lengths += other_lengths(manifest, frames, samples_per_frame, data.frame_tolerance)
+                self.report.other_lengths += other_stored_lengths(manifest, found[split], fps, tolerance)
         for other in self.report.other_lengths:
             logger.debug("of another length than its audio: %s", other)
 

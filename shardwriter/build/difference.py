@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.errors import ManifestError, StoreError
 from iianet.regular_file import read_regular
 from shardwriter.build.options import BuildOptions
 from shardwriter.corpus.manifest_data import ROWS_AT_A_TIME, Manifest
+from shardwriter.corpus.mouth_lengths import other_lengths
 from shardwriter.encode.clips import source_state
 from shardwriter.format.digest import digest_of
 from shardwriter.format.names import SPLITS, parse_view_split, view_split
@@ -54,8 +56,9 @@ class Difference:
         manifest: Of the split.
         new: Not stored.
         changed: Stored, but their npz has changed.
-        retried: Failed before.
+        retried: Failed before, and are tried again.
         resumed: In unfinished shards of earlier plans.
+        failed: All that failed before; not a reason by itself.
         left_out: How many a limit leaves out.
     """
 
@@ -64,6 +67,7 @@ class Difference:
     changed: Rows = field(default_factory=_no_rows)
     retried: Rows = field(default_factory=_no_rows)
     resumed: Rows = field(default_factory=_no_rows)
+    failed: Rows = field(default_factory=_no_rows)
     left_out: int = 0
 
     @property
@@ -112,24 +116,25 @@ def _difference(
 ) -> Difference:
     entries = snapshot.entries_of(headers, manifest.split, ORIGIN_COLUMNS)
     keys = manifest.utterances.column("key")[: options.limit]
-    rows = stored_rows(keys, entries)
+    rows = _stored_rows(keys, entries)
     unfinished = np.asarray(pc.is_in(keys, value_set=snapshot.unfinished_keys(headers, entries, manifest.split)))
     known = np.flatnonzero(rows >= 0)
     failed = np.zeros(len(keys), dtype=np.bool_)
     failed[known] = np.asarray(pc.is_valid(entries.entries["error"].take(pa.array(rows[known]))))
     stale = np.zeros(len(keys), dtype=np.bool_)
-    stale[stale_utterances(manifest, known, rows[known], entries, verify_sources=options.verify_sources)] = True
+    stale[_stale_utterances(manifest, known, rows[known], entries, options.verify_sources)] = True
     return Difference(
         manifest=manifest,
         new=np.flatnonzero((rows < 0) & ~unfinished),
         changed=np.flatnonzero(stale & ~failed),
         retried=np.flatnonzero(failed if options.retry_failed else failed & stale),
         resumed=np.flatnonzero(unfinished),
+        failed=np.flatnonzero(failed),
         left_out=len(manifest.utterances) - len(keys),
     )
 
 
-def stored_rows(keys: pa.Array, entries: SplitEntries) -> Rows:
+def _stored_rows(keys: pa.Array, entries: SplitEntries) -> Rows:
     """Row of each key's newest entry, stored or failed, -1 where it has none, `(keys,)`."""
     newest = entries.entries["key"].combine_chunks()
     if len(entries.newest_rows) < len(newest):
@@ -140,11 +145,20 @@ def stored_rows(keys: pa.Array, entries: SplitEntries) -> Rows:
     return np.where(found < 0, -1, entries.newest_rows[found])
 
 
-def stored_frames(manifest: Manifest, entries: SplitEntries) -> Rows:
-    """Frames of each utterance as they are stored, 0 where it is not, `(utterances,)`; needs the column `frames`."""
-    rows = stored_rows(manifest.utterances.column("key"), entries)
+def other_stored_lengths(manifest: Manifest, entries: SplitEntries, fps: float, tolerance: int) -> list[str]:
+    """Name the stored mouths that are longer or shorter than their audio, see `other_lengths`.
+
+    Args:
+        manifest: Of a split; of a view there are none, since its mouths are those of its split.
+        entries: Of the same, with the column `frames`.
+        fps: Frames per second.
+        tolerance: Frames.
+    """
+    if parse_view_split(manifest.split)[1]:
+        return []
     frames = np.append(np.asarray(entries.entries["frames"], dtype=np.int64), 0)  # -1 is the last one
-    return frames[rows]
+    stored = frames[_stored_rows(manifest.utterances.column("key"), entries)]
+    return other_lengths(manifest, stored, SAMPLE_RATE / fps, tolerance)
 
 
 def refuse_other_paths(manifests: Mapping[str, Manifest], snapshot: Snapshot, headers: Sequence[PlanHeader]) -> None:
@@ -216,9 +230,7 @@ def refuse_unrelated_root(manifests: Mapping[str, Manifest], snapshot: Snapshot,
         )
 
 
-def stale_utterances(
-    manifest: Manifest, known: Rows, rows: Rows, entries: SplitEntries, *, verify_sources: bool = False
-) -> Rows:
+def _stale_utterances(manifest: Manifest, known: Rows, rows: Rows, entries: SplitEntries, verify_sources: bool) -> Rows:
     """Stored utterances whose npz is no longer what was encoded. A vanished npz makes none stale.
 
     Args:

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from iianet.encoder.mouth import SAMPLE_RATE
-from iianet.wording import counted
+from iianet.wording import counted, listing
 from shardwriter.build.difference import REASONS, Difference
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.views import with_views
@@ -22,7 +22,6 @@ from shardwriter.store.entries import SplitEntries
 
 logger = logging.getLogger(__name__)
 
-SHOWN_FAILURES = 10
 _SUMMED = ("shards", "stored_bytes", "audio_bytes", "seconds")
 
 
@@ -117,14 +116,17 @@ class BuildReport:
         done = "imported" if self.is_import else "encoded"
         lines = tabulate(rows, headers=["split", *reasons, done, "not stored"]).splitlines()
         failures = [failure for split in self.failed.values() for failure in split]
-        lines += _listed(
+        lines += listing(
             "Not stored ({}); fix the npz and build again, with --retry_failed for a wav or an import:",
-            [f"{failure.split} {failure.mouth}: {failure.reason}" for failure in failures],
+            failures,
+            "in the log",
+            lambda failure: f"{failure.split} {failure.mouth}: {failure.reason}",
         )
-        lines += _listed(
+        lines += listing(
             "Stored, but longer or shorter than their audio ({}); fix the npz, or allow it with "
             "datamodule.data_config.frame_tolerance:",
             self.other_lengths,
+            "in the log",
         )
         if self.waiting:
             lines += [
@@ -144,12 +146,6 @@ class BuildReport:
         audio = f" ({self.audio_bytes / 1e6:.1f} MB of it audio)" if self.audio_bytes else ""
         size = f"{self.stored_bytes / 1e6:.1f} MB{audio}"
         return f"{what} in {counted(self.shards, 'shard')}, {size}, {self.seconds:.1f} s{rate}"
-
-
-def _listed(title: str, items: Sequence[str]) -> list[str]:
-    """Lines that show the first of some items, none where there are none; the title has a place for their number."""
-    more = [f"  ... and {len(items) - SHOWN_FAILURES} more, in the log"] if len(items) > SHOWN_FAILURES else []
-    return ["", title.format(len(items)), *(f"  {item}" for item in items[:SHOWN_FAILURES]), *more] if items else []
 
 
 def counted_corpus(manifests: Mapping[str, Manifest]) -> str:

@@ -2,32 +2,26 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from tabulate import tabulate
 
 from iianet.config.schema import Config
-from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.errors import StoreError, WeightsError
-from shardwriter.build.difference import (
-    ORIGIN_COLUMNS,
-    refuse_other_paths,
-    stale_utterances,
-    stored_frames,
-    stored_rows,
-)
+from iianet.wording import listing
+from shardwriter.build.difference import ORIGIN_COLUMNS, Difference, find_differences, other_stored_lengths
+from shardwriter.build.options import BuildOptions
 from shardwriter.corpus.manifest import Manifest, is_listed, load_manifests, manifest_folders
 from shardwriter.corpus.manifest_data import Utterance
-from shardwriter.corpus.mouth_lengths import other_lengths
 from shardwriter.corpus.views import with_views
-from shardwriter.format.names import SPLITS, count_views, parse_view_split, sorted_splits
+from shardwriter.format.names import SPLITS, count_views, sorted_splits
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import Section
 from shardwriter.store.identity import refuse_made_otherwise, unknown_origin
 
-SHOWN_KEYS = 20
+SHOWN, REST = 20, "all with --json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +49,7 @@ class Comparison:
             "stale": len(self.stale),
             "missing_keys": [utterance.key for utterance in self.missing],
             "stale_keys": [utterance.key for utterance in self.stale],
+            "other_lengths": list(self.other_lengths),
         }
 
 
@@ -82,9 +77,10 @@ def compare(store: InspectedStore, manifests: Mapping[str, Manifest], tolerance:
         StoreError: A key has another path in the manifest, as no build would continue either.
     """
     unreadable = set(store.snapshot.splits).difference(store.splits)
-    found = {split: manifest for split, manifest in manifests.items() if split not in unreadable}
-    refuse_other_paths(found, store.snapshot, store.snapshot.active)
-    return {split: _compare(store, manifest, tolerance) for split, manifest in found.items()}
+    known = {split: manifest for split, manifest in manifests.items() if split not in unreadable}
+    asked = BuildOptions(device=torch.device("cpu"))
+    found = find_differences(known, store.snapshot, store.snapshot.active, asked)
+    return {split: _compare(store, difference, tolerance) for split, difference in found.items()}
 
 
 def compare_encoder(store: InspectedStore, config: Config) -> Section:
@@ -101,24 +97,18 @@ def compare_encoder(store: InspectedStore, config: Config) -> Section:
     return Section(text="Weights and preprocessing are as the config says.")
 
 
-def _compare(store: InspectedStore, manifest: Manifest, tolerance: int) -> Comparison:
-    snapshot = store.snapshot
-    entries = snapshot.split(manifest.split, (*ORIGIN_COLUMNS, "frames"))
-    keys = manifest.utterances.column("key")
-    rows = stored_rows(keys, entries)
-    failed = np.isin(rows, np.setdiff1d(entries.newest_rows, entries.stored_rows))
-    stored = np.flatnonzero((rows >= 0) & ~failed)
-    missing = [manifest.utterances[int(index)] for index in np.flatnonzero((rows < 0) | failed)]
-    stale = stale_utterances(manifest, stored, rows[stored], entries)
+def _compare(store: InspectedStore, found: Difference, tolerance: int) -> Comparison:
+    manifest, utterances = found.manifest, found.manifest.utterances
+    entries = store.snapshot.split(manifest.split, (*ORIGIN_COLUMNS, "frames"))
+    missing = np.sort(np.concatenate([found.new, found.resumed, found.failed]))
     reasons = {key: f"failed: {error}" for key, error in entries.failures.items()}
+    named = [utterances[int(index)] for index in missing]
     return Comparison(
-        stored=len(stored),
-        missing={utterance: reasons.get(utterance.key, "not stored") for utterance in missing},
-        failed=int(failed.sum()),
-        stale=[manifest.utterances[int(index)] for index in stale],
-        other_lengths=[]
-        if parse_view_split(manifest.split)[1]  # its mouths are those of its split
-        else other_lengths(manifest, stored_frames(manifest, entries), SAMPLE_RATE / store.identity.fps, tolerance),
+        stored=len(utterances) - len(missing),
+        missing={utterance: reasons.get(utterance.key, "not stored") for utterance in named},
+        failed=len(found.failed),
+        stale=[utterances[int(index)] for index in found.changed],
+        other_lengths=other_stored_lengths(manifest, entries, store.identity.fps, tolerance),
     )
 
 
@@ -128,25 +118,23 @@ def show_comparisons(comparisons: Mapping[str, Comparison], command: str) -> Sec
     lines = [tabulate(rows, headers=["split", "stored", "missing", "failed", "stale"], intfmt=",")]
     problems = []
     for split, found in comparisons.items():
-        if found.missing:
-            count = len(found.missing)
-            problems.append(f"{split}: {count} utterances of the manifest are missing, {found.failed} of them failed")
-        if found.stale:
-            problems.append(f"{split}: {len(found.stale)} stored utterances are stale, for their npz has changed")
-        if others := found.other_lengths:
-            problems.append(f"{split}: {len(others)} stored mouths are longer or shorter than their audio")
-            lines += ["", f"{split}, of another length than their audio ({len(others)}):"]
-            lines += [f"  {other}" for other in others[:SHOWN_KEYS]]
-            lines += [f"  ... and {len(others) - SHOWN_KEYS} more"] if len(others) > SHOWN_KEYS else []
-        changed = dict.fromkeys(found.stale, "has changed since it was encoded")
-        for kind, reasons in (("missing", found.missing), ("stale", changed)):
-            if reasons:
-                lines += ["", f"{split}, {kind} ({len(reasons)}):"]
-                lines += [f"  {it.key}  {it.mouth}: {reason}" for it, reason in islice(reasons.items(), SHOWN_KEYS)]
-            if len(reasons) > SHOWN_KEYS:
-                lines.append(f"  ... and {len(reasons) - SHOWN_KEYS} more, all with --json")
+        stale = dict.fromkeys(found.stale, "has changed since it was encoded")
+        lines += listing(f"{split}, of another length than their audio ({{}}):", found.other_lengths, REST, shown=SHOWN)
+        lines += listing(f"{split}, missing ({{}}):", list(found.missing.items()), REST, _why, SHOWN)
+        lines += listing(f"{split}, stale ({{}}):", list(stale.items()), REST, _why, SHOWN)
+        counts = {
+            f"utterances of the manifest are missing, {found.failed} of them failed": len(found.missing),
+            "stored utterances are stale, for their npz has changed": len(stale),
+            "stored mouths are longer or shorter than their audio": len(found.other_lengths),
+        }
+        problems += [f"{split}: {count} {what}" for what, count in counts.items() if count]
     if problems:
         lines += ["", f"To fix it: {command}"]
     if any(found.failed for found in comparisons.values()):
         lines.append("Failed utterances are tried again once their npz has changed, or with --retry_failed.")
     return Section(text="\n".join(lines), problems=problems)
+
+
+def _why(item: tuple[Utterance, str]) -> str:
+    utterance, reason = item
+    return f"{utterance.key}  {utterance.mouth}: {reason}"

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tabulate import tabulate
 
-from iianet.wording import counted, readable_bytes
+from iianet.wording import counted, listing, readable_bytes
 from shardwriter.corpus.manifest_data import last_of_each
 from shardwriter.format.names import INDEX_SUFFIX, index_name, parse_view_split, sorted_splits, split_view_key
 from shardwriter.format.plan import PlanHeader
@@ -21,8 +20,7 @@ from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import Section
 from shardwriter.store.identity import is_reindexed, unknown_origin
 
-SHOWN_FAILURES = 10
-UNKNOWN = {"missing": None, "stale": None, "missing_keys": None, "stale_keys": None}
+UNKNOWN = {"missing": None, "stale": None, "missing_keys": None, "stale_keys": None, "other_lengths": None}
 """Of a split that has no manifest."""
 AUDIO_WORDS = {
     "path": "each sample names its wavs, below data_root",
@@ -59,7 +57,8 @@ def summarise(store: InspectedStore, comparisons: Mapping[str, Comparison] | Non
     known = {**dict.fromkeys(comparisons or {}, SplitSummary()), **found}
     splits = {split: known[split] for split in sorted_splits(known)}
     has_audio = any(found.examples for found in splits.values())
-    blocks = [_identity_lines(store, has_audio), _failure_lines(store), _progress_lines(store, splits)]
+    failures = _failure_lines(store) if comparisons is None else []  # which list them among what is missing
+    blocks = [_identity_lines(store, has_audio), failures, _progress_lines(store, splits)]
     text = [_table(splits, store.identity.fps), *("\n".join(block) for block in blocks if block)]
     record = store.snapshot.record
     said = {**asdict(record.identity), "data_root": record.data_root, "plans": list(record.plans)}
@@ -135,16 +134,15 @@ def _failure_lines(store: InspectedStore) -> list[str]:
     for split, entries in store.splits.items():
         for key in entries.failures:
             failed.setdefault((parse_view_split(split)[0], split_view_key(key)[0]), (split, key))  # once for all views
-    if not failed:
-        return []
-    lines = [f"Not stored ({len(failed)}); fix the npz and run build-shards again:"]
-    for entry in (store.entry(*item) for item in islice(failed.values(), SHOWN_FAILURES)):
+
+    def show(split_and_key: tuple[str, str]) -> str:
+        entry = store.entry(*split_and_key)
         reason = (entry.error or "").removeprefix(f"{entry.mouth}: ")
-        lines.append(f"  {entry.split} {entry.mouth or entry.key}: {reason}")
-    if len(failed) > SHOWN_FAILURES:
-        more = len(failed) - SHOWN_FAILURES
-        lines.append(f"  ... and {more} more: column 'error' of {store.name}/*{INDEX_SUFFIX} (Parquet)")
-    return lines
+        return f"{entry.split} {entry.mouth or entry.key}: {reason}"
+
+    title = "Not stored ({}); fix the npz and run build-shards again:"
+    rest = f"in the column 'error' of {store.name}/*{INDEX_SUFFIX} (Parquet)"
+    return listing(title, list(failed.values()), rest, show)[1:]
 
 
 def _progress_lines(store: InspectedStore, summaries: Mapping[str, SplitSummary]) -> list[str]:

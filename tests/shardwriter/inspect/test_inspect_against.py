@@ -31,6 +31,7 @@ def test_a_failed_utterance_is_missing(place: Place, capsys: pytest.CaptureFixtu
     assert run(place.store, "--against", place.config) == 1
     out = capsys.readouterr().out
     assert f"{BROKEN}  mouths/{BROKEN}.npz: failed: not a complete npz" in out
+    assert out.count("not a complete npz") == 1  # not among what is not stored, too
     assert f"build-shards --conf_dir {place.config} --shards {place.store}" in out
 
 
@@ -88,6 +89,7 @@ def test_a_split_that_only_the_corpus_has_is_all_missing(place: Place, capsys: p
     assert document["splits"]["test"] == {
         "planned_shards": 0, "shards": 0, "utterances": 0, "examples": 0, "frames": 0, "bytes": 0, "failed": 0,
         "missing": 2, "stale": 0, "missing_keys": document["splits"]["test"]["missing_keys"], "stale_keys": [],
+        "other_lengths": [],
     }  # fmt: skip
     assert document["splits"]["val"]["missing"] is None  # the store alone has it
     assert document["splits"]["val"]["missing_keys"] is None
