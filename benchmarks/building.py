@@ -120,7 +120,13 @@ def _build(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
         rows = np.arange(len(manifest.utterances))
         per_shard = bench.config.shardwriter.utterances_per_shard
         plan = plan_utterances("extend", [], identity, {"train": (manifest, rows)}, per_shard)
-        clips = EncodedClips(data_root=manifest.data_root, config=bench.config, identity=identity, encoder=encoder)
+        clips = EncodedClips(
+            data_root=manifest.data_root,
+            encoder_source=bench.config.encoder_source(),
+            settings=bench.config.shardwriter,
+            identity=identity,
+            encoder=encoder,
+        )
         write_shards(Folder(folder), plan.tasks(), clips.open(bench.device), _Silent())
 
     return run

@@ -99,7 +99,7 @@ class Config(Section):
         """
         videonet = self.videonet.videonet_config
         source = EncoderSource(
-            Path(videonet.pretrain) if videonet.pretrain is not None else None,
+            Path(videonet.pretrain).absolute() if videonet.pretrain is not None else None,
             videonet.seed,
             videonet.precision,
             name=self.encoder.name,

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import xxhash
 
 from iianet.config.schema import Config
 from iianet.encoder.kernels import Kernels
-from iianet.encoder.protocol import Encoder
 from iianet.errors import StoreError
 from shardwriter.build.difference import (
     Difference,
@@ -23,7 +22,6 @@ from shardwriter.build.difference import (
 from shardwriter.build.options import BuildOptions
 from shardwriter.build.preparation import Preparation, is_overwrite
 from shardwriter.build.report import Bar, BuildReport, counted_corpus, failures_of
-from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.planning import plan_utterances
 from shardwriter.corpus.views import with_views
 from shardwriter.encode.encoded import EncodedClips
@@ -62,7 +60,7 @@ def build(config: Config, storage: Storage, options: BuildOptions) -> BuildRepor
 def prepare(config: Config, storage: Storage, options: BuildOptions) -> "Build":
     """Load what a build needs, without writing anything. Raises FeatureStoreError where something is wrong."""
     steps = Preparation(config, storage, options)
-    made = Build.of(steps)
+    made = Build(steps)
     steps.refuse_other_identity()
     return made
 
@@ -76,7 +74,6 @@ def create(config: Config, storage: Storage, options: BuildOptions) -> None:
             transaction.create(made.identity, str(made.data_root))
 
 
-@dataclass(kw_only=True)
 class Build:
     """A build that can start. See `Operation`.
 
@@ -92,32 +89,17 @@ class Build:
         taken: Tasks that were taken on.
     """
 
-    config: Config
-    storage: Storage
-    options: BuildOptions
-    manifests: Mapping[str, Manifest]
-    data_root: Path
-    identity: Identity
-    encoder: Encoder | None
-    report: BuildReport = field(default_factory=BuildReport)
-    taken: Sequence[ShardTask] = ()
-
-    @classmethod
-    def of(cls, steps: Preparation) -> "Build":
+    def __init__(self, steps: Preparation) -> None:
         """Take the steps of a preparation; a store of another identity is not refused yet."""
-        manifests, encoder, identity, options = steps.manifests, steps.encoder, steps.identity, steps.options
-        if encoder is not None and Kernels.from_record(identity.precision).on(options.device) != encoder.kernels:
-            encoder = None
-        return cls(
-            config=steps.config,
-            storage=steps.storage,
-            options=options,
-            manifests=manifests,
-            data_root=next(iter(manifests.values())).data_root,
-            identity=identity,
-            encoder=encoder,
-            report=BuildReport(corpus=counted_corpus(manifests), is_import=options.import_embeddings),
-        )
+        self.config, self.storage, self.options = steps.config, steps.storage, steps.options
+        self.manifests, self.identity, self.encoder = steps.manifests, steps.identity, steps.encoder
+        self.data_root = next(iter(self.manifests.values())).data_root
+        if self.encoder is not None:
+            kernels = Kernels.from_record(self.identity.precision).on(self.options.device)
+            self.encoder = self.encoder if self.encoder.kernels == kernels else None
+        is_import = self.options.import_embeddings
+        self.report = BuildReport(corpus=counted_corpus(self.manifests), is_import=is_import)
+        self.taken: Sequence[ShardTask] = ()
 
     @property
     def keep_replaced_days(self) -> float | None:
@@ -163,12 +145,14 @@ class Build:
 
     def job(self) -> Job:
         """See `Operation`."""
+        root, settings, identity = self.data_root, self.config.shardwriter, self.identity
         source: SampleSource
-        if self.identity.is_imported:
-            source = ImportedEmbeddings(data_root=self.data_root, config=self.config, identity=self.identity)
+        if identity.is_imported:
+            source = ImportedEmbeddings(data_root=root, settings=settings, identity=identity)
         else:
+            weights = self.config.encoder_source()
             source = EncodedClips(
-                data_root=self.data_root, config=self.config, identity=self.identity, encoder=self.encoder
+                data_root=root, encoder_source=weights, settings=settings, identity=identity, encoder=self.encoder
             )
         return Job(storage=self.storage, source=source)
 

@@ -19,7 +19,7 @@ from iianet.config.schema import Config
 from iianet.encoder.mouth import FRAME_SIZE, SAMPLE_RATE, center_crop
 from iianet.encoder.protocol import Encoder
 from iianet.errors import FeatureStoreError, MouthError
-from iianet.wording import counted
+from iianet.wording import counted, duration
 from shardwriter.build.build import Build
 from shardwriter.build.difference import SAMPLED, Difference, refuse_missing_files, spread
 from shardwriter.build.options import BuildOptions
@@ -111,7 +111,7 @@ def _manifests(steps: Preparation) -> str:
 
 def _store(steps: Preparation, found: dict[str, Difference]) -> str:
     """Whether a build may add to the store, and what: put into `found`."""
-    found.update(Build.of(steps).survey())
+    found.update(Build(steps).survey())
     steps.refuse_other_identity()
     name = steps.storage.name
     if steps.snapshot is None:
@@ -149,7 +149,7 @@ def _time(encoder: Encoder, steps: Preparation, found: Mapping[str, Difference])
     encoder.encode([clip])[0].cpu()
     per_frame = (time.monotonic() - started) / TIMED_FRAMES
     frames = sum(count_frames(difference, steps.identity.fps) for difference in found.values())
-    return f"about {_duration(frames * per_frame)} for {count} embeddings on {device}"
+    return f"about {duration(frames * per_frame)} for {count} embeddings on {device}"
 
 
 def _imports() -> str:
@@ -237,9 +237,3 @@ def _mean_audio_bytes(manifest: Manifest) -> float:
         return 0.0
     itemsize = np.dtype(stored_dtype(manifest.data_root / manifest.examples[0].mixture)).itemsize
     return 2.0 * itemsize * float(manifest.num_samples().sum()) / len(manifest.utterances)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

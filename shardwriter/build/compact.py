@@ -104,7 +104,7 @@ class Compaction:
 
     def job(self) -> Job:
         """See `Operation`."""
-        return Job(storage=self.storage, source=CopiedSamples(storage=self.storage, base=self._base))
+        return Job(storage=self.storage, source=CopiedSamples(storage=self.storage.absolute(), base=self._base))
 
     def watch(self, total: int | None, *, shown: bool) -> Bar:
         """See `Operation`."""

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO
 
 import torch
@@ -34,10 +34,6 @@ class CopiedSamples:
 
     storage: Storage
     base: tuple[str, ...]
-
-    def absolute(self) -> "CopiedSamples":
-        """See `SampleSource`."""
-        return replace(self, storage=self.storage.absolute())
 
     def open(self, device: torch.device) -> "CopiedStore":  # noqa: ARG002 (nothing is computed)
         """See `SampleSource`."""

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from iianet.config.schema import Config
+from iianet.config.sections import ShardwriterSection
 from iianet.encoder.kernels import Kernels
 from iianet.encoder.protocol import Encoder
+from iianet.encoder.source import EncoderSource
 from iianet.errors import WeightsError
 from shardwriter.encode.clips import Clip, read_ahead, read_clip
 from shardwriter.encode.sources import Planned, finish_sample
@@ -33,26 +34,20 @@ class EncodedClips:
 
     Attributes:
         data_root: Folder that the paths of the tasks are relative to.
-        config: Says where the weights are, how many clips make a pack, and how many threads read.
+        encoder_source: Says where the weights are.
+        settings: How many clips make a pack, and how many threads read.
         identity: What the embeddings are made with.
         encoder: One that is loaded already, for this process alone.
     """
 
     data_root: Path
-    config: Config
+    encoder_source: EncoderSource
+    settings: ShardwriterSection
     identity: Identity
     encoder: Encoder | None = field(default=None, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "encoder": None}
-
-    def absolute(self) -> "EncodedClips":
-        """See `SampleSource`."""
-        encoder = self.config.videonet.videonet_config
-        if encoder.pretrain is not None:
-            encoder = encoder.model_copy(update={"pretrain": str(Path(encoder.pretrain).absolute())})
-        videonet = self.config.videonet.model_copy(update={"videonet_config": encoder})
-        return replace(self, config=self.config.model_copy(update={"videonet": videonet}))
 
     def open(self, device: torch.device) -> "EncodedSamples":
         """Load the encoder, as the process that planned the build has done before.
@@ -64,12 +59,12 @@ class EncodedClips:
         if encoder is None:
             with _without_warnings():
                 kernels = Kernels.from_record(self.identity.precision).on(device)
-                encoder = self.config.encoder_source().load(device, kernels)
+                encoder = self.encoder_source.load(device, kernels)
         expected, found = self.identity.encoder.get("fingerprint"), encoder.fingerprint
         if found != expected:
             raise WeightsError(
                 f"the encoder's weights here have the fingerprint {found}, those of the build {expected}: the weights "
-                f"file ({self.config.videonet.videonet_config.pretrain}) is not the same on every machine, or was "
+                f"file ({self.encoder_source.pretrain}) is not the same on every machine, or was "
                 "changed meanwhile. Copy it to all of them"
             )
         return EncodedSamples(self, encoder, device)
@@ -85,7 +80,7 @@ class EncodedSamples:
 
     def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:
         """See `Samples`. A pack ends with its shard, so the numbers in a shard depend on its rows alone."""
-        settings = self.source.config.shardwriter
+        settings = self.source.settings
         embed_audio = self.source.identity.audio == "embed"
         reader = partial(read_clip, data_root=self.source.data_root, embed_audio=embed_audio)
         with closing(read_ahead(reader, tasks, settings.num_workers, depth=2 * settings.batch_size)) as opened:

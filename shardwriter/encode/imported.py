@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from iianet.config.schema import Config
+from iianet.config.sections import ShardwriterSection
 from iianet.errors import AudioError, MouthError
 from shardwriter.corpus.embedding_npz import embedding_path, read_embedding_npz
 from shardwriter.corpus.mouth_npz import MOUTH_KEY
@@ -31,17 +31,13 @@ class ImportedEmbeddings:
 
     Attributes:
         data_root: Folder that the paths of the tasks are relative to.
-        config: Says how many threads read, and how far ahead.
+        settings: How many threads read, and how far ahead.
         identity: Of the store.
     """
 
     data_root: Path
-    config: Config
+    settings: ShardwriterSection
     identity: Identity
-
-    def absolute(self) -> "ImportedEmbeddings":
-        """See `SampleSource`."""
-        return self
 
     def open(self, device: torch.device) -> "ImportedEmbeddings":  # noqa: ARG002
         """See `SampleSource`."""
@@ -49,7 +45,7 @@ class ImportedEmbeddings:
 
     def read(self, tasks: Iterator[ShardTask]) -> Generator[tuple[ShardTask, Iterator[Planned]]]:
         """See `Samples`."""
-        settings = self.config.shardwriter
+        settings = self.settings
         reader = partial(read_embedding, data_root=self.data_root, identity=self.identity)
         with closing(read_ahead(reader, tasks, settings.num_workers, depth=2 * settings.batch_size)) as opened:
             for task, read in opened:

@@ -35,13 +35,11 @@ class Samples(Protocol):
 
 
 class SampleSource(Protocol):
-    """Says where samples come from. Small, and sent to the processes that write shards; each opens it once."""
+    """Says where samples come from, by whole paths. Small, and sent to the processes that write shards; each opens it
+    once."""
 
     def open(self, device: torch.device) -> Samples:
         """Get ready to read. Raises FeatureStoreError where something is missing here."""
-
-    def absolute(self) -> "SampleSource":
-        """The same for processes with another working directory."""
 
 
 def finish_sample(

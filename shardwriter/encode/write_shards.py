@@ -7,7 +7,6 @@ from contextlib import closing
 from types import TracebackType
 from typing import Protocol
 
-from iianet.errors import StoreError
 from shardwriter.encode.sources import Samples
 from shardwriter.format.files import temporary_path, write_synced
 from shardwriter.format.index import encode_index
@@ -15,6 +14,7 @@ from shardwriter.format.names import index_name, tar_name
 from shardwriter.format.plan import ShardTask
 from shardwriter.format.sample import Failed
 from shardwriter.format.shard_writer import ShardWriter, WrittenShard
+from shardwriter.storage.lock import explained
 from shardwriter.storage.storage import Storage
 
 WAITING = 4
@@ -40,23 +40,19 @@ def write_shards(storage: Storage, tasks: Iterable[ShardTask], samples: Samples,
     Raises:
         StoreError: The store cannot be written. Every published shard is whole.
     """
-    try:
-        with Publisher(storage, progress) as publisher, closing(samples.read(iter(tasks))) as opened:
-            for task, planned in opened:
-                with ShardWriter(storage.staging) as writer:
-                    for key, mouth, sample in planned:
-                        writer.add(key, sample)
-                        if isinstance(sample, Failed):
-                            progress.failed(task.split, key, mouth, sample.reason)
-                        else:
-                            progress.stored(task.split, key)
-                    written = writer.finish()
-                publisher.publish(task.shard, written)
-    except OSError as error:  # of writing: what cannot be read is a failure of its utterance
-        raise StoreError(
-            f"{storage.name}: cannot be written ({error.strerror or error}). Every published shard is whole; make room "
-            "or fix the folder, and run build-shards again to resume."
-        ) from error
+    opening = closing(samples.read(iter(tasks)))
+    # An error of the system is one of writing: what cannot be read is a failure of its utterance.
+    with explained(storage.staging), Publisher(storage, progress) as publisher, opening as opened:
+        for task, planned in opened:
+            with ShardWriter(storage.staging) as writer:
+                for key, mouth, sample in planned:
+                    writer.add(key, sample)
+                    if isinstance(sample, Failed):
+                        progress.failed(task.split, key, mouth, sample.reason)
+                    else:
+                        progress.stored(task.split, key)
+                written = writer.finish()
+            publisher.publish(task.shard, written)
 
 
 def publish_shard(storage: Storage, shard: str, written: WrittenShard) -> None:

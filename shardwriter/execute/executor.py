@@ -5,7 +5,7 @@ job each have an executor, and share the tasks (`ranks.py`).
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -27,10 +27,6 @@ class Job:
 
     storage: Storage
     source: SampleSource
-
-    def absolute(self) -> "Job":
-        """The same for processes with another working directory."""
-        return replace(self, storage=self.storage.absolute(), source=self.source.absolute())
 
 
 class Executor(Protocol):

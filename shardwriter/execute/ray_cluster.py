@@ -10,7 +10,8 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 from iianet.errors import ConfigError, StoreError
@@ -50,7 +51,7 @@ class RayCluster:
 
     def run(self, job: Job, tasks: Iterable[ShardTask], progress: Progress) -> None:
         """See `Executor`."""
-        job = job.absolute()  # actors do not share our working directory
+        job = replace(job, storage=job.storage.absolute())  # actors do not share our working directory
         left = iter(tasks)
         first = next(left, None)
         if first is None:
@@ -59,7 +60,7 @@ class RayCluster:
             device, room = self._room(ray)
             actors = _Actors(ray, job, device, progress)
             try:
-                actors.run(first, left, self.num_actors or room)
+                actors.run(chain([first], left), self.num_actors or room)
             finally:
                 actors.dismiss()
                 delete_temporary_files(job.storage.staging)
@@ -88,12 +89,12 @@ class _Actors:
         self.actors: dict[int, Any] = {}
         self.busy: dict[Any, tuple[int, str | None]] = {}
 
-    def run(self, first: ShardTask, more: Iterable[ShardTask], count: int) -> None:
+    def run(self, left: Iterator[ShardTask], count: int) -> None:
         """Run tasks in at most `count` actors."""
-        left, rounds = _Left(first, iter(more)), 0
+        are_left, rounds = True, 0
         for number in range(count):
             self._hire(number)
-        while self.busy and not (left.is_empty and self._only_wait()):
+        while self.busy and (are_left or not self._only_wait()):
             ready, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=PATIENCE_SECONDS)
             if not ready:
                 if self._only_wait():
@@ -111,9 +112,10 @@ class _Actors:
             number, shard = self.busy.pop(done)
             self._hear(done, shard)
             held = sum(holder == number for holder, _ in self.busy.values())
-            for task in left.take(AHEAD - held):
+            for task in islice(left, AHEAD - held):
                 self._give(number, task)
                 held += 1
+            are_left = are_left and held == AHEAD
             if not held:  # its place may be what another one, whose node is lost, waits for
                 self.ray.kill(self.actors.pop(number))
 
@@ -146,24 +148,6 @@ class _Actors:
             ) from error
         if outcome is not None:
             outcome.report(self.progress)
-
-
-class _Left:
-    """Tasks that nobody has."""
-
-    def __init__(self, first: ShardTask, more: Iterator[ShardTask]) -> None:
-        self._first: list[ShardTask] = [first]
-        self._more = more
-        self.is_empty = False
-
-    def take(self, count: int) -> Iterator[ShardTask]:
-        """At most so many."""
-        for _ in range(count):
-            task = self._first.pop() if self._first else next(self._more, None)
-            if task is None:
-                self.is_empty = True
-                return
-            yield task
 
 
 @contextmanager

@@ -93,8 +93,13 @@ def test_bytes_do_not_depend_on_the_order_of_the_shards(
 
     def write(to: Path, tasks: list[ShardTask], *overrides: str) -> None:
         to.mkdir()
+        config = corpus.config(*overrides)
         source = EncodedClips(
-            data_root=corpus.root, config=corpus.config(*overrides), identity=snapshot.identity, encoder=encoder
+            data_root=corpus.root,
+            encoder_source=config.encoder_source(),
+            settings=config.shardwriter,
+            identity=snapshot.identity,
+            encoder=encoder,
         )
         write_shards(Folder(to), tasks, source.open(CPU), Unheard())
 

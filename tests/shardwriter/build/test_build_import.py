@@ -153,7 +153,7 @@ def test_inspect_says_where_it_came_from_and_how_to_add_to_it(
     build_store(corpus, store, splits=("val",), import_embeddings=True)
     out = run_main(inspect_cli.main, [store, "--against", corpus.config_file], capsys).out
     assert "weights not recorded: from an earlier tool's files, packed by --import_embeddings" in out
-    assert "\n  val mouths/cv_000_embedding.npz: cannot be read (No such file or directory)\n" in out
+    assert "  cv_000  mouths/cv_000.npz: failed: mouths/cv_000_embedding.npz: cannot be read (No such file" in out
     assert f"--shards {store} --import_embeddings\n" in out
 
 
