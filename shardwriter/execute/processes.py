@@ -2,21 +2,24 @@
 
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
 import torch
 
-from iianet.errors import StoreError
-from shardwriter.encode.write_shards import Progress
-from shardwriter.execute.executor import Job
-from shardwriter.execute.process_worker import CLAIM, STOPPED, WAIT, work
+from iianet.errors import FeatureStoreError, StoreError
+from shardwriter.encode.write_shards import Progress, write_shards
+from shardwriter.execute.executor import Job, Relay
 from shardwriter.format.files import delete_temporary_files
 from shardwriter.format.plan import ShardTask
 
@@ -27,6 +30,9 @@ CHECK_SECONDS = 10.0
 """How often the parent looks whether it still holds the store."""
 SILENT_CHECKS = 60
 """After so many without news of any process, the parent says so."""
+CLAIM, WAIT, STOPPED = "claim", "wait", "stopped"
+"""What a worker sends beside the events of its tasks: it would take one more task; it has none and waits for one; it
+cannot continue, for this reason."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +151,6 @@ class _Crew:
     def _next(self) -> ShardTask | None:
         return self.left.popleft() if self.left else next(self.more, None)
 
-    def _is_more(self) -> bool:
-        task = self._next()
-        if task is not None:
-            self.left.appendleft(task)
-        return task is not None
-
     def _give(self, worker: _Worker, task: ShardTask | None) -> None:
         if task is not None:
             worker.claimed[task.shard] = task
@@ -168,7 +168,7 @@ class _Crew:
         code = worker.process.exitcode
         if code == 0:
             return
-        if not worker.claimed and not self.workers and not self._is_more():
+        if not worker.claimed and not self.workers and self._next() is None:
             return  # it had done all there was
         ended = f"the process on {worker.device} was ended by signal {-(code or 0)}"
         if code is None or code > 0:
@@ -202,3 +202,39 @@ def _signals_for_the_parent() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def work(job: Job, device: torch.device, num_threads: int, parent: "Connection[Any, Any]") -> None:
+    """Run tasks until the parent has no more."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(num_threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        samples = job.source.open(device)
+        while (first := _ask(parent, WAIT)) is not None:
+            tasks = chain([first], _claimed(parent))
+            write_shards(job.storage, tasks, samples, Relay(parent.send))
+    except FeatureStoreError as error:
+        with suppress(OSError):  # the parent was killed, and we are about to end
+            parent.send((STOPPED, error))
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would write to a store that it does not hold."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _ask(parent: "Connection[Any, Any]", how: str) -> ShardTask | None:
+    parent.send((how,))
+    task: ShardTask | None = parent.recv()
+    return task
+
+
+def _claimed(parent: "Connection[Any, Any]") -> Iterator[ShardTask]:
+    """Tasks while there are any, each claimed when reading comes to it."""
+    while (task := _ask(parent, CLAIM)) is not None:
+        yield task

@@ -23,8 +23,7 @@ from shardwriter.execute import processes
 from shardwriter.execute.devices import choose_devices
 from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import run_operation
-from shardwriter.execute.process_worker import CLAIM
-from shardwriter.execute.processes import Processes
+from shardwriter.execute.processes import CLAIM, Processes
 from shardwriter.format.files import temporary_path
 from shardwriter.storage.folder import Folder
 
