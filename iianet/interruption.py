@@ -1,9 +1,12 @@
-"""SIGTERM, which Slurm and clouds send before they take a machine away, ends a command as Ctrl-C does."""
+"""Ctrl-C ends a command at any moment, also during its imports; and so does SIGTERM, which Slurm and clouds send
+before they take a machine away."""
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 INTERRUPTED = 130
@@ -37,3 +40,25 @@ def terminable(*others: signal.Signals) -> Iterator[None]:
 
 def _raise(*_: Any) -> None:
     raise Terminated
+
+
+def main_of(module: str) -> Callable[..., Any]:
+    """Import a command's `main`, which takes seconds; Ctrl-C meanwhile ends the process as it would later.
+
+    It ends there and then: libraries turn an exception in the middle of their imports into errors of their own.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    is_ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if is_ours:
+        signal.signal(signal.SIGINT, _end)
+    try:
+        main: Callable[..., Any] = import_module(module).main
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, before)
+    return main
+
+
+def _end(*_: Any) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)

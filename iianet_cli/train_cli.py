@@ -1,5 +1,10 @@
 """The command train-iianet: train from raw mouths (the default), or from a store of embeddings (--shards)."""
 
+if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/entry.py
+    from iianet.interruption import main_of
+
+    main_of("iianet_cli.train_cli")()
+
 import argparse
 import json
 import logging
@@ -313,7 +318,3 @@ def _own_overrides(arguments: argparse.Namespace) -> list[str]:
     if arguments.compile:
         overrides.append("training.compile=true")
     return overrides
-
-
-if __name__ == "__main__":
-    main()

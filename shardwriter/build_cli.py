@@ -1,5 +1,10 @@
 """The command build-shards."""
 
+if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/entry.py
+    from iianet.interruption import main_of
+
+    main_of("shardwriter.build_cli")()
+
 import argparse
 import logging
 import sys
@@ -49,7 +54,7 @@ ENCODING_FLAGS = (
 TWO_STORES = "Old and new shards lie side by side until it is done."
 NOTHING_TO_COMPACT = "Nothing to do: no embedding is superseded, and all shards are full."
 
-logger = logging.getLogger("shardwriter.build_cli")  # also where `python -m` names this module __main__
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -392,7 +397,3 @@ def _dry_run(config: Config, storage: Storage, options: BuildOptions) -> int:
     say(tabulate(rows, headers=["split", "new", "changed", "retried", "unfinished", "total"]))
     say(f"\nNothing was written to {storage.name}.")
     return ALL_STORED
-
-
-if __name__ == "__main__":
-    main()

@@ -16,7 +16,7 @@ import iianet
 import iianet_cli
 import loaders
 import shardwriter
-from iianet import version
+from iianet import interruption, version
 from iianet.command_line import config_overrides, own_environment, run_command
 from iianet.config.schema import load_config
 from iianet_cli import entry, train_cli
@@ -149,13 +149,14 @@ def test_ctrl_c_while_the_imports_run_ends_a_command_as_later(start: str) -> Non
     """Even where a library would turn the interruption into an error of its own."""
     program = f"""
 import os, signal
+from iianet import interruption
 from iianet_cli import entry
 def import_module(name):
     try:
         os.kill(os.getpid(), signal.SIGINT)
     except KeyboardInterrupt:
         raise RecursionError
-entry.import_module = import_module
+interruption.import_module = import_module
 signal.signal(signal.SIGINT, signal.default_int_handler)
 entry.{start}()
 """
@@ -167,11 +168,25 @@ entry.{start}()
 def test_the_handler_of_ctrl_c_is_put_back(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGINT, handler)
     try:
-        monkeypatch.setattr(entry, "import_module", lambda _: SimpleNamespace(main=lambda: None))
+        monkeypatch.setattr(interruption, "import_module", lambda _: SimpleNamespace(main=lambda: None))
         entry.build_shards()
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("command", ["shardwriter.build_cli", "shardwriter.inspect_cli", "iianet_cli.train_cli"])
+def test_ctrl_c_while_the_imports_run_ends_a_command_that_python_starts(command: str, tmp_path: Path) -> None:
+    """`python -m` is the way of a clone that is not installed."""
+    (tmp_path / "argparse.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    program = f"""
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path.insert(0, {str(tmp_path)!r})
+runpy.run_module({command!r}, run_name="__main__", alter_sys=True)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_commands_start_before_what_takes_seconds_is_imported() -> None:
