@@ -1,5 +1,10 @@
 """The command inspect-shards."""
 
+if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/entry.py
+    from iianet.interruption import main_of
+
+    main_of("shardwriter.inspect_cli")()
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -41,7 +46,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="inspect-shards",
         description="Show what a store holds, look at a sample, compare it with the corpus, verify every byte. Exit "
-        "codes: 0 fine, 1 problems found, 2 not a store or could not start.",
+        "codes: 0 fine, also where a build is not finished yet; 1 problems found: what was built is damaged or gone, "
+        "or something that was asked for has failed; 2 not a store or could not start.",
     )
     parser.add_argument(
         "store",
@@ -184,7 +190,3 @@ def _plot(
     path = Path(arguments.plot)
     draw([drawing_of(sample, store.identity.fps, data_root) for sample in chosen], path)
     return Section(text=f"picture: {path}")
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,15 @@ from tabulate import tabulate
 
 from iianet.wording import counted, listing, readable_bytes
 from shardwriter.corpus.manifest_data import last_of_each
-from shardwriter.format.names import INDEX_SUFFIX, index_name, parse_view_split, sorted_splits, split_view_key
+from shardwriter.format.names import (
+    INDEX_SUFFIX,
+    index_name,
+    merged_index_name,
+    parse_view_split,
+    sorted_splits,
+    split_view_key,
+    tar_name,
+)
 from shardwriter.format.plan import PlanHeader
 from shardwriter.format.record import Identity
 from shardwriter.inspect.compare import Comparison
@@ -63,7 +71,21 @@ def summarise(store: InspectedStore, comparisons: Mapping[str, Comparison] | Non
     record = store.snapshot.record
     said = {**asdict(record.identity), "data_root": record.data_root, "plans": list(record.plans)}
     counts = {split: _counts(known[split], split, comparisons) for split in splits}
-    return Section(text="\n\n".join(text), fields={"store": {"path": store.name, **said}, "splits": counts})
+    fields = {"store": {"path": store.name, **said}, "splits": counts}
+    return Section(text="\n\n".join(text), fields=fields, problems=_lost_indexes(store))
+
+
+def _lost_indexes(store: InspectedStore) -> list[str]:
+    """Indexes that are gone. Those of shards that are not built yet are not: a build deletes the merged index first."""
+    files = store.snapshot.files
+    merged = [entries for split, entries in store.splits.items() if merged_index_name(split) in files]
+    return [
+        f"{index_name(shard)}: is gone, though {tar_name(shard)} is there, so its utterances count as missing; put it "
+        "back, or write the shard again, as its build did"
+        for entries in merged
+        for shard in entries.incomplete
+        if index_name(shard) not in files and tar_name(shard) in files
+    ]
 
 
 def _counts(found: SplitSummary, split: str, comparisons: Mapping[str, Comparison] | None) -> dict[str, Any]:

@@ -64,10 +64,20 @@ def test_json_has_the_numbers_of_what_was_built(made: Place, capsys: pytest.Capt
 
 def test_an_unfinished_store_says_how_to_resume(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     index(place.store, "train", 1).unlink()
+    (place.store / "train.index").unlink()  # as a build does before it writes a shard
     assert run(place.store) == 0
     out = capsys.readouterr().out
     assert "train: 1 of 3 planned shards is not complete" in out
     assert f"To resume: build-shards --conf_dir CONFIG --shards {place.store}" in out
+
+
+def test_a_lost_index_is_a_problem_as_a_lost_tar_is(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = index(place.store, "train", 1)
+    lost.unlink()
+    code, document = run_json(capsys, place.store)
+    assert code == 1
+    (said,) = document["problems"]
+    assert said.startswith(f"{lost.name}: is gone, though {lost.stem}.tar is there") and "put it back, or write" in said
 
 
 @pytest.mark.parametrize("packs", [0, 4])
