@@ -14,7 +14,7 @@ from yaml.events import AliasEvent
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from iianet.config.key_paths import Place
-from iianet.config.published import published_configs
+from iianet.config.published import USUAL_FOLDERS, published_configs
 from iianet.errors import ConfigError
 from iianet.regular_file import content_of
 from iianet.wording import nearest, show
@@ -190,7 +190,8 @@ def read_document(path: Path) -> Document:
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file{_beside(path)}") from error
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read as a config: {error.strerror or error}") from error
+        there = _in_folder(path / path.name) if path.is_dir() else ""
+        raise ConfigError(f"{path}: cannot be read as a config: {error.strerror or error}{there}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: cannot be read as a config, {error}; expected YAML in UTF-8") from error
     values, root = parse(text, str(path))
@@ -215,7 +216,7 @@ def _in_folder(path: Path) -> str:
     if not path.parent.is_dir():
         return f", nor is there a folder {path.parent}."
     names = sorted(file.name for file in path.parent.iterdir() if file.suffix in {".yml", ".yaml"})
-    near = nearest(path.name, names)
+    near = nearest(path.name, [*names, *(published_configs() if path.parent in USUAL_FOLDERS else ())])
     if near is not None:
-        return f"; did you mean {path.with_name(near)}?"
+        return f"; did you mean {path.with_name(near) if near in names else near}?"
     return f"; {path.parent.absolute()} holds {', '.join(names) or 'no .yml files'}."

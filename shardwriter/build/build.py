@@ -1,6 +1,7 @@
 """Build a store: make or resume it until every utterance of the manifest is stored or has a reason why not."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -16,12 +17,14 @@ from shardwriter.build.difference import (
     Difference,
     find_differences,
     other_stored_lengths,
+    refuse_missing_embeddings,
     refuse_missing_files,
     refuse_unrelated_root,
 )
 from shardwriter.build.options import BuildOptions
 from shardwriter.build.preparation import Preparation, is_overwrite
 from shardwriter.build.report import Bar, BuildReport, counted_corpus, failures_of
+from shardwriter.corpus.manifest import manifest_folders
 from shardwriter.corpus.planning import plan_utterances
 from shardwriter.corpus.views import with_views
 from shardwriter.encode.encoded import EncodedClips
@@ -214,8 +217,25 @@ class Build:
         found = self._first(snapshot)
         is_moved = snapshot is not None and snapshot.data_root not in (None, self.data_root)  # which is to be recorded
         everything = [(it.manifest, range(len(it.manifest.utterances))) for it in found.values()]
-        refuse_missing_files(everything if is_moved else [(it.manifest, it.to_plan) for it in found.values()])
+        wanted = [(it.manifest, it.to_plan) for it in found.values()]
+        refuse_missing_files(everything if is_moved else wanted)
+        if snapshot is None:
+            self._warn_of_corpus_folder()
+            if self.options.import_embeddings:
+                refuse_missing_embeddings(wanted)
         return found
+
+    def _warn_of_corpus_folder(self) -> None:
+        """Say where a new store would lie among the corpus' own files: who deletes it would delete them, too."""
+        lists = [folder for named in manifest_folders(self.config).values() for folder in named]
+        mouths = [it.utterances[0].mouth for it in self.manifests.values() if len(it.utterances)]
+        folders = [self.data_root, *lists, *((self.data_root / mouth).parent for mouth in mouths)]
+        if os.path.realpath(self.storage.name) in map(os.path.realpath, folders):
+            logger.warning(
+                "%s: is a folder of the corpus, so the store will lie among the corpus' own files; a folder of its own "
+                "is easier to copy and to delete: give another one with --shards",
+                self.storage.name,
+            )
 
     def _first(self, snapshot: Snapshot | None) -> dict[str, Difference]:
         """What an --overwrite in progress lacks, all for one that begins, else what is new or changed."""

@@ -17,7 +17,9 @@ from tqdm import tqdm
 from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.errors import ManifestError, StoreError
 from iianet.regular_file import read_regular
+from iianet.wording import counted
 from shardwriter.build.options import BuildOptions
+from shardwriter.corpus.embedding_npz import embedding_path
 from shardwriter.corpus.manifest_data import ROWS_AT_A_TIME, Manifest
 from shardwriter.corpus.mouth_lengths import other_lengths
 from shardwriter.encode.clips import source_state
@@ -205,6 +207,21 @@ def refuse_missing_files(wanted: Sequence[tuple[Manifest, Sequence[int] | Rows]]
             f"none of the first {len(files)} files in the lists can be found, e.g. {files[0]}. Paths in the lists "
             f"start at data_root, {wanted[0][0].data_root}, unless they are whole; give the folder of the corpus "
             "with --data_root, or make the lists again"
+        )
+
+
+def refuse_missing_embeddings(wanted: Sequence[tuple[Manifest, Rows]]) -> None:
+    """Raise ManifestError where an earlier tool has left no embedding of any of some utterances."""
+    files = [
+        manifest.data_root / embedding_path(mouth)
+        for manifest, rows in wanted
+        for mouth in manifest.utterances.column("mouth").take(pa.array(rows)).to_pylist()
+    ]
+    if files and not any(map(os.path.lexists, files)):
+        raise ManifestError(
+            f"--import_embeddings: none of {counted(len(files), 'file')} is there, e.g. {files[0]}; expected what an "
+            "earlier tool left beside each npz. Give the folder of its corpus with --data_root, or leave "
+            "--import_embeddings out to encode"
         )
 
 

@@ -49,6 +49,8 @@ def read_lists(folder: Path) -> Lists:
 def _read_list(path: Path, name: str) -> list[list[Any]]:
     try:
         content, _ = content_of(path, _MOST_BYTES)
+        if not content.strip():
+            raise ValueError("the file is empty")
         # In UTF-8 or, as PowerShell writes, in UTF-16; with a byte order mark or without.
         rows = json.loads(content.decode(json.detect_encoding(content), "surrogateescape"))
     except OSError as error:
@@ -59,7 +61,9 @@ def _read_list(path: Path, name: str) -> list[list[Any]]:
             "build-shards --data_split train."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path}: not JSON ({error})") from error
+        raise ManifestError(
+            f"{path}: not JSON ({error}); expected a list of {_EXPECTED[name]}. Make the lists again"
+        ) from error
     if not isinstance(rows, list):
         raise ManifestError(f"{path}: holds a {type(rows).__name__}; expected a list of {_EXPECTED[name]}")
     for index, row in enumerate(rows):

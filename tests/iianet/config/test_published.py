@@ -61,6 +61,21 @@ def test_other_missing_files_are_errors_that_name_the_published_ones(path: str, 
         load_config(path)
 
 
+def test_a_name_that_is_almost_that_of_a_published_config_names_it(here: Path) -> None:
+    with pytest.raises(ConfigError, match=r"LRS9.yml: no such file; did you mean LRS[23]-IIANet.yml\?"):
+        load_config("LRS9.yml")
+    (here / "configs").mkdir()
+    with pytest.raises(ConfigError, match=r"Vox2.yml: no such file; did you mean Vox2-IIANet.yml\?"):
+        load_config("configs/Vox2.yml")
+
+
+def test_a_folder_is_no_config_and_what_it_holds_is_listed(here: Path) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "own.yml").write_text(OWN)
+    with pytest.raises(ConfigError, match=r"mine: cannot be read as a config: .*regular file; .*mine holds own.yml"):
+        load_config("mine")
+
+
 def test_an_installation_without_them_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is a folder named configs taken for ours that lies beside an installed package."""
     (here / "lib" / "configs").mkdir(parents=True)

@@ -57,7 +57,7 @@ def test_running_again_says_that_everything_was_skipped(run: Run, store: Path) -
     before = contents(store)
     outcome = run()
     assert outcome.code == 0
-    assert "Nothing to do: everything is stored already." in outcome.out
+    assert "Nothing to do: everything is stored already. inspect-shards --verify reads whether" in outcome.out
     assert re.search(r"^split +skipped +encoded +not stored$", outcome.out, re.MULTILINE)
     assert contents(store) == before
 
@@ -233,6 +233,22 @@ def test_missing_weights_exit_2_with_the_cure(run: Run, tmp_path: Path) -> None:
     assert outcome.code == 2
     assert f"error: {missing}: no such weights file" in outcome.err
     assert "--set videonet.videonet_config.pretrain=PATH" in outcome.err
+
+
+def test_missing_weights_are_named_by_their_whole_path(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = run("--set", "videonet.videonet_config.pretrain=weights.pth.tar")
+    assert outcome.code == 2 and f"error: {tmp_path / 'weights.pth.tar'}: no such weights file" in outcome.err
+
+
+@pytest.mark.parametrize("place", ["", "mouths", "json/train"])
+def test_a_store_among_the_corpus_own_files_is_warned_of(place: str, run: Run, corpus: Corpus) -> None:
+    folder = corpus.root / place if place != "json/train" else corpus.list_file("train", "mix").parent
+    said = run("--dry_run", "--shards", folder).err
+    assert f"WARNING: {folder}: is a folder of the corpus" in said and "give another one with --shards" in said
+    assert "is a folder of the corpus" not in run("--dry_run", "--shards", corpus.root / "store").err
 
 
 def test_missing_config_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from helpers.builds import build_store, opened, reasons, samples, stored
 from helpers.commands import run_main
 from helpers.corpus import Corpus, make_corpus
 
-from iianet.errors import ConfigError, StoreError
+from iianet.errors import ConfigError, ManifestError, StoreError
 from shardwriter import build_cli, inspect_cli
 from shardwriter.corpus.embedding_npz import write_embedding_npz
 from shardwriter.corpus.manifest import load_manifests
@@ -139,6 +139,16 @@ def test_imported_and_encoded_embeddings_never_mix(corpus: Corpus, store: Path, 
     build_store(corpus, tmp_path / "encoded")
     with pytest.raises(StoreError, match="encoder fingerprint"):
         build_store(corpus, tmp_path / "encoded", import_embeddings=True)
+
+
+def test_an_import_that_finds_no_file_is_refused_before_a_store_is_made(corpus: Corpus, store: Path) -> None:
+    for name in corpus.names["val"]:
+        file_of(corpus, name).unlink()
+    with pytest.raises(ManifestError, match=r"none of 2 files is there, e\.g\. .*_embedding\.npz; .*--data_root"):
+        build_store(corpus, store, splits=("val",), import_embeddings=True)
+    assert not (store / "store.json").exists()
+    write_embedding_npz(file_of(corpus, "cv_001"), embedding_of(corpus, "cv_001"))
+    assert build_store(corpus, store, splits=("val",), import_embeddings=True).stored["val"] == 1
 
 
 def test_there_is_nothing_to_make_views_of(corpus: Corpus, store: Path) -> None:

@@ -194,8 +194,10 @@ def test_entry_of_other_types_is_named(corpus: Corpus, kind: str, row: object, e
 def test_invalid_json_is_named(corpus: Corpus, text: str) -> None:
     path = corpus.list_file("val", "s1")
     path.write_text(text, errors="surrogateescape")
-    with pytest.raises(ManifestError, match=re.escape(f"{path}: not JSON")):
+    with pytest.raises(ManifestError, match=re.escape(f"{path}: not JSON")) as refused:
         load(corpus)
+    assert "expected a list of" in str(refused.value) and "Make the lists again" in str(refused.value)
+    assert ("the file is empty" in str(refused.value)) == (text == "")
 
 
 def test_json_that_is_no_list_is_named(corpus: Corpus) -> None:
