@@ -78,18 +78,11 @@ def _export_split(store: InspectedStore, split: str, keys: list[str], folder: Pa
 
 def _export(store: InspectedStore, folder: Path, entry: Entry) -> str | StoreError:
     try:
-        metadata, embedding = _read(store, entry)
+        with store.open_tar(entry) as tar:
+            metadata, embedding = read_metadata(tar, entry), read_values(tar, entry)
         return _write_once(folder / _file(entry, metadata), embedding)
     except StoreError as error:
         return error
-
-
-def _read(store: InspectedStore, entry: Entry) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
-    try:
-        with store.open_tar(entry) as tar:
-            return read_metadata(tar, entry), read_values(tar, entry)
-    except OSError as error:
-        raise StoreError(f"{entry.where}: cannot be read ({error.strerror})") from error
 
 
 def _file(entry: Entry, metadata: dict[str, Any]) -> PurePosixPath:

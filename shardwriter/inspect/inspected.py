@@ -1,13 +1,14 @@
 """A store as inspect-shards sees it: all that can be read, and what is wrong with the rest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreadableError
 from shardwriter.format.index import Entry, ShardRecord, entries_of
 from shardwriter.format.names import hash_position, tar_name
 from shardwriter.format.plan import PlanHeader
@@ -89,9 +90,14 @@ class InspectedStore:
         entries, row = self.splits[split], self.splits[split].newest[key]
         return entries_of(split, self._record(split, key).shard, entries.entries.slice(row, 1))[0]
 
-    def open_tar(self, entry: Entry) -> IO[bytes]:
-        """Open the tar of a newest entry. Raises StoreError where it cannot be opened, or is damaged."""
-        return self.snapshot.open_tar(self._record(entry.split, entry.key))
+    @contextmanager
+    def open_tar(self, entry: Entry) -> Iterator[IO[bytes]]:
+        """Open the tar of a newest entry. Raises StoreError where it cannot be opened or read, or is damaged."""
+        try:
+            with self.snapshot.open_tar(self._record(entry.split, entry.key)) as tar:
+                yield tar
+        except OSError as error:
+            raise UnreadableError(entry.where, error) from error
 
     def _record(self, split: str, key: str) -> ShardRecord:
         entries = self.splits[split]

@@ -153,6 +153,26 @@ def test_no_store_anywhere_exits_2(run: Run) -> None:
     assert outcome.err.startswith("error: no store: give --shards STORE")
 
 
+def test_a_config_of_several_stores_must_say_which_one_is_built(run: Run, store: Path) -> None:
+    words = ("--set", "datamodule.data_config.shards=[one, two]")
+    outcome = run(*words, shards=False)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: datamodule.data_config.shards names 2 stores, and one is built at a time")
+    assert "say which: --shards" in outcome.err
+    assert run(*words).code == 0 and store.is_dir()
+
+
+def test_another_corpus_is_not_added_to_a_store(run: Run, store: Path, tmp_path: Path) -> None:
+    run("--data_split", "val")
+    other = make_corpus(tmp_path / "other", {"train": 4})
+    outcome = run("--conf_dir", other.config_file, "--data_split", "train")
+    assert outcome.code == 2
+    assert (
+        f"error: {store}: its paths start at {tmp_path / 'corpus'}, those of this corpus at {other.root}" in outcome.err
+    )
+    assert "Give --data_root, so that both start at one folder, or another --shards folder" in outcome.err
+
+
 def test_store_that_is_a_file_exits_2(run: Run, store: Path) -> None:
     store.write_text("not a folder")
     outcome = run()

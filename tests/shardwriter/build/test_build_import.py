@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from helpers.builds import build_store, opened, reasons, samples, stored
 from helpers.commands import run_main
-from helpers.corpus import Corpus, make_corpus
+from helpers.corpus import Corpus, make_corpus, make_frames, write_mouth
 
 from iianet.errors import ConfigError, ManifestError, StoreError
 from shardwriter import build_cli, inspect_cli
@@ -209,6 +209,19 @@ def test_recheck_tells_whether_the_config_s_encoder_may_have_made_them(
     run_main(inspect_cli.main, [tmp_path / "encoded", "--export_embeddings", corpus.root], capsys)
     build_store(corpus, store, import_embeddings=True)
     assert run_main(inspect_cli.main, [store, *words], capsys).code == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_recheck_names_an_embedding_of_other_frames_than_its_mouth(
+    corpus: Corpus, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_store(corpus, store, import_embeddings=True)
+    frames = len(read_mouth_npz(corpus.mouth("cv_001")).frames)
+    write_mouth(corpus.mouth("cv_001"), make_frames(frames + 1, 0))
+    words = ["--against", corpus.config_file, "--recheck", 99, "--device", "cpu"]
+    ended = run_main(inspect_cli.main, [store, *words], capsys)
+    assert ended.code == 1
+    assert f"val cv_001: is stored as (512, {frames}); encoded again it is (512, {frames + 1})" in ended.out
 
 
 def test_the_check_looks_at_the_files(corpus: Corpus, store: Path, capsys: pytest.CaptureFixture[str]) -> None:

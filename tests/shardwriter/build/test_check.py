@@ -11,8 +11,10 @@ from helpers.builds import Run, build_store, interrupt_build, opened
 from helpers.commands import Outcome, run_main
 from helpers.corpus import SAMPLE_RATE, Corpus, make_corpus, make_frames, write_mouth
 
+from shardwriter.build import check
 from shardwriter.build.check import Finding, show
 from shardwriter.build_cli import main
+from shardwriter.storage.folder import Folder
 from shardwriter.storage.lock import build_lock
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -207,6 +209,21 @@ def test_check_of_a_folder_that_may_not_be_written_exits_2(run: Run, monkeypatch
     outcome = run("--check")
     assert outcome.code == 2 and rows_of(outcome)["disk"] == "FIX"
     assert "cannot be written; choose another --shards folder" in outcome.out
+
+
+def test_check_of_a_full_disk_says_how_much_is_needed(run: Run, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Folder, "free_bytes", lambda _: 1000)
+    outcome = run("--check")
+    assert outcome.code == 2 and rows_of(outcome)["disk"] == "FIX"
+    said = f"0.00 GB needed, 0.0 GB free in {store.parent}; free some, or choose another --shards folder"
+    assert said in outcome.out
+
+
+def test_check_names_packages_that_are_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "PACKAGES", ("torch", "soundfail"))
+    outcome = run("--check")
+    assert outcome.code == 2 and rows_of(outcome)["imports"] == "FIX"
+    assert "soundfail cannot be imported; install with make install" in outcome.out
 
 
 def test_check_counts_mixtures_examples_and_hours(run: Run) -> None:

@@ -1,7 +1,7 @@
 """A build uses the kernels of its store: those of the config or the device's default where it makes one."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,11 @@ from helpers.corpus import Corpus, make_corpus
 
 from iianet.encoder.kernels import Kernels, default_kernels
 from iianet.encoder.source import EncoderSource
-from iianet.errors import StoreError
+from iianet.errors import StoreError, WeightsError
+from shardwriter.build.build import prepare
+from shardwriter.build.options import BuildOptions
 from shardwriter.encode.encoded import EncodedClips, EncodedSamples
+from shardwriter.storage.folder import Folder
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -73,6 +76,15 @@ def test_an_overwrite_takes_those_of_the_config_and_is_resumed_with_its_own(
     assert report.planned["train"]["resumed"] > 0 and report.planned["train"]["new"] == 0
     assert kernels(store) == OTHER
     assert used == [default_kernels(CPU), OTHER, OTHER]
+
+
+def test_a_process_with_other_weights_than_the_plan_refuses_to_encode(corpus: Corpus, store: Path) -> None:
+    source = prepare(corpus.config(), Folder(store), BuildOptions(device=CPU)).job().source
+    assert isinstance(source, EncodedClips)
+    other = corpus.config("videonet.videonet_config.seed=1").encoder_source()
+    said = "have the fingerprint quick-1, those of the build quick-0: .* changed meanwhile. Copy it to all of them"
+    with pytest.raises(WeightsError, match=said):
+        replace(source, encoder=None, encoder_source=other).open(CPU)
 
 
 def test_a_store_keeps_its_precision_unless_another_is_asked_for(corpus: Corpus, store: Path) -> None:

@@ -120,7 +120,7 @@ def test_what_a_process_refuses_ends_the_build(corpus: Corpus, store: Path, monk
         own = job()
         assert isinstance(own.source, EncodedClips)
         other = corpus.config(SMALL, "videonet.videonet_config.seed=1")
-        return replace(own, source=replace(own.source, config=other))
+        return replace(own, source=replace(own.source, encoder_source=other.encoder_source()))
 
     monkeypatch.setattr(made, "job", other_job)
     with pytest.raises(WeightsError, match="not the same on every machine"):

@@ -22,7 +22,7 @@ from shardwriter.build.compact import Compaction
 from shardwriter.encode.write_shards import Progress
 from shardwriter.execute.executor import Executor, Job, OneProcess
 from shardwriter.execute.operation import run_operation
-from shardwriter.execute.ray_cluster import RayCluster
+from shardwriter.execute.ray_cluster import RayActor, RayCluster
 from shardwriter.format.plan import ShardTask
 from shardwriter.storage.folder import Folder
 
@@ -71,6 +71,12 @@ class Losing:
                     self.cluster.remove_node(self.cluster.lost, allow_graceful=False)
 
         RayCluster(device="cpu").run(job, tasks, Watching)
+
+
+def test_an_actor_that_sees_no_store_says_on_which_machine(tmp_path: Path) -> None:
+    outcome = RayActor(Job(storage=Folder(tmp_path / "elsewhere"), source=MagicMock()), "cpu").run(MagicMock())
+    with pytest.raises(StoreError, match=r"elsewhere/store.json: is not there on .*; .* that all nodes share, under"):
+        outcome.report(MagicMock())
 
 
 @needs_ray
@@ -209,6 +215,36 @@ class FullCluster:
 
     def kill(self, _actor: object) -> None:
         self.killed += 1
+
+
+class FailingCluster(FullCluster):
+    """A Ray whose actors end."""
+
+    def wait(self, busy: list[Any], **_: object) -> tuple[list[Any], list[Any]]:
+        return busy[:1], busy[1:]
+
+    def get(self, _: object) -> None:
+        raise RuntimeError("The actor died: out of memory\n")
+
+
+def test_an_actor_that_ends_is_named_with_the_cure(
+    corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", FailingCluster())  # type: ignore[arg-type]
+    said = r"store: an actor could not be started on the Ray cluster \(The actor died: out of memory\).*run the command"
+    with pytest.raises(StoreError, match=said):
+        build_store(corpus, store, executor=RayCluster(device="cpu"), splits=("train",))
+
+
+def test_a_cluster_that_does_not_answer_is_named_with_the_cure(
+    corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = FullCluster()
+    monkeypatch.setattr(ray, "init", MagicMock(side_effect=ConnectionError("no route")))
+    monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+    said = r"--ray_address auto: no Ray cluster answers \(no route\); start one with ray start --head, or leave"
+    with pytest.raises(ConfigError, match=said):
+        build_store(corpus, store, executor=RayCluster(address="auto"), splits=("train",))
 
 
 def test_a_cluster_without_a_place_is_waited_for_with_words_and_not_for_ever(

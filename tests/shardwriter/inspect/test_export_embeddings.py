@@ -1,5 +1,6 @@
 """inspect-shards --export_embeddings: the earlier tool's files, and nothing that was there is lost."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,21 @@ def test_the_corpus_gets_them_where_it_is_asked_for(place: Place) -> None:
     assert run(place.store, "--export_embeddings", place.root) == 0
     assert place.mouth("ann_embedding").is_file()
     assert not place.mouth(f"{BROKEN}_embedding").exists()
+
+
+@pytest.mark.parametrize("command", ["export_embeddings", "sample"])
+def test_a_sample_that_cannot_be_read_is_a_problem_and_no_damage(
+    command: str, made: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(f"shardwriter.inspect.{command}.read_values", fail)
+    words = ["--key", "gus"] if command == "sample" else ["--export_embeddings", tmp_path / "out"]
+    code, document = run_json(capsys, made.store, *words)
+    assert code == 1
+    (said,) = [problem for problem in document["problems"] if " gus: " in problem]
+    assert "cannot be read (Input/output error), which is no damage: check the rights" in said
 
 
 def test_files_that_hold_the_same_are_kept(made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

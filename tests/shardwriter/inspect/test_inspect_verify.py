@@ -10,6 +10,7 @@ from helpers.builds import change_mouth, index, plans, tar
 from helpers.inspection import Place, damage, run, run_json
 
 from shardwriter.format.index import Entry, decode_index, encode_index, index_table
+from shardwriter.inspect.verify import verify
 
 
 def entry_of(place: Place, split: str, key: str) -> Entry:
@@ -130,6 +131,14 @@ def test_an_index_under_the_name_of_another_is_found(place: Place, capsys: pytes
     found = problems(capsys, place)
     (said,) = [problem for problem in found if problem.startswith(str(first))]
     assert f"{first}: is the index of {second.stem}; expected {first.stem}" in said and "put back the right one" in said
+
+
+def test_an_index_that_goes_while_the_store_is_verified_is_a_problem(place: Place) -> None:
+    store = place.inspected()
+    lost = index(place.store, "val")
+    lost.unlink()
+    (said,) = verify(store).problems
+    assert said.startswith(f"{lost}: is gone; it was there when the store was opened")
 
 
 def test_leftovers_are_listed_and_harmless(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

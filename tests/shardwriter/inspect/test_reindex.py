@@ -408,6 +408,21 @@ def test_a_store_json_of_another_store_is_refused(tmp_path: Path) -> None:
     assert contents(tmp_path / "one") == before
 
 
+def test_tars_of_another_store_under_a_store_json_are_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_store(tmp_path / name, [(name, embedding(1), {})])
+    for path in (tmp_path / "one").glob("*.tar"):
+        path.unlink()
+    for path in (tmp_path / "two").glob("*.tar"):
+        shutil.copy(path, tmp_path / "one")
+    before = contents(tmp_path / "one")
+    with pytest.raises(
+        StoreError, match=r"one: none of its tars belongs to a plan that store.json names; put back the"
+    ):
+        reindex(str(tmp_path / "one"))
+    assert contents(tmp_path / "one") == before
+
+
 Change = Callable[[Path], object]
 VALUES = embedding(1)
 SHARD = "train-0123456789-000000.tar"
