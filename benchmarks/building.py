@@ -36,7 +36,7 @@ from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.planning import plan_utterances
 from shardwriter.encode.clips import Clip, read_clip
 from shardwriter.encode.encoded import EncodedClips
-from shardwriter.encode.write_shards import write_shards
+from shardwriter.encode.write_shards import Event, NotStored, write_shards
 from shardwriter.storage.folder import Folder
 from shardwriter.store.identity import identity_of
 
@@ -127,7 +127,7 @@ def _build(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
             identity=identity,
             encoder=encoder,
         )
-        write_shards(Folder(folder), plan.tasks(), clips.open(bench.device), _Silent())
+        write_shards(Folder(folder), plan.tasks(), clips.open(bench.device), _fail)
 
     return run
 
@@ -159,18 +159,10 @@ def _read(bench: Bench) -> float:
     return len(rows) / (time.monotonic() - started)
 
 
-class _Silent:
-    """Fails on what should not happen."""
-
-    def stored(self, split: str, key: str) -> None:
-        """Nothing to show."""
-
-    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
-        """The made clips are fine."""
-        sys.exit(f"{split} {key}: {mouth}: {reason}")
-
-    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
-        """Nothing to show."""
+def _fail(event: Event) -> None:
+    """End on what should not happen: the made clips are fine."""
+    if isinstance(event, NotStored):
+        sys.exit(": ".join(event))
 
 
 def report(

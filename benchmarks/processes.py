@@ -25,7 +25,7 @@ from tqdm import tqdm
 from iianet.config.schema import Config, load_config
 from shardwriter.build.build import prepare
 from shardwriter.build.options import BuildOptions
-from shardwriter.encode.write_shards import Progress
+from shardwriter.encode.write_shards import Event, NotStored, Progress, Published
 from shardwriter.execute.executor import Executor, Job, OneProcess
 from shardwriter.execute.operation import run_operation
 from shardwriter.execute.processes import Processes
@@ -89,15 +89,12 @@ class _Watched:
     lengths: dict[str, int]
     published_at: list[tuple[float, int]]
 
-    def stored(self, split: str, key: str) -> None:
-        self.progress.stored(split, key)
-
-    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
-        sys.exit(f"{split} {key}: {mouth}: {reason}")  # the made clips are fine
-
-    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
-        self.published_at.append((time.monotonic(), self.lengths[shard]))
-        self.progress.published(shard, stored_bytes, audio_bytes)
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, NotStored):
+            sys.exit(": ".join(event))  # the made clips are fine
+        if isinstance(event, Published):
+            self.published_at.append((time.monotonic(), self.lengths[event.shard]))
+        self.progress(event)
 
 
 def _rates(config: Config, store: Path, executor: Executor, count: int) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from iianet.wording import counted, readable_bytes
 from shardwriter.build.report import Bar, BuildReport
 from shardwriter.corpus.planning import plan_utterances
 from shardwriter.encode.copied import CopiedSamples
+from shardwriter.encode.write_shards import Event, NotStored, Stored
 from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import WriteTasks
 from shardwriter.format.plan import PlanHeader, ShardTask
@@ -207,8 +208,8 @@ class Compaction:
 class _QuietBar(Bar):
     """Failures are copied like embeddings: the build has named them."""
 
-    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:  # noqa: ARG002
-        self.stored(split, key)
+    def __call__(self, event: Event) -> None:
+        super().__call__(Stored(event.split, event.key) if isinstance(event, NotStored) else event)
 
 
 def _pending(transaction: Transaction) -> PlanHeader | None:

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,21 +17,13 @@ from iianet.wording import counted, listing
 from shardwriter.build.difference import REASONS, Difference
 from shardwriter.corpus.manifest_data import Manifest
 from shardwriter.corpus.views import with_views
+from shardwriter.encode.write_shards import Event, NotStored, Published, Stored
 from shardwriter.format.names import count_views, parse_view_split
 from shardwriter.store.entries import SplitEntries
 
 logger = logging.getLogger(__name__)
 
 _SUMMED = ("shards", "stored_bytes", "audio_bytes", "seconds")
-
-
-class Failure(NamedTuple):
-    """An utterance that is not stored: its npz relative to data_root, and why."""
-
-    split: str
-    key: str
-    mouth: str
-    reason: str
 
 
 @dataclass(kw_only=True)
@@ -55,7 +47,7 @@ class BuildReport:
 
     planned: dict[str, dict[str, int]] = field(default_factory=dict)
     stored: Counter[str] = field(default_factory=Counter)
-    failed: dict[str, list[Failure]] = field(default_factory=dict)
+    failed: dict[str, list[NotStored]] = field(default_factory=dict)
     shards: int = 0
     stored_bytes: int = 0
     audio_bytes: int = 0
@@ -156,7 +148,7 @@ def counted_corpus(manifests: Mapping[str, Manifest]) -> str:
     return f"{counted(mixtures, 'mixture')}, {counted(examples, 'example')}, {hours:.2f} h"
 
 
-def failures_of(manifests: Mapping[str, Manifest], found: Mapping[str, SplitEntries]) -> dict[str, list[Failure]]:
+def failures_of(manifests: Mapping[str, Manifest], found: Mapping[str, SplitEntries]) -> dict[str, list[NotStored]]:
     """Utterances of some splits, and views of them, that a store could not hold, split by split.
 
     Args:
@@ -167,12 +159,12 @@ def failures_of(manifests: Mapping[str, Manifest], found: Mapping[str, SplitEntr
     return {split: _failures(known[split], entries) for split, entries in found.items() if split in known}
 
 
-def _failures(manifest: Manifest, entries: SplitEntries) -> list[Failure]:
+def _failures(manifest: Manifest, entries: SplitEntries) -> list[NotStored]:
     reasons, keys = entries.failures, manifest.utterances.column("key")
     rows = pc.is_in(keys, value_set=pa.array(list(reasons), type=pa.string()))
     mouths = manifest.utterances.column("mouth").filter(rows).to_pylist()
     failed = zip(keys.filter(rows).to_pylist(), mouths, strict=True)
-    return [Failure(manifest.split, key, mouth, reasons[key]) for key, mouth in failed]
+    return [NotStored(manifest.split, key, mouth, reasons[key]) for key, mouth in failed]
 
 
 class Bar:
@@ -193,23 +185,22 @@ class Bar:
         self._show(refresh=True)
         self.bar.close()
 
-    def stored(self, split: str, key: str) -> None:
-        self.report.stored[split] += 1
-        logger.debug("%s %s: stored", split, key)
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Published(shard, stored_bytes, audio_bytes):
+                self.report.shards += 1
+                self.report.stored_bytes += stored_bytes
+                self.report.audio_bytes += audio_bytes
+                logger.debug("%s: published, %d bytes", shard, stored_bytes)
+                return
+            case Stored(split, key):
+                self.report.stored[split] += 1
+                logger.debug("%s %s: stored", split, key)
+            case NotStored():
+                self.failures += 1
+                logger.warning("%s %s: not stored: %s: %s", *event)
         self.bar.update()
         self._show()
-
-    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
-        self.failures += 1
-        logger.warning("%s %s: not stored: %s: %s", split, key, mouth, reason)
-        self.bar.update()
-        self._show()
-
-    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
-        self.report.shards += 1
-        self.report.stored_bytes += stored_bytes
-        self.report.audio_bytes += audio_bytes
-        logger.debug("%s: published, %d bytes", shard, stored_bytes)
 
     def _show(self, refresh: bool = False) -> None:
         stored = sum(self.report.stored.values())

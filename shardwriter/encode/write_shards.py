@@ -1,11 +1,10 @@
 """Write the shards of tasks: samples in, published shards out."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from types import TracebackType
-from typing import Protocol
+from contextlib import closing, contextmanager
+from typing import NamedTuple
 
 from shardwriter.encode.sources import Samples
 from shardwriter.format.files import temporary_path, write_synced
@@ -21,17 +20,33 @@ WAITING = 4
 """Shards that may wait to be published: where the network is slower than the encoder, the build waits."""
 
 
-class Progress(Protocol):
-    """Counts what happens."""
+class Stored(NamedTuple):
+    """An utterance is written to its shard."""
 
-    def stored(self, split: str, key: str) -> None:
-        """One more utterance is written to its shard."""
+    split: str
+    key: str
 
-    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
-        """One more utterance cannot be stored."""
 
-    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
-        """One more shard is complete; `audio_bytes` of its bytes are audio."""
+class NotStored(NamedTuple):
+    """An utterance cannot be stored: its npz relative to data_root, and why."""
+
+    split: str
+    key: str
+    mouth: str
+    reason: str
+
+
+class Published(NamedTuple):
+    """A shard is complete; `audio_bytes` of its bytes are audio."""
+
+    shard: str
+    stored_bytes: int
+    audio_bytes: int
+
+
+Event = Stored | NotStored | Published
+Progress = Callable[[Event], object]
+"""Counts what happens. Events are small, and the same in the process that counts as in the one that writes."""
 
 
 def write_shards(storage: Storage, tasks: Iterable[ShardTask], samples: Samples, progress: Progress) -> None:
@@ -42,17 +57,17 @@ def write_shards(storage: Storage, tasks: Iterable[ShardTask], samples: Samples,
     """
     opening = closing(samples.read(iter(tasks)))
     # An error of the system is one of writing: what cannot be read is a failure of its utterance.
-    with explained(storage.staging), Publisher(storage, progress) as publisher, opening as opened:
+    with explained(storage.staging), publishing(storage, progress) as publish, opening as opened:
         for task, planned in opened:
             with ShardWriter(storage.staging) as writer:
                 for key, mouth, sample in planned:
                     writer.add(key, sample)
                     if isinstance(sample, Failed):
-                        progress.failed(task.split, key, mouth, sample.reason)
+                        progress(NotStored(task.split, key, mouth, sample.reason))
                     else:
-                        progress.stored(task.split, key)
+                        progress(Stored(task.split, key))
                 written = writer.finish()
-            publisher.publish(task.shard, written)
+            publish(task.shard, written)
 
 
 def publish_shard(storage: Storage, shard: str, written: WrittenShard) -> None:
@@ -71,43 +86,34 @@ def publish_shard(storage: Storage, shard: str, written: WrittenShard) -> None:
             path.unlink(missing_ok=True)
 
 
-class Publisher:
-    """Publishes shards, beside the writing of others where that takes time. Leaving the block waits for all."""
+@contextmanager
+def publishing(storage: Storage, progress: Progress) -> Iterator[Callable[[str, WrittenShard], None]]:
+    """Publish shards, beside the writing of others where that takes time. Leaving the block waits for all.
 
-    def __init__(self, storage: Storage, progress: Progress) -> None:
-        self._storage = storage
-        self._progress = progress
-        self._pool = ThreadPoolExecutor(storage.num_uploads, "publish-shard") if storage.num_uploads else None
-        self._running: deque[tuple[str, WrittenShard, Future[None]]] = deque()
+    Yields:
+        A function that publishes a shard, or begins to, and raises what publishing one of those before raised.
+    """
+    pool = ThreadPoolExecutor(storage.num_uploads, "publish-shard") if storage.num_uploads else None
+    running: deque[tuple[str, WrittenShard, Future[None]]] = deque()
 
-    def __enter__(self) -> "Publisher":
-        return self
+    def finish_first() -> None:
+        shard, written, done = running.popleft()
+        done.result()
+        progress(Published(shard, written.tar_size, written.audio_bytes))
 
-    def publish(self, shard: str, written: WrittenShard) -> None:
-        """Publish a shard, or begin to. Raises what publishing one of those before raised."""
-        if self._pool is None:
-            publish_shard(self._storage, shard, written)
-            self._count(shard, written)
+    def publish(shard: str, written: WrittenShard) -> None:
+        if pool is None:
+            publish_shard(storage, shard, written)
+            progress(Published(shard, written.tar_size, written.audio_bytes))
             return
-        self._running.append((shard, written, self._pool.submit(publish_shard, self._storage, shard, written)))
-        while len(self._running) > WAITING or (self._running and self._running[0][2].done()):
-            self._finish_first()
+        running.append((shard, written, pool.submit(publish_shard, storage, shard, written)))
+        while len(running) > WAITING or (running and running[0][2].done()):
+            finish_first()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._pool is None:
-            return
-        try:
-            while self._running and kind is None:
-                self._finish_first()
-        finally:
-            self._pool.shutdown(cancel_futures=True)  # what is staged and not published is left to the next build
-
-    def _finish_first(self) -> None:
-        shard, written, running = self._running.popleft()
-        running.result()
-        self._count(shard, written)
-
-    def _count(self, shard: str, written: WrittenShard) -> None:
-        self._progress.published(shard, written.tar_size, written.audio_bytes)
+    try:
+        yield publish
+        while running:
+            finish_first()
+    finally:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)  # what is staged and not published is left to the next build

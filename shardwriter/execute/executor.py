@@ -4,9 +4,9 @@ The others are several processes of this machine (`processes.py`) and a Ray clus
 job each have an executor, and share the tasks (`ranks.py`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -43,26 +43,6 @@ class Executor(Protocol):
         Raises:
             FeatureStoreError: They cannot be run. Every published shard is whole.
         """
-
-
-Event = tuple[Any, ...]
-"""Name of a method of `Progress`, and its arguments."""
-
-
-@dataclass(frozen=True)
-class Relay:
-    """See `Progress`: hands each event on, for a process that has none of its own."""
-
-    send: Callable[[Event], object]
-
-    def stored(self, split: str, key: str) -> None:
-        self.send(("stored", split, key))
-
-    def failed(self, split: str, key: str, mouth: str, reason: str) -> None:
-        self.send(("failed", split, key, mouth, reason))
-
-    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None:
-        self.send(("published", shard, stored_bytes, audio_bytes))
 
 
 @dataclass(frozen=True)

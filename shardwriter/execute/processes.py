@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from iianet.errors import FeatureStoreError, StoreError
-from shardwriter.encode.write_shards import Progress, write_shards
-from shardwriter.execute.executor import Job, Relay
+from shardwriter.encode.write_shards import Event, Progress, Published, write_shards
+from shardwriter.execute.executor import Job
 from shardwriter.format.files import delete_temporary_files
 from shardwriter.format.plan import ShardTask
 
@@ -30,9 +30,9 @@ CHECK_SECONDS = 10.0
 """How often the parent looks whether it still holds the store."""
 SILENT_CHECKS = 60
 """After so many without news of any process, the parent says so."""
-CLAIM, WAIT, STOPPED = "claim", "wait", "stopped"
-"""What a worker sends beside the events of its tasks: it would take one more task; it has none and waits for one; it
-cannot continue, for this reason."""
+CLAIM, WAIT = "claim", "wait"
+"""What a worker sends beside the events of its tasks: it would take one more task; it has none and waits for one. And
+the error for which it cannot continue."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Crew:
             except (EOFError, ConnectionResetError):
                 self._bury(worker)
             else:
-                self._take(worker, *message)
+                self._take(worker, message)
         waiting = [worker for worker in self.workers if worker.waits]
         for worker in waiting:
             task = self._next()
@@ -128,25 +128,24 @@ class _Crew:
             worker.process.join()
             self._clean(worker)
 
-    def _take(self, worker: _Worker, what: str, *facts: Any) -> None:
-        if what == CLAIM:
+    def _take(self, worker: _Worker, message: Event | str | FeatureStoreError) -> None:
+        if isinstance(message, FeatureStoreError):
+            raise message
+        if message == CLAIM:
             self._give(worker, self._next())
-        elif what == WAIT:
+        elif isinstance(message, str):
             worker.waits = True
-        elif what == STOPPED:
-            raise facts[0]
-        elif what == "published":
-            shard = facts[0]
-            del worker.claimed[shard]
+        elif isinstance(message, Published):
+            del worker.claimed[message.shard]
             worker.reported.clear()
-            self.progress.published(*facts)
+            self.progress(message)
         else:
-            utterance = (facts[0], facts[1])
+            utterance = (message.split, message.key)
             worker.reported.add(utterance)
             if utterance in self.reported:  # by a process that ended before its shard was complete
                 self.reported.discard(utterance)
             else:
-                (self.progress.stored if what == "stored" else self.progress.failed)(*facts)
+                self.progress(message)
 
     def _next(self) -> ShardTask | None:
         return self.left.popleft() if self.left else next(self.more, None)
@@ -214,10 +213,10 @@ def work(job: Job, device: torch.device, num_threads: int, parent: "Connection[A
         samples = job.source.open(device)
         while (first := _ask(parent, WAIT)) is not None:
             tasks = chain([first], _claimed(parent))
-            write_shards(job.storage, tasks, samples, Relay(parent.send))
+            write_shards(job.storage, tasks, samples, parent.send)
     except FeatureStoreError as error:
         with suppress(OSError):  # the parent was killed, and we are about to end
-            parent.send((STOPPED, error))
+            parent.send(error)
 
 
 def _end_with_parent() -> None:
@@ -229,7 +228,7 @@ def _end_with_parent() -> None:
 
 
 def _ask(parent: "Connection[Any, Any]", how: str) -> ShardTask | None:
-    parent.send((how,))
+    parent.send(how)
     task: ShardTask | None = parent.recv()
     return task
 

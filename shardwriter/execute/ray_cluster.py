@@ -19,8 +19,8 @@ import torch
 
 from iianet.errors import ConfigError, FeatureStoreError, StoreError
 from shardwriter.encode.sources import Samples
-from shardwriter.encode.write_shards import Progress, write_shards
-from shardwriter.execute.executor import Event, Job, Relay
+from shardwriter.encode.write_shards import Event, Progress, write_shards
+from shardwriter.execute.executor import Job
 from shardwriter.format.files import delete_temporary_files
 from shardwriter.format.names import STORE_FILE
 from shardwriter.format.plan import ShardTask
@@ -96,8 +96,8 @@ class Outcome:
 
     def report(self, progress: Progress) -> None:
         """Repeat the events. Raises the error, if there is one."""
-        for name, *facts in self.events:
-            getattr(progress, name)(*facts)
+        for event in self.events:
+            progress(event)
         if self.error is not None:
             raise self.error
 
@@ -131,7 +131,7 @@ class RayActor:
                     "a --shards folder that all nodes share, under the same path"
                 )
             self._samples = self._samples or self._job.source.open(self._device)
-            write_shards(storage, [task], self._samples, Relay(outcome.events.append))
+            write_shards(storage, [task], self._samples, outcome.events.append)
         except FeatureStoreError as error:
             outcome.error = error
         return outcome

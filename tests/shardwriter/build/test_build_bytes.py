@@ -22,14 +22,6 @@ from shardwriter.storage.folder import Folder
 NAMES = {"train": 5, "val": 2}
 
 
-class Unheard:
-    """Progress that nobody watches."""
-
-    def stored(self, split: str, key: str) -> None: ...
-    def failed(self, split: str, key: str, mouth: str, reason: str) -> None: ...
-    def published(self, shard: str, stored_bytes: int, audio_bytes: int) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def encoder() -> ClipEncoder:
     return EncoderSource(None, 0).load(CPU)
@@ -101,7 +93,7 @@ def test_bytes_do_not_depend_on_the_order_of_the_shards(
             identity=snapshot.identity,
             encoder=encoder,
         )
-        write_shards(Folder(to), tasks, source.open(CPU), Unheard())
+        write_shards(Folder(to), tasks, source.open(CPU), lambda _: None)
 
     write(tmp_path / "backwards", backwards)
     assert tars(tmp_path / "backwards") == tars(store) and len(tars(store)) == 3

@@ -19,6 +19,7 @@ from iianet.errors import ConfigError, StoreError, WeightsError
 from shardwriter.build.build import build, prepare
 from shardwriter.build.options import BuildOptions
 from shardwriter.encode.encoded import EncodedClips
+from shardwriter.encode.write_shards import Stored
 from shardwriter.execute import processes
 from shardwriter.execute.devices import choose_devices
 from shardwriter.execute.executor import Job
@@ -74,9 +75,9 @@ def test_killed_processes_leave_their_shards_to_the_others(
     told = processes._Crew._take
     killed: list[int] = []
 
-    def take(crew: processes._Crew, worker: processes._Worker, what: str, *facts: object) -> None:
-        told(crew, worker, what, *facts)
-        if what == "stored" and len(killed) < deaths and worker.process.pid not in killed:
+    def take(crew: processes._Crew, worker: processes._Worker, message: object) -> None:
+        told(crew, worker, message)  # type: ignore[arg-type]
+        if isinstance(message, Stored) and len(killed) < deaths and worker.process.pid not in killed:
             assert worker.process.pid is not None
             killed.append(worker.process.pid)
             own = temporary_path(store / "half").name
@@ -97,9 +98,9 @@ def test_killed_processes_leave_their_shards_to_the_others(
 def test_a_run_ends_when_no_process_is_left(corpus: Corpus, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = processes._Crew._take
 
-    def take(crew: processes._Crew, worker: processes._Worker, what: str, *facts: object) -> None:
-        told(crew, worker, what, *facts)
-        if what == CLAIM:
+    def take(crew: processes._Crew, worker: processes._Worker, message: object) -> None:
+        told(crew, worker, message)  # type: ignore[arg-type]
+        if message == CLAIM:
             assert worker.process.pid is not None
             os.kill(worker.process.pid, signal.SIGKILL)
 

@@ -22,7 +22,7 @@ from shardwriter.build.build import Build, prepare
 from shardwriter.build.compact import Compaction
 from shardwriter.build.options import BuildOptions
 from shardwriter.build.report import BuildReport
-from shardwriter.encode.write_shards import Progress
+from shardwriter.encode.write_shards import Event, Progress, Published
 from shardwriter.execute.executor import Executor, Job, OneProcess
 from shardwriter.execute.operation import Operation, run_operation
 from shardwriter.execute.rank_lock import SharedTasks
@@ -90,16 +90,13 @@ class TakesItsTime(Meets):
                 self.most_unwritten = max(self.most_unwritten, self.taken - self.written)
                 yield task
 
-        class Slow:
-            stored, failed = progress.stored, progress.failed
-
-            @staticmethod
-            def published(shard: str, stored_bytes: int, audio_bytes: int) -> None:
-                progress.published(shard, stored_bytes, audio_bytes)
+        def slow(event: Event) -> None:
+            progress(event)
+            if isinstance(event, Published):
                 self.written += 1
                 time.sleep(0.05)
 
-        super().run(job, counted(), Slow)
+        super().run(job, counted(), slow)
 
 
 def meeting(ranks: int, dying: int = 0) -> list[Executor]:

@@ -19,7 +19,7 @@ from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import ConfigError, StoreError
 from shardwriter.build.compact import Compaction
-from shardwriter.encode.write_shards import Progress
+from shardwriter.encode.write_shards import Event, Progress, Published
 from shardwriter.execute.executor import Executor, Job, OneProcess
 from shardwriter.execute.operation import run_operation
 from shardwriter.execute.ray_cluster import RayActor, RayCluster
@@ -60,17 +60,14 @@ class Losing:
         self.published: list[str] = []
 
     def run(self, job: Job, tasks: Iterable[ShardTask], progress: Progress) -> None:
-        class Watching:
-            stored, failed = progress.stored, progress.failed
-
-            @staticmethod
-            def published(shard: str, stored_bytes: int, audio_bytes: int) -> None:
-                progress.published(shard, stored_bytes, audio_bytes)
-                self.published.append(shard)
+        def watch(event: Event) -> None:
+            progress(event)
+            if isinstance(event, Published):
+                self.published.append(event.shard)
                 if len(self.published) == 4:
                     self.cluster.remove_node(self.cluster.lost, allow_graceful=False)
 
-        RayCluster(device="cpu").run(job, tasks, Watching)
+        RayCluster(device="cpu").run(job, tasks, watch)
 
 
 def test_an_actor_that_sees_no_store_says_on_which_machine(tmp_path: Path) -> None:
