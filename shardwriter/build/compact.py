@@ -100,7 +100,12 @@ class Compaction:
             report = self.report or self._survey(transaction)  # of a rank that has not planned
             assert report is not None
             transaction.switch(transaction.opened.record.data_root)
-            self.report = _summed_up(report, transaction, header)
+            found = _entries(transaction.opened, [header])
+            self.report = replace(
+                report,
+                shards=(report.shards[0], sum(len(part.shards) for part in found)),
+                stored_bytes=(report.stored_bytes[0], _tar_bytes(found)),
+            )
         transaction.conclude()
 
     def job(self) -> Job:
@@ -216,16 +221,6 @@ def _pending(transaction: Transaction) -> PlanHeader | None:
     """The plan of a compaction in progress."""
     pending = transaction.pending
     return pending if pending is not None and pending.kind == "compact" else None
-
-
-def _summed_up(report: CompactReport, transaction: Transaction, header: PlanHeader) -> CompactReport:
-    """With what there is now."""
-    found = _entries(transaction.opened, [header])
-    return replace(
-        report,
-        shards=(report.shards[0], sum(len(part.shards) for part in found)),
-        stored_bytes=(report.stored_bytes[0], _tar_bytes(found)),
-    )
 
 
 def _entries(snapshot: Snapshot, headers: Sequence[PlanHeader]) -> list[SplitEntries]:
