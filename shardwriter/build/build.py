@@ -90,6 +90,7 @@ class Build:
         encoder: On the device of this process; None where embeddings are imported, or it is loaded when it is used.
         report: What was done so far.
         taken: Tasks that were taken on.
+        keep_replaced_days: See `Operation`.
     """
 
     def __init__(self, steps: Preparation) -> None:
@@ -103,11 +104,7 @@ class Build:
         is_import = self.options.import_embeddings
         self.report = BuildReport(corpus=counted_corpus(self.manifests), is_import=is_import)
         self.taken: Sequence[ShardTask] = ()
-
-    @property
-    def keep_replaced_days(self) -> float | None:
-        """See `Operation`."""
-        return self.config.shardwriter.keep_replaced_days
+        self.keep_replaced_days = self.config.shardwriter.keep_replaced_days
 
     def begin(self, transaction: Transaction) -> Sequence[ShardTask]:
         """See `Operation`. Raises StoreError where the store refuses what is asked for."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from shardwriter.corpus.planning import plan_utterances
 from shardwriter.encode.copied import CopiedSamples
 from shardwriter.encode.write_shards import Event, NotStored, Stored
 from shardwriter.execute.executor import Job
-from shardwriter.execute.operation import WriteTasks
+from shardwriter.execute.operation import Operation, WriteTasks
 from shardwriter.format.plan import PlanHeader, ShardTask
 from shardwriter.storage.storage import Storage
 from shardwriter.store.entries import SplitEntries
@@ -52,7 +52,7 @@ class CompactReport:
 
 
 @dataclass(kw_only=True)
-class Compaction:
+class Compaction(Operation):
     """What is to be compacted. See `Operation`.
 
     Attributes:
@@ -67,7 +67,6 @@ class Compaction:
     keep_replaced_days: float | None = None
     report: CompactReport | None = None
     _base: tuple[str, ...] = ()
-    _copied: BuildReport = field(default_factory=BuildReport)
 
     def survey(self) -> CompactReport | None:
         """What it would do, by the shards that are there; None where there is nothing to do.
@@ -114,7 +113,7 @@ class Compaction:
 
     def watch(self, total: int | None, *, shown: bool) -> Bar:
         """See `Operation`."""
-        return _QuietBar(self._copied, total, "copying", shown=shown)
+        return _QuietBar(BuildReport(), total, "copying", shown=shown)
 
     def asked(self) -> str:
         """See `Operation`."""
@@ -128,13 +127,8 @@ class Compaction:
         """See `Operation`."""
         self._base = tuple(shared["base"])
 
-    def counts(self) -> Mapping[str, Any]:
-        """See `Operation`."""
-        return self._copied.counts()
-
     def add_counts(self, counts: Sequence[Mapping[str, Any]]) -> None:
-        """See `Operation`."""
-        self._copied.add_counts(counts)
+        """See `Operation`: there are none, since the report is of the store itself."""
 
     def _survey(self, transaction: Transaction) -> CompactReport | None:
         self._refuse_unready(transaction)

@@ -14,11 +14,13 @@ WriteTasks = Callable[[Sequence[ShardTask]], None]
 
 
 class Operation(Protocol):
-    """Changes a store by one plan, or by one after another."""
+    """Changes a store by one plan, or by one after another.
 
-    @property
-    def keep_replaced_days(self) -> float | None:
-        """See the config's key of this name."""
+    Attributes:
+        keep_replaced_days: See the config's key of this name.
+    """
+
+    keep_replaced_days: float | None
 
     def begin(self, transaction: Transaction) -> Sequence[ShardTask]:
         """Publish a plan, if anything is to be done, and return the tasks to run."""
@@ -42,7 +44,8 @@ class Operation(Protocol):
         """Take part in what another rank has planned."""
 
     def counts(self) -> Mapping[str, Any]:
-        """What this rank did, as JSON can hold it."""
+        """What this rank did, as JSON can hold it; nothing where the store itself says it."""
+        return {}
 
     def add_counts(self, counts: Sequence[Mapping[str, Any]]) -> None:
         """Sum up what all ranks did."""
