@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,16 +212,18 @@ def refuse_missing_files(wanted: Sequence[tuple[Manifest, Sequence[int] | Rows]]
 
 def refuse_missing_embeddings(wanted: Sequence[tuple[Manifest, Rows]]) -> None:
     """Raise ManifestError where an earlier tool has left no embedding of any of some utterances."""
-    files = [
-        manifest.data_root / embedding_path(mouth)
-        for manifest, rows in wanted
-        for mouth in manifest.utterances.column("mouth").take(pa.array(rows)).to_pylist()
-    ]
-    if files and not any(map(os.path.lexists, files)):
+
+    def files() -> Iterator[Path]:
+        for manifest, rows in wanted:
+            yield from (manifest.data_root / embedding_path(manifest.utterances[int(row)].mouth) for row in rows)
+
+    first = next(files(), None)
+    if first is not None and not any(map(os.path.lexists, files())):
+        count = sum(len(rows) for _, rows in wanted)
         raise ManifestError(
-            f"--import_embeddings: none of {counted(len(files), 'file')} is there, e.g. {files[0]}; expected what an "
-            "earlier tool left beside each npz. Give the folder of its corpus with --data_root, or leave "
-            "--import_embeddings out to encode"
+            f"--import_embeddings: none of {counted(count, 'file')} is there, e.g. {first}; expected what an earlier "
+            "tool left beside each npz. Give the folder of its corpus with --data_root, or leave --import_embeddings "
+            "out to encode"
         )
 
 
