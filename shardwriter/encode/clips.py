@@ -3,10 +3,9 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -63,15 +62,6 @@ def source_state(path: Path, mouth: str) -> Source:
     return Source(mouth=mouth, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
 
-@dataclass(eq=False)
-class _Started(Generic[Read]):
-    """A task whose rows are being read."""
-
-    task: ShardTask
-    unread: Iterator[dict[str, Any]]
-    waiting: deque[Future[tuple[dict[str, Any], Read]]] = field(default_factory=deque)
-
-
 def read_ahead(
     read: Callable[[Mapping[str, Any]], Read], tasks: Iterator[ShardTask], num_workers: int, depth: int
 ) -> Generator[tuple[ShardTask, Iterator[tuple[dict[str, Any], Read]]]]:
@@ -89,32 +79,34 @@ def read_ahead(
     Yields:
         A task, and its rows with what was read for each. Use up the rows of one before the next.
     """
+    started: deque[ShardTask] = deque()  # the task whose rows are used, and at most the next one
+    waiting: deque[Future[tuple[dict[str, Any], Read]]] = deque()
+    unread: Iterator[dict[str, Any]] = iter(())
     with ThreadPoolExecutor(max(1, num_workers), thread_name_prefix="read-npz") as pool:
 
-        def start() -> _Started[Read] | None:
-            task = next(tasks, None)
-            return _Started(task, iter(task.rows.to_pylist())) if task is not None else None
+        def fill() -> None:
+            nonlocal unread
+            while len(waiting) < depth:
+                row = next(unread, None)
+                if row is not None:
+                    waiting.append(pool.submit(lambda row: (row, read(row)), row))
+                elif len(started) < 2 and (task := next(tasks, None)) is not None:
+                    started.append(task)
+                    unread = iter(task.rows.to_pylist())
+                else:
+                    return
 
-        def fill(started: _Started[Read], room: int) -> None:
-            for row in islice(started.unread, max(0, room)):
-                started.waiting.append(pool.submit(lambda row: (row, read(row)), row))
-
-        current = start()
-        following: _Started[Read] | None = None
-
-        def results(started: _Started[Read]) -> Iterator[tuple[dict[str, Any], Read]]:
-            nonlocal following
-            for number in range(len(started.task.rows)):
-                fill(started, depth - len(started.waiting))
-                if number + len(started.waiting) == len(started.task.rows):  # all of its rows are being read
-                    following = following or start()
-                    if following is not None:
-                        fill(following, depth - len(started.waiting) - len(following.waiting))
-                yield started.waiting.popleft().result()
+        def results(task: ShardTask) -> Iterator[tuple[dict[str, Any], Read]]:
+            for _ in range(len(task.rows)):
+                fill()
+                yield waiting.popleft().result()
 
         try:
-            while current is not None:
-                yield current.task, results(current)
-                current, following = following or start(), None
+            fill()
+            while started:
+                yield started[0], results(started[0])
+                started.popleft()
+                if not started:
+                    fill()
         finally:
             pool.shutdown(cancel_futures=True)

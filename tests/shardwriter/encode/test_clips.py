@@ -71,7 +71,7 @@ def test_a_task_is_not_taken_before_all_rows_of_the_one_before_are_being_read() 
     with closing(read_ahead(Echo(), iter(tasks), num_workers=1, depth=2)) as opened:
         _, rows = next(opened)
         taken = [tasks.taken for _ in rows]
-    assert taken == [1, 1, 2, 2]  # two rows are being read at a time
+    assert taken == [1, 1, 1, 2]  # two rows are being read at a time, and the next one would be of the next task
 
 
 @pytest.mark.parametrize("num_workers", [1, 4])
