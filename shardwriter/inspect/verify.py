@@ -61,7 +61,10 @@ def _verify_shard(store: InspectedStore, task: ShardTask, progress: Callable[[in
     try:
         table, record = read_shard_index(store.storage, task.shard)
     except FileNotFoundError as error:
-        raise StoreError(f"{store.storage.where(name)}: is gone; it was there when the store was opened") from error
+        raise StoreError(
+            f"{store.storage.where(name)}: is gone; it was there when the store was opened. Wait for a build that runs, "
+            "or put the file back, then verify again"
+        ) from error
     entries = entries_of(task.split, task.shard, table)
     stored = [entry for entry in entries if entry.error is None]
     problems = []
