@@ -62,7 +62,7 @@ def _verify_shard(store: InspectedStore, task: ShardTask, progress: Callable[[in
         table, record = read_shard_index(store.storage, task.shard)
     except FileNotFoundError as error:
         raise StoreError(
-            f"{store.storage.where(name)}: is gone; it was there when the store was opened. Wait for a build that runs, "
+            f"{store.storage.where(name)}: is gone; it was there when the store was opened. Wait for a running build, "
             "or put the file back, then verify again"
         ) from error
     entries = entries_of(task.split, task.shard, table)

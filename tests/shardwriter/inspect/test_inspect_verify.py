@@ -139,7 +139,7 @@ def test_an_index_that_goes_while_the_store_is_verified_is_a_problem(place: Plac
     lost.unlink()
     (said,) = verify(store).problems
     assert said.startswith(
-        f"{lost}: is gone; it was there when the store was opened. Wait for a build that runs, or put"
+        f"{lost}: is gone; it was there when the store was opened. Wait for a running build, or put"
     )
 
 
