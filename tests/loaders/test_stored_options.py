@@ -13,6 +13,7 @@ from helpers.corpus import FOLDERS, SAMPLE_RATE, Corpus, edit_lists, make_corpus
 
 from iianet.batch import Batch
 from iianet.errors import ManifestError, StoreError
+from iianet.regular_file import read_regular
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -47,13 +48,12 @@ def make_lists(corpus: Corpus) -> None:
 def count_wavs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the wavs that are opened from now on."""
     opened: list[str] = []
-    read = soundfile.SoundFile.__init__
 
-    def note(self: soundfile.SoundFile, file: object, *arguments: object, **options: object) -> None:
-        opened.append(Path(str(file)).name)
-        read(self, file, *arguments, **options)
+    def note(path: Path) -> object:
+        opened.append(path.name)
+        return read_regular(path)
 
-    monkeypatch.setattr(soundfile.SoundFile, "__init__", note)
+    monkeypatch.setattr("shardwriter.corpus.wavs.read_regular", note)
     return opened
 
 
