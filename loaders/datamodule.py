@@ -14,6 +14,7 @@ from iianet.launch import usable_cores
 from loaders.assemble import Assembler
 from loaders.audio import Audio, EmbeddedAudio, Kind, WavFiles
 from loaders.dataset import BatchLoader, ExampleDataset
+from loaders.embeddings.epochs import BEGINNING, Position
 from loaders.mixing import Mixer
 from loaders.mouths import MouthReader
 from loaders.order import Order
@@ -86,7 +87,7 @@ class SeparationData(RankedData):
         self.snapshots = tuple(snapshots)
         self.build_command = build_command
         self.will_build = will_build
-        self._position = {"epoch": 0, "batch": 0}
+        self._position: dict[str, int] = BEGINNING._asdict()
         self._train_loader: BatchLoader | None = None
 
     def prepare_splits(self) -> None:
@@ -126,8 +127,7 @@ class SeparationData(RankedData):
 
     def train_dataloader(self) -> BatchLoader:
         """Permuted epochs, the last incomplete global batch left out."""
-        self._train_loader = self._loader("train")
-        self._train_loader.load_state_dict(self._position)
+        self._train_loader = self._loader("train", Position(**self._position))
         return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
@@ -183,7 +183,7 @@ class SeparationData(RankedData):
             )
         return order
 
-    def _loader(self, split: str) -> BatchLoader:
+    def _loader(self, split: str, start: Position = BEGINNING) -> BatchLoader:
         opened, order = self.splits[split], self.order(split)
         encoder = self.config.encoder
         frames = round(self.options.segment * encoder.fps)
@@ -205,8 +205,7 @@ class SeparationData(RankedData):
         files, give_up = (opened.stored.files, opened.stored.give_up) if opened.stored else ([], None)
         ahead = ReadAhead(files, self.options.read_ahead_windows, give_up)
         return BatchLoader(
-            ExampleDataset(assembler, self.rank, ahead),
-            advance_epoch=split == "train",
+            ExampleDataset(assembler, self.rank, ahead, start=start, advances=split == "train"),
             **self.loader_options(usable_cores(), "cores"),
         )
 

@@ -5,6 +5,7 @@ what it cannot send, prints a traceback, and lets the loop wait or the epoch end
 """
 
 import atexit
+import math
 import multiprocessing
 import multiprocessing.util  # before our own exit is registered, so that ours comes first
 import os
@@ -101,8 +102,8 @@ class CountedLoader(DataLoader[Item]):
         self._ranks_here = ranks_here
         self._has_begun = False  # all ranks begin together; later the free memory is without what the others hold
 
-    def all_batches(self, expected: int | None) -> Iterator[Item]:
-        """The batches of an iteration, which has to give so many; None where that is not known.
+    def all_batches(self, expected: float) -> Iterator[Item]:
+        """The batches of an iteration, which has to give so many; infinite where that is not known.
 
         Raises:
             ConfigError: There is no room for them in shared memory.
@@ -114,7 +115,7 @@ class CountedLoader(DataLoader[Item]):
         for batch in start_workers(super().__iter__):
             found += 1
             yield batch
-        if expected is not None and found < expected:
+        if found < expected < math.inf:
             raise TrainingError(
                 f"the loader gave {found} of the {expected} batches that were left of its epoch: its workers "
                 f"({self.num_workers}) lost the others, and what they printed is above. {RESUME}, with fewer "

@@ -90,10 +90,8 @@ def test_global_batches_do_not_depend_on_ranks_workers_or_store(
 def test_workers_may_be_started_in_any_way(
     corpus: Corpus, stores: dict[str, Path | None], context: str, persistent: bool
 ) -> None:
-    plain = data(corpus, stores["full"]).train_dataloader()
-    started = BatchLoader(
-        plain.batches, advance_epoch=True, num_workers=1, multiprocessing_context=context, persistent_workers=persistent
-    )
+    plain, other = (data(corpus, stores["full"]).train_dataloader() for _ in range(2))
+    started = BatchLoader(other.dataset, num_workers=1, multiprocessing_context=context, persistent_workers=persistent)
     for _ in range(2):  # epochs
         pairs = list(zip(plain, started, strict=True))
         assert pairs

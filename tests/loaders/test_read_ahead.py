@@ -119,7 +119,7 @@ def test_a_rank_checks_the_shards_alone_that_it_reads_rows_of(tmp_path: Path) ->
     for rank in range(2):
         source = data(corpus, tmp_path / "store", half)
         source.trainer = SimpleNamespace(global_rank=rank, world_size=2, num_nodes=1)  # type: ignore[assignment]
-        batches = source.val_dataloader().batches
+        batches = source.val_dataloader().dataset
         assert len(list(batches)) == 1
         stored = source.splits["val"].stored
         assert stored is not None
