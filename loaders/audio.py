@@ -1,7 +1,8 @@
 """Segments of audio: of wavs read by their paths, or out of the shards (`build-shards --audio embed`)."""
 
-import re
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -15,7 +16,8 @@ from loaders.order import Indices
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
 from shardwriter.corpus.wavs import open_wav
-from shardwriter.format.sample import NPY_HEADER_BYTES, decode_pcm
+from shardwriter.format.npy import NpyHeader, parse_npy_header
+from shardwriter.format.sample import AUDIO_DTYPES, NPY_HEADER_BYTES, decode_pcm
 
 Samples = npt.NDArray[np.float32]
 Recording = Path | bytes | npt.NDArray[Any]
@@ -25,9 +27,6 @@ Kind = Literal["source", "mixture"]
 Example_contra = TypeVar("Example_contra", contravariant=True)
 
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
-_NPY = re.compile(rb"\x93NUMPY..v.\{'descr': '(<i2|<i4|<f4)', 'fortran_order': False, 'shape': \((\d+),\), \}")
-"""How an audio.npy of ours begins."""
-_DTYPES = {dtype.encode(): np.dtype(dtype) for dtype in ("<i2", "<i4", "<f4")}
 LOUDEST = 1e4
 """Samples of floats are about -1 to 1; what is larger than this is no sound, and would spoil the weights."""
 
@@ -158,19 +157,28 @@ class EmbeddedAudio:
         assert self.reader.audio_offsets is not None
         npy = self.reader.files.content(int(self.reader.shard_of[row]))[int(self.reader.audio_offsets[row]) :]
         header = npy[:NPY_HEADER_BYTES].tobytes()
-        match = _NPY.match(header)
-        if match is None or first + count > int(match[2]):
+        found = _audio_header(header)
+        if found is None or first + count > found.shape[0]:
             raise StoreError(
                 f"{self._where(row)} begins with {header[:80]!r}; expected {first + count} samples or more, of int16, "
                 "int32 or float32. The store is damaged: see inspect-shards --verify, and build it again."
             )
-        dtype = _DTYPES[match[1]]
-        begin = NPY_HEADER_BYTES + first * dtype.itemsize
-        return npy[begin : begin + count * dtype.itemsize].view(dtype)
+        begin = found.data_offset + first * found.dtype.itemsize
+        return npy[begin : begin + count * found.dtype.itemsize].view(found.dtype)
 
     def _where(self, row: int) -> str:
         tar = self.reader.files.tars[int(self.reader.shard_of[row])]
         return f"{tar.where}: {self.reader.key(row)}: audio.npy"
+
+
+@lru_cache(maxsize=4096)
+def _audio_header(content: bytes) -> NpyHeader | None:
+    """What an audio.npy says of itself in its first bytes; None where no store writes it so."""
+    with suppress(ValueError):
+        header = parse_npy_header(content)
+        if len(header.shape) == 1 and header.dtype in map(np.dtype, AUDIO_DTYPES):
+            return header
+    return None
 
 
 def _source_starts(manifest: Manifest, recorded: Sequence[Manifest]) -> Indices:
