@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iianet.errors import AudioError, ManifestError, StoreError
+from iianet.errors import AudioError, StoreError
 from loaders.order import Indices
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
@@ -57,28 +57,13 @@ class WavFiles:
     def __init__(self, manifest: Manifest, num_samples: int, sample_rate: int) -> None:
         self.num_samples = num_samples
         self.sample_rate = sample_rate
-        self._manifest, self._root = manifest, manifest.data_root
+        self._root = manifest.data_root
         self._paths = {"source": manifest.examples.column("source"), "mixture": manifest.examples.column("mixture")}
 
     def read(self, kind: Kind, example: int, start: int) -> Segment:
         """See `Audio`."""
         path = self._root / self._paths[kind][example].as_py()
         return read_segment(path, start, self.num_samples, self.sample_rate)
-
-    def refuse_unusable(self, kind: Kind, examples: Sequence[int]) -> None:
-        """Raise ManifestError where the wav of none of these examples can be used: then it is not one bad file."""
-        problems = []
-        for example in examples:
-            try:
-                self.read(kind, example, 0)
-                return
-            except AudioError as error:
-                problems.append(str(error))
-        raise ManifestError(
-            f"{self._manifest.split}: none of the first {len(problems)} wavs can be used, e.g. {problems[0]}. Relative "
-            f"paths start at {self._root}: give the right folder with --data_root; or convert the wavs, such as with "
-            f"ffmpeg -i IN.wav -ar {self.sample_rate} -ac 1 OUT.wav"
-        )
 
 
 def read_segment(

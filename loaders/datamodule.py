@@ -1,7 +1,7 @@
 """The LightningDataModule: manifests, stores and order of a config -> one loader a split."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,21 +9,25 @@ import pytorch_lightning as pl
 import torch
 
 from iianet.config.schema import Config
-from iianet.errors import ConfigError, ManifestError
+from iianet.errors import AudioError, ConfigError, ManifestError, MouthError
 from iianet.launch import usable_cores
 from loaders.assemble import Assembler
-from loaders.audio import Audio, EmbeddedAudio, Kind, WavFiles
+from loaders.audio import Audio, EmbeddedAudio, WavFiles
 from loaders.dataset import BatchLoader, ExampleDataset
 from loaders.embeddings.epochs import BEGINNING, Position
 from loaders.mixing import Mixer
 from loaders.mouths import MouthReader
-from loaders.order import Order
+from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead
-from loaders.split import PROBED_FILES, Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
+from loaders.split import Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
 from shardwriter.corpus.manifest import manifest_folders
+from shardwriter.corpus.mouth_npz import read_mouth_npz
 from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
+
+PROBED_FILES = 8
+"""Files of which one must be fit to train on, else the run does not start."""
 
 
 class RankedData(pl.LightningDataModule):
@@ -111,12 +115,8 @@ class SeparationData(RankedData):
             for split, manifest in manifests.items()
         }
         warn_of_idle_stores(opened.values())
-        for split, one in opened.items():
-            kinds: list[Kind] = ["source"]
-            if split != "train" or not self.config.datamodule.dynamic_mixing:
-                kinds.append("mixture")
-            for kind in kinds if one.stored is None or one.stored.centre.audio_offsets is None else ():
-                self._wavs(one).refuse_unusable(kind, one.eligible[:PROBED_FILES].tolist())
+        for one in opened.values():
+            self._refuse_unusable(one)
         return opened
 
     def reopen(self, snapshots: Sequence[Snapshot]) -> None:
@@ -217,6 +217,34 @@ class SeparationData(RankedData):
         root = manifest.data_root if len(self.snapshots) == 1 else None
         recorded = recorded_manifests(self.config, self.snapshots, manifest.split, root, complete=True)
         return EmbeddedAudio(manifest, stored, recorded, wavs)
+
+    def _refuse_unusable(self, opened: Split) -> None:
+        """Raise ManifestError where none of a split's first files can be used: that is no bad file, but a wrong folder
+        or another format."""
+        manifest, stored = opened.manifest, opened.stored
+        wavs, mouths = self._wavs(opened), manifest.utterances.column("mouth")
+
+        def refuse(what: str, read: Callable[[int], object], numbers: Indices, cure: str) -> None:
+            problems = []
+            for number in numbers[:PROBED_FILES].tolist():
+                try:
+                    read(number)
+                    return
+                except (AudioError, MouthError) as error:
+                    problems.append(str(error))
+            raise ManifestError(
+                f"{manifest.split}: none of the first {len(problems)} {what} can be used, e.g. {problems[0]}. Relative "
+                f"paths start at {manifest.data_root}: give the right folder with --data_root; or {cure}"
+            )
+
+        if stored is None:
+            cure = "make the npz again"
+            refuse("npz", lambda row: read_mouth_npz(manifest.data_root / str(mouths[row])), opened.used, cure)
+        if stored is None or stored.centre.audio_offsets is None:
+            cure = f"convert the wavs, such as with ffmpeg -i IN.wav -ar {self.options.sample_rate} -ac 1 OUT.wav"
+            refuse("wavs", lambda row: wavs.read("source", row, 0), opened.eligible, cure)
+            if manifest.split != "train" or not self.config.datamodule.dynamic_mixing:
+                refuse("wavs", lambda row: wavs.read("mixture", row, 0), opened.eligible, cure)
 
     def _wavs(self, opened: Split) -> WavFiles:
         return WavFiles(opened.manifest, opened.num_samples, self.options.sample_rate)

@@ -27,7 +27,6 @@ from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
-PROBED_FILES = 8
 NAMED_MISSING = 5
 
 
@@ -255,7 +254,7 @@ def open_split(
         will_build: Whether they will be added before the first epoch.
 
     Raises:
-        FeatureStoreError: No example is left, files are not there, or some are missing and on_missing is error.
+        FeatureStoreError: No example is left, or utterances are missing and on_missing is error.
     """
     options = config.datamodule.data_config
     num_samples = round(options.segment * options.sample_rate)
@@ -271,9 +270,7 @@ def open_split(
         num_samples=num_samples,
         samples_per_frame=options.sample_rate // config.encoder.fps,
     )
-    if stored is None:
-        _probe_mouths(manifest, [manifest.utterances[int(index)].mouth for index in split.used[:PROBED_FILES]])
-    else:
+    if stored is not None:
         _report_missing(split, stored, options, build_command, will_build)
     return split
 
@@ -348,13 +345,3 @@ def warn_of_idle_stores(splits: Iterable[Split]) -> None:
                 "take lists, such as [A/tr, B/tr]",
                 store,
             )
-
-
-def _probe_mouths(manifest: Manifest, paths: Sequence[str]) -> None:
-    """Raise ManifestError where the first files are all missing: that is a wrong folder, not a bad file."""
-    files = [Path(manifest.data_root / path) for path in paths]
-    if not any(file.is_file() for file in files):
-        raise ManifestError(
-            f"{manifest.split}: none of the first {len(files)} npz exists, e.g. {files[0]}. Relative paths start at "
-            f"{manifest.data_root}; give the right folder with --data_root."
-        )
