@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ Recording = Path | bytes | npt.NDArray[Any]
 """Path of a wav or flac, the bytes of one, or samples in the dtype of a store."""
 Kind = Literal["source", "mixture"]
 """The target source of an example, or its own mixture."""
-Example_contra = TypeVar("Example_contra", contravariant=True)
 
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
 LOUDEST = 1e4
@@ -36,13 +35,6 @@ class Segment(NamedTuple):
 
     samples: Samples
     bytes_read: int
-
-
-class Audio(Protocol[Example_contra]):
-    """The audio of examples; an example is its number in the manifest, or what a stream found in a tar."""
-
-    def read(self, kind: Kind, example: Example_contra, start: int) -> Segment:
-        """Read a segment of an example's source or mixture, from sample `start` on. Raises AudioError."""
 
 
 class WavFiles:
@@ -61,7 +53,7 @@ class WavFiles:
         self._paths = {"source": manifest.examples.column("source"), "mixture": manifest.examples.column("mixture")}
 
     def read(self, kind: Kind, example: int, start: int) -> Segment:
-        """See `Audio`."""
+        """Read a segment of an example's source or mixture, from sample `start` on. Raises AudioError."""
         path = self._root / self._paths[kind][example].as_py()
         return read_segment(path, start, self.num_samples, self.sample_rate)
 
@@ -126,7 +118,7 @@ class EmbeddedAudio:
         self._rows = np.where(sources < 0, -1, stored.rows[0][manifest.utterance_of_example()])
 
     def read(self, kind: Kind, example: int, start: int) -> Segment:
-        """See `Audio`."""
+        """See `WavFiles.read`."""
         row = int(self._rows[example])
         if row < 0 or self.stored.is_damaged(shard := int(self.reader.shard_of[row])):
             return self.wavs.read(kind, example, start)

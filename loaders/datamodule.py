@@ -12,11 +12,10 @@ from iianet.config.schema import Config
 from iianet.errors import AudioError, ConfigError, ManifestError, MouthError
 from iianet.launch import usable_cores
 from loaders.assemble import Assembler
-from loaders.audio import Audio, EmbeddedAudio, WavFiles
+from loaders.audio import EmbeddedAudio, WavFiles
 from loaders.dataset import BatchLoader, ExampleDataset
 from loaders.embeddings.epochs import BEGINNING, Position
 from loaders.mixing import Mixer
-from loaders.mouths import MouthReader
 from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead
 from loaders.split import Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
@@ -185,31 +184,25 @@ class SeparationData(RankedData):
 
     def _loader(self, split: str, start: Position = BEGINNING) -> BatchLoader:
         opened, order = self.splits[split], self.order(split)
-        encoder = self.config.encoder
-        frames = round(self.options.segment * encoder.fps)
+        encoder, stored = self.config.encoder, opened.stored
         assembler = Assembler(
-            manifest=opened.manifest,
+            split=opened,
             order=order,
-            mixer=Mixer(audio=self._audio(opened), normalise=self.options.normalize_audio),
-            mouths=MouthReader(
-                data_root=opened.manifest.data_root, frames=frames, context_frames=encoder.context_frames
-            ),
-            stored=opened.stored,
-            num_samples=opened.num_samples,
-            frames=frames,
-            samples_per_frame=opened.samples_per_frame,
+            mixer=Mixer(read_audio=self._audio(opened).read, normalise=self.options.normalize_audio),
+            frames=round(self.options.segment * encoder.fps),
+            context_frames=encoder.context_frames,
             dim=encoder.dim,
-            skip_missing=opened.stored is not None and self.options.on_missing == "skip",
-            augment_mouth=split == "train" and opened.stored is None and self.options.augment_mouth,
+            skip_missing=stored is not None and self.options.on_missing == "skip",
+            augment_mouth=split == "train" and stored is None and self.options.augment_mouth,
         )
-        files, give_up = (opened.stored.files, opened.stored.give_up) if opened.stored else ([], None)
+        files, give_up = (stored.files, stored.give_up) if stored else ([], None)
         ahead = ReadAhead(files, self.options.read_ahead_windows, give_up)
         return BatchLoader(
             ExampleDataset(assembler, self.rank, ahead, start=start, advances=split == "train"),
             **self.loader_options(usable_cores(), "cores"),
         )
 
-    def _audio(self, opened: Split) -> Audio[int]:
+    def _audio(self, opened: Split) -> WavFiles | EmbeddedAudio:
         manifest, stored = opened.manifest, opened.stored
         wavs = self._wavs(opened)
         if stored is None or stored.centre.audio_offsets is None:

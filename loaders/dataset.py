@@ -59,7 +59,7 @@ class ExampleDataset(EpochDataset[Batch]):
         batches = range(start, len(self))
         ours = np.concatenate([self.order.positions(batch, self.rank) for batch in batches])
         shard = np.full(len(order.example), -1, dtype=np.int64)
-        if (stored := self.assembler.stored) is not None:
+        if (stored := self.assembler.split.stored) is not None:
             shard = stored.shard_of(self.order.utterance_of_example[order.example], order.view)
         with self.read_ahead.start_epoch(shard[ours], order.window[ours], worker) as ahead:
             for batch in batches[worker.number :: worker.of]:

@@ -109,13 +109,20 @@ class StoredEmbeddings:
         is_strict: Whether a shard that turns out to be damaged is an error; else its utterances count as missing.
     """
 
-    def __init__(self, manifest: Manifest, readers: Sequence[StoreReader], is_strict: bool) -> None:
-        self.readers = tuple(readers)
+    def __init__(self, snapshots: Sequence[Snapshot], manifest: Manifest, views: int, *, is_strict: bool) -> None:
+        """Open the centre crops and `views` augmented views of a manifest's split."""
+        self.readers = tuple(StoreReader(snapshots, view_split(manifest.split, view)) for view in range(views + 1))
         keys = manifest.utterances.column("key")
-        self.rows = np.stack([reader.rows_of(keys) for reader in readers])
+        self.rows = np.stack([reader.rows_of(keys) for reader in self.readers])
         self.is_strict = is_strict
-        self._first = np.cumsum([0, *(len(reader.files.tars) for reader in readers)])
-        self._shared = shared_zeros(int(self._first[-1]), torch.bool)
+        for files in self.files:
+            files.most_open = max(OPEN_SHARDS // len(self.readers), 2)
+        self._shards = np.full_like(self.rows, -1)
+        first = 0
+        for reader, rows, shards in zip(self.readers, self.rows, self._shards, strict=True):
+            shards[rows >= 0] = reader.shard_of[rows[rows >= 0]] + first
+            first += len(reader.files.tars)
+        self._shared = shared_zeros(first, torch.bool)
         self._damaged: npt.NDArray[np.bool_] = self._shared.numpy()  # the same memory; torch takes long for one value
 
     def __getstate__(self) -> dict[str, Any]:
@@ -145,14 +152,14 @@ class StoredEmbeddings:
 
     def stores_of(self, utterances: Indices) -> list[str]:
         """The stores that hold embeddings of some utterances."""
-        rows = self.rows[0, utterances]
-        shards = np.unique(self.centre.shard_of[rows[rows >= 0]]).tolist()
-        holding = {self.centre.files.tars[shard].storage.name for shard in shards}
+        shards = np.unique(self._shards[0, utterances]).tolist()
+        holding = {self.centre.files.tars[shard].storage.name for shard in shards if shard >= 0}
         return [store for store in self.centre.stores if store in holding]
 
     def has(self, utterance: int, view: int) -> bool:
         """Whether an embedding is stored, in a shard that is not known to be damaged."""
-        return bool(self.rows[view, utterance] >= 0) and not self.is_damaged(self._shard(utterance, view))
+        shard = int(self._shards[view, utterance])
+        return shard >= 0 and not self.is_damaged(shard)
 
     def is_damaged(self, shard: int) -> bool:
         """Whether a shard was found damaged, by any worker."""
@@ -167,7 +174,7 @@ class StoredEmbeddings:
         try:
             return self.readers[view].read_segment(int(self.rows[view, utterance]), start, out)
         except StoreError as error:
-            self.give_up(self._shard(utterance, view), error)
+            self.give_up(int(self._shards[view, utterance]), error)
             raise LostShard(str(error)) from error
 
     def give_up(self, shard: int, error: StoreError) -> None:
@@ -183,23 +190,8 @@ class StoredEmbeddings:
 
     def shard_of(self, utterances: Indices, views: Indices) -> Indices:
         """Number of the shard of each view of an utterance; -1 where it is not stored."""
-        rows = self.rows[views, utterances]
-        shards = np.full(len(rows), -1, dtype=np.int64)
-        for view, reader in enumerate(self.readers):
-            chosen = (views == view) & (rows >= 0)
-            shards[chosen] = reader.shard_of[rows[chosen]] + self._first[view]
+        shards: Indices = self._shards[views, utterances]
         return shards
-
-    def _shard(self, utterance: int, view: int) -> int:
-        return int(self._first[view]) + int(self.readers[view].shard_of[self.rows[view, utterance]])
-
-
-def open_stored(snapshots: Sequence[Snapshot], manifest: Manifest, views: int, *, is_strict: bool) -> StoredEmbeddings:
-    """Open the centre crops and `views` augmented views of a manifest's split."""
-    readers = [StoreReader(snapshots, view_split(manifest.split, view)) for view in range(views + 1)]
-    for reader in readers:
-        reader.files.most_open = max(OPEN_SHARDS // len(readers), 2)
-    return StoredEmbeddings(manifest, readers, is_strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +254,7 @@ def open_split(
     stored = None
     if snapshots:
         views = _num_views(options, snapshots, manifest.split)
-        stored = open_stored(snapshots, manifest, views, is_strict=options.on_missing == "error")
+        stored = StoredEmbeddings(snapshots, manifest, views, is_strict=options.on_missing == "error")
     split = Split(
         manifest=manifest,
         stored=stored,

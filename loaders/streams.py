@@ -130,18 +130,6 @@ def with_interferers(examples: Iterable[StreamExample]) -> Iterator[tuple[Stream
     yield from ((each, before) for each in group)
 
 
-class StreamAudio(NamedTuple):
-    """The audio of streamed examples, see `loaders.audio.Audio`."""
-
-    num_samples: int
-    sample_rate: int
-
-    def read(self, kind: Kind, example: StreamExample, start: int) -> Segment:
-        """See `Audio`."""
-        recording = example.source if kind == "source" else example.mixture
-        return read_segment(recording, start, *self, name=sample_name(example.sample))
-
-
 class StreamDataset(EpochDataset[Batch]):
     """Batches of one split on one rank.
 
@@ -160,13 +148,13 @@ class StreamDataset(EpochDataset[Batch]):
         self.seed, self.dynamic_mixing = config.training.seed, config.datamodule.dynamic_mixing
         self.options = options = config.datamodule.data_config
         self.batches = options.stream_batches if split == TRAIN else None
-        self.audio = StreamAudio(round(options.segment * options.sample_rate), options.sample_rate)
-        self.mixer = Mixer(audio=self.audio, normalise=options.normalize_audio)
+        self.num_samples = round(options.segment * options.sample_rate)
+        self.mixer = Mixer(read_audio=self._read_audio, normalise=options.normalize_audio)
         self.dim, self.samples_per_frame = config.encoder.dim, options.sample_rate // config.encoder.fps
         self.frames = round(options.segment * config.encoder.fps)
         self.too_short = shared_zeros(max(num_workers, 1))
         self.epochs = Epochs(math.inf if self.batches is None else self.batches)
-        self.batch_bytes = options.batch_size * row_bytes(self.audio.num_samples, self.dim * self.frames * FLOAT_BYTES)
+        self.batch_bytes = options.batch_size * row_bytes(self.num_samples, self.dim * self.frames * FLOAT_BYTES)
         self._worker = Share(number=0, of=1)
         self._dropped: list[Dropped] = []
 
@@ -217,7 +205,7 @@ class StreamDataset(EpochDataset[Batch]):
             except (AudioError, StoreError) as error:
                 self._dropped.append(Dropped(str(sample["__key__"]), str(error)))
                 continue
-            long = [example for example in examples if example.num_samples >= self.audio.num_samples]
+            long = [example for example in examples if example.num_samples >= self.num_samples]
             self.too_short[self._worker.number] += len(examples) - len(long)
             yield from long
 
@@ -225,7 +213,7 @@ class StreamDataset(EpochDataset[Batch]):
         """Rows of one pass. Raises StoreError where it has none and would be repeated without end."""
 
         def start(example: StreamExample | None) -> int:
-            spare = example.num_samples - self.audio.num_samples if example else 0
+            spare = example.num_samples - self.num_samples if example else 0
             return numbers.randint(0, spare // self.samples_per_frame) if self.options.segment_start == "random" else 0
 
         found = False
@@ -257,13 +245,17 @@ class StreamDataset(EpochDataset[Batch]):
         segment = torch.from_numpy(np.array(embedding[:, start : start + self.frames]))
         return Row(example.key, *mixed), fit_frames(segment, self.frames)
 
+    def _read_audio(self, kind: Kind, example: StreamExample, start: int) -> Segment:
+        recording = example.source if kind == "source" else example.mixture
+        return read_segment(recording, start, self.num_samples, self.options.sample_rate, sample_name(example.sample))
+
     def _batch(self, made: Sequence[tuple[Row, Tensor]]) -> Batch:
         rows = [row for row, _ in made]
         embeddings = [embedding for _, embedding in made] or [torch.zeros(self.dim, self.frames)]
         lost = tuple(self._dropped)
         self._dropped.clear()
         bytes_read = sum(embedding.nbytes for _, embedding in made)
-        return collate(rows, lost, torch.stack(embeddings), self.audio.num_samples, bytes_read)
+        return collate(rows, lost, torch.stack(embeddings), self.num_samples, bytes_read)
 
 
 class StreamLoader(TimedLoader):
