@@ -253,7 +253,7 @@ def open_split(
     eligible = _eligible_examples(options, manifest, num_samples)
     stored = None
     if snapshots:
-        views = _num_views(options, snapshots, manifest.split)
+        views = _num_views(options, snapshots, manifest.split, config.shardwriter.views if will_build else 0)
         stored = StoredEmbeddings(snapshots, manifest, views, is_strict=options.on_missing == "error")
     split = Split(
         manifest=manifest,
@@ -267,12 +267,13 @@ def open_split(
     return split
 
 
-def _num_views(options: DataConfig, snapshots: Sequence[Snapshot], split: str) -> int:
-    """How many augmented views training draws from: by default those that all stores plan."""
+def _num_views(options: DataConfig, snapshots: Sequence[Snapshot], split: str, to_be_built: int) -> int:
+    """How many augmented views training draws from: by default those that all stores plan, or that will be built."""
     if split != "train":
         return 0
     planned = [[parse_view_split(name) for name in snapshot.splits] for snapshot in snapshots]
     found = min(max((view for base, view in names if base == split), default=0) for names in planned)
+    found = max(found, to_be_built)
     if options.views is not None and options.views > found:
         raise StoreError(
             f"{snapshots[0].storage.name}: has {found} views, datamodule.data_config.views asks for {options.views}; "
