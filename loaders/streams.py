@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import torch
+import xxhash
 from torch import Tensor
 from webdataset import DataPipeline, SimpleShardList, batched, shuffle
 
@@ -313,8 +314,15 @@ class StreamData(RankedData):
     def order_facts(self) -> dict[str, Any]:
         """What a resumed run must have in common. Raises FeatureStoreError where training does not fit the shards."""
         self._refuse_unfit_training()
-        dynamic = self.config.datamodule.dynamic_mixing
-        return {"stream": True, "segment": self.options.segment, "dynamic_mixing": dynamic}
+        names = "\n".join(sorted(url.rpartition("/")[2] for url in self.urls[TRAIN]))
+        return {
+            "stream": True,
+            "segment": self.options.segment,
+            "dynamic_mixing": self.config.datamodule.dynamic_mixing,
+            "global batch": self.options.batch_size * self.world_size,
+            "batches in an epoch": self.options.stream_batches,
+            "tars": f"{len(self.urls[TRAIN])} of the digest {xxhash.xxh3_64_hexdigest(os.fsencode(names))}",
+        }
 
     def train_dataloader(self) -> StreamLoader:
         """The shards of this rank, shuffled."""
