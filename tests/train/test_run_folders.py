@@ -1,5 +1,6 @@
 """The folder of a run: one training at a time, moved and renamed without loss, safe from what checkpoints say."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -273,6 +274,28 @@ def test_a_place_that_takes_no_results_is_refused_before_the_work(
     assert "results cannot be written there: Not a directory" in message
     assert "--exp_dir DIR" in message
     assert [path.name for path in here.iterdir()] == ["file"]
+
+
+def test_an_earlier_run_that_cannot_be_moved_aside_is_kept_and_the_new_one_refused(
+    corpus: Corpus,
+    store: Path,
+    here: Path,
+    once: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    before = files(RESULTS)
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert run(corpus, "--shards", store)[0] == 2
+    said = " ".join(capsys.readouterr().err.split())
+    folder = RESULTS.absolute()
+    assert f"error: {folder}: holds an earlier run, which cannot be moved to {folder}-before-" in said
+    assert ": Device or resource busy. Resume it with --resume last, move it yourself, or give this one" in said
+    assert "--set exp.exp_name=NAME" in said
+    assert files(RESULTS) == before
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_a_sentence_and_without_fragments(
