@@ -1,5 +1,6 @@
 """Which epoch an iteration reads, wherever it runs; how far it has come; and the loader that resumes there."""
 
+import math
 import multiprocessing
 from collections.abc import Iterator
 from functools import partial
@@ -7,9 +8,17 @@ from multiprocessing.context import get_spawning_popen
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from loaders.workers import CountedLoader, shared_zeros
+from iianet.errors import TrainingError
+from loaders.workers import (
+    RESUME,
+    WORKERS_KEY,
+    ignore_termination,
+    refuse_small_memory,
+    shared_zeros,
+    start_workers,
+)
 
 Item = TypeVar("Item")
 
@@ -129,19 +138,48 @@ class EpochDataset(IterableDataset[Item]):
     batch_bytes: int
 
 
-class EpochLoader(CountedLoader[Item]):
-    """A loader that knows which batches were used, whatever its workers have read ahead.
+class EpochLoader(DataLoader[Item]):
+    """A DataLoader that loses no batch without an error, and knows which were used, whatever workers have read ahead.
 
     Args:
         dataset: Makes the batches.
-        options: Of the CountedLoader.
+        num_workers: Worker processes.
+        ranks_here: Ranks on this machine, which share its memory.
+        options: Of the DataLoader.
     """
 
-    def __init__(self, dataset: EpochDataset[Item], **options: Any) -> None:
-        super().__init__(dataset, batch_bytes=dataset.batch_bytes, **options)
+    def __init__(self, dataset: EpochDataset[Item], *, num_workers: int, ranks_here: int = 1, **options: Any) -> None:
+        if num_workers:
+            options.setdefault("worker_init_fn", ignore_termination)
+        super().__init__(dataset, batch_size=None, num_workers=num_workers, **options)
         self.epochs = dataset.epochs
+        self.batch_bytes = dataset.batch_bytes
+        self._ranks_here = ranks_here
+        self._has_begun = False  # all ranks begin together; later the free memory is without what the others hold
 
     def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
+        """Read an epoch, or what is left of it.
+
+        Raises:
+            ConfigError: There is no room for the batches in shared memory.
+            TrainingError: A worker was killed, or batches did not arrive.
+        """
+        if not self._has_begun:
+            waiting = self.num_workers * (self.prefetch_factor or 0)
+            refuse_small_memory(self._ranks_here, self.num_workers, waiting + 1, self.batch_bytes)  # 1 in use
+        self._has_begun = True
         begun = self.epochs.next  # before workers take it
-        left = self.epochs.length - begun.batch
-        yield from self.epochs.count(self.all_batches(left), begun)
+        yield from self.epochs.count(self._all_batches(self.epochs.length - begun.batch), begun)
+
+    def _all_batches(self, expected: float) -> Iterator[Item]:
+        """The batches of an iteration, which has to give so many; infinite where that is not known."""
+        found = 0
+        for batch in start_workers(super().__iter__):
+            found += 1
+            yield batch
+        if found < expected < math.inf:
+            raise TrainingError(
+                f"the loader gave {found} of the {expected} batches that were left of its epoch: its workers "
+                f"({self.num_workers}) lost the others, and what they printed is above. {RESUME}, with fewer "
+                f"{WORKERS_KEY}; 0 loads in the process that uses them"
+            )
