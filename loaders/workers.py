@@ -59,19 +59,24 @@ def sendable(items: Iterator[Item]) -> Iterator[Item]:
         yield from items
         return
     for item in items:
-        try:
+        with sharing("a loader worker cannot hand over a batch"):
             prepared = _Prepared(item)
-        except (OSError, RuntimeError) as error:
-            raise _not_shared("a loader worker cannot hand over a batch", error) from error
         yield cast(Item, prepared)
+
+
+@contextmanager
+def sharing(what: str = "the place in an epoch cannot be shared with loader workers") -> Iterator[None]:
+    """Raise ConfigError where there is no room in shared memory, or TMPDIR is no place for sockets."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise _not_shared(what, error) from error
 
 
 def shared_zeros(count: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
     """Zeros `(count,)` that all workers of this process see. Raises ConfigError where there is no room for them."""
-    try:
+    with sharing():
         return torch.zeros(count, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call, no-any-return]
-    except (OSError, RuntimeError) as error:
-        raise _not_shared("the place in an epoch cannot be shared with loader workers", error) from error
 
 
 def refuse_small_memory(ranks: int, workers: int, batches: int, batch_bytes: int) -> None:

@@ -17,6 +17,7 @@ from loaders.workers import (
     ignore_termination,
     refuse_small_memory,
     shared_zeros,
+    sharing,
     start_workers,
 )
 
@@ -57,7 +58,8 @@ class Epochs:
         self._advances = advances
         self._next = shared_zeros(3)
         self._begun = shared_zeros(4 * KNOWN_ITERATIONS).view(KNOWN_ITERATIONS, 4)
-        self._lock = multiprocessing.get_context("spawn").Lock()  # of this context since all kinds of workers take it
+        with sharing():
+            self._lock = multiprocessing.get_context("spawn").Lock()  # all kinds of workers take one of this context
         self._iterations = 0
         self.seek(start)
 
