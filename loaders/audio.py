@@ -113,9 +113,10 @@ class EmbeddedAudio:
         self.wavs = wavs
         self.stored = stored
         self.reader = stored.centre
-        sources = _source_starts(manifest, recorded)
+        rows = stored.rows[0][manifest.utterance_of_example()]
+        sources = _source_starts(manifest, recorded, self.reader.store_of(rows))
         self._starts = {"source": sources, "mixture": sources + manifest.num_samples()}
-        self._rows = np.where(sources < 0, -1, stored.rows[0][manifest.utterance_of_example()])
+        self._rows = np.where(sources < 0, -1, rows)
 
     def read(self, kind: Kind, example: int, start: int) -> Segment:
         """See `WavFiles.read`."""
@@ -158,17 +159,22 @@ def _audio_header(content: bytes) -> NpyHeader | None:
     return None
 
 
-def _source_starts(manifest: Manifest, recorded: Sequence[Manifest]) -> Indices:
-    """First sample of each example's source in its utterance's audio.npy; -1 where no store has it.
+def _source_starts(manifest: Manifest, recorded: Sequence[Manifest], store_of: Indices) -> Indices:
+    """First sample of each example's source in its utterance's audio.npy; -1 where that does not hold it.
 
     The order of the examples in a store is that of the lists it was built from, which may have changed since.
+
+    Args:
+        manifest: Examples.
+        recorded: What each store recorded; of an utterance that it could not store, too.
+        store_of: Number of the store that holds each example's utterance, -1 where none does.
     """
     starts = np.full(len(manifest.examples), -1, dtype=np.int64)
     identities = _example_identities(manifest)
-    for part in recorded:
-        rows = pc.index_in(identities, value_set=_example_identities(part))
-        known = np.asarray(pc.is_valid(rows), dtype=np.bool_)
-        starts[known] = _recorded_starts(part)[np.asarray(pc.fill_null(rows, 0), dtype=np.int64)[known]]
+    for number, part in enumerate(recorded):
+        rows = np.asarray(pc.fill_null(pc.index_in(identities, value_set=_example_identities(part)), -1))
+        held = (store_of == number) & (rows >= 0)
+        starts[held] = _recorded_starts(part)[rows[held]]
     return starts
 
 

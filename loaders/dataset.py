@@ -10,7 +10,6 @@ import torch
 from iianet.batch import Batch
 from loaders.assemble import Assembler
 from loaders.embeddings.epochs import EpochDataset, EpochLoader, Epochs, Position
-from loaders.order import Order
 from loaders.read_ahead import ReadAhead, worker_share
 from loaders.workers import sendable
 
@@ -36,15 +35,11 @@ class ExampleDataset(EpochDataset[Batch]):
         advances: bool,
     ) -> None:
         self.assembler = assembler
+        self.order = assembler.order
         self.rank = rank
         self.read_ahead = read_ahead
         self.epochs = Epochs(len(self), start, advances=advances)
         self.batch_bytes = assembler.batch_bytes
-
-    @property
-    def order(self) -> Order:
-        """Order of the split's examples."""
-        return self.assembler.order
 
     def __len__(self) -> int:
         """Batches of an epoch, on this rank as on every other."""

@@ -152,9 +152,8 @@ class StoredEmbeddings:
 
     def stores_of(self, utterances: Indices) -> list[str]:
         """The stores that hold embeddings of some utterances."""
-        shards = np.unique(self._shards[0, utterances]).tolist()
-        holding = {self.centre.files.tars[shard].storage.name for shard in shards if shard >= 0}
-        return [store for store in self.centre.stores if store in holding]
+        holding = np.unique(self.centre.store_of(self.rows[0, utterances]))
+        return [self.centre.stores[number] for number in holding.tolist() if number >= 0]
 
     def has(self, utterance: int, view: int) -> bool:
         """Whether an embedding is stored, in a shard that is not known to be damaged."""

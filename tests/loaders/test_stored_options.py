@@ -150,6 +150,28 @@ def test_two_stores_are_read_as_their_union(
     assert {name for name in opened if name.startswith(FOLDERS["train"])} == across
 
 
+def test_audio_is_taken_from_the_store_that_holds_the_utterance_and_not_from_one_where_it_failed(
+    corpus: Corpus, tmp_path: Path
+) -> None:
+    """Both have utterance 3, each with the audio of another mixture; in one of them its npz was broken."""
+    expected = batches(data(corpus, None))
+    first, second = tmp_path / "first", tmp_path / "second"
+    mouth = corpus.mouth("tr_003")
+    content = mouth.read_bytes()
+    mouth.write_bytes(b"broken")
+    rewrite_lists(corpus, "train", slice(0, 3))
+    build_store(corpus, first, "shardwriter.audio=embed", splits=("train",))
+    mouth.write_bytes(content)
+    make_lists(corpus)
+    rewrite_lists(corpus, "train", slice(3, 7))
+    build_store(corpus, second, "shardwriter.audio=embed", splits=SPLITS)
+    make_lists(corpus)
+    for stores in ((first, second), (second, first)):
+        source = data(corpus, stores[0], others=stores[1:])
+        assert not len(source.splits["train"].missing)
+        assert_same(batches(source), expected)
+
+
 def test_two_stores_without_a_manifest_are_read_as_their_union(corpus: Corpus, tmp_path: Path) -> None:
     first, second = halves(corpus, tmp_path, "shardwriter.audio=embed")
     kept = {Path(row[0]).name for row in corpus.rows("train", "mix")} - {Path(corpus.rows("train", "mix")[3][0]).name}
