@@ -53,6 +53,16 @@ class RankedData(pl.LightningDataModule):
         """Machines of the run."""
         return int(self._trainer.num_nodes) if self._trainer else 1
 
+    def order_facts(self) -> dict[str, Any]:
+        """What decides the order of the examples, for checkpoints; not the ranks, which may change while the global
+        batch stays what it is."""
+        return {
+            "seed": self.config.training.seed,
+            "segment": self.options.segment,
+            "segment_start": self.options.segment_start,
+            "dynamic_mixing": self.config.datamodule.dynamic_mixing,
+        }
+
     def loader_options(self, most_workers: int, unit: str) -> dict[str, Any]:
         """Options of a DataLoader, with num_workers as configured, but no more than there are cores or shards."""
         wanted = self.options.num_workers
@@ -142,18 +152,13 @@ class SeparationData(RankedData):
         self._position = dict(state_dict)
 
     def order_facts(self) -> dict[str, Any]:
-        """What decides the order of the examples, for checkpoints; not the ranks, which may change while the global
-        batch stays what it is."""
-        data = self.options
+        """See `RankedData.order_facts`."""
         return {
+            **super().order_facts(),
             **{f"{split} manifest": opened.manifest.digest() for split, opened in self.splits.items()},
-            "seed": self.config.training.seed,
-            "segment": data.segment,
-            "segment_start": data.segment_start,
-            "dynamic_mixing": self.config.datamodule.dynamic_mixing,
-            "block_size": data.block_size,
-            "window_blocks": data.window_blocks,
-            "order_lanes": data.order_lanes,
+            "block_size": self.options.block_size,
+            "window_blocks": self.options.window_blocks,
+            "order_lanes": self.options.order_lanes,
             "views": self.splits["train"].views,
         }
 

@@ -316,9 +316,8 @@ class StreamData(RankedData):
         self._refuse_unfit_training()
         names = "\n".join(sorted(url.rpartition("/")[2] for url in self.urls[TRAIN]))
         return {
+            **super().order_facts(),
             "stream": True,
-            "segment": self.options.segment,
-            "dynamic_mixing": self.config.datamodule.dynamic_mixing,
             "global batch": self.options.batch_size * self.world_size,
             "batches in an epoch": self.options.stream_batches,
             "tars": f"{len(self.urls[TRAIN])} of the digest {xxhash.xxh3_64_hexdigest(os.fsencode(names))}",

@@ -84,6 +84,7 @@ def test_what_a_stream_cannot_do_is_refused(
     ("shards", "change", "named"),
     [
         (2, "datamodule.data_config.batch_size=1", "global batch was 2 there and is 1 here"),
+        (2, "training.seed=1", "seed was 0 there and is 1 here"),
         (2, f"{BATCHES}=3", "batches in an epoch was 2 there and is 3 here"),
         (1, "training.epochs=2", r"tars was 2 of the digest \w+ there and is 1 of the digest \w+ here"),
     ],
