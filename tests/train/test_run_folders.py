@@ -212,6 +212,22 @@ def test_a_position_that_is_not_where_the_run_stood_is_refused(
     assert "expected {'epoch': 1, 'batch': 0}, where its loops stand" in message
 
 
+@pytest.mark.parametrize(
+    "position", [{}, {"epoch": 0, "batch": 0}, {"epoch": 1, "batch": 3}, {"epoch": 1.0, "batch": 0}]
+)
+def test_a_position_that_lightning_would_restore_is_refused_likewise(
+    corpus: Corpus, store: Path, here: Path, once: Path, capsys: pytest.CaptureFixture[str], position: Any
+) -> None:
+    loops = last()["loops"]
+    assert loops["fit_loop"]["state_dict"]["combined_loader"] == [{"epoch": 1, "batch": 0}]
+    loops["fit_loop"]["state_dict"]["combined_loader"] = [position]
+    change(RESULTS / "last.ckpt", loops=loops)
+    assert run(corpus, "--shards", store, *EPOCHS, "--resume", "last")[0] == 2
+    message = capsys.readouterr().err
+    assert "last.ckpt: its entries are not what train.py writes: SeparationData: found " in message
+    assert "expected {'epoch': 1, 'batch': 0}, where its loops stand" in message
+
+
 def test_auto_begins_and_resumes_with_one_command_line(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
