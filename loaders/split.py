@@ -22,7 +22,7 @@ from loaders.reader import OPEN_SHARDS, ShardFiles, StoreReader
 from loaders.workers import shared_zeros
 from shardwriter.corpus.manifest import Manifest, arrange, is_listed, load_manifests, manifest_folders
 from shardwriter.corpus.outside import refuse_outside
-from shardwriter.format.names import parse_view_split, view_split
+from shardwriter.format.names import count_views, view_split
 from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -146,10 +146,6 @@ class StoredEmbeddings:
         """Shards of each reader."""
         return [reader.files for reader in self.readers]
 
-    def missing(self) -> npt.NDArray[np.bool_]:
-        """Whether a view of an utterance is not stored, `(utterances,)`."""
-        return np.asarray((self.rows < 0).any(axis=0), dtype=np.bool_)
-
     def stores_of(self, utterances: Indices) -> list[str]:
         """The stores that hold embeddings of some utterances."""
         holding = np.unique(self.centre.store_of(self.rows[0, utterances]))
@@ -219,7 +215,7 @@ class Split:
     @cached_property
     def missing(self) -> Indices:
         """Those of them that are not stored in all views; none in raw mode."""
-        return self.used[self.stored.missing()[self.used]] if self.stored else self.used[:0]
+        return self.used[(self.stored.rows[:, self.used] < 0).any(axis=0)] if self.stored else self.used[:0]
 
     @cached_property
     def spare_frames(self) -> Indices:
@@ -270,9 +266,7 @@ def _num_views(options: DataConfig, snapshots: Sequence[Snapshot], split: str, t
     """How many augmented views training draws from: by default those that all stores plan, or that will be built."""
     if split != "train":
         return 0
-    planned = [[parse_view_split(name) for name in snapshot.splits] for snapshot in snapshots]
-    found = min(max((view for base, view in names if base == split), default=0) for names in planned)
-    found = max(found, to_be_built)
+    found = max(min(count_views(snapshot.splits) for snapshot in snapshots), to_be_built)
     if options.views is not None and options.views > found:
         raise StoreError(
             f"{snapshots[0].storage.name}: has {found} views, datamodule.data_config.views asks for {options.views}; "
