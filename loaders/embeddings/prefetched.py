@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from loaders.embeddings.epochs import Position
 from loaders.order import Indices
 from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
 
+STOP = -1
 GROUPS = 2
 """Groups of batches in memory: one in use, one that is being read. Every further one is colder in the caches."""
 
@@ -59,28 +61,37 @@ class PrefetchedEmbeddings:
         return self.dataset.epochs.count(self._batches(position), position)
 
     def _batches(self, position: Position) -> Iterator[EmbeddingBatch]:
-        """Read a group of batches while the one before is in use."""
         if self.reuse and not self._buffers:  # kept from epoch to epoch: page-locking takes long
             self._buffers = [[self._memory() for _ in range(self.prefetch)] for _ in range(GROUPS)]
-        rows = self.dataset.rows(position)
+        free: SimpleQueue[int] = SimpleQueue()
+        filled: SimpleQueue[list[EmbeddingBatch]] = SimpleQueue()
         with ThreadPoolExecutor(1, thread_name_prefix="prefetch-embeddings") as pool:
-            reading = pool.submit(self._read, rows, GROUPS - 1)
-            for number in cycle(range(GROUPS)):
-                group = reading.result()
-                if not group:
-                    return
-                reading = pool.submit(self._read, rows, number)
-                yield from group
+            reading = pool.submit(self._read, self.dataset.rows(position), free, filled)
+            reading.add_done_callback(lambda _: filled.put([]))  # the end, or an error
+            try:
+                for number in range(GROUPS):
+                    free.put(number)
+                for group, number in zip(iter(filled.get, []), cycle(range(GROUPS)), strict=False):
+                    yield from group
+                    free.put(number)
+            finally:
+                free.put(STOP)  # also where the caller leaves early
+            reading.result()
 
-    def _read(self, rows: Iterator[Indices], number: int) -> list[EmbeddingBatch]:
-        """The next group of batches, in the memory of a number; empty at the end."""
-        memories: Sequence[Tensor | None] = [None] * self.prefetch  # fresh memory
+    def _read(self, rows: Iterator[Indices], free: SimpleQueue[int], filled: SimpleQueue[list[EmbeddingBatch]]) -> None:
+        """Fill groups of buffers as they become free, until there are no more batches."""
+        while (number := free.get()) != STOP:
+            pairs = zip(self._group(number), rows, strict=False)  # buffers first, so that no rows are lost
+            group = [self.dataset.batch(chosen, memory) for memory, chosen in pairs]
+            if not group:
+                return
+            filled.put(group)
+
+    def _group(self, number: int) -> Sequence[Tensor | None]:
+        """Memory for a group of batches; None is fresh memory."""
         if self.reuse:
-            memories = self._buffers[number]
-        elif self.pin_memory:
-            memories = [self._memory() for _ in range(self.prefetch)]
-        pairs = zip(memories, rows, strict=False)  # memory first, so that no rows are lost
-        return [self.dataset.batch(chosen, memory) for memory, chosen in pairs]
+            return self._buffers[number]
+        return [self._memory() if self.pin_memory else None for _ in range(self.prefetch)]
 
     def _memory(self) -> Tensor:
         """Room for any batch."""
