@@ -156,6 +156,7 @@ class EpochLoader(DataLoader[Item]):
         super().__init__(dataset, batch_size=None, num_workers=num_workers, **options)
         self.epochs = dataset.epochs
         self.batch_bytes = dataset.batch_bytes
+        self._length = dataset.epochs.length  # of a whole epoch; a Trainer may end it earlier
         self._ranks_here = ranks_here
         self._has_begun = False  # all ranks begin together; later the free memory is without what the others hold
 
@@ -171,7 +172,7 @@ class EpochLoader(DataLoader[Item]):
             refuse_small_memory(self._ranks_here, self.num_workers, waiting + 1, self.batch_bytes)  # 1 in use
         self._has_begun = True
         begun = self.epochs.next  # before workers take it
-        yield from self.epochs.count(self._all_batches(self.epochs.length - begun.batch), begun)
+        yield from self.epochs.count(self._all_batches(self._length - begun.batch), begun)
 
     def _all_batches(self, expected: float) -> Iterator[Item]:
         """The batches of an iteration, which has to give so many; infinite where that is not known."""

@@ -45,6 +45,11 @@ def test_an_epoch_of_unknown_length_is_one_pass_and_is_recorded(corpus: Corpus, 
     assert len(losses()) == 2
 
 
+def test_a_pass_that_is_shorter_than_the_limit_of_an_epoch_is_an_epoch(corpus: Corpus, store: Path, here: Path) -> None:
+    assert run(corpus, *words(store), "training.limit_train_batches=9", "training.epochs=2")[0] == 0
+    assert last()["global_step"] == 2 * 5
+
+
 def test_the_validation_shards_are_named_after_the_training_shards(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
