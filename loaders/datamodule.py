@@ -1,8 +1,8 @@
 """The LightningDataModule: manifests, stores and order of a config -> one loader a split."""
 
 import logging
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,14 +12,14 @@ from iianet.config.schema import Config
 from iianet.errors import AudioError, ConfigError, ManifestError, MouthError
 from iianet.launch import usable_cores
 from loaders.assemble import Assembler
-from loaders.audio import EmbeddedAudio, WavFiles
+from loaders.audio import EmbeddedAudio, Kind, WavFiles
 from loaders.dataset import BatchLoader, ExampleDataset
 from loaders.embeddings.epochs import BEGINNING, Position
 from loaders.mixing import Mixer
-from loaders.order import Indices, Order
+from loaders.order import Order
 from loaders.read_ahead import ReadAhead
 from loaders.split import Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
-from shardwriter.corpus.manifest import manifest_folders
+from shardwriter.corpus.manifest import Manifest, manifest_folders
 from shardwriter.corpus.mouth_npz import read_mouth_npz
 from shardwriter.store.snapshot import Snapshot
 
@@ -217,32 +217,19 @@ class SeparationData(RankedData):
         return EmbeddedAudio(manifest, stored, recorded, wavs)
 
     def _refuse_unusable(self, opened: Split) -> None:
-        """Raise ManifestError where none of a split's first files can be used: that is no bad file, but a wrong folder
-        or another format."""
-        manifest, stored = opened.manifest, opened.stored
-        wavs, mouths = self._wavs(opened), manifest.utterances.column("mouth")
-
-        def refuse(what: str, read: Callable[[int], object], numbers: Indices, cure: str) -> None:
-            problems = []
-            for number in numbers[:PROBED_FILES].tolist():
-                try:
-                    read(number)
-                    return
-                except (AudioError, MouthError) as error:
-                    problems.append(str(error))
-            raise ManifestError(
-                f"{manifest.split}: none of the first {len(problems)} {what} can be used, e.g. {problems[0]}. Relative "
-                f"paths start at {manifest.data_root}: give the right folder with --data_root; or {cure}"
-            )
-
+        """Raise ManifestError where none of the first npz or wavs that a split reads can be used."""
+        manifest, stored, wavs = opened.manifest, opened.stored, self._wavs(opened)
         if stored is None:
-            cure = "make the npz again"
-            refuse("npz", lambda row: read_mouth_npz(manifest.data_root / str(mouths[row])), opened.used, cure)
+            mouths = manifest.utterances.column("mouth")
+            paths = (manifest.data_root / str(mouths[row]) for row in opened.used[:PROBED_FILES].tolist())
+            _refuse_all(manifest, "npz", (partial(read_mouth_npz, path) for path in paths), "make the npz again")
         if stored is None or stored.centre.audio_offsets is None:
             cure = f"convert the wavs, such as with ffmpeg -i IN.wav -ar {self.options.sample_rate} -ac 1 OUT.wav"
-            refuse("wavs", lambda row: wavs.read("source", row, 0), opened.eligible, cure)
-            if manifest.split != "train" or not self.config.datamodule.dynamic_mixing:
-                refuse("wavs", lambda row: wavs.read("mixture", row, 0), opened.eligible, cure)
+            is_mixed = manifest.split == "train" and self.config.datamodule.dynamic_mixing
+            kinds: tuple[Kind, ...] = ("source",) if is_mixed else ("source", "mixture")
+            for kind in kinds:
+                examples = opened.eligible[:PROBED_FILES].tolist()
+                _refuse_all(manifest, "wavs", (partial(wavs.read, kind, example, 0) for example in examples), cure)
 
     def _wavs(self, opened: Split) -> WavFiles:
         return WavFiles(opened.manifest, opened.num_samples, self.options.sample_rate)
@@ -256,3 +243,18 @@ class SeparationData(RankedData):
                 "the nodes, so that each reads its own part of the shards"
             )
         return lanes
+
+
+def _refuse_all(manifest: Manifest, what: str, readers: Iterable[Callable[[], object]], cure: str) -> None:
+    """Raise ManifestError where none of some files can be read: that is no bad file, but a wrong folder or format."""
+    problems = []
+    for read in readers:
+        try:
+            read()
+            return
+        except (AudioError, MouthError) as error:
+            problems.append(str(error))
+    raise ManifestError(
+        f"{manifest.split}: none of the first {len(problems)} {what} can be used, e.g. {problems[0]}. Relative paths "
+        f"start at {manifest.data_root}: give the right folder with --data_root; or {cure}"
+    )
