@@ -28,7 +28,7 @@ def test_sigterm_saves_and_ends_with_its_own_code(
     assert "resume with --resume last" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
 def test_a_signal_to_all_processes_of_a_run_saves_too(
     corpus: Corpus, store: Path, here: Path, number: signal.Signals
 ) -> None:
