@@ -1,6 +1,6 @@
 """Loader workers: no batch is lost without an error that says why and what to do."""
 
-import multiprocessing
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -57,6 +57,15 @@ def test_a_batch_without_room_in_shared_memory_is_an_error(monkeypatch: pytest.M
         read(Ones())
 
 
+def test_a_lock_without_room_in_shared_memory_is_an_error(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnContext.Lock", no_room)
+    with pytest.raises(ConfigError, match=r"/dev/shm: the place in an epoch cannot be shared .*No space.*--shm-size"):
+        data(corpus, None).train_dataloader()
+
+
 def test_a_folder_for_sockets_with_a_long_path_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = f"/tmp/{'x' * 71}"  # 76 bytes
     monkeypatch.setattr("multiprocessing.util.get_temp_dir", lambda: f"{folder}/pymp-12345678")
@@ -72,34 +81,27 @@ def test_a_worker_that_is_killed_is_an_error_that_says_how_to_continue() -> None
         read(Ones(kill=signal.SIGKILL))
 
 
-def test_a_death_that_is_known_is_not_raised_again_by_the_systems_signal() -> None:
-    """What handed its batches over sees the death first; the signal comes while that error is handled."""
+@pytest.fixture
+def dead_worker() -> Iterator[None]:
+    """Let the system's signal find a dead worker each time, as torch's handler would."""
 
     def dead(*_: object) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
-    def items() -> Iterator[int]:
-        yield 1
-        raise EOFError
-
-    child = multiprocessing.get_context("fork").Process(target=signal.pause, daemon=True)
-
-    def make() -> Iterator[int]:
-        child.start()
-        return items()
-
     before = signal.signal(signal.SIGCHLD, dead)
-    try:
-        with pytest.raises(TrainingError, match="a loader worker ended while it handed over a batch"):
-            list(start_workers(make))
-        signal.raise_signal(signal.SIGCHLD)
-        list(start_workers(lambda: iter([1])))  # other workers, another death
-        with pytest.raises(TrainingError, match=r"a loader worker \(pid 7\) is killed"):
-            signal.raise_signal(signal.SIGCHLD)
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-        child.kill()
-        child.join()
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_death_is_raised_where_batches_are_read_and_nowhere_else(dead_worker: None) -> None:
+    """Raised within logging, it would leave a lock locked, and other threads would wait for ever."""
+    reading = start_workers(lambda: iter(range(9)))
+    assert next(reading) == 0
+    signal.raise_signal(signal.SIGCHLD)
+    with pytest.raises(TrainingError, match=r"a loader worker \(pid 7\) is killed by signal: Killed\. .*resume last"):
+        next(reading)
+    signal.raise_signal(signal.SIGCHLD)  # while that error is handled, say
+    assert list(start_workers(lambda: iter(range(9)))) == list(range(9)), "other workers, which live"
 
 
 def test_shared_memory_that_is_too_small_is_refused_before_workers_start(
