@@ -138,9 +138,7 @@ def test_an_index_that_goes_while_the_store_is_verified_is_a_problem(place: Plac
     lost = index(place.store, "val")
     lost.unlink()
     (said,) = verify(store).problems
-    assert said.startswith(
-        f"{lost}: is gone; it was there when the store was opened. Wait for a running build, or put"
-    )
+    assert said.startswith(f"{lost}: is gone; it was there when the store was opened. Wait for a running build, or put")
 
 
 def test_leftovers_are_listed_and_harmless(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
