@@ -41,10 +41,11 @@ def test_tasks_of_slurm_without_srun_are_named_once_and_ignored(
     """A job's script has the variables of its first task, but of a step."""
     tasks = "17" if read == Launch.from_environment else "19"
     script = {"SLURM_NTASKS": tasks, "SLURM_PROCID": "0", "SLURM_JOB_ID": "77"}
-    for _ in range(3):
-        assert read(script) is None
+    shell = {**script, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}  # salloc's own
+    for environment in (script, script, shell):
+        assert read(environment) is None
     (said,) = caplog.messages
-    assert said.startswith(f"SLURM_NTASKS is {tasks}, but srun did not start this process")
+    assert said.startswith(f"SLURM_NTASKS is {tasks}, but srun did not start this process as one of so many tasks")
     assert "start the command with srun, else unset SLURM_NTASKS" in said
     assert read({**script, **TORCHRUN}) == read(TORCHRUN)
 
