@@ -182,8 +182,8 @@ def _values(environment: Mapping[str, str], *names: str) -> list[str]:
 def _say_no_srun(tasks: int) -> None:
     """Once: the environment of a job's script has the variables of its first task."""
     logger.warning(
-        "SLURM_NTASKS is %d, but srun did not start this process as one of so many tasks, so it is no rank. For one rank "
-        "a task, start the command with srun, else unset SLURM_NTASKS",
+        "SLURM_NTASKS is %d, but srun did not start this process as one of so many tasks, so it is no rank. For one "
+        "rank a task, start the command with srun, else unset SLURM_NTASKS",
         tasks,
     )
 
