@@ -132,7 +132,7 @@ class BuildReport:
         stored = sum(self.stored.values())
         views = sum(count for split, count in self.stored.items() if parse_view_split(split)[1])
         if not stored and not self.shards:
-            return "Nothing to do: everything is stored already. inspect-shards --verify reads whether it is whole."
+            return "Nothing to do: everything is stored already. inspect-shards --verify tells whether it is whole."
         what = counted(stored - views, "utterance") + (f" and {counted(views, 'view')}" if views else "")
         rate = f" ({stored / self.seconds:.1f} {'embeddings' if views else 'utterances'}/s)" if stored else ""
         audio = f" ({self.audio_bytes / 1e6:.1f} MB of it audio)" if self.audio_bytes else ""

@@ -57,7 +57,7 @@ def test_running_again_says_that_everything_was_skipped(run: Run, store: Path) -
     before = contents(store)
     outcome = run()
     assert outcome.code == 0
-    assert "Nothing to do: everything is stored already. inspect-shards --verify reads whether" in outcome.out
+    assert "Nothing to do: everything is stored already. inspect-shards --verify tells whether" in outcome.out
     assert re.search(r"^split +skipped +encoded +not stored$", outcome.out, re.MULTILINE)
     assert contents(store) == before
 
