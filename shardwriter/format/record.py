@@ -60,6 +60,12 @@ class Identity:
         """Whether the embeddings came from an earlier tool: nothing records their encoder."""
         return self.encoder.get("imported") is True
 
+    @property
+    def writes_again(self) -> str:
+        """What writes shards again that are lost, in words."""
+        is_given = not self.precision and not self.is_imported
+        return "give write_store the same samples again" if is_given else "run build-shards"
+
     def members(self, split: str) -> tuple[str, ...]:
         """The members that every sample of a split has, in the order of the tar."""
         scale = (SCALE_MEMBER,) if self.dtype == "int8" else ()

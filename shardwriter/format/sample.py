@@ -22,12 +22,11 @@ from iianet.errors import StoreError
 from shardwriter.format.document import parse_object
 from shardwriter.format.index import Entry
 from shardwriter.format.names import AUDIO_MEMBER, EMBEDDING_MEMBER, METADATA_MEMBER, SCALE_MEMBER, member_name
+from shardwriter.format.npy import NPY_HEADER_BYTES as NPY_HEADER_BYTES
 from shardwriter.format.npy import read_npy
 from shardwriter.format.record import Identity
 from shardwriter.format.tar import BLOCK_BYTES, is_header_of
 
-NPY_HEADER_BYTES: Final = 128
-"""Header of every npy member: NumPy pads short headers to this, so data starts at a fixed distance."""
 LARGEST: Final = 127
 """Largest stored integer of an int8 embedding, on both sides of 0."""
 SMALLEST_SCALE: Final = np.finfo(np.float32).tiny

@@ -304,7 +304,7 @@ class Transaction:
 
     def _is_index(self, name: str) -> bool:
         try:
-            read_index(self.storage, name, ["key"])
+            read_index(self.storage, name, ["key"], self.opened.identity)
         except (FileNotFoundError, StoreError):
             return False
         return True

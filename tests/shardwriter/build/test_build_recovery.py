@@ -197,5 +197,5 @@ def test_damaged_index_is_named_with_the_cure(corpus: Corpus, store: Path) -> No
     path = index(store, "train")
     path.write_bytes(path.read_bytes()[:50])
     (store / "train.index").unlink()
-    with pytest.raises(StoreError, match=rf"{path.name}: not an index .* Delete it and run build-shards"):
+    with pytest.raises(StoreError, match=rf"{path.name}: not an index .* delete it and run build-shards"):
         again(corpus, store)

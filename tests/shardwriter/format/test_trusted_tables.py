@@ -166,7 +166,7 @@ def test_places_are_checked_across_the_pieces_in_which_rows_are_looked_at(monkey
     ],
 )
 def test_an_index_with_facts_that_no_index_has_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(StoreError, match=r"^here: not an index of this format .* Delete it and run build-shards"):
+    with pytest.raises(StoreError, match=r"^here: not an index of this format .* delete it and run build-shards"):
         read_index(index(**changes))
 
 

@@ -149,7 +149,7 @@ def test_people_see_what_to_delete(place: Place, capsys: pytest.CaptureFixture[s
     damage(place, entry_of(place, "val", "gus").shard, 600, b"\xff")
     assert run(place.store, "--verify") == 1
     out = capsys.readouterr().out
-    assert f"To fix it, delete these and run build-shards again:\n  {index(place.store, 'val')}" in out
+    assert f"To fix it, delete these and run build-shards:\n  {index(place.store, 'val')}" in out
 
 
 def test_what_was_deleted_as_advised_is_built_again(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,7 +232,7 @@ def test_a_damaged_index_of_a_shard_is_named_with_the_cure(complete_store: Path)
     (complete_store / "train.index").unlink()
     path = index(complete_store, "train", 1)
     path.write_bytes(b"junk")
-    with pytest.raises(StoreError, match=rf"^{path}: not an index of this format .*Delete it and run build-shards"):
+    with pytest.raises(StoreError, match=rf"^{path}: not an index of this format .*delete it and run build-shards"):
         opened(complete_store).split("train")
 
 

@@ -155,7 +155,9 @@ def with_audio(rows: list[dict[str, Any]]) -> None:
 def test_a_sample_of_another_layout_than_the_stores_is_refused(store: Path, change: Any) -> None:
     path = index(store, "train", 0)
     edit_index(path, change)
-    with pytest.raises(StoreError, match=rf"^{path}: .*expected embedding\.npy, json, .* as store\.json says\. .*run"):
+    with pytest.raises(
+        StoreError, match=rf"^{path}: .*expected embedding\.npy, json, .* as store\.json says\)\. .*run"
+    ):
         opened(store).split("train")
 
 
