@@ -212,8 +212,8 @@ class Layout(NamedTuple):
     members: tuple[str, ...]
 
     def __str__(self) -> str:
-        dim, dtype = self.identity.dim, self.identity.dtype
-        return f"{', '.join(self.members)}, one behind the other, the first of ({dim}, frames) {dtype}, as {STORE_FILE} says"
+        array = f"({self.identity.dim}, frames) {self.identity.dtype}"
+        return f"{', '.join(self.members)}, one behind the other, the first of {array}, as {STORE_FILE} says"
 
 
 def _check_rows(table: pa.Table, records: Sequence[ShardRecord], layout: Layout | None) -> None:

@@ -143,6 +143,10 @@ def refuse_other_keys(keys: pa.ChunkedArray) -> None:
         raise ValueError(f"the key {keys[pc.index(is_key, False).as_py()].as_py()!r}")
 
 
+class LostError(StoreError):
+    """A file of a store is missing or damaged; not one that cannot be read just now."""
+
+
 @contextmanager
 def reading(where: str, what: str, cure: str) -> Iterator[None]:
     """Turn what goes wrong with a file into a StoreError: damage, with its cure, or no access, which is none.
@@ -154,7 +158,7 @@ def reading(where: str, what: str, cure: str) -> Iterator[None]:
 
     Raises:
         UnreadableError: It cannot be read.
-        StoreError: It is damaged. FileNotFoundError is left to the caller, who knows why it may be gone.
+        LostError: It is damaged. FileNotFoundError is left to the caller, who knows why it may be gone.
     """
     try:
         yield
@@ -163,7 +167,7 @@ def reading(where: str, what: str, cure: str) -> Iterator[None]:
     except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, OSError) and error.errno not in _OF_DAMAGE:
             raise UnreadableError(where, error) from error
-        raise StoreError(f"{where}: not {what} of this format ({error}). {cure}") from error
+        raise LostError(f"{where}: not {what} of this format ({error}). {cure}") from error
 
 
 def _open(source: Path | IO[bytes]) -> pq.ParquetFile:

@@ -63,11 +63,9 @@ class Folder:
         return found
 
     def version(self, name: str) -> str | None:
-        try:
-            with self._explained(name):
-                return _version(self._at(name).stat())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        with suppress(FileNotFoundError), self._explained(name):
+            return _version(self._at(name).stat())
+        return None
 
     def open(self, name: str) -> IO[bytes]:
         with self._explained(name):
@@ -134,7 +132,9 @@ class Folder:
         """Say that a file cannot be read, which is not damage; that there is none is for the caller to say."""
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError):
+        except NotADirectoryError as error:  # a folder on the way to it is a file
+            raise FileNotFoundError(*error.args) from error
+        except FileNotFoundError:
             raise
         except OSError as error:
             raise UnreadableError(str(error.filename or self.path / name), error) from error

@@ -24,8 +24,9 @@ from shardwriter.format.names import (
     sorted_splits,
     tar_name,
 )
-from shardwriter.format.plan import PLAN_SCHEMA, Plan, PlanHeader, decode_header, decode_plan, plan_errors
+from shardwriter.format.plan import PLAN_SCHEMA, Plan, PlanHeader, decode_header, decode_plan
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
+from shardwriter.format.table import LostError
 from shardwriter.storage.storage import Hold, Listed, Storage
 from shardwriter.store.entries import SplitEntries, read_entries
 
@@ -122,7 +123,7 @@ class Snapshot:
         """The header of a plan that the record names. Raises StoreError where it is lost."""
         if name in self.headers:
             return self.headers[name]
-        reason = self.lost.get(name) or str(_missing_plan(self.storage, name))
+        reason = self.lost.get(name) or f"{self.storage.where(name)}: {STORE_FILE} names no such plan any more"
         raise StoreError(
             f"{reason}. It is the plan of an --overwrite or --compact in progress, and the store itself is whole: put "
             "the file back to resume that, or delete what it has written with build-shards --abandon"
@@ -147,12 +148,8 @@ class Snapshot:
 
     def read_plan(self, header: PlanHeader, columns: Sequence[str]) -> Plan:
         """The same, read and not kept, where it is needed once."""
-        where = self.storage.where(header.name)
-        try:
-            with plan_errors(where), self.storage.open(header.name) as stream:
-                return decode_plan(stream, where, columns)
-        except FileNotFoundError as error:
-            raise _missing_plan(self.storage, header.name) from error
+        with _open_plan(self.storage, header.name) as stream:
+            return decode_plan(stream, self.storage.where(header.name), columns)
 
     def planned_rows(self, split: str, columns: Sequence[str] = ALL_COLUMNS) -> pa.Table:
         """Rows of a split in the active plans, oldest first."""
@@ -272,7 +269,7 @@ def read_record(storage: Storage) -> StoreRecord:
     try:
         with storage.open(STORE_FILE) as stream:
             return StoreRecord.from_bytes(stream.read(MOST_BYTES + 1))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
         if not storage.exists():
             raise StoreError(
                 f"{storage.name}: not a store, there is no such folder; make one with build-shards"
@@ -304,7 +301,7 @@ def _read_headers(storage: Storage, record: StoreRecord) -> tuple[dict[str, Plan
     for name in record.named:
         try:
             headers[name] = read_header(storage, name)
-        except _LostPlan as error:
+        except LostError as error:
             if name in record.plans:
                 raise
             lost[name] = str(error)
@@ -317,29 +314,17 @@ def _read_headers(storage: Storage, record: StoreRecord) -> tuple[dict[str, Plan
     return headers, lost
 
 
-class _LostPlan(StoreError):
-    """A plan that is missing or damaged, not one that cannot be read just now."""
-
-
 def read_header(storage: Storage, name: str) -> PlanHeader:
-    """Header of a plan. Raises StoreError where it cannot be read, is damaged or missing."""
-    where = storage.where(name)
+    """Header of a plan. Raises StoreError where it cannot be read; LostError where it is damaged or missing."""
+    with _open_plan(storage, name) as stream:
+        return decode_header(stream, storage.where(name))
+
+
+def _open_plan(storage: Storage, name: str) -> IO[bytes]:
     try:
-        with plan_errors(where):
-            stream = storage.open(name)
+        return storage.open(name)
     except FileNotFoundError as error:
-        raise _LostPlan(str(_missing_plan(storage, name))) from error
-    with stream:
-        try:
-            return decode_header(stream, where)
-        except UnreadableError:
-            raise
-        except StoreError as error:
-            raise _LostPlan(str(error)) from error
-
-
-def _missing_plan(storage: Storage, name: str) -> StoreError:
-    return StoreError(
-        f"{storage.where(name)}: is missing, and {STORE_FILE} names it: copy it again with the store, or make it anew "
-        f"from the tars with inspect-shards {storage.name} --reindex"
-    )
+        raise LostError(
+            f"{storage.where(name)}: is missing, and {STORE_FILE} names it: copy it again with the store, or make it "
+            f"anew from the tars with inspect-shards {storage.name} --reindex"
+        ) from error

@@ -26,7 +26,7 @@ from helpers.builds import (
 )
 from helpers.corpus import Corpus, make_corpus
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreadableError
 from shardwriter.build.compact import abandon
 from shardwriter.format.index import decode_index
 from shardwriter.format.plan import PLAN_SCHEMA
@@ -280,7 +280,7 @@ def test_a_pending_plan_that_cannot_be_read_just_now_is_not_taken_for_lost(compl
 
     def refused(name: str) -> None:
         if name == "plan-aaaaaaaaaa.parquet":
-            raise PermissionError(13, "Permission denied", name)
+            raise UnreadableError(name, PermissionError(13, "Permission denied", name))
 
     with pytest.raises(StoreError, match=r"^plan-aaaaaaaaaa\.parquet: cannot be read; check the network$"):
         Snapshot.open(Counting(complete_store, away))
