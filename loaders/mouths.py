@@ -54,4 +54,4 @@ class MouthReader:
         first = min(start, len(npz.frames) - 1)
         lead = min(first, self.context_frames)
         frames = crop.apply(npz.frames[first - lead : first + self.frames + self.context_frames])
-        return MouthSegment(torch.from_numpy(frames), lead, npz.size)
+        return MouthSegment(torch.from_numpy(frames), lead, npz.source.size or 0)

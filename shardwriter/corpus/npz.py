@@ -10,7 +10,6 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +21,7 @@ from iianet.errors import MouthError
 from iianet.regular_file import content_of, read_regular
 from iianet.wording import LISTED
 from shardwriter.format.npy import NpyHeader, parse_npy_header
+from shardwriter.format.sample import Source
 
 MOST_BYTES = 2 << 30
 """Bytes of the largest file that is read, and of the largest array: a mouth of two and a half hours."""
@@ -35,23 +35,8 @@ _FIRST_BYTES, _PIECE_BYTES = 16 << 10, 8 << 20
 """Bytes that are unpacked at first, to see the header, and then at a time."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NpzFile:
-    """A file as it lay on disk.
-
-    Attributes:
-        size: Bytes.
-        mtime_ns: Modification time, nanoseconds.
-        digest: xxh3_64, hexadecimal.
-    """
-
-    size: int
-    mtime_ns: int
-    digest: str
-
-
-def read_npz(path: Path, key: str) -> tuple[npt.NDArray[Any], NpzFile]:
-    """Read a file whole, once.
+def read_npz(path: Path, key: str) -> tuple[npt.NDArray[Any], Source]:
+    """Read a file whole, once: an array of it, and the file as it lay on disk.
 
     Raises:
         MouthError: It is missing, no regular file, unreadable, truncated, larger than `MOST_BYTES`, holds objects, or
@@ -59,9 +44,9 @@ def read_npz(path: Path, key: str) -> tuple[npt.NDArray[Any], NpzFile]:
     """
     with _named(path, key):
         content, mtime_ns = content_of(path, MOST_BYTES)
-        file = NpzFile(size=len(content), mtime_ns=mtime_ns, digest=xxhash.xxh3_64_hexdigest(content))
+        source = Source(size=len(content), mtime_ns=mtime_ns, digest=xxhash.xxh3_64_hexdigest(content))
         with _opened(io.BytesIO(content), len(content), key) as (header, first, stream):
-            return _values(header, first, stream), file
+            return _values(header, first, stream), source
 
 
 def npz_shape(path: Path, key: str) -> tuple[int, ...]:

@@ -101,9 +101,9 @@ def test_good_npz_is_read_whole_with_size_time_and_digest(tmp_path: Path) -> Non
     write_mouth(path, FRAMES)
     found = read_mouth_npz(path)
     np.testing.assert_array_equal(found.frames, FRAMES)
-    assert (found.frames.dtype, found.size) == (np.uint8, path.stat().st_size)
-    assert found.mtime_ns == path.stat().st_mtime_ns
-    assert found.digest == xxhash.xxh3_64_hexdigest(path.read_bytes())
+    assert (found.frames.dtype, found.source.size) == (np.uint8, path.stat().st_size)
+    assert found.source.mtime_ns == path.stat().st_mtime_ns
+    assert found.source.digest == xxhash.xxh3_64_hexdigest(path.read_bytes())
 
 
 def test_compressed_npz_with_further_keys_is_good(tmp_path: Path) -> None:
