@@ -16,6 +16,7 @@ from shardwriter.format.files import temporary_path
 from shardwriter.format.index import MEMBER_COLUMNS, ShardRecord, index_table
 from shardwriter.format.names import member_name
 from shardwriter.format.sample import NPY_HEADER_BYTES, Failed, Sample, Source
+from shardwriter.format.tar import BLOCK_BYTES, member_info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +100,8 @@ class ShardWriter:
                 self._temporary.unlink(missing_ok=True)
 
     def _append(self, name: str, content: bytes) -> int:
-        info = tarfile.TarInfo(name)  # mtime 0, uid and gid 0, no names: the same bytes on every machine
-        info.size = len(content)
-        info.mode = 0o644
-        start = self._tar.offset + tarfile.BLOCKSIZE
-        self._tar.addfile(info, io.BytesIO(content))
+        start = self._tar.offset + BLOCK_BYTES
+        self._tar.addfile(member_info(name, len(content)), io.BytesIO(content))
         return start
 
 

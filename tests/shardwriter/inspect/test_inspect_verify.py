@@ -113,6 +113,18 @@ def test_members_in_another_order_than_the_index_says_are_found(
     )
 
 
+def test_a_member_that_the_index_lacks_is_found(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tar(place.store, "val")
+    last = max((entry_of(place, "val", key) for key in ("fay", "gus")), key=lambda entry: entry.embedding_offset or 0)
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("more.json")
+        info.size = 2
+        end = archive.offset
+        archive.addfile(info, io.BytesIO(b"{}"))
+    said = f"{path.name}: {last.key}: is followed by something at byte {end:,}, which its index lacks"
+    assert said in problems(capsys, place)
+
+
 def test_an_index_of_other_utterances_than_planned_is_found(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     path = index(place.store, "val")
     with path.open("rb") as stream:
