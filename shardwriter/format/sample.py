@@ -204,10 +204,10 @@ def read_values(tar: IO[bytes], entry: Entry) -> npt.NDArray[np.float32]:
     embedding = read_array(tar, entry, EMBEDDING_MEMBER)
     if embedding.dtype != np.int8:
         return embedding.astype(np.float32)
-    scale = read_array(tar, entry, SCALE_MEMBER) if SCALE_MEMBER in entry.members else None
-    if scale is None or scale.dtype != np.float32 or scale.shape != embedding.shape[:1]:
-        found = "is missing" if scale is None else f"is {scale.shape} {scale.dtype}"
-        raise StoreError(f"{entry.where}: {SCALE_MEMBER}: {found}; expected {embedding.shape[:1]} float32")
+    scale = read_array(tar, entry, SCALE_MEMBER)
+    if scale.dtype != np.float32 or scale.shape != embedding.shape[:1]:
+        found = f"{scale.shape} {scale.dtype}"
+        raise StoreError(f"{entry.where}: {SCALE_MEMBER}: is {found}; expected {embedding.shape[:1]} float32")
     return dequantize(embedding, scale)
 
 

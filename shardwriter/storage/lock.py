@@ -49,12 +49,7 @@ def build_lock(folder: Path, *, patient: bool = False) -> Iterator[None]:
     with open_lock(folder, LOCK_FILE) as stream, ExitStack() as held:
         with explained(folder):
             try:
-                if patient:
-                    wait_for_lock(stream, folder, MOMENT_SECONDS, lambda: holder(stream))
-                elif not try_lock(stream, folder, shared=False):
-                    raise StoreError(
-                        f"{folder}: another build is writing to it ({holder(stream)}); wait for it or stop it"
-                    )
+                _hold(lambda: try_lock(stream, folder, shared=False), folder, lambda: holder(stream), patient)
             except NoLocks:
                 held.enter_context(_lock_file(folder, patient))
             name_holder(stream)
@@ -74,19 +69,13 @@ def _lock_file(folder: Path, patient: bool) -> Iterator[None]:
             return False
         return True
 
-    def found() -> str:
+    def who() -> str:
+        found = "which has ended just now"
         with suppress(FileNotFoundError), os.fdopen(open_regular(path)) as other:
-            return holder(other)
-        return "which has ended just now"
+            found = holder(other)
+        return f"{found}; its file system has no locks: if that build was killed, delete {path}"
 
-    if patient:
-        cure = f"by the file {path} (delete it if that build was killed)"
-        _wait_until(make, folder, MOMENT_SECONDS, lambda: f"{found()}, {cure}")
-    elif not make():
-        raise StoreError(
-            f"{folder}: another build is writing to it ({found()}); wait for it or stop it. Its file system has no "
-            f"locks: if that build was killed, delete {path}, then run the command again"
-        )
+    _hold(make, folder, who, patient)
     try:
         with path.open("r+") as stream:
             name_holder(stream)
@@ -99,6 +88,14 @@ def _lock_file(folder: Path, patient: bool) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def _hold(take: Callable[[], bool], folder: Path, who: Callable[[], str], patient: bool) -> None:
+    """Take what others may hold, or wait for it, see `build_lock`; `who` says who they are."""
+    if patient:
+        _wait_until(take, folder, MOMENT_SECONDS, who)
+    elif not take():
+        raise StoreError(f"{folder}: another build is writing to it ({who()}); wait for it or stop it")
 
 
 @contextmanager
