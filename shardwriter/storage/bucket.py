@@ -12,13 +12,13 @@ from typing import IO, Any
 import xxhash
 from tqdm import tqdm
 
-from iianet.errors import StoreError, UnreachableError
+from iianet.errors import StoreError
 from iianet.regular_file import open_regular
 from shardwriter.format.files import delete_dead_temporary_files, temporary_path
 from shardwriter.format.index import decode_index
 from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard, tar_name
 from shardwriter.storage.lease import Lease, held_lease
-from shardwriter.storage.lock import NoLocks, release_lock, wait_for_lock
+from shardwriter.storage.lock import NoLocks, explained, release_lock, wait_for_lock
 from shardwriter.storage.objects import Conflict, Objects, endpoint
 from shardwriter.storage.storage import Listed, OpenTar, checked_name
 
@@ -30,6 +30,7 @@ LOCKS = 256
 """Files whose locks let each tar be downloaded by one process at a time; tars share them, so none is ever deleted."""
 DOWNLOAD_SECONDS = 86_400.0
 """Longest wait for another process that downloads a tar."""
+CACHE_CURE = "; make room, or name another cache folder (datamodule.data_config.cache_dir)"
 STAGING_FOLDER, SMALL_FOLDER, LOCK_FOLDER = "staging", "small", "locks"
 
 
@@ -112,7 +113,7 @@ class Bucket:
         if descriptor is not None:
             return OpenTar(descriptor, is_checked=False)
         self._make_folders()
-        with self._explained(path), self._locked(name):
+        with explained(path, CACHE_CURE), self._locked(name):
             descriptor = _open_whole(path, size)  # another process was quicker
             if descriptor is not None:
                 return OpenTar(descriptor, is_checked=False)
@@ -220,7 +221,7 @@ class Bucket:
     def _download_small(self, name: str) -> IO[bytes]:
         """Download a small file as it is now, which may be newer than it was when listed, and open it."""
         folder = self.folder / SMALL_FOLDER
-        with self._explained(folder / name):
+        with explained(folder / name, CACHE_CURE):
             folder.mkdir(parents=True, exist_ok=True)
             temporary = temporary_path(folder / name)
             try:
@@ -276,22 +277,10 @@ class Bucket:
             held -= status.st_size
 
     def _make_folders(self) -> None:
-        with self._explained(self.folder):
+        with explained(self.folder, CACHE_CURE):
             for name in (STAGING_FOLDER, LOCK_FOLDER):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             delete_dead_temporary_files(self.folder)
-
-    @contextmanager
-    def _explained(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and error.filename is None:  # of the bucket, not of the cache
-                raise
-            raise UnreachableError(
-                f"{error.filename or path}: cannot be written ({error.strerror or error}); make room, or name another "
-                "cache folder (datamodule.data_config.cache_dir)"
-            ) from error
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -27,6 +27,7 @@ MOMENT_SECONDS = 600.0
 """Longest wait for what is held for moments."""
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 _LONGEST_HOLDER = 500
+RESUME = ". Every published shard is whole; make room or fix the folder, and run the command again to resume"
 
 
 class NoLocks(StoreError):
@@ -101,14 +102,11 @@ def _hold(take: Callable[[], bool], folder: Path, who: Callable[[], str], patien
 @contextmanager
 def open_lock(folder: Path, name: str) -> Iterator[IO[str]]:
     """Open a lock file of a folder, and make both where they are not. Raises StoreError where that cannot be."""
-    try:
+    with explained(folder, "; choose another --shards folder"):
         folder.mkdir(parents=True, exist_ok=True)
+    cure = "; fix its rights, or delete it where it is no file of a build; or choose another --shards folder"
+    with explained(folder / name, cure):
         stream = os.fdopen(open_regular(folder / name, os.O_RDWR | os.O_CREAT), "r+")
-    except OSError as error:
-        cure = "choose another --shards folder"
-        if error.filename == str(folder / name):
-            cure = f"fix its rights, or delete it where it is no file of a build; or {cure}"
-        raise StoreError(f"{error.filename or folder}: cannot be written ({error.strerror}); {cure}") from error
     with stream:
         yield stream
 
@@ -192,12 +190,17 @@ def name_holder(stream: IO[str], who: str = "") -> None:
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Say what to do where the folder cannot be written; only around writing, for other errors are not of the store."""
+def explained(path: Path, cure: str = RESUME) -> Iterator[None]:
+    """Say what to do where a path cannot be written; only around writing, for other errors are not of the store.
+
+    Raises:
+        UnreachableError: It cannot be written. A FileNotFoundError that names no path is of what was to be copied.
+    """
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{error.filename or folder}: cannot be written ({error.strerror or error}). Every published shard is "
-            "whole; make room or fix the folder, and run the command again to resume"
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            raise
+        raise UnreachableError(
+            f"{error.filename or path}: cannot be written ({error.strerror or error}){cure}"
         ) from error
