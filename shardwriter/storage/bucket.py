@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX,
 from shardwriter.storage.lease import Lease, held_lease
 from shardwriter.storage.lock import NoLocks, explained, release_lock, wait_for_lock
 from shardwriter.storage.objects import Conflict, Objects, endpoint
-from shardwriter.storage.storage import Listed, OpenTar, checked_name
+from shardwriter.storage.storage import Listed, OpenTar, Storage, checked_name
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ CACHE_CURE = "; make room, or name another cache folder (datamodule.data_config.
 STAGING_FOLDER, SMALL_FOLDER, LOCK_FOLDER = "staging", "small", "locks"
 
 
-class Bucket:
+class Bucket(Storage):
     """See `Storage`.
 
     Args:
@@ -68,14 +68,8 @@ class Bucket:
     def staging(self) -> Path:
         return self.folder / STAGING_FOLDER
 
-    def absolute(self) -> "Bucket":
-        return self
-
     def where(self, name: str) -> str:
         return f"{self.objects.url}/{name}"
-
-    def exists(self) -> bool:
-        return True
 
     def files(self) -> Mapping[str, Listed]:
         self._known = {name: facts for name, facts in self.objects.list().items() if not name.startswith(".")}
@@ -192,15 +186,6 @@ class Bucket:
     def check_lock(self) -> None:
         if self._lease is not None:
             self._lease.check()
-
-    def hold(self, name: str) -> None:  # noqa: ARG002
-        return None
-
-    def readers(self, name: str) -> AbstractContextManager[str | None]:  # noqa: ARG002
-        return nullcontext()
-
-    def free_bytes(self) -> int | None:
-        return None
 
     def _note(self, name: str, size: int, version: str) -> None:
         self._known[name] = Listed(size, version)
