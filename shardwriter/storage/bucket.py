@@ -16,7 +16,7 @@ from iianet.errors import StoreError
 from iianet.regular_file import open_regular
 from shardwriter.format.files import delete_dead_temporary_files, temporary_path
 from shardwriter.format.index import decode_index
-from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard, tar_name
+from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard
 from shardwriter.storage.lease import Lease, held_lease
 from shardwriter.storage.lock import NoLocks, explained, release_lock, wait_for_lock
 from shardwriter.storage.objects import Conflict, Objects, endpoint
@@ -139,11 +139,8 @@ class Bucket(Storage):
             shard, tar = index.stem, index.with_suffix(TAR_SUFFIX)
             if parse_shard(shard) and index_name(shard) not in self._known and is_wanted(shard):
                 size = _tar_size(index)
-                if size == 0:
-                    self.publish([(index, index.name)])
-                    published.append(shard)
-                elif tar.is_file() and tar.stat().st_size == size:
-                    self.publish([(tar, tar_name(shard)), (index, index.name)])
+                if size == 0 or (tar.is_file() and tar.stat().st_size == size):
+                    self.publish([*([(tar, tar.name)] if size else []), (index, index.name)])
                     published.append(shard)
         for leftover in self.staging.iterdir():
             if not leftover.is_dir():  # the logs of builds
