@@ -7,10 +7,10 @@ from tqdm import tqdm
 
 from iianet.errors import StoreError
 from iianet.wording import counted
+from shardwriter.format.files import TEMPORARY_NAME
 from shardwriter.format.index import entries_of
 from shardwriter.format.names import (
     TAR_SUFFIX,
-    TEMPORARY_PREFIX,
     index_name,
     merged_index_name,
     parse_shard,
@@ -92,10 +92,10 @@ def _unused_files(store: InspectedStore) -> list[str]:
     named = {plan_id_of(name) for name in snapshot.record.named}
     planned = {header.id: set(header.all_shard_names) for header in snapshot.headers.values()}
     notes = []
-    left = {path.name for path in store.storage.staging.glob(f"{TEMPORARY_PREFIX}*")}
+    left = {path.name for path in store.storage.staging.glob("*") if TEMPORARY_NAME.fullmatch(path.name)}
     for name in sorted({*snapshot.files, *left}):
         plan_id, (shard, _, suffix) = plan_id_of(name), name.rpartition(".")
-        if name.startswith(TEMPORARY_PREFIX):
+        if name in left:
             notes.append(f"{name}: left by a build that died, or in use by one that runs")
         elif plan_id is None:
             continue

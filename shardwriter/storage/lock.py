@@ -202,5 +202,5 @@ def explained(path: Path, cure: str = RESUME) -> Iterator[None]:
         if isinstance(error, FileNotFoundError) and error.filename is None:
             raise
         raise UnreachableError(
-            f"{error.filename or path}: cannot be written ({error.strerror or error}){cure}"
+            f"{error.filename2 or error.filename or path}: cannot be written ({error.strerror or error}){cure}"
         ) from error

@@ -105,6 +105,7 @@ def read_entries(
     planned: Sequence[str],
     columns: Sequence[str],
     identity: Identity,
+    warned: set[str],
 ) -> SplitEntries:
     """Read the indexes of a split.
 
@@ -115,6 +116,7 @@ def read_entries(
         planned: Names of its planned shards, in the order of the plans.
         columns: Of `INDEX_SCHEMA`, to be read.
         identity: Of the plans.
+        warned: Shards whose tars are known to be gone or cut; others are added when that is said.
 
     Raises:
         StoreError: An index is damaged, is another's, cannot be read, or lists what the identity does not.
@@ -125,7 +127,7 @@ def read_entries(
     if table is None:
         table, records = _read_each(storage, complete, columns, identity)
     counts = np.array([record.rows for record in records], dtype=np.int64)
-    whole = np.array([_is_whole(storage, files, record, identity) for record in records], dtype=np.bool_)
+    whole = np.array([_is_whole(storage, files, record, identity, warned) for record in records], dtype=np.bool_)
     if not whole.all():
         table = table.filter(pa.array(np.repeat(whole, counts)))
     return SplitEntries(
@@ -204,12 +206,17 @@ def read_shard_index(
         return decode_shard_index(stream, storage.where(index_name(shard)), shard, columns, identity)
 
 
-def _is_whole(storage: Storage, files: Mapping[str, Listed], record: ShardRecord, identity: Identity) -> bool:
+def _is_whole(
+    storage: Storage, files: Mapping[str, Listed], record: ShardRecord, identity: Identity, warned: set[str]
+) -> bool:
     if record.tar_size == 0:
         return True
     listed = files.get(tar_name(record.shard))
     if listed is not None and listed.size == record.tar_size:
         return True
+    if record.shard in warned:
+        return False
+    warned.add(record.shard)
     found = "is gone" if listed is None else f"has {listed.size:,} bytes"
     logger.warning(
         "%s %s, its index says %s bytes: its %d utterances count as missing. Put it back, or %s.",

@@ -61,6 +61,7 @@ class Snapshot:
     _plans: dict[tuple[str, tuple[str, ...]], Plan] = field(default_factory=dict, repr=False)
     _entries: dict[tuple[str, str], SplitEntries] = field(default_factory=dict, repr=False)
     _checked: set[str] = field(default_factory=set, repr=False)
+    _warned: set[str] = field(default_factory=set, repr=False)
 
     @classmethod
     def open(cls, storage: Storage, *, hold: bool = True) -> "Snapshot":
@@ -176,7 +177,7 @@ class Snapshot:
         if known is None or not set(wanted) <= set(known.entries.schema.names):
             planned = [name for header in headers for name in header.shard_names(split)]
             identity = headers[0].identity if headers else self.identity
-            known = read_entries(self.storage, self.files, split, planned, wanted, identity)
+            known = read_entries(self.storage, self.files, split, planned, wanted, identity, self._warned)
             if known.incomplete and sum(split in header.shards for header in headers) > 1:
                 known = replace(known, unfinished=self.unfinished_keys(headers, known, split))
             self._entries[key] = known

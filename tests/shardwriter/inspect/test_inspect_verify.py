@@ -147,9 +147,9 @@ def test_an_index_under_the_name_of_another_is_found(place: Place, capsys: pytes
 def test_leftovers_are_listed_and_harmless(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     shard = index(place.store, "train").stem
     index(place.store, "train").unlink()
-    left = [f".tmp-{shard}.tar-host-1", "test-aaaaaaaaaa-000007.tar", "test-aaaaaaaaaa-000008.index"]
+    left = [f".tmp-{shard}.tar-host-1-0123456789abcdef", "test-aaaaaaaaaa-000007.tar", "test-aaaaaaaaaa-000008.index"]
     left += ["plan-aaaaaaaaaa.parquet"]
-    for name in left:
+    for name in (*left, ".tmp-notes", ".tmp-of-another-program-17"):
         (place.store / name).touch()
     code, document = run_json(capsys, place.store, "--verify")
     assert code == 0
