@@ -116,8 +116,8 @@ class StoreRecord:
         return seal({"format": FORMAT_NAME, "version": FORMAT_VERSION, **asdict(self)}, indent=2)
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> "StoreRecord":
-        """Undo `to_bytes`.
+    def from_bytes(cls, content: bytes, *, is_sealed: bool = True) -> "StoreRecord":
+        """Undo `to_bytes`; without `is_sealed`, of a record that somebody has edited, too.
 
         Raises:
             OtherVersion: It is a record of another version of the format.
@@ -126,7 +126,7 @@ class StoreRecord:
         facts = parse_object(content)
         if facts.get("format") != FORMAT_NAME:
             raise ValueError(f"format {show(facts.get('format'))}; expected {FORMAT_NAME!r}")
-        if facts.get("version") == FORMAT_VERSION or "digest" in facts:  # versions 1 and 2 had none
+        if is_sealed and (facts.get("version") == FORMAT_VERSION or "digest" in facts):  # versions 1 and 2 had none
             refuse_broken_seal(facts)
         if facts.get("version") != FORMAT_VERSION:
             raise OtherVersion(facts.get("version"))
