@@ -65,7 +65,10 @@ def _named(path: Path, key: str) -> Iterator[None]:
     except OSError as error:
         raise MouthError(f"{path}: cannot be read ({error.strerror})") from error
     except MemoryError as error:
-        raise MouthError(f"{path}: {key!r} cannot be decoded (there is too little memory for it)") from error
+        raise MouthError(
+            f"{path}: {key!r} cannot be decoded (there is too little memory for it); read fewer at a time, by a lower "
+            "shardwriter.num_workers"
+        ) from error
     except (NotImplementedError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise MouthError(f"{path}: {key!r} cannot be decoded ({error})") from error
 

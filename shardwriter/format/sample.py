@@ -148,10 +148,8 @@ def read_member(tar: IO[bytes], entry: Entry, member: str) -> bytes:
     """Content of a member.
 
     Raises:
-        StoreError: Its index does not list it, the tar ends before, or it has another member there.
+        StoreError: The tar ends before it, or has another member there.
     """
-    if member not in entry.members:
-        raise StoreError(f"{entry.where}: {member}: its index does not say where it lies; the store is damaged")
     offset, size = entry.members[member]
     tar.seek(offset - BLOCK_BYTES)
     block = tar.read(BLOCK_BYTES)
@@ -186,7 +184,11 @@ def read_checked_members(tar: IO[bytes], entry: Entry, identity: Identity) -> di
     members = {member: read_member(tar, entry, member) for member in identity.members(entry.split)}
     for member, header in expected_headers(identity, entry.frames).items():
         if not members[member].startswith(header):
-            raise StoreError(f"{entry.where}: {member}: is no array of the shape and type that its store says")
+            expected = f"({identity.dim}, {entry.frames}) {identity.dtype}, and its scale where that is int8"
+            raise StoreError(
+                f"{entry.where}: {member}: is no array of the shape and type that its store says; expected {expected}. "
+                "inspect-shards --verify lists all such samples, and says what to do"
+            )
     return members
 
 

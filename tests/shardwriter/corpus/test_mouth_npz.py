@@ -276,3 +276,18 @@ def test_pickle_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(MouthError, match="cannot be decoded"):
         read_mouth_npz(tmp_path / "bomb.npz")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_mouth_that_memory_does_not_hold_is_named_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    write_mouth(tmp_path / "long.npz", FRAMES)
+    monkeypatch.setattr("shardwriter.corpus.npz.np.empty", full)
+    said = (
+        r"long\.npz: 'data' cannot be decoded \(there is too little memory for it\); read fewer at a time, by a lower"
+    )
+    with pytest.raises(MouthError, match=said):
+        read_mouth_npz(tmp_path / "long.npz")

@@ -1,6 +1,7 @@
 """A store as it was when opened: each file is read once, and what is wrong is named with its cure."""
 
 import gc
+import io
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -288,6 +289,22 @@ def test_a_pending_plan_that_cannot_be_read_just_now_is_not_taken_for_lost(compl
         StoreError, match=r"plan-aaaaaaaaaa\.parquet: cannot be read \(Permission denied\), which is no damage"
     ):
         Snapshot.open(Counting(complete_store, refused))
+
+
+def test_a_record_that_cannot_be_read_to_its_end_is_not_called_damaged(complete_store: Path) -> None:
+    class Broken(io.BytesIO):
+        def read(self, _size: int | None = -1) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    class Failing(Folder):
+        def open(self, _name: str) -> IO[bytes]:
+            return Broken()
+
+    said = (
+        rf"^{complete_store}/store\.json: cannot be read \(Input/output error\), which is no damage: check the rights"
+    )
+    with pytest.raises(UnreadableError, match=said):
+        Snapshot.open(Failing(complete_store))
 
 
 def test_a_retired_plan_may_be_missing_since_it_is_being_deleted(complete_store: Path) -> None:
