@@ -28,7 +28,7 @@ from iianet.training.epoch_length import limited, refuse_unfit_interval
 from iianet.training.last_checkpoint import AtomicCheckpointIO
 from iianet.training.lightning_module import SeparationModule
 from iianet.training.mode_comparison import refuse_unfit_comparison, run_ways
-from iianet.training.results import BEST_MODEL_FILE, load_best, quality, save_ranking, save_results
+from iianet.training.results import BEST_MODEL_FILE, load_best, quality, save_curves, save_ranking, save_results
 from iianet.training.resume import (
     SavedRun,
     refuse_other_network,
@@ -250,6 +250,8 @@ def fit(
         raise (stop.__context__ if isinstance(stop.__context__, KeyboardInterrupt) else stop) from None
     except RunStopped as stop:
         logger.warning("%s", stop)
+        if trainer.is_global_zero:
+            save_curves(folder, module.history, module.config)
         return 128 + stop.number
     except FeatureStoreError as error:
         error.exit_code = TrainingError.exit_code if module.has_stepped else FeatureStoreError.exit_code
@@ -276,13 +278,14 @@ def _end(trainer: pl.Trainer, module: SeparationModule, folder: Path, scores: Ma
     """Save the results of a run that is done, and say which epoch was the best."""
     if not trainer.is_global_zero:
         return 0
+    save_curves(folder, module.history, module.config)
     best = next((name for name in scores if (folder / name).is_file()), None)
     if best is None:
         save_ranking(folder, {})
         logger.info("no best checkpoint was kept; results: %s", folder)
         return 0
     load_best(folder, best, module.model)
-    save_results(folder, module.model, scores, module.history, module.config)
+    save_results(folder, module.model, scores)
     logger.info(
         "best: validation %s %.2f dB in epoch %d; %s, as a model %s",
         quality(module.config, "val"),

@@ -35,7 +35,7 @@ SOCKET_BYTES = 107
 """Longest path of a socket."""
 
 _parent: int | None = None
-_is_death_known = False
+_death: str | None = None
 _workers: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
 
 
@@ -166,51 +166,53 @@ def start_workers(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     Raises:
         TrainingError: A worker was killed.
     """
-    global _parent, _is_death_known
-    _parent, _is_death_known = os.getpid(), False
+    global _parent, _death
+    _parent, _death = os.getpid(), None
     before = set(multiprocessing.active_children())
     iterator = make()
     _workers.update(child for child in multiprocessing.active_children() if child not in before)
-    _explain_deaths()
+    _note_deaths()
     with _explained():
-        yield from iterator
+        for item in iterator:
+            yield item
+            if _death is not None:
+                raise RuntimeError(_death)
 
 
-def _explain_deaths() -> None:
-    """Let torch's handler of ended workers, which raises wherever this process is, raise an error of ours."""
+def _note_deaths() -> None:
+    """Let torch's handler of ended workers, which raises wherever this process is, leave that to who reads batches.
+
+    Raised within logging, say, it would leave a lock locked, and the next thread that logs would wait for ever. Who
+    waits for a batch looks after the workers every few seconds.
+    """
     handler = signal.getsignal(signal.SIGCHLD)
     in_main = threading.current_thread() is threading.main_thread()
-    if not callable(handler) or getattr(handler, "explains", False) or not in_main:
+    if not callable(handler) or getattr(handler, "notes", False) or not in_main:
         return
 
-    def explain(*arguments: Any) -> None:
-        was_known = _is_death_known
+    def note(*arguments: Any) -> None:
+        global _death
         try:
-            with _explained():
-                handler(*arguments)
-        except TrainingError:
-            if not was_known:  # else it would be raised again, wherever the error is handled just now
-                raise
+            handler(*arguments)
+        except RuntimeError as error:
+            _death = _death or str(error)
 
-    explain.explains = True  # type: ignore[attr-defined]
-    signal.signal(signal.SIGCHLD, explain)
+    note.notes = True  # type: ignore[attr-defined]
+    signal.signal(signal.SIGCHLD, note)
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
     """Say what torch's error says of a worker that ended; any other error passes as it is."""
-    global _is_death_known
     try:
         yield
     except (RuntimeError, EOFError, ConnectionError) as error:
-        if isinstance(error.__cause__, TrainingError):  # of the handler
-            raise error.__cause__ from None
+        said = _death or str(error)
         fact = "ended while it handed over a batch"
-        if str(error).startswith("DataLoader worker"):
-            fact = str(error).removeprefix("DataLoader worker").partition(". ")[0].strip()
+        if said.startswith("DataLoader worker"):
+            fact = said.removeprefix("DataLoader worker").partition(". ")[0].strip()
         elif isinstance(error, RuntimeError) or not _workers:
             raise
-        _is_death_known = True
         raise TrainingError(
             f"a loader worker {fact}. Killed: most often memory ran out (see dmesg, or the limit of the container or "
             f"job); use fewer {WORKERS_KEY} or a smaller batch_size. Bus error: {SHARED_MEMORY} is full, or a file was "

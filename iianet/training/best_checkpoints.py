@@ -2,6 +2,7 @@
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import torch
 
 from iianet.config.schema import Config
 from iianet.training.lightning_module import MONITORED, SeparationModule
-from iianet.training.results import save_results
+from iianet.training.results import save_curves, save_results
 from iianet.training.resume import checkpoint_name
 from iianet.wording import show
 
 logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_PICTURES = 20.0
+"""Drawing takes a quarter of a second, which a run of short epochs would feel."""
 
 
 def epoch_of(name: str) -> int:
@@ -25,7 +29,7 @@ def epoch_of(name: str) -> int:
 
 
 class BestCheckpoints(pl.callbacks.ModelCheckpoint):
-    """Keeps the checkpoints of the best validations, and writes the results whenever there is a new best one.
+    """Keeps the checkpoints of the best validations, writes the results of a new best one, and draws the curves.
 
     Lightning's own checkpoints name files by their whole paths, forget them where a run's folder was moved, and delete
     what they name. Here a name is one file's in the run's folder, whatever the checkpoint says.
@@ -47,6 +51,7 @@ class BestCheckpoints(pl.callbacks.ModelCheckpoint):
             enable_version_counter=False,
         )
         self.folder = Path(str(self.dirpath))
+        self._drawn_at = time.monotonic()
 
     @property
     def scores(self) -> dict[str, float]:
@@ -96,8 +101,11 @@ class BestCheckpoints(pl.callbacks.ModelCheckpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save a checkpoint where it is among the best, and the results where it is the best."""
+        assert isinstance(pl_module, SeparationModule)
         before = self.best_model_path
         super().on_validation_end(trainer, pl_module)
         if self.best_model_path != before and trainer.is_global_zero:
-            assert isinstance(pl_module, SeparationModule)
-            save_results(self.folder, pl_module.model, self.scores, pl_module.history, pl_module.config)
+            save_results(self.folder, pl_module.model, self.scores)
+        if time.monotonic() - self._drawn_at > SECONDS_BETWEEN_PICTURES and trainer.is_global_zero:
+            save_curves(self.folder, pl_module.history, pl_module.config)
+            self._drawn_at = time.monotonic()

@@ -27,17 +27,13 @@ def quality(config: Config, stage: str) -> str:
     return QUALITIES[section.sdr_type]
 
 
-def save_results(
-    folder: Path, model: IIANet, scores: Mapping[str, float], history: Sequence[Mapping[str, float]], config: Config
-) -> None:
-    """Write best_model.pth, best_k_models.json and the loss curves; each is there whole or not at all.
+def save_results(folder: Path, model: IIANet, scores: Mapping[str, float]) -> None:
+    """Write best_model.pth and best_k_models.json; each is there whole or not at all.
 
     Args:
         folder: Folder of the run.
         model: Separator with the weights of the best checkpoint.
         scores: Validation loss of each best checkpoint, by its name in the folder.
-        history: Figures of each epoch: epoch, train_loss, val_loss, lr.
-        config: Configuration of the run.
 
     Raises:
         TrainingError: A file cannot be written.
@@ -45,8 +41,6 @@ def save_results(
     save_ranking(folder, scores)
     versions = {"torch_version": torch.__version__, "pytorch_lightning_version": version("pytorch_lightning")}
     save_best_model(folder / BEST_MODEL_FILE, model, versions)
-    if history:
-        plot_curves(folder / CURVES_FILE, history, quality(config, "train"), quality(config, "val"))
 
 
 def save_ranking(folder: Path, scores: Mapping[str, float]) -> None:
@@ -60,6 +54,17 @@ def load_best(folder: Path, name: str, model: IIANet) -> None:
     state = read_checkpoint(folder / name)["state_dict"]
     assert isinstance(state, Mapping)
     model.load_state_dict({key.removeprefix(NETWORK): state[key] for key in state if key.startswith(NETWORK)})
+
+
+def save_curves(folder: Path, history: Sequence[Mapping[str, float]], config: Config) -> None:
+    """Draw the loss curves of a run whose epochs have such figures: epoch, train_loss, val_loss, lr.
+
+    Raises:
+        TrainingError: The picture cannot be written.
+    """
+    if not history:
+        return
+    plot_curves(folder / CURVES_FILE, history, quality(config, "train"), quality(config, "val"))
 
 
 def plot_curves(path: Path, history: Sequence[Mapping[str, float]], training: str, validation: str) -> None:

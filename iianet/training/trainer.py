@@ -28,6 +28,7 @@ from iianet.terminal import complain
 from iianet.training.best_checkpoints import BestCheckpoints
 from iianet.training.last_checkpoint import AtomicCheckpointIO, LastCheckpoint
 from iianet.training.progress import Bar, progress
+from iianet.training.results import quality
 from iianet.training.step_times import StepRecorder
 from iianet.training.termination import waiting
 from iianet.wording import counted
@@ -186,7 +187,7 @@ def _callbacks(config: Config, folder: RunFolder) -> list[pl.Callback]:
         *progress(training.epochs),
     ]
     if training.early_stop is not None:
-        callbacks.append(EarlyStopping(**training.early_stop.model_dump(), check_on_train_epoch_end=False))
+        callbacks.append(EarlyStopping(config))
     return callbacks
 
 
@@ -194,8 +195,25 @@ class EarlyStopping(pl.callbacks.EarlyStopping):
     """Lightning's early stopping, checked after validation, whose decision holds for a resumed run too.
 
     Lightning's checkpoints hold how long nothing improved, but a resumed run first trains another epoch; and they hold
-    the patience, which would win over the config's.
+    the patience, which would win over the config's. What it says of every validation is in the line of each epoch.
     """
+
+    def __init__(self, config: Config) -> None:
+        assert config.training.early_stop is not None
+        wishes = config.training.early_stop.model_dump()
+        self.tells, self.figure = wishes.pop("verbose"), quality(config, "val")
+        super().__init__(**wishes, verbose=False, check_on_train_epoch_end=False)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop where nothing improved for long enough, and say so."""
+        super().on_validation_end(trainer, pl_module)
+        if self.tells and trainer.should_stop and self.wait_count >= self.patience:
+            logger.info(
+                "early stop: validation %s was not above %.2f dB in the last %s (training.early_stop.patience)",
+                self.figure,
+                -float(self.best_score),
+                counted(self.wait_count, "validation"),
+            )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore everything but the patience. Raises ValueError or TypeError where it is no such state."""

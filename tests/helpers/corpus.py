@@ -208,7 +208,7 @@ def _write_config(corpus: Corpus, segment_frames: int, absolute: bool, shardwrit
         data["data_root"] = str(corpus.root)
     sizes = {"out_channels": 8, "in_channels": 8, "vin_channels": 4, "vout_channels": 4}
     values = {
-        "audionet": {"audionet_config": {**sizes, "num_blocks": 2, "upsampling_depth": 3}},
+        "audionet": {"audionet_config": {**sizes, "num_blocks": 2, "upsampling_depth": 2}},
         "videonet": {"videonet_config": {"pretrain": None, "seed": 0}},
         "training": {"gpus": None, "epochs": 1, "loggers": ["csv"]},
         "datamodule": {"data_config": data},

@@ -27,22 +27,22 @@ LIMITED = "training.limit_train_batches=3"
 ACCUMULATED = "training.accumulate_grad_batches=2"
 STOPS = {
     "in the middle of an epoch": ((), Stop("train", 8, "SIGTERM")),
-    "by Ctrl-C in the middle of an epoch": ((), Stop("train", 8, "SIGINT")),
     "in the first epoch's last step": ((), Stop("train", 5, "SIGTERM")),
-    "in the run's last step": ((), Stop("train", 15, "SIGTERM")),
     "in validation": ((), Stop("validation", 1, "SIGTERM")),
-    "in the run's last batch": ((), Stop("validation", 6, "SIGTERM")),
     "killed in the middle of an epoch": ((), Stop("train", 8, "Crash")),
     "killed in the second validation": ((), Stop("validation", 4, "Crash")),
     "before validation in an epoch": ((TWICE,), Stop("train", 2, "SIGTERM")),
+    "while gradients are accumulated": ((ACCUMULATED,), Stop("train", 8, "SIGTERM")),
+}
+MORE_STOPS = {
+    "by Ctrl-C in the middle of an epoch": ((), Stop("train", 8, "SIGINT")),
+    "in the run's last step": ((), Stop("train", 15, "SIGTERM")),
+    "in the run's last batch": ((), Stop("validation", 6, "SIGTERM")),
     "in an epoch's last validation": ((TWICE,), Stop("validation", 7, "SIGTERM")),
     "in an epoch's last step without validation": ((TWICE,), Stop("train", 5, "SIGTERM")),
     "killed in an epoch's first validation": ((TWICE,), Stop("validation", 2, "Crash")),
     "in a limited epoch's validation": ((LIMITED,), Stop("validation", 2, "SIGTERM")),
-    "while gradients are accumulated": ((ACCUMULATED,), Stop("train", 8, "SIGTERM")),
     "in bf16-mixed": (("training.precision=bf16-mixed",), Stop("train", 8, "SIGTERM")),
-}
-MORE_STOPS = {
     "in validation's last batch": ((), Stop("validation", 2, "SIGTERM")),
     "killed in an epoch's first step": ((), Stop("train", 11, "Crash")),
     "in validation in an epoch": ((TWICE,), Stop("validation", 2, "SIGTERM")),
@@ -158,6 +158,7 @@ def test_a_run_that_is_killed_goes_on_with_other_workers(
     assert_it_never_stopped(whole, steps(Path("killed")), steps(Path("resumed")), EVERY)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_ranks_goes_on_with_one(
     corpus: Corpus, store: Path, here: Path, uninterrupted: Uninterrupted
 ) -> None:

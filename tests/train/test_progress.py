@@ -16,7 +16,7 @@ from helpers.runs import EPOCHS, RESULTS, TRAIN, last, losses, run
 from matplotlib.figure import Figure
 
 from iianet.separator.blocks import Separator
-from iianet.training import progress, results
+from iianet.training import best_checkpoints, progress, results
 from iianet_cli import train_cli
 
 NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
@@ -145,6 +145,18 @@ def test_results_are_there_as_soon_as_an_epoch_is_the_best(corpus: Corpus, store
         assert run(corpus, "--shards", store, *EPOCHS)[0] == 143
     for name in (results.BEST_MODEL_FILE, results.BEST_K_FILE, results.CURVES_FILE):
         assert (RESULTS / name).exists(), name
+
+
+def test_the_loss_curves_are_drawn_while_it_runs_but_not_after_each_short_epoch(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(results, "plot_curves", lambda *given: drawn.append(len(given[1])))
+    run(corpus, "--shards", store, "--set", "training.epochs=3")
+    assert drawn == [3]
+    monkeypatch.setattr(best_checkpoints, "SECONDS_BETWEEN_PICTURES", 0.0)
+    run(corpus, "--shards", store, "--set", "training.epochs=3")
+    assert drawn == [3, 1, 2, 3, 3]
 
 
 def test_sigusr1_is_treated_as_sigterm(

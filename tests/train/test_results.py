@@ -49,10 +49,16 @@ def test_the_validation_mean_weights_examples_not_batches(corpus: Corpus, store:
     assert found[3] == pytest.approx(found[4], rel=1e-5)
 
 
-def test_early_stop_ends_a_run_that_does_not_improve(corpus: Corpus, store: Path, here: Path) -> None:
+def test_early_stop_ends_a_run_that_does_not_improve(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flat = ["--set", "optimizer.lr=0.0", "training.early_stop.patience=2", "training.epochs=9"]
     _, folder = run(corpus, "--shards", store, *flat)
-    assert len(last(folder)["history"]) == 3
+    history, said = last(folder)["history"], capsys.readouterr().err
+    assert len(history) == 3
+    best = -history[0]["val_loss"]
+    assert f"early stop: validation SI-SNR was not above {best:.2f} dB in the last 2 validations" in said
+    assert "improved" not in said, "Lightning's own words, of the loss and thus of the other sign"
 
 
 def test_a_run_that_diverges_is_an_error(

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ class Place:
 
     def restore(self) -> list[str]:
         """Undo what a case did. Returns what it had changed, made or deleted."""
-        found, expected = tree(self.root), tree(self.pristine)
+        found, expected = tree(self.root), _whole(self.pristine)
         changed = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         for name in reversed(changed):  # what lies in folders before them
             path = self.root / name
@@ -80,15 +81,24 @@ class Place:
 def tree(root: Path) -> dict[str, Status]:
     """Everything below a folder: kind, size, time and where a link leads. The times of folders do not count."""
     found: dict[str, Status] = {}
-    for folder, folders, files in os.walk(root):
-        for name in (*folders, *files):
-            path = Path(folder, name)
-            status = path.lstat()
-            is_folder = stat.S_ISDIR(status.st_mode)
-            times = (0, 0) if is_folder else (status.st_size, status.st_mtime_ns)
-            link = str(path.readlink()) if stat.S_ISLNK(status.st_mode) else ""
-            found[str(path.relative_to(root))] = (stat.S_IFMT(status.st_mode), *times, link)
+    folders = [""]
+    while folders:
+        below = folders.pop()
+        with os.scandir(os.path.join(root, below)) as entries:  # text, not paths: this is done once a case
+            for entry in entries:
+                status, name = entry.stat(follow_symlinks=False), os.path.join(below, entry.name)
+                is_folder = stat.S_ISDIR(status.st_mode)
+                if is_folder:
+                    folders.append(name)
+                times = (0, 0) if is_folder else (status.st_size, status.st_mtime_ns)
+                link = os.readlink(entry) if stat.S_ISLNK(status.st_mode) else ""
+                found[name] = (stat.S_IFMT(status.st_mode), *times, link)
     return found
+
+
+@cache
+def _whole(pristine: Path) -> dict[str, Status]:
+    return tree(pristine)
 
 
 def make_place(folder: Path) -> Place:

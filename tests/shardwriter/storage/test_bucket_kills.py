@@ -91,7 +91,9 @@ def server(s3: S3Server, tmp_path: Path) -> Iterator[S3Server]:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", ["extend", *(pytest.param(name, marks=pytest.mark.slow) for name in ("overwrite", "compact"))]
+)
 def test_a_build_that_ends_before_any_of_its_writes_is_completed_by_the_next(
     command: str,
     server: S3Server,
