@@ -9,14 +9,7 @@ from iianet.errors import StoreError
 from iianet.wording import counted
 from shardwriter.format.files import TEMPORARY_NAME
 from shardwriter.format.index import entries_of
-from shardwriter.format.names import (
-    TAR_SUFFIX,
-    index_name,
-    merged_index_name,
-    parse_shard,
-    plan_id_of,
-    tar_name,
-)
+from shardwriter.format.names import TAR_SUFFIX, index_name, merged_index_name, parse_shard, plan_id_of, tar_name
 from shardwriter.format.plan import ShardTask
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import Section

@@ -13,12 +13,7 @@ import pyarrow.compute as pc
 from iianet.errors import StoreError
 from iianet.wording import counted
 from shardwriter.corpus.manifest_data import last_of_each
-from shardwriter.format.index import (
-    INDEX_SCHEMA,
-    ShardRecord,
-    decode_index,
-    decode_shard_index,
-)
+from shardwriter.format.index import INDEX_SCHEMA, ShardRecord, decode_index, decode_shard_index
 from shardwriter.format.names import index_name, merged_index_name, parse_shard, tar_name
 from shardwriter.format.record import Identity
 from shardwriter.storage.storage import Listed, Storage

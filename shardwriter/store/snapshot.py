@@ -18,12 +18,7 @@ from shardwriter.corpus.planning import planned_manifest_tables
 from shardwriter.format.digest import digest_of
 from shardwriter.format.document import MOST_BYTES
 from shardwriter.format.index import INDEX_SCHEMA, ShardRecord
-from shardwriter.format.names import (
-    STORE_FILE,
-    TAR_SUFFIX,
-    sorted_splits,
-    tar_name,
-)
+from shardwriter.format.names import STORE_FILE, TAR_SUFFIX, sorted_splits, tar_name
 from shardwriter.format.plan import PLAN_SCHEMA, Plan, PlanHeader, decode_header, decode_plan
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
 from shardwriter.format.table import LostError
