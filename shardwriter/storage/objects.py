@@ -140,7 +140,7 @@ class Objects:
                 raise StoreError(
                     f"{self.url}/{name}: {found}: it was written again since the store was opened, or is damaged. "
                     "Start again; if that says the same, delete this object and its .index beside it, and run "
-                    "build-shards, which writes both"
+                    "build-shards, or give write_store the same samples again, whichever made the store"
                 )
             arrived.add(found)
 

@@ -218,7 +218,7 @@ class Snapshot:
             raise StoreError(
                 f"{where}: has {size:,} bytes and the digest {digest}, its index says {record.tar_size:,} and "
                 f"{record.tar_digest}: it is damaged, so nothing is read out of it. Put back what was there, or delete "
-                "it and write it again, as its build did"
+                f"it and {self.identity.writes_again}"
             )
         self._checked.add(record.shard)
         stream.seek(0)
