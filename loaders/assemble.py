@@ -13,10 +13,9 @@ from iianet.encoder.mouth import CENTER_CROP, CROP_SIZE, random_crop, view_crop
 from iianet.errors import AudioError, MouthError
 from loaders.audio import Samples
 from loaders.mixing import Mixer, dropped
-from loaders.mouths import MouthReader, MouthSegment
+from loaders.mouths import MouthSegment, read_mouth_segment
 from loaders.order import Order
-from loaders.split import LostShard, StoredEmbeddings
-from shardwriter.corpus.manifest import Manifest
+from loaders.split import LostShard, Split
 
 FLOAT_BYTES = 4
 
@@ -46,27 +45,21 @@ class Assembler:
     """Turns positions of the order into a Batch.
 
     Attributes:
-        manifest: Utterances and examples of the split.
+        split: Utterances, examples and stored embeddings.
         order: Order of the examples.
         mixer: Makes the audio.
-        mouths: Reads the npz of utterances that are not stored.
-        stored: Stored embeddings; None in raw mode.
-        num_samples: Audio samples of the segment.
         frames: Video frames of the segment.
-        samples_per_frame: Audio samples that one frame spans.
+        context_frames: Frames that the encoder sees before the segment, and after it.
         dim: Rows of an embedding.
         skip_missing: Whether a row that is not stored is left out; else it is encoded in the step.
         augment_mouth: Whether raw clips are cropped and flipped at random.
     """
 
-    manifest: Manifest
+    split: Split
     order: Order
     mixer: Mixer[int]
-    mouths: MouthReader
-    stored: StoredEmbeddings | None
-    num_samples: int
     frames: int
-    samples_per_frame: int
+    context_frames: int
     dim: int
     skip_missing: bool
     augment_mouth: bool
@@ -74,9 +67,11 @@ class Assembler:
     @property
     def batch_bytes(self) -> int:
         """Bytes of a batch; with the mouths of all its rows in raw mode, else of none."""
-        crops = 0 if self.stored else (self.frames + 2 * self.mouths.context_frames) * CROP_SIZE**2
-        value_bytes = self.stored.centre.dtype.itemsize if self.stored else FLOAT_BYTES
-        return self.order.batch_size * row_bytes(self.num_samples, self.dim * self.frames * value_bytes + crops)
+        stored, values = self.split.stored, self.dim * self.frames
+        video = FLOAT_BYTES * values + (self.frames + 2 * self.context_frames) * CROP_SIZE**2
+        if stored is not None:
+            video = stored.centre.dtype.itemsize * values
+        return self.order.batch_size * row_bytes(self.split.num_samples, video)
 
     def batch(self, epoch: int, positions: Sequence[int]) -> Batch:
         """Assemble the rows at some positions of an epoch. A row that cannot be read is left out and listed.
@@ -99,28 +94,28 @@ class Assembler:
             embedding, bytes_read = self._embeddings(rows)
         except LostShard:
             return self.batch(epoch, positions)  # without it
-        return collate(rows, lost, torch.from_numpy(embedding), self.num_samples, bytes_read)
+        return collate(rows, lost, torch.from_numpy(embedding), self.split.num_samples, bytes_read)
 
     def _key(self, example: int) -> str:
         """Key of an example's utterance."""
-        return str(self.manifest.utterances.column("key")[int(self.order.utterance_of_example[example])])
+        return str(self.split.manifest.utterances.column("key")[int(self.order.utterance_of_example[example])])
 
     def _row(self, key: str, epoch: int, position: int, example: int, utterance: int) -> Row:
         order = self.order.epoch(epoch)
         view, start, interferer = (int(column[position]) for column in (order.view, order.start, order.interferer))
-        stored = self.stored is not None and self.stored.has(utterance, view)
+        stored = self.split.stored is not None and self.split.stored.has(utterance, view)
         mouth = None if stored else self._mouth(key, epoch, position, utterance)
         mixed = self.mixer.read(
             example,
-            start * self.samples_per_frame,
+            start * self.split.samples_per_frame,
             interferer if interferer >= 0 else None,
-            int(order.interferer_start[position]) * self.samples_per_frame,
+            int(order.interferer_start[position]) * self.split.samples_per_frame,
         )
         bytes_read = mixed.bytes_read + (mouth.bytes_read if mouth else 0)
         return Row(key, mixed.mixture, mixed.target, bytes_read, mouth, (utterance, view, start) if stored else None)
 
     def _mouth(self, key: str, epoch: int, position: int, utterance: int) -> MouthSegment:
-        path = str(self.manifest.utterances.column("mouth")[utterance])
+        path = str(self.split.manifest.utterances.column("mouth")[utterance])
         if self.skip_missing:
             raise MouthError(f"{path}: not in the store, and --on_missing skip")
         order = self.order.epoch(epoch)
@@ -128,19 +123,21 @@ class Assembler:
         crop = view_crop(key, view) if view else CENTER_CROP
         if self.augment_mouth:
             crop = random_crop(self.order.augmentation(epoch, position))
-        return self.mouths.read(path, int(order.start[position]), crop)
+        npz = self.split.manifest.data_root / path
+        return read_mouth_segment(npz, int(order.start[position]), self.frames, self.context_frames, crop)
 
     def _embeddings(self, rows: Sequence[Row]) -> tuple[npt.NDArray[Any], int]:
         """The stored embeddings, zeros in other rows, and the bytes read for them."""
-        dtype = np.dtype(np.float32) if self.stored is None else self.stored.centre.dtype
+        source = self.split.stored
+        dtype = np.dtype(np.float32) if source is None else source.centre.dtype
         embedding = np.empty((max(len(rows), 1), self.dim, self.frames), dtype=dtype)
         bytes_read = 0
         for index, out in enumerate(embedding):
             stored = rows[index].stored if rows else None
-            if stored is None or self.stored is None:
+            if stored is None or source is None:
                 out.fill(0)
             else:
-                bytes_read += self.stored.read(*stored, out)
+                bytes_read += source.read(*stored, out)
         return embedding, bytes_read
 
 

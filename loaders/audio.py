@@ -1,33 +1,31 @@
 """Segments of audio: of wavs read by their paths, or out of the shards (`build-shards --audio embed`)."""
 
-import re
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iianet.errors import AudioError, ManifestError, StoreError
+from iianet.errors import AudioError, StoreError
 from loaders.order import Indices
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
 from shardwriter.corpus.wavs import open_wav
-from shardwriter.format.sample import NPY_HEADER_BYTES, decode_pcm
+from shardwriter.format.npy import NpyHeader, parse_npy_header
+from shardwriter.format.sample import AUDIO_DTYPES, NPY_HEADER_BYTES, decode_pcm
 
 Samples = npt.NDArray[np.float32]
 Recording = Path | bytes | npt.NDArray[Any]
 """Path of a wav or flac, the bytes of one, or samples in the dtype of a store."""
 Kind = Literal["source", "mixture"]
 """The target source of an example, or its own mixture."""
-Example_contra = TypeVar("Example_contra", contravariant=True)
 
 _SAMPLE_BYTES = {"PCM_U8": 1, "PCM_S8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
-_NPY = re.compile(rb"\x93NUMPY..v.\{'descr': '(<i2|<i4|<f4)', 'fortran_order': False, 'shape': \((\d+),\), \}")
-"""How an audio.npy of ours begins."""
-_DTYPES = {dtype.encode(): np.dtype(dtype) for dtype in ("<i2", "<i4", "<f4")}
 LOUDEST = 1e4
 """Samples of floats are about -1 to 1; what is larger than this is no sound, and would spoil the weights."""
 
@@ -37,13 +35,6 @@ class Segment(NamedTuple):
 
     samples: Samples
     bytes_read: int
-
-
-class Audio(Protocol[Example_contra]):
-    """The audio of examples; an example is its number in the manifest, or what a stream found in a tar."""
-
-    def read(self, kind: Kind, example: Example_contra, start: int) -> Segment:
-        """Read a segment of an example's source or mixture, from sample `start` on. Raises AudioError."""
 
 
 class WavFiles:
@@ -58,28 +49,13 @@ class WavFiles:
     def __init__(self, manifest: Manifest, num_samples: int, sample_rate: int) -> None:
         self.num_samples = num_samples
         self.sample_rate = sample_rate
-        self._manifest, self._root = manifest, manifest.data_root
+        self._root = manifest.data_root
         self._paths = {"source": manifest.examples.column("source"), "mixture": manifest.examples.column("mixture")}
 
     def read(self, kind: Kind, example: int, start: int) -> Segment:
-        """See `Audio`."""
+        """Read a segment of an example's source or mixture, from sample `start` on. Raises AudioError."""
         path = self._root / self._paths[kind][example].as_py()
         return read_segment(path, start, self.num_samples, self.sample_rate)
-
-    def refuse_unusable(self, kind: Kind, examples: Sequence[int]) -> None:
-        """Raise ManifestError where the wav of none of these examples can be used: then it is not one bad file."""
-        problems = []
-        for example in examples:
-            try:
-                self.read(kind, example, 0)
-                return
-            except AudioError as error:
-                problems.append(str(error))
-        raise ManifestError(
-            f"{self._manifest.split}: none of the first {len(problems)} wavs can be used, e.g. {problems[0]}. Relative "
-            f"paths start at {self._root}: give the right folder with --data_root; or convert the wavs, such as with "
-            f"ffmpeg -i IN.wav -ar {self.sample_rate} -ac 1 OUT.wav"
-        )
 
 
 def read_segment(
@@ -137,12 +113,13 @@ class EmbeddedAudio:
         self.wavs = wavs
         self.stored = stored
         self.reader = stored.centre
-        sources = _source_starts(manifest, recorded)
+        rows = stored.rows[0][manifest.utterance_of_example()]
+        sources = _source_starts(manifest, recorded, self.reader.store_of(rows))
         self._starts = {"source": sources, "mixture": sources + manifest.num_samples()}
-        self._rows = np.where(sources < 0, -1, stored.rows[0][manifest.utterance_of_example()])
+        self._rows = np.where(sources < 0, -1, rows)
 
     def read(self, kind: Kind, example: int, start: int) -> Segment:
-        """See `Audio`."""
+        """See `WavFiles.read`."""
         row = int(self._rows[example])
         if row < 0 or self.stored.is_damaged(shard := int(self.reader.shard_of[row])):
             return self.wavs.read(kind, example, start)
@@ -158,32 +135,46 @@ class EmbeddedAudio:
         assert self.reader.audio_offsets is not None
         npy = self.reader.files.content(int(self.reader.shard_of[row]))[int(self.reader.audio_offsets[row]) :]
         header = npy[:NPY_HEADER_BYTES].tobytes()
-        match = _NPY.match(header)
-        if match is None or first + count > int(match[2]):
+        found = _audio_header(header)
+        if found is None or first + count > found.shape[0]:
             raise StoreError(
                 f"{self._where(row)} begins with {header[:80]!r}; expected {first + count} samples or more, of int16, "
                 "int32 or float32. The store is damaged: see inspect-shards --verify, and build it again."
             )
-        dtype = _DTYPES[match[1]]
-        begin = NPY_HEADER_BYTES + first * dtype.itemsize
-        return npy[begin : begin + count * dtype.itemsize].view(dtype)
+        begin = found.data_offset + first * found.dtype.itemsize
+        return npy[begin : begin + count * found.dtype.itemsize].view(found.dtype)
 
     def _where(self, row: int) -> str:
         tar = self.reader.files.tars[int(self.reader.shard_of[row])]
         return f"{tar.where}: {self.reader.key(row)}: audio.npy"
 
 
-def _source_starts(manifest: Manifest, recorded: Sequence[Manifest]) -> Indices:
-    """First sample of each example's source in its utterance's audio.npy; -1 where no store has it.
+@lru_cache(maxsize=4096)
+def _audio_header(content: bytes) -> NpyHeader | None:
+    """What an audio.npy says of itself in its first bytes; None where no store writes it so."""
+    with suppress(ValueError):
+        header = parse_npy_header(content)
+        if len(header.shape) == 1 and header.dtype in map(np.dtype, AUDIO_DTYPES):
+            return header
+    return None
+
+
+def _source_starts(manifest: Manifest, recorded: Sequence[Manifest], store_of: Indices) -> Indices:
+    """First sample of each example's source in its utterance's audio.npy; -1 where that does not hold it.
 
     The order of the examples in a store is that of the lists it was built from, which may have changed since.
+
+    Args:
+        manifest: Examples.
+        recorded: What each store recorded; of an utterance that it could not store, too.
+        store_of: Number of the store that holds each example's utterance, -1 where none does.
     """
     starts = np.full(len(manifest.examples), -1, dtype=np.int64)
     identities = _example_identities(manifest)
-    for part in recorded:
-        rows = pc.index_in(identities, value_set=_example_identities(part))
-        known = np.asarray(pc.is_valid(rows), dtype=np.bool_)
-        starts[known] = _recorded_starts(part)[np.asarray(pc.fill_null(rows, 0), dtype=np.int64)[known]]
+    for number, part in enumerate(recorded):
+        rows = np.asarray(pc.fill_null(pc.index_in(identities, value_set=_example_identities(part)), -1))
+        held = (store_of == number) & (rows >= 0)
+        starts[held] = _recorded_starts(part)[rows[held]]
     return starts
 
 

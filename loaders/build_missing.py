@@ -24,16 +24,26 @@ class BuildMissing(pl.Callback):
         config: Configuration of the run.
         store: Folder of the one store.
         data: Datamodule whose splits are opened again.
+
+    Raises:
+        StoreError: Something is missing, and the store cannot be written; before anything of the run is.
     """
 
     def __init__(self, config: Config, store: Folder, data: SeparationData) -> None:
         self.config = config
         self.store = store
         self.data = data
+        if self._is_something_missing:
+            with store.write_lock(patient=True):  # of several ranks each looks
+                pass
+
+    @property
+    def _is_something_missing(self) -> bool:
+        return any(len(split.missing) for split in self.data.splits.values())
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
         """Build, if anything is missing; on every rank, before the loaders are made. Raises FeatureStoreError."""
-        if not any(len(split.missing) for split in self.data.splits.values()):
+        if not self._is_something_missing:
             return
         options = BuildOptions(splits=tuple(self.data.splits), device=trainer.strategy.root_device)
         build = prepare(self.config, self.store, options)

@@ -1,28 +1,32 @@
 """The LightningDataModule: manifests, stores and order of a config -> one loader a split."""
 
 import logging
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from iianet.config.schema import Config
-from iianet.errors import ConfigError, ManifestError
+from iianet.errors import AudioError, ConfigError, ManifestError, MouthError
 from iianet.launch import usable_cores
 from loaders.assemble import Assembler
-from loaders.audio import Audio, EmbeddedAudio, Kind, WavFiles
+from loaders.audio import EmbeddedAudio, Kind, WavFiles
 from loaders.dataset import BatchLoader, ExampleDataset
+from loaders.embeddings.epochs import BEGINNING, Position
 from loaders.mixing import Mixer
-from loaders.mouths import MouthReader
 from loaders.order import Order
 from loaders.read_ahead import ReadAhead
-from loaders.split import PROBED_FILES, Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
-from shardwriter.corpus.manifest import manifest_folders
+from loaders.split import Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
+from shardwriter.corpus.manifest import Manifest, manifest_folders
+from shardwriter.corpus.mouth_npz import read_mouth_npz
 from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
+
+PROBED_FILES = 8
+"""Files of which one must be fit to train on, else the run does not start."""
 
 
 class RankedData(pl.LightningDataModule):
@@ -48,6 +52,16 @@ class RankedData(pl.LightningDataModule):
     def num_nodes(self) -> int:
         """Machines of the run."""
         return int(self._trainer.num_nodes) if self._trainer else 1
+
+    def order_facts(self) -> dict[str, Any]:
+        """What decides the order of the examples, for checkpoints; not the ranks, which may change while the global
+        batch stays what it is."""
+        return {
+            "seed": self.config.training.seed,
+            "segment": self.options.segment,
+            "segment_start": self.options.segment_start,
+            "dynamic_mixing": self.config.datamodule.dynamic_mixing,
+        }
 
     def loader_options(self, most_workers: int, unit: str) -> dict[str, Any]:
         """Options of a DataLoader, with num_workers as configured, but no more than there are cores or shards."""
@@ -86,7 +100,7 @@ class SeparationData(RankedData):
         self.snapshots = tuple(snapshots)
         self.build_command = build_command
         self.will_build = will_build
-        self._position = {"epoch": 0, "batch": 0}
+        self._position: dict[str, int] = BEGINNING._asdict()
         self._train_loader: BatchLoader | None = None
 
     def prepare_splits(self) -> None:
@@ -110,12 +124,8 @@ class SeparationData(RankedData):
             for split, manifest in manifests.items()
         }
         warn_of_idle_stores(opened.values())
-        for split, one in opened.items():
-            kinds: list[Kind] = ["source"]
-            if split != "train" or not self.config.datamodule.dynamic_mixing:
-                kinds.append("mixture")
-            for kind in kinds if one.stored is None or one.stored.centre.audio_offsets is None else ():
-                self._wavs(one).refuse_unusable(kind, one.eligible[:PROBED_FILES].tolist())
+        for one in opened.values():
+            self._refuse_unusable(one)
         return opened
 
     def reopen(self, snapshots: Sequence[Snapshot]) -> None:
@@ -126,8 +136,7 @@ class SeparationData(RankedData):
 
     def train_dataloader(self) -> BatchLoader:
         """Permuted epochs, the last incomplete global batch left out."""
-        self._train_loader = self._loader("train")
-        self._train_loader.load_state_dict(self._position)
+        self._train_loader = self._loader("train", Position(**self._position))
         return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
@@ -143,18 +152,13 @@ class SeparationData(RankedData):
         self._position = dict(state_dict)
 
     def order_facts(self) -> dict[str, Any]:
-        """What decides the order of the examples, for checkpoints; not the ranks, which may change while the global
-        batch stays what it is."""
-        data = self.options
+        """See `RankedData.order_facts`."""
         return {
+            **super().order_facts(),
             **{f"{split} manifest": opened.manifest.digest() for split, opened in self.splits.items()},
-            "seed": self.config.training.seed,
-            "segment": data.segment,
-            "segment_start": data.segment_start,
-            "dynamic_mixing": self.config.datamodule.dynamic_mixing,
-            "block_size": data.block_size,
-            "window_blocks": data.window_blocks,
-            "order_lanes": data.order_lanes,
+            "block_size": self.options.block_size,
+            "window_blocks": self.options.window_blocks,
+            "order_lanes": self.options.order_lanes,
             "views": self.splits["train"].views,
         }
 
@@ -183,34 +187,27 @@ class SeparationData(RankedData):
             )
         return order
 
-    def _loader(self, split: str) -> BatchLoader:
+    def _loader(self, split: str, start: Position = BEGINNING) -> BatchLoader:
         opened, order = self.splits[split], self.order(split)
-        encoder = self.config.encoder
-        frames = round(self.options.segment * encoder.fps)
+        encoder, stored = self.config.encoder, opened.stored
         assembler = Assembler(
-            manifest=opened.manifest,
+            split=opened,
             order=order,
-            mixer=Mixer(audio=self._audio(opened), normalise=self.options.normalize_audio),
-            mouths=MouthReader(
-                data_root=opened.manifest.data_root, frames=frames, context_frames=encoder.context_frames
-            ),
-            stored=opened.stored,
-            num_samples=opened.num_samples,
-            frames=frames,
-            samples_per_frame=opened.samples_per_frame,
+            mixer=Mixer(read_audio=self._audio(opened).read, normalise=self.options.normalize_audio),
+            frames=round(self.options.segment * encoder.fps),
+            context_frames=encoder.context_frames,
             dim=encoder.dim,
-            skip_missing=opened.stored is not None and self.options.on_missing == "skip",
-            augment_mouth=split == "train" and opened.stored is None and self.options.augment_mouth,
+            skip_missing=stored is not None and self.options.on_missing == "skip",
+            augment_mouth=split == "train" and stored is None and self.options.augment_mouth,
         )
-        files, give_up = (opened.stored.files, opened.stored.give_up) if opened.stored else ([], None)
+        files, give_up = (stored.files, stored.give_up) if stored else ([], None)
         ahead = ReadAhead(files, self.options.read_ahead_windows, give_up)
         return BatchLoader(
-            ExampleDataset(assembler, self.rank, ahead),
-            advance_epoch=split == "train",
+            ExampleDataset(assembler, self.rank, ahead, start=start, advances=split == "train"),
             **self.loader_options(usable_cores(), "cores"),
         )
 
-    def _audio(self, opened: Split) -> Audio[int]:
+    def _audio(self, opened: Split) -> WavFiles | EmbeddedAudio:
         manifest, stored = opened.manifest, opened.stored
         wavs = self._wavs(opened)
         if stored is None or stored.centre.audio_offsets is None:
@@ -218,6 +215,21 @@ class SeparationData(RankedData):
         root = manifest.data_root if len(self.snapshots) == 1 else None
         recorded = recorded_manifests(self.config, self.snapshots, manifest.split, root, complete=True)
         return EmbeddedAudio(manifest, stored, recorded, wavs)
+
+    def _refuse_unusable(self, opened: Split) -> None:
+        """Raise ManifestError where none of the first npz or wavs that a split reads can be used."""
+        manifest, stored, wavs = opened.manifest, opened.stored, self._wavs(opened)
+        if stored is None:
+            mouths = manifest.utterances.column("mouth")
+            paths = (manifest.data_root / str(mouths[row]) for row in opened.used[:PROBED_FILES].tolist())
+            _refuse_all(manifest, "npz", (partial(read_mouth_npz, path) for path in paths), "make the npz again")
+        if stored is None or stored.centre.audio_offsets is None:
+            cure = f"convert the wavs, such as with ffmpeg -i IN.wav -ar {self.options.sample_rate} -ac 1 OUT.wav"
+            is_mixed = manifest.split == "train" and self.config.datamodule.dynamic_mixing
+            kinds: tuple[Kind, ...] = ("source",) if is_mixed else ("source", "mixture")
+            for kind in kinds:
+                examples = opened.eligible[:PROBED_FILES].tolist()
+                _refuse_all(manifest, "wavs", (partial(wavs.read, kind, example, 0) for example in examples), cure)
 
     def _wavs(self, opened: Split) -> WavFiles:
         return WavFiles(opened.manifest, opened.num_samples, self.options.sample_rate)
@@ -231,3 +243,18 @@ class SeparationData(RankedData):
                 "the nodes, so that each reads its own part of the shards"
             )
         return lanes
+
+
+def _refuse_all(manifest: Manifest, what: str, readers: Iterable[Callable[[], object]], cure: str) -> None:
+    """Raise ManifestError where none of some files can be read: that is no bad file, but a wrong folder or format."""
+    problems = []
+    for read in readers:
+        try:
+            read()
+            return
+        except (AudioError, MouthError) as error:
+            problems.append(str(error))
+    raise ManifestError(
+        f"{manifest.split}: none of the first {len(problems)} {what} can be used, e.g. {problems[0]}. Relative paths "
+        f"start at {manifest.data_root}: give the right folder with --data_root; or {cure}"
+    )

@@ -1,5 +1,6 @@
 """Mixtures and targets: read as the corpus mixed them (static), or mixed in each epoch (dynamic)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from iianet.batch import Dropped
 from iianet.errors import AudioError, FeatureStoreError
-from loaders.audio import Audio, Samples
+from loaders.audio import Kind, Samples, Segment
 
 Example = TypeVar("Example")
 EPSILON = 1e-8
@@ -31,11 +32,11 @@ class Mixer(Generic[Example]):
     """Makes the audio of examples.
 
     Attributes:
-        audio: Reads the sources and mixtures.
+        read_audio: Reads a segment of an example's source or mixture, from a sample on; raises AudioError.
         normalise: Whether to bring mixtures to unit variance.
     """
 
-    audio: Audio[Example]
+    read_audio: Callable[[Kind, Example, int], Segment]
     normalise: bool
 
     def read(self, example: Example, start: int, interferer: Example | None = None, interferer_start: int = 0) -> Mixed:
@@ -50,12 +51,12 @@ class Mixer(Generic[Example]):
         Raises:
             AudioError: A recording cannot be read; InterfererError where it is the interferer's.
         """
-        target, first = self.audio.read("source", example, start)
+        target, first = self.read_audio("source", example, start)
         if interferer is None:
-            mixture, second = self.audio.read("mixture", example, start)
+            mixture, second = self.read_audio("mixture", example, start)
         else:
             try:
-                added, second = self.audio.read("source", interferer, interferer_start)
+                added, second = self.read_audio("source", interferer, interferer_start)
             except AudioError as error:
                 raise InterfererError(str(error)) from error
             mixture = target + added

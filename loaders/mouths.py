@@ -1,6 +1,5 @@
 """Mouth frames as a training step takes them: cropped, and cut to what the segment needs."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,33 +24,21 @@ class MouthSegment(NamedTuple):
     bytes_read: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class MouthReader:
-    """Reads mouths of a corpus.
+def read_mouth_segment(path: Path, start: int, frames: int, context_frames: int, crop: Crop) -> MouthSegment:
+    """Read a clip's segment.
 
-    Attributes:
-        data_root: Folder that paths are relative to.
+    Args:
+        path: Path of the npz.
+        start: First frame of the segment; where the clip is shorter, its last one.
         frames: Video frames of the segment.
         context_frames: Frames that the encoder sees before the segment, and after it.
+        crop: Part of each frame to cut out.
+
+    Raises:
+        MouthError: The npz cannot be used.
     """
-
-    data_root: Path
-    frames: int
-    context_frames: int
-
-    def read(self, mouth: str, start: int, crop: Crop) -> MouthSegment:
-        """Read a clip's segment.
-
-        Args:
-            mouth: Path of the npz, relative to data_root.
-            start: First frame of the segment; where the clip is shorter, its last one.
-            crop: Part of each frame to cut out.
-
-        Raises:
-            MouthError: The npz cannot be used.
-        """
-        npz = read_mouth_npz(self.data_root / mouth)
-        first = min(start, len(npz.frames) - 1)
-        lead = min(first, self.context_frames)
-        frames = crop.apply(npz.frames[first - lead : first + self.frames + self.context_frames])
-        return MouthSegment(torch.from_numpy(frames), lead, npz.source.size or 0)
+    npz = read_mouth_npz(path)
+    first = min(start, len(npz.frames) - 1)
+    lead = min(first, context_frames)
+    cropped = crop.apply(npz.frames[first - lead : first + frames + context_frames])
+    return MouthSegment(torch.from_numpy(cropped), lead, npz.source.size or 0)

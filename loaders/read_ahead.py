@@ -7,19 +7,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import sleep
+from typing import IO
 
 import numpy as np
 import torch
-import xxhash
 from torch.utils.data import get_worker_info
 
 from iianet.errors import StoreError
 from loaders.order import Indices
 from loaders.reader import ShardFiles, unreadable
 from loaders.workers import shared_zeros
+from shardwriter.format.digest import digest_of
 
-CHUNK_BYTES = 4 << 20
-"""Bytes read at a time: the memory that reading ahead takes; the rest stays in the page cache, which gives way."""
 WAIT_SECONDS = 0.01
 """How long to wait for another worker before looking again."""
 
@@ -106,23 +105,17 @@ class ReadAhead:
     def _read(self, shard: int) -> None:
         try:
             descriptor, is_checked = self.tars[shard].open()
-            try:
+            with os.fdopen(descriptor, "rb", buffering=0) as stream:
                 self.checked[shard] |= is_checked
                 if self.checked[shard]:
                     _will_need(descriptor)
                 else:
-                    self._check(shard, descriptor)
-            finally:
-                os.close(descriptor)
+                    self._check(shard, stream)
         except OSError as error:
             raise unreadable(self.tars[shard], error) from error
 
-    def _check(self, shard: int, descriptor: int) -> None:
-        digest, buffer, offset = xxhash.xxh3_64(), bytearray(CHUNK_BYTES), 0
-        while count := os.preadv(descriptor, [buffer], offset):
-            digest.update(memoryview(buffer)[:count])
-            offset += count
-        if (found := digest.hexdigest()) != self.tars[shard].digest:
+    def _check(self, shard: int, stream: IO[bytes]) -> None:
+        if (found := digest_of(stream)[0]) != self.tars[shard].digest:
             cure = "Delete it and run build-shards, which writes it again."
             if self.tars[shard].forget():
                 cure = "The copy in the cache is deleted; the next run downloads it again."

@@ -40,6 +40,7 @@ class StoreReader:
 
     Attributes:
         identity: Encoder, preprocessing and layout of the embeddings.
+        stores: Names of the stores.
         keys: Keys of the stored utterances, without their view, in the order of the shards, `(utterances,)`.
         frames: Length of each embedding, `(utterances,)`.
         shard_of: Number of each utterance's shard in `files`, `(utterances,)`.
@@ -89,6 +90,13 @@ class StoreReader:
     def rows_of(self, keys: pa.Array) -> Indices:
         """Row of each key, -1 where it is not stored."""
         return np.asarray(pc.fill_null(pc.index_in(keys, value_set=self.keys), -1), dtype=np.int64)
+
+    def store_of(self, rows: Indices) -> Indices:
+        """Number in `stores` of the one that holds each of some rows, -1 for the row -1."""
+        store_of_shard = np.array([self.stores.index(tar.storage.name) for tar in self.files.tars], dtype=np.int64)
+        stores = np.full_like(rows, -1)
+        stores[rows >= 0] = store_of_shard[self.shard_of[rows[rows >= 0]]]
+        return stores
 
     def key(self, row: int) -> str:
         """Key of a row."""

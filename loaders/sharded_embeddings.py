@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import get_worker_info
 
 from iianet.errors import ConfigError, StoreError
 from iianet.wording import show
-from loaders.embeddings.epochs import Epochs, Position, Progress
+from loaders.embeddings.epochs import EpochDataset, Epochs, Position
 from loaders.embeddings.place import place_of, refuse_other_group, whole_number
 from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead, worker_share
@@ -76,7 +76,7 @@ class EmbeddingBatch:
         return len(self.keys)
 
 
-class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
+class ShardedEmbeddings(EpochDataset[EmbeddingBatch]):
     """Every stored utterance of a split once an epoch, batch by batch; each iteration is the next epoch.
 
     Iterate over it, or over `DataLoader(dataset, batch_size=None, num_workers=any)`: the batches do not depend on the
@@ -100,6 +100,9 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         window_blocks: Blocks that are mixed.
         read_ahead_windows: Windows whose shards are read before they are needed, each checked against its digest once;
             0 does neither.
+
+    Attributes:
+        epochs: Which epoch the next iteration reads, and how far this one has come.
 
     Raises:
         StoreError: There is no such store or split, or it has no utterances.
@@ -154,18 +157,14 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         self._cut_names = cut_names(snapshot, split, self.reader.keys)
         self._metadata_files = ShardFiles(self.reader.files.tars)  # batches may be read ahead by a thread meanwhile
         self._read_ahead = ReadAhead([self.reader.files], whole_number("read_ahead_windows", read_ahead_windows, 0))
-        self._epochs = Epochs(whole_number("epoch", epoch, 0))
-        self._progress = Progress()
+        self.epochs = Epochs(len(self), Position(whole_number("epoch", epoch, 0), 0))
+        middling = self.order.batch_size * self.reader.identity.dim * self.reader.frames.mean()
+        self.batch_bytes = int(middling * self.reader.dtype.itemsize)
         pa.default_memory_pool().release_unused()  # Arrow would keep the memory of the plans
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration, in every worker."""
-        self.seek(whole_number("epoch", epoch, 0))
-
-    def seek(self, epoch: int, batch: int = 0) -> None:
-        """Let the next iteration begin at a batch of an epoch, in every worker."""
-        self._progress = Progress()
-        self._epochs.seek(epoch, batch) if batch < len(self) else self._epochs.seek(epoch + 1)
+        self.epochs.seek(Position(whole_number("epoch", epoch, 0), 0))
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the next batch, of iterations in this process.
@@ -173,17 +172,17 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         Raises:
             ConfigError: Workers read the batches, ahead of their use.
         """
-        if get_worker_info() is not None or self._epochs.is_read_by_workers:
+        if get_worker_info() is not None or self.epochs.is_read_by_workers:
             raise ConfigError(
                 "ShardedEmbeddings.state_dict: its batches are read by workers, ahead of their use, so the dataset "
                 "does not know which were used. Iterate over loaders.EmbeddingLoader(dataset, num_workers=...) instead "
                 "of a DataLoader, and take the state_dict of that; or begin at an epoch with set_epoch"
             )
-        return self.state_at(self._progress.position or self.next)
+        return self.state_at(self.epochs.position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume where `state_dict` was taken. Raises ConfigError where that was another order of batches."""
-        self.seek(*self.position_of(state))
+        self.epochs.seek(self.position_of(state))
 
     def state_at(self, position: Position) -> dict[str, Any]:
         """State of a position, with what its order follows from."""
@@ -222,15 +221,9 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
         """Batches of an epoch, on this rank as on every other."""
         return self.order.num_batches
 
-    @property
-    def batch_bytes(self) -> int:
-        """Bytes of a batch of embeddings of middling length."""
-        values = self.order.batch_size * self.reader.identity.dim * self.reader.frames.mean()
-        return int(values * self.reader.dtype.itemsize)
-
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         position = self.begin()
-        return self.counted(sendable(map(self.batch, self.rows(position))), position)
+        return self.epochs.count(sendable(map(self.batch, self.rows(position))), position)
 
     def __getitem__(self, index: object) -> Never:
         raise ConfigError(
@@ -238,20 +231,11 @@ class ShardedEmbeddings(IterableDataset[EmbeddingBatch]):
             "shardwriter.open_store(store, split)[key]; for a shuffled one, take shuffle here and not in the DataLoader"
         )
 
-    @property
-    def next(self) -> Position:
-        """Where the next iteration begins."""
-        return self._epochs.next
-
     def begin(self) -> Position:
         """Begin an iteration in this process, and give its first batch."""
         if not self._is_placed:
             refuse_other_group(self.rank, self.order.world_size)
-        return self._epochs.begin()
-
-    def counted(self, batches: Iterator[EmbeddingBatch], position: Position) -> Iterator[EmbeddingBatch]:
-        """The batches from a position on, counted for `state_dict` as they are handed out."""
-        return self._progress.count(batches, position, len(self))
+        return self.epochs.begin()
 
     def rows(self, position: Position | None = None) -> Iterator[Indices]:
         """Rows of the reader, batch by batch, of this worker; their shards are read ahead meanwhile."""

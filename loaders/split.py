@@ -22,12 +22,11 @@ from loaders.reader import OPEN_SHARDS, ShardFiles, StoreReader
 from loaders.workers import shared_zeros
 from shardwriter.corpus.manifest import Manifest, arrange, is_listed, load_manifests, manifest_folders
 from shardwriter.corpus.outside import refuse_outside
-from shardwriter.format.names import parse_view_split, view_split
+from shardwriter.format.names import count_views, view_split
 from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
-PROBED_FILES = 8
 NAMED_MISSING = 5
 
 
@@ -110,13 +109,20 @@ class StoredEmbeddings:
         is_strict: Whether a shard that turns out to be damaged is an error; else its utterances count as missing.
     """
 
-    def __init__(self, manifest: Manifest, readers: Sequence[StoreReader], is_strict: bool) -> None:
-        self.readers = tuple(readers)
+    def __init__(self, snapshots: Sequence[Snapshot], manifest: Manifest, views: int, *, is_strict: bool) -> None:
+        """Open the centre crops and `views` augmented views of a manifest's split."""
+        self.readers = tuple(StoreReader(snapshots, view_split(manifest.split, view)) for view in range(views + 1))
         keys = manifest.utterances.column("key")
-        self.rows = np.stack([reader.rows_of(keys) for reader in readers])
+        self.rows = np.stack([reader.rows_of(keys) for reader in self.readers])
         self.is_strict = is_strict
-        self._first = np.cumsum([0, *(len(reader.files.tars) for reader in readers)])
-        self._shared = shared_zeros(int(self._first[-1]), torch.bool)
+        for files in self.files:
+            files.most_open = max(OPEN_SHARDS // len(self.readers), 2)
+        self._shards = np.full_like(self.rows, -1)
+        first = 0
+        for reader, rows, shards in zip(self.readers, self.rows, self._shards, strict=True):
+            shards[rows >= 0] = reader.shard_of[rows[rows >= 0]] + first
+            first += len(reader.files.tars)
+        self._shared = shared_zeros(first, torch.bool)
         self._damaged: npt.NDArray[np.bool_] = self._shared.numpy()  # the same memory; torch takes long for one value
 
     def __getstate__(self) -> dict[str, Any]:
@@ -140,20 +146,15 @@ class StoredEmbeddings:
         """Shards of each reader."""
         return [reader.files for reader in self.readers]
 
-    def missing(self) -> npt.NDArray[np.bool_]:
-        """Whether a view of an utterance is not stored, `(utterances,)`."""
-        return np.asarray((self.rows < 0).any(axis=0), dtype=np.bool_)
-
     def stores_of(self, utterances: Indices) -> list[str]:
         """The stores that hold embeddings of some utterances."""
-        rows = self.rows[0, utterances]
-        shards = np.unique(self.centre.shard_of[rows[rows >= 0]]).tolist()
-        holding = {self.centre.files.tars[shard].storage.name for shard in shards}
-        return [store for store in self.centre.stores if store in holding]
+        holding = np.unique(self.centre.store_of(self.rows[0, utterances]))
+        return [self.centre.stores[number] for number in holding.tolist() if number >= 0]
 
     def has(self, utterance: int, view: int) -> bool:
         """Whether an embedding is stored, in a shard that is not known to be damaged."""
-        return bool(self.rows[view, utterance] >= 0) and not self.is_damaged(self._shard(utterance, view))
+        shard = int(self._shards[view, utterance])
+        return shard >= 0 and not self.is_damaged(shard)
 
     def is_damaged(self, shard: int) -> bool:
         """Whether a shard was found damaged, by any worker."""
@@ -168,7 +169,7 @@ class StoredEmbeddings:
         try:
             return self.readers[view].read_segment(int(self.rows[view, utterance]), start, out)
         except StoreError as error:
-            self.give_up(self._shard(utterance, view), error)
+            self.give_up(int(self._shards[view, utterance]), error)
             raise LostShard(str(error)) from error
 
     def give_up(self, shard: int, error: StoreError) -> None:
@@ -184,23 +185,8 @@ class StoredEmbeddings:
 
     def shard_of(self, utterances: Indices, views: Indices) -> Indices:
         """Number of the shard of each view of an utterance; -1 where it is not stored."""
-        rows = self.rows[views, utterances]
-        shards = np.full(len(rows), -1, dtype=np.int64)
-        for view, reader in enumerate(self.readers):
-            chosen = (views == view) & (rows >= 0)
-            shards[chosen] = reader.shard_of[rows[chosen]] + self._first[view]
+        shards: Indices = self._shards[views, utterances]
         return shards
-
-    def _shard(self, utterance: int, view: int) -> int:
-        return int(self._first[view]) + int(self.readers[view].shard_of[self.rows[view, utterance]])
-
-
-def open_stored(snapshots: Sequence[Snapshot], manifest: Manifest, views: int, *, is_strict: bool) -> StoredEmbeddings:
-    """Open the centre crops and `views` augmented views of a manifest's split."""
-    readers = [StoreReader(snapshots, view_split(manifest.split, view)) for view in range(views + 1)]
-    for reader in readers:
-        reader.files.most_open = max(OPEN_SHARDS // len(readers), 2)
-    return StoredEmbeddings(manifest, readers, is_strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +215,7 @@ class Split:
     @cached_property
     def missing(self) -> Indices:
         """Those of them that are not stored in all views; none in raw mode."""
-        return self.used[self.stored.missing()[self.used]] if self.stored else self.used[:0]
+        return self.used[(self.stored.rows[:, self.used] < 0).any(axis=0)] if self.stored else self.used[:0]
 
     @cached_property
     def spare_frames(self) -> Indices:
@@ -255,15 +241,15 @@ def open_split(
         will_build: Whether they will be added before the first epoch.
 
     Raises:
-        FeatureStoreError: No example is left, files are not there, or some are missing and on_missing is error.
+        FeatureStoreError: No example is left, or utterances are missing and on_missing is error.
     """
     options = config.datamodule.data_config
     num_samples = round(options.segment * options.sample_rate)
     eligible = _eligible_examples(options, manifest, num_samples)
     stored = None
     if snapshots:
-        views = _num_views(options, snapshots, manifest.split)
-        stored = open_stored(snapshots, manifest, views, is_strict=options.on_missing == "error")
+        views = _num_views(options, snapshots, manifest.split, config.shardwriter.views if will_build else 0)
+        stored = StoredEmbeddings(snapshots, manifest, views, is_strict=options.on_missing == "error")
     split = Split(
         manifest=manifest,
         stored=stored,
@@ -271,19 +257,16 @@ def open_split(
         num_samples=num_samples,
         samples_per_frame=options.sample_rate // config.encoder.fps,
     )
-    if stored is None:
-        _probe_mouths(manifest, [manifest.utterances[int(index)].mouth for index in split.used[:PROBED_FILES]])
-    else:
+    if stored is not None:
         _report_missing(split, stored, options, build_command, will_build)
     return split
 
 
-def _num_views(options: DataConfig, snapshots: Sequence[Snapshot], split: str) -> int:
-    """How many augmented views training draws from: by default those that all stores plan."""
+def _num_views(options: DataConfig, snapshots: Sequence[Snapshot], split: str, to_be_built: int) -> int:
+    """How many augmented views training draws from: by default those that all stores plan, or that will be built."""
     if split != "train":
         return 0
-    planned = [[parse_view_split(name) for name in snapshot.splits] for snapshot in snapshots]
-    found = min(max((view for base, view in names if base == split), default=0) for names in planned)
+    found = max(min(count_views(snapshot.splits) for snapshot in snapshots), to_be_built)
     if options.views is not None and options.views > found:
         raise StoreError(
             f"{snapshots[0].storage.name}: has {found} views, datamodule.data_config.views asks for {options.views}; "
@@ -348,13 +331,3 @@ def warn_of_idle_stores(splits: Iterable[Split]) -> None:
                 "take lists, such as [A/tr, B/tr]",
                 store,
             )
-
-
-def _probe_mouths(manifest: Manifest, paths: Sequence[str]) -> None:
-    """Raise ManifestError where the first files are all missing: that is a wrong folder, not a bad file."""
-    files = [Path(manifest.data_root / path) for path in paths]
-    if not any(file.is_file() for file in files):
-        raise ManifestError(
-            f"{manifest.split}: none of the first {len(files)} npz exists, e.g. {files[0]}. Relative paths start at "
-            f"{manifest.data_root}; give the right folder with --data_root."
-        )

@@ -12,6 +12,7 @@ starts over.
 
 import io
 import logging
+import math
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import torch
+import xxhash
 from torch import Tensor
-from torch.utils.data import IterableDataset
 from webdataset import DataPipeline, SimpleShardList, batched, shuffle
 
 from iianet.batch import Batch, Dropped, fit_frames
@@ -36,6 +37,7 @@ from loaders.assemble import FLOAT_BYTES, Row, collate, row_bytes
 from loaders.audio import Kind, Recording, Segment, read_segment
 from loaders.datamodule import RankedData
 from loaders.dataset import TimedLoader
+from loaders.embeddings.epochs import EpochDataset, Epochs, Position
 from loaders.matching import record_beside, refuse_other_encoder_of_tars
 from loaders.mixing import Mixer, dropped
 from loaders.read_ahead import Share, worker_share
@@ -129,19 +131,7 @@ def with_interferers(examples: Iterable[StreamExample]) -> Iterator[tuple[Stream
     yield from ((each, before) for each in group)
 
 
-class StreamAudio(NamedTuple):
-    """The audio of streamed examples, see `loaders.audio.Audio`."""
-
-    num_samples: int
-    sample_rate: int
-
-    def read(self, kind: Kind, example: StreamExample, start: int) -> Segment:
-        """See `Audio`."""
-        recording = example.source if kind == "source" else example.mixture
-        return read_segment(recording, start, *self, name=sample_name(example.sample))
-
-
-class StreamDataset(IterableDataset[Batch]):
+class StreamDataset(EpochDataset[Batch]):
     """Batches of one split on one rank.
 
     In training each worker of each rank reads shards of its own. In validation each rank reads all shards and takes its
@@ -159,23 +149,20 @@ class StreamDataset(IterableDataset[Batch]):
         self.seed, self.dynamic_mixing = config.training.seed, config.datamodule.dynamic_mixing
         self.options = options = config.datamodule.data_config
         self.batches = options.stream_batches if split == TRAIN else None
-        self.audio = StreamAudio(round(options.segment * options.sample_rate), options.sample_rate)
-        self.mixer = Mixer(audio=self.audio, normalise=options.normalize_audio)
+        self.num_samples = round(options.segment * options.sample_rate)
+        self.mixer = Mixer(read_audio=self._read_audio, normalise=options.normalize_audio)
         self.dim, self.samples_per_frame = config.encoder.dim, options.sample_rate // config.encoder.fps
         self.frames = round(options.segment * config.encoder.fps)
         self.too_short = shared_zeros(max(num_workers, 1))
-        self._epoch = shared_zeros(1)
+        self.epochs = Epochs(math.inf if self.batches is None else self.batches)
+        self.batch_bytes = options.batch_size * row_bytes(self.num_samples, self.dim * self.frames * FLOAT_BYTES)
         self._worker = Share(number=0, of=1)
         self._dropped: list[Dropped] = []
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration, in every worker."""
-        self._epoch.fill_(epoch)
-
-    @property
-    def batch_bytes(self) -> int:
-        """Bytes of a batch."""
-        return self.options.batch_size * row_bytes(self.audio.num_samples, self.dim * self.frames * FLOAT_BYTES)
+    def __len__(self) -> int:
+        if self.batches is None:
+            raise TypeError("the number of batches is not known")
+        return self.batches
 
     def __iter__(self) -> Iterator[Batch]:
         return sendable(self._batches())
@@ -184,12 +171,13 @@ class StreamDataset(IterableDataset[Batch]):
         self._worker = worker_share()
         self._dropped.clear()
         self.too_short[self._worker.number] = 0
-        yield from self._validation() if self.split == VAL else self._training()
+        epoch = self.epochs.begin().epoch
+        yield from self._validation() if self.split == VAL else self._training(epoch)
         if self._dropped and self.batches is None:
             yield self._batch([])
 
-    def _training(self) -> Iterator[Batch]:
-        seed = f"{self.seed} {int(self._epoch)}"
+    def _training(self, epoch: int) -> Iterator[Batch]:
+        seed = f"{self.seed} {epoch}"
         numbers = random.Random(f"{seed} {self.rank.number} {self._worker.number}")
         rows = DataPipeline(
             SimpleShardList(self.urls, seed=seed),
@@ -218,7 +206,7 @@ class StreamDataset(IterableDataset[Batch]):
             except (AudioError, StoreError) as error:
                 self._dropped.append(Dropped(str(sample["__key__"]), str(error)))
                 continue
-            long = [example for example in examples if example.num_samples >= self.audio.num_samples]
+            long = [example for example in examples if example.num_samples >= self.num_samples]
             self.too_short[self._worker.number] += len(examples) - len(long)
             yield from long
 
@@ -226,7 +214,7 @@ class StreamDataset(IterableDataset[Batch]):
         """Rows of one pass. Raises StoreError where it has none and would be repeated without end."""
 
         def start(example: StreamExample | None) -> int:
-            spare = example.num_samples - self.audio.num_samples if example else 0
+            spare = example.num_samples - self.num_samples if example else 0
             return numbers.randint(0, spare // self.samples_per_frame) if self.options.segment_start == "random" else 0
 
         found = False
@@ -258,39 +246,46 @@ class StreamDataset(IterableDataset[Batch]):
         segment = torch.from_numpy(np.array(embedding[:, start : start + self.frames]))
         return Row(example.key, *mixed), fit_frames(segment, self.frames)
 
+    def _read_audio(self, kind: Kind, example: StreamExample, start: int) -> Segment:
+        recording = example.source if kind == "source" else example.mixture
+        return read_segment(recording, start, self.num_samples, self.options.sample_rate, sample_name(example.sample))
+
     def _batch(self, made: Sequence[tuple[Row, Tensor]]) -> Batch:
         rows = [row for row, _ in made]
         embeddings = [embedding for _, embedding in made] or [torch.zeros(self.dim, self.frames)]
         lost = tuple(self._dropped)
         self._dropped.clear()
         bytes_read = sum(embedding.nbytes for _, embedding in made)
-        return collate(rows, lost, torch.stack(embeddings), self.audio.num_samples, bytes_read)
+        return collate(rows, lost, torch.stack(embeddings), self.num_samples, bytes_read)
 
 
 class StreamLoader(TimedLoader):
-    """The loader of a stream, without a position; `epoch` says which epoch the next iteration is."""
+    """The loader of a stream, whose position is not saved; `epoch` says which epoch the next iteration is."""
+
+    dataset: StreamDataset
 
     def __init__(self, dataset: StreamDataset, epoch: Callable[[], int], **options: Any) -> None:
-        super().__init__(dataset, length=dataset.batches, batch_bytes=dataset.batch_bytes, **options)
-        self.stream, self.epoch, self._logged = dataset, epoch, 0
+        super().__init__(dataset, **options)
+        self.epoch, self._logged = epoch, 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self.stream.set_epoch(self.epoch())
+        self.epochs.seek(Position(self.epoch(), 0))
         examples = 0
         for number, batch in enumerate(super().__iter__(), start=1):
             examples += batch.num_examples
-            if number == self.stream.batches:  # nobody asks for another one
+            if number == self.dataset.batches:  # nobody asks for another one
                 self._log_too_short()
             yield batch
         self._log_too_short()
-        if not examples and self.stream.rank.of == 1:
+        split, url = self.dataset.split, self.dataset.urls[0]
+        if not examples and self.dataset.rank.of == 1:
             raise StoreError(
-                f"{self.stream.split}: {self.stream.urls[0]} and further tars have nothing to train on: {self._logged} "
-                "examples are shorter than the segment; add longer mixtures or shorten datamodule.data_config.segment"
+                f"{split}: {url} and further tars have nothing to train on: {self._logged} examples are shorter than "
+                "the segment; add longer mixtures or shorten datamodule.data_config.segment"
             )
 
     def _log_too_short(self) -> None:
-        count, split, seconds = int(self.stream.too_short.sum()), self.stream.split, self.stream.options.segment
+        count, split, seconds = int(self.dataset.too_short.sum()), self.dataset.split, self.dataset.options.segment
         if count not in (0, self._logged):
             logger.info("%s: %d examples are shorter than the segment of %g s and left out", split, count, seconds)
         self._logged = count
@@ -319,8 +314,14 @@ class StreamData(RankedData):
     def order_facts(self) -> dict[str, Any]:
         """What a resumed run must have in common. Raises FeatureStoreError where training does not fit the shards."""
         self._refuse_unfit_training()
-        dynamic = self.config.datamodule.dynamic_mixing
-        return {"stream": True, "segment": self.options.segment, "dynamic_mixing": dynamic}
+        names = "\n".join(sorted(url.rpartition("/")[2] for url in self.urls[TRAIN]))
+        return {
+            **super().order_facts(),
+            "stream": True,
+            "global batch": self.options.batch_size * self.world_size,
+            "batches in an epoch": self.options.stream_batches,
+            "tars": f"{len(self.urls[TRAIN])} of the digest {xxhash.xxh3_64_hexdigest(os.fsencode(names))}",
+        }
 
     def train_dataloader(self) -> StreamLoader:
         """The shards of this rank, shuffled."""

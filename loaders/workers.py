@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import get_worker_info
 
 from iianet.errors import ConfigError, TrainingError
 from iianet.wording import counted, readable_bytes
@@ -59,78 +59,42 @@ def sendable(items: Iterator[Item]) -> Iterator[Item]:
         yield from items
         return
     for item in items:
-        try:
+        with sharing("a loader worker cannot hand over a batch"):
             prepared = _Prepared(item)
-        except (OSError, RuntimeError) as error:
-            raise _not_shared("a loader worker cannot hand over a batch", error) from error
         yield cast(Item, prepared)
+
+
+@contextmanager
+def sharing(what: str = "the place in an epoch cannot be shared with loader workers") -> Iterator[None]:
+    """Raise ConfigError where there is no room in shared memory, or TMPDIR is no place for sockets."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise _not_shared(what, error) from error
 
 
 def shared_zeros(count: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
     """Zeros `(count,)` that all workers of this process see. Raises ConfigError where there is no room for them."""
-    try:
+    with sharing():
         return torch.zeros(count, dtype=dtype).share_memory_()  # type: ignore[no-untyped-call, no-any-return]
-    except (OSError, RuntimeError) as error:
-        raise _not_shared("the place in an epoch cannot be shared with loader workers", error) from error
 
 
-class CountedLoader(DataLoader[Item]):
-    """A DataLoader of ready batches, none of which is lost without an error.
+def refuse_small_memory(ranks: int, workers: int, batches: int, batch_bytes: int) -> None:
+    """Raise ConfigError where the batches that wait at a time have no room in shared memory.
 
     Args:
-        dataset: Makes the batches.
-        num_workers: Worker processes.
+        ranks: Ranks on this machine, which share its memory.
+        workers: Loader workers of each.
+        batches: Batches that wait, and that are in use, of each.
         batch_bytes: Bytes of a batch.
-        ranks_here: Ranks on this machine, which share its memory.
-        options: Of the DataLoader.
     """
-
-    def __init__(
-        self,
-        dataset: IterableDataset[Item],
-        *,
-        num_workers: int,
-        batch_bytes: int,
-        ranks_here: int = 1,
-        **options: Any,
-    ) -> None:
-        if num_workers:
-            options.setdefault("worker_init_fn", ignore_termination)
-        super().__init__(dataset, batch_size=None, num_workers=num_workers, **options)
-        self.batch_bytes = batch_bytes
-        self._ranks_here = ranks_here
-        self._has_begun = False  # all ranks begin together; later the free memory is without what the others hold
-
-    def all_batches(self, expected: int | None) -> Iterator[Item]:
-        """The batches of an iteration, which has to give so many; None where that is not known.
-
-        Raises:
-            ConfigError: There is no room for them in shared memory.
-            TrainingError: A worker was killed, or batches did not arrive.
-        """
-        if not self._has_begun:
-            self._refuse_small_memory()
-        self._has_begun, found = True, 0
-        for batch in start_workers(super().__iter__):
-            found += 1
-            yield batch
-        if expected is not None and found < expected:
-            raise TrainingError(
-                f"the loader gave {found} of the {expected} batches that were left of its epoch: its workers "
-                f"({self.num_workers}) lost the others, and what they printed is above. {RESUME}, with fewer "
-                f"{WORKERS_KEY}; 0 loads in the process that uses them"
-            )
-
-    def _refuse_small_memory(self) -> None:
-        """Raise ConfigError where the batches that wait at a time have no room in shared memory."""
-        free = _free_memory()
-        needed = self._ranks_here * (self.num_workers * (self.prefetch_factor or 0) + 1) * self.batch_bytes  # 1 in use
-        if self.num_workers and free is not None and free < needed:
-            raise ConfigError(
-                f"{SHARED_MEMORY}: {readable_bytes(free)} are free, and {counted(self.num_workers, 'loader worker')} "
-                f"of each rank need {readable_bytes(needed)} there in all ({counted(self._ranks_here, 'rank')}) for "
-                f"batches of {readable_bytes(self.batch_bytes)}. {ROOM}, or a smaller datamodule.data_config.batch_size"
-            )
+    free, needed = _free_memory(), ranks * batches * batch_bytes
+    if workers and free is not None and free < needed:
+        raise ConfigError(
+            f"{SHARED_MEMORY}: {readable_bytes(free)} are free, and {counted(workers, 'loader worker')} of each rank "
+            f"need {readable_bytes(needed)} there in all ({counted(ranks, 'rank')}) for batches of "
+            f"{readable_bytes(batch_bytes)}. {ROOM}, or a smaller datamodule.data_config.batch_size"
+        )
 
 
 def _not_shared(what: str, error: Exception) -> ConfigError:

@@ -197,7 +197,7 @@ class SeparationModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Set the loader's length of an epoch, and validate first if the checkpoint was saved before a validation."""
         self._apply_changed_settings()
-        self._loader.epoch_batches = self.trainer.num_training_batches
+        self._loader.epochs.length = self.trainer.num_training_batches
         if self._validation_is_due:
             validate_again(self.trainer)
 

@@ -130,9 +130,10 @@ def _refuse_other_position(found: Mapping[str, Any]) -> None:
     progress, epoch = found["loops"]["fit_loop"]["epoch_loop.batch_progress"], _whole(found["epoch"])
     is_over, batch = progress["is_last_batch"], _whole(progress["current"]["ready"])
     expected = {"epoch": epoch + 1, "batch": 0} if is_over else {"epoch": epoch, "batch": batch}
-    position = found.get(POSITION)
-    if position != expected or not all(type(number) is int for number in position.values()):
-        raise ValueError(f"{POSITION}: found {show(position)}, expected {expected}, where its loops stand")
+    restored_by_lightning = found["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+    for position in (found.get(POSITION), *restored_by_lightning):
+        if position != expected or not all(type(number) is int for number in position.values()):
+            raise ValueError(f"{POSITION}: found {show(position)}, expected {expected}, where its loops stand")
 
 
 def _whole(value: Any) -> int:

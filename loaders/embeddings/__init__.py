@@ -1,1 +1,1 @@
-"""What ShardedEmbeddings is made of: which epoch an iteration reads, the loader that resumes, the one with a thread."""
+"""What ShardedEmbeddings is made of; `epochs.py` keeps the place in an epoch for the loaders of training too."""

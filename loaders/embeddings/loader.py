@@ -1,14 +1,12 @@
 """The loader of ShardedEmbeddings that knows which batches were used, whatever its workers have read ahead."""
 
-from collections.abc import Iterator
 from typing import Any
 
-from loaders.embeddings.epochs import Progress
+from loaders.embeddings.epochs import EpochLoader
 from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
-from loaders.workers import CountedLoader
 
 
-class EmbeddingLoader(CountedLoader[EmbeddingBatch]):
+class EmbeddingLoader(EpochLoader[EmbeddingBatch]):
     """A DataLoader of ready batches, whose `state_dict` resumes at the next one, inside an epoch too.
 
     Each iteration is the next epoch, also where the one before was left early. Lightning saves and loads the state. A
@@ -20,20 +18,15 @@ class EmbeddingLoader(CountedLoader[EmbeddingBatch]):
         options: Of the DataLoader, such as pin_memory, persistent_workers and multiprocessing_context.
     """
 
-    def __init__(self, dataset: ShardedEmbeddings, num_workers: int = 0, **options: Any) -> None:
-        super().__init__(dataset, num_workers=num_workers, batch_bytes=dataset.batch_bytes, **options)
-        self.batches = dataset
-        self._progress = Progress()
+    dataset: ShardedEmbeddings
 
-    def __iter__(self) -> Iterator[EmbeddingBatch]:  # type: ignore[override]
-        begun = self.batches.next  # before workers take it
-        yield from self._progress.count(self.all_batches(len(self) - begun.batch), begun, len(self))
+    def __init__(self, dataset: ShardedEmbeddings, num_workers: int = 0, **options: Any) -> None:
+        super().__init__(dataset, num_workers=num_workers, **options)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of the next batch, and what the order of the batches follows from."""
-        return self.batches.state_at(self._progress.position or self.batches.next)
+        return self.dataset.state_at(self.epochs.position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume where `state_dict` was taken. Raises ConfigError where that was in another order of batches."""
-        self.batches.load_state_dict(state)
-        self._progress = Progress()
+        self.dataset.load_state_dict(state)

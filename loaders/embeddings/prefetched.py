@@ -58,7 +58,7 @@ class PrefetchedEmbeddings:
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         position = self.dataset.begin()
-        return self.dataset.counted(self._batches(position), position)
+        return self.dataset.epochs.count(self._batches(position), position)
 
     def _batches(self, position: Position) -> Iterator[EmbeddingBatch]:
         if self.reuse and not self._buffers:  # kept from epoch to epoch: page-locking takes long

@@ -6,6 +6,7 @@ several. Only this file parses the names of a corpus.
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -158,9 +159,25 @@ def _parse(split: str, corpora: Mapping[Path, Lists], root: Path, key_from: KeyF
         f"{len(some)} of {counted(total, 'mixture')} left out: {reason} (e.g. {some[0]})"
         for reason, some in left_out.items()
     ]
+    if shared := _named_by_several(corpora):
+        folders = " and ".join(map(str, corpora))
+        sentences.append(
+            f"the lists of {folders} name {counted(len(shared), 'wav')} alike, by relative paths (e.g. {shared[0]}), "
+            f"which all start at {root}, so one file stands for both. Where each corpus has a folder of its own, "
+            "make its lists with whole paths"
+        )
     if 2 * sum(map(len, left_out.values())) > total:
         raise ManifestError(f"{split}: {'; '.join(sentences)}. Make the lists again.")
     return replace(arranged, left_out=tuple(sentences))
+
+
+def _named_by_several(corpora: Mapping[Path, Lists]) -> list[str]:
+    """Relative paths of wavs that the lists of more than one corpus name."""
+    if len(corpora) == 1:
+        return []
+    named = [{row[0] for rows in lists.values() for row in rows} for lists in corpora.values()]
+    counts = Counter(path for paths in named for path in paths if not os.path.isabs(path))
+    return sorted(path for path, count in counts.items() if count > 1)
 
 
 def _unusable(mix: Sequence[Any], sources: Sequence[Sequence[Any]]) -> str | None:

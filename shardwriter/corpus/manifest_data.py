@@ -118,7 +118,8 @@ class Manifest:
         data_root: Folder that every path is relative to.
         utterances: In hash order of their keys.
         examples: Those of utterance 0, then those of utterance 1, ...; within one, in the corpus' own order.
-        left_out: Sentences about mixtures of the lists that are left out: how many, why, and which is the first.
+        left_out: Sentences about mixtures of the lists that are left out, or stand for two: how many, why, and which
+            is the first.
     """
 
     split: str

@@ -84,6 +84,23 @@ def test_utterances_of_a_damaged_shard_are_encoded_on_the_fly(
     assert found == set(corpus.names["train"])
 
 
+def test_a_shard_that_is_cut_counts_as_missing_also_where_shards_are_not_read_ahead(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_store(corpus, tmp_path / "store", splits=("train", "val"))
+    source = data(corpus, tmp_path / "store", "datamodule.data_config.read_ahead_windows=0")
+    lost = keys_of(source, 1)
+    path = tar(tmp_path / "store", "train", 1)
+    size = path.stat().st_size
+    cut(path)
+    for batch in train(source):
+        assert not batch.dropped
+        assert {batch.keys[row] for row in batch.mouth_rows} == lost & set(batch.keys)
+    [said] = [record.getMessage() for record in caplog.records if str(path) in record.getMessage()]
+    assert said.startswith(f"{path}: has {size - 512:,} bytes now, and had {size:,} when the store was opened")
+    assert "Run inspect-shards --verify, then build-shards. Until then its utterances count as missing" in said
+
+
 def test_a_damaged_shard_is_said_once_with_the_cure(
     corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

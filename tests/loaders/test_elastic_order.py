@@ -11,7 +11,7 @@ from helpers.builds import build_store, quick_encoder
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.batch import Batch
-from iianet.errors import ManifestError
+from iianet.errors import ConfigError, ManifestError
 from loaders.datamodule import SeparationData
 from loaders.dataset import BatchLoader
 
@@ -90,10 +90,8 @@ def test_global_batches_do_not_depend_on_ranks_workers_or_store(
 def test_workers_may_be_started_in_any_way(
     corpus: Corpus, stores: dict[str, Path | None], context: str, persistent: bool
 ) -> None:
-    plain = data(corpus, stores["full"]).train_dataloader()
-    started = BatchLoader(
-        plain.batches, advance_epoch=True, num_workers=1, multiprocessing_context=context, persistent_workers=persistent
-    )
+    plain, other = (data(corpus, stores["full"]).train_dataloader() for _ in range(2))
+    started = BatchLoader(other.dataset, num_workers=1, multiprocessing_context=context, persistent_workers=persistent)
     for _ in range(2):  # epochs
         pairs = list(zip(plain, started, strict=True))
         assert pairs
@@ -127,6 +125,15 @@ def test_an_empty_split_is_a_clear_error(tmp_path: Path) -> None:
 def test_too_few_examples_for_one_step_is_a_clear_error(corpus: Corpus, stores: dict[str, Path | None]) -> None:
     source = of_rank(corpus, stores["full"], 0, 1, 0, "datamodule.data_config.batch_size=1000")
     with pytest.raises(ManifestError, match="46 examples do not fill one batch of 1000"):
+        source.order("train")
+
+
+def test_lanes_that_the_nodes_cannot_share_are_a_clear_error(corpus: Corpus) -> None:
+    source = of_rank(corpus, None, 0, 2, 0, "datamodule.data_config.order_lanes=4")
+    source.trainer = SimpleNamespace(global_rank=0, world_size=6, num_nodes=3)  # type: ignore[assignment]
+    with pytest.raises(
+        ConfigError, match=r"datamodule\.data_config\.order_lanes is 4, and there are 3 nodes; expected a multiple of"
+    ):
         source.order("train")
 
 

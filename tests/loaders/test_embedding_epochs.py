@@ -193,7 +193,7 @@ def test_a_state_costs_one_digest_of_the_keys(store: Path, monkeypatch: pytest.M
 
 def test_a_resumed_epoch_does_not_read_ahead_what_it_has_used(store: Path) -> None:
     dataset = opened(store, shuffle=False)
-    dataset.seek(0, 5)
+    dataset.epochs.seek(Position(0, 5))
     list(dataset)
     assert np.flatnonzero(dataset._read_ahead.checked).tolist() == [5, 6]
 

@@ -4,6 +4,7 @@ import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import numpy as np
 import pytest
@@ -63,9 +64,9 @@ def test_those_who_share_check_every_shard_once(
     checked: list[int] = []
     check = ReadAhead._check
 
-    def note(self: ReadAhead, shard: int, descriptor: int) -> None:
+    def note(self: ReadAhead, shard: int, stream: IO[bytes]) -> None:
         checked.append(shard)
-        check(self, shard, descriptor)
+        check(self, shard, stream)
 
     monkeypatch.setattr(ReadAhead, "_check", note)
     for _ in range(3):  # epochs
@@ -83,13 +84,13 @@ def test_a_shard_that_another_worker_is_checking_is_waited_for_and_not_checked_a
     checked: list[int] = []
     check = ReadAhead._check
 
-    def note(self: ReadAhead, shard: int, descriptor: int) -> None:
+    def note(self: ReadAhead, shard: int, stream: IO[bytes]) -> None:
         checked.append(shard)
         if checked == [1]:
             begun.set()
             assert asked.wait(30)
         asked.set()  # a second check
-        check(self, shard, descriptor)
+        check(self, shard, stream)
 
     monkeypatch.setattr(ReadAhead, "_check", note)
     monkeypatch.setattr("loaders.read_ahead.sleep", lambda _: asked.set())
@@ -119,7 +120,7 @@ def test_a_rank_checks_the_shards_alone_that_it_reads_rows_of(tmp_path: Path) ->
     for rank in range(2):
         source = data(corpus, tmp_path / "store", half)
         source.trainer = SimpleNamespace(global_rank=rank, world_size=2, num_nodes=1)  # type: ignore[assignment]
-        batches = source.val_dataloader().batches
+        batches = source.val_dataloader().dataset
         assert len(list(batches)) == 1
         stored = source.splits["val"].stored
         assert stored is not None

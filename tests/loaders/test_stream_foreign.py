@@ -128,6 +128,30 @@ def test_tars_of_another_layout_are_refused_before_training(
         stream(corpus, str(tmp_path / "train.tar"))
 
 
+@pytest.mark.parametrize(
+    ("audio", "reason"),
+    [
+        (None, r"its audio is s\.wav; give --data_root, the folder where such paths start"),
+        (np.zeros(9, np.int16), r"audio\.npy is \(9,\) int16; expected \(5120,\) int16, int32 or float32, as its json"),
+        (np.zeros(5120), r"audio\.npy is \(5120,\) float64; expected \(5120,\) int16, int32 or float32, as its json"),
+    ],
+)
+def test_audio_that_is_not_as_the_json_says_is_refused_before_training(
+    corpus: Corpus, tmp_path: Path, audio: np.ndarray | None, reason: str
+) -> None:
+    entry = {"mixture": "m.wav", "source": "s.wav", "speaker": 1, "num_samples": 2 * SEGMENT}
+    sample = {
+        "__key__": "clip0",
+        "embedding.npy": npy(np.zeros((512, 4), np.float16)),
+        "json": json.dumps({"audio": [entry]}).encode(),
+        **({} if audio is None else {"audio.npy": npy(audio)}),
+    }
+    for split in ("train", "val"):
+        write_shard(tmp_path / f"{split}.tar", [sample])
+    with pytest.raises(StoreError, match=rf"train\.tar: cannot be trained on: .*train\.tar: clip0: {reason}"):
+        stream(corpus, str(tmp_path / "train.tar"), "datamodule.data_config.data_root=null")
+
+
 def test_embedding_npy_is_taken_among_several_and_dtypes_may_differ(corpus: Corpus, tmp_path: Path) -> None:
     first, second = foreign(2)
     first["embedding.npy"] = npy(np.full((512, 2), 7, dtype=">f2"))

@@ -1,5 +1,6 @@
 """Loader workers: no batch is lost without an error that says why and what to do."""
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -54,6 +55,15 @@ def test_a_batch_without_room_in_shared_memory_is_an_error(monkeypatch: pytest.M
     monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", no_room)
     with pytest.raises(ConfigError, match=r"/dev/shm: .*No space left on device.* are free.*--shm-size.*num_workers"):
         read(Ones())
+
+
+def test_a_lock_without_room_in_shared_memory_is_an_error(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnContext.Lock", no_room)
+    with pytest.raises(ConfigError, match=r"/dev/shm: the place in an epoch cannot be shared .*No space.*--shm-size"):
+        data(corpus, None).train_dataloader()
 
 
 def test_a_folder_for_sockets_with_a_long_path_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 from helpers.corpus import Corpus
 from helpers.runs import TRAIN, last
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+
+from iianet.errors import ConfigError
+from iianet.training.trainer import Ranks
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -76,3 +81,18 @@ def test_ranks_of_srun_train_as_one(corpus: Corpus, store: Path, here: Path) -> 
     assert [rank.returncode for rank in ranks] == [0, 0], said[0][-3000:] + said[1][-3000:]
     assert "".join(said).count("training on cpu, 2 ranks, 2 examples per step") == 1
     assert last()["global_step"] == 10 // 2
+
+
+def test_ranks_that_do_not_come_are_an_error_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(_: object) -> None:
+        raise RuntimeError("The client socket has timed out after 1800000ms\nException raised from ...")
+
+    monkeypatch.setattr(DDPStrategy, "setup_distributed", wait)
+    monkeypatch.setenv("MASTER_ADDR", "node1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    with pytest.raises(
+        ConfigError,
+        match=r"waited in vain for the other ranks, 1 on 1 machine, at node1:29500: The client socket has timed out "
+        r"after 1800000ms\. Start train\.py on each machine of training\.num_nodes, with one MASTER_ADDR",
+    ):
+        Ranks(cluster_environment=LightningEnvironment()).setup_distributed()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.builds import build_store, quick_encoder
 from helpers.corpus import Corpus, make_corpus
 from helpers.runs import EPOCHS, last, losses, run
 
@@ -72,16 +73,21 @@ def test_a_run_that_diverges_is_an_error(
 
 def test_training_on_nothing_is_an_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = make_corpus(here / "corpus", frames=5)
-    for name in corpus.names["train"]:
-        corpus.mouth(name).write_bytes(b"broken")
-    code, folder = run(corpus)
+    with quick_encoder():
+        build_store(corpus, here / "store", splits=("val",))
+        code, folder = run(corpus, "--shards", here / "store", "--on_missing", "skip")
     assert code == 1
     assert "none of its examples could be read" in capsys.readouterr().err
     assert not (folder / "best_model.pth").exists()
     for name in corpus.names["train"]:
+        corpus.mouth(name).write_bytes(b"broken")
+    assert run(corpus)[0] == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "train: none of the first 6 npz can be used" in said and "not a complete npz" in said
+    for name in corpus.names["train"]:
         corpus.mouth(name).unlink()
     assert run(corpus)[0] == 2
-    assert "none of the first" in capsys.readouterr().err
+    assert "none of the first 6 npz can be used" in capsys.readouterr().err
 
 
 def test_a_new_run_moves_an_earlier_one_aside(corpus: Corpus, store: Path, here: Path) -> None:

@@ -1,5 +1,6 @@
 """The folder of a run: one training at a time, moved and renamed without loss, safe from what checkpoints say."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -211,6 +212,22 @@ def test_a_position_that_is_not_where_the_run_stood_is_refused(
     assert "expected {'epoch': 1, 'batch': 0}, where its loops stand" in message
 
 
+@pytest.mark.parametrize(
+    "position", [{}, {"epoch": 0, "batch": 0}, {"epoch": 1, "batch": 3}, {"epoch": 1.0, "batch": 0}]
+)
+def test_a_position_that_lightning_would_restore_is_refused_likewise(
+    corpus: Corpus, store: Path, here: Path, once: Path, capsys: pytest.CaptureFixture[str], position: Any
+) -> None:
+    loops = last()["loops"]
+    assert loops["fit_loop"]["state_dict"]["combined_loader"] == [{"epoch": 1, "batch": 0}]
+    loops["fit_loop"]["state_dict"]["combined_loader"] = [position]
+    change(RESULTS / "last.ckpt", loops=loops)
+    assert run(corpus, "--shards", store, *EPOCHS, "--resume", "last")[0] == 2
+    message = capsys.readouterr().err
+    assert "last.ckpt: its entries are not what train.py writes: SeparationData: found " in message
+    assert "expected {'epoch': 1, 'batch': 0}, where its loops stand" in message
+
+
 def test_auto_begins_and_resumes_with_one_command_line(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,6 +290,28 @@ def test_a_place_that_takes_no_results_is_refused_before_the_work(
     assert "results cannot be written there: Not a directory" in message
     assert "--exp_dir DIR" in message
     assert [path.name for path in here.iterdir()] == ["file"]
+
+
+def test_an_earlier_run_that_cannot_be_moved_aside_is_kept_and_the_new_one_refused(
+    corpus: Corpus,
+    store: Path,
+    here: Path,
+    once: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    before = files(RESULTS)
+    monkeypatch.setattr(Path, "rename", refuse)
+    assert run(corpus, "--shards", store)[0] == 2
+    said = " ".join(capsys.readouterr().err.split())
+    folder = RESULTS.absolute()
+    assert f"error: {folder}: holds an earlier run, which cannot be moved to {folder}-before-" in said
+    assert ": Device or resource busy. Resume it with --resume last, move it yourself, or give this one" in said
+    assert "--set exp.exp_name=NAME" in said
+    assert files(RESULTS) == before
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_a_sentence_and_without_fragments(

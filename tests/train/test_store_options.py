@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.builds import edit_identity, opened, tar
+from helpers.builds import edit_identity, opened, quick_encoder, tar
 from helpers.corpus import Corpus, edit_lists, make_corpus
-from helpers.runs import build_store, losses, run, run_recorded
+from helpers.runs import build_store, last, losses, run, run_recorded
 
 from iianet.encoder.source import EncoderSource
 from iianet_cli import train_cli
@@ -49,6 +49,34 @@ def test_what_is_missing_is_built_once_before_the_first_epoch(
     monkeypatch.setattr(EncoderSource, "load", lambda *_: pytest.fail("the encoder was loaded"))
     assert run(corpus, *command)[0] == 0
     assert stored(growing) == counts
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_an_earlier_run_is_moved(
+    corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    growing = build_store(corpus, "unwritable", 2)
+    assert run(corpus, "--shards", growing)[0] == 0
+    (growing / ".lock").unlink()
+    (growing / ".lock").mkdir()
+    code, folder = run(corpus, "--shards", growing, "--build_missing", "--set", "shardwriter.dtype=float32")
+    assert code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"error: {growing}/.lock: cannot be written (" in said
+    assert "fix its rights, or delete it where it is no file of a build; or choose another --shards folder" in said
+    assert (folder / "last.ckpt").is_file() and not list(folder.parent.glob("*-before-*"))
+
+
+def test_views_that_are_built_before_the_first_epoch_belong_to_the_order_from_the_start(
+    corpus: Corpus, here: Path
+) -> None:
+    """A run that began with the build is resumed from the store that it completed."""
+    words = ("--shards", "new", "--build_missing", "--set", "shardwriter.views=2")
+    with quick_encoder():
+        assert run(corpus, *words)[0] == 0
+        assert stored(here / "new") == {"train": 6, "train_view1": 6, "train_view2": 6, "val": 3}
+        assert last()["order"]["views"] == 2
+        assert run(corpus, *words, "training.epochs=2", "--resume", "last")[0] == 0
+    assert len(losses()) == 2
 
 
 def test_no_shards_overrules_a_config_that_builds(

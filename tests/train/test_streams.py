@@ -1,5 +1,7 @@
 """train.py on tars that are read as streams."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,11 @@ def test_an_epoch_of_unknown_length_is_one_pass_and_is_recorded(corpus: Corpus, 
     assert len(losses()) == 2
 
 
+def test_a_pass_that_is_shorter_than_the_limit_of_an_epoch_is_an_epoch(corpus: Corpus, store: Path, here: Path) -> None:
+    assert run(corpus, *words(store), "training.limit_train_batches=9", "training.epochs=2")[0] == 0
+    assert last()["global_step"] == 2 * 5
+
+
 def test_the_validation_shards_are_named_after_the_training_shards(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +83,34 @@ def test_what_a_stream_cannot_do_is_refused(
     filled = [word.format(store=store) for word in extra]
     assert run(corpus, "--shards", tar(store, "train"), *filled)[0] == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("shards", "change", "named"),
+    [
+        (2, "datamodule.data_config.batch_size=1", "global batch was 2 there and is 1 here"),
+        (2, "training.seed=1", "seed was 0 there and is 1 here"),
+        (2, f"{BATCHES}=3", "batches in an epoch was 2 there and is 3 here"),
+        (1, "training.epochs=2", r"tars was 2 of the digest \w+ there and is 1 of the digest \w+ here"),
+    ],
+)
+def test_a_stream_that_has_changed_is_not_resumed(
+    corpus: Corpus,
+    store: Path,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    shards: int,
+    change: str,
+    named: str,
+) -> None:
+    settings = ("--shards", tar(store, "val"), "--resume", "auto", "--set", f"{BATCHES}=2")
+    assert run(corpus, "--shards", brace(store, 2), *settings)[0] == 0
+    moved = shutil.copytree(store, here / "moved")
+    assert run(corpus, "--shards", brace(moved, shards), *settings, "training.epochs=2", change)[0] == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(rf"last.ckpt: the examples would come in another order .*{named}", said)
+    assert "Resume with the config and the manifests that it was trained with (conf.yml beside it)" in said
+    assert run(corpus, "--shards", brace(moved, 2), *settings, "training.epochs=2")[0] == 0
 
 
 def test_a_stream_cannot_resume_the_run_of_a_store(

@@ -86,3 +86,16 @@ def test_what_does_not_fit_into_an_epoch_is_refused_before_anything_is_written(
     assert run(corpus, "--shards", store, "--set", *words)[0] == 2
     assert said in capsys.readouterr().err
     assert not list(here.iterdir())
+
+
+def test_a_logger_that_is_not_installed_is_refused_before_anything_is_written(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("iianet.training.trainer.find_spec", lambda _: None)
+    code, folder = run(corpus, "--shards", store, "--set", "training.loggers=[csv, wandb]")
+    assert code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        'training.loggers names wandb, which is not installed: pip install ".[wandb]" in the project\'s folder' in said
+    )
+    assert not folder.exists()

@@ -341,6 +341,24 @@ def test_whole_and_relative_paths_together_need_a_data_root(tmp_path: Path) -> N
     assert load_manifests(corpus.config(), recorded_root=str(corpus.root))["train"].data_root == corpus.root
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+def test_relative_paths_that_two_corpora_share_draw_a_warning_with_the_root_that_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, absolute: bool
+) -> None:
+    one = make_corpus(tmp_path / "one", absolute=absolute)
+    other = make_corpus(tmp_path / "other", absolute=absolute)
+    edit_lists(other, "train", lambda rows: rows[:1])
+    both = f"[{one.root}/json/tr, {other.root}/json/tr]"
+    settings = (f"datamodule.data_config.train_dir={both}", "datamodule.data_config.key_from=path")
+    load(one, "train", *settings, f"datamodule.data_config.data_root={tmp_path if absolute else one.root}")
+    expected = (
+        rf"train: the lists of {one.root}/json/tr and {other.root}/json/tr name 3 wavs alike, by relative paths "
+        rf"\(e\.g\. audio/tr/mix/\S+\.wav\), which all start at {one.root}, so one file .* with whole paths"
+    )
+    assert bool(re.search(expected, caplog.text)) is not absolute
+    assert ("wavs alike" in caplog.text) is not absolute
+
+
 def test_a_data_root_that_is_not_utf_8_is_refused(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "cwd", lambda: Path("/data/caf\udce9"))
     with pytest.raises(ManifestError, match=r"/data/caf\\udce9: data_root has a name that is not UTF-8; rename"):
