@@ -142,7 +142,11 @@ def encode_index(table: pa.Table, records: Iterable[ShardRecord]) -> bytes:
 
 
 def decode_index(
-    stream: IO[bytes], where: str, columns: Sequence[str] | None = None, identity: Identity | None = None
+    stream: IO[bytes],
+    where: str,
+    columns: Sequence[str] | None = None,
+    identity: Identity | None = None,
+    shards: Sequence[str] = (),
 ) -> tuple[pa.Table, list[ShardRecord]]:
     """Read a shard's index, or a merged one: its rows shard by shard, and the shards.
 
@@ -152,7 +156,9 @@ def decode_index(
         stream: Its content.
         where: How a message about it starts.
         columns: To read, in their order in `INDEX_SCHEMA`; all by default.
-        identity: Of the store, whose samples have its members, and arrays of its size; None where it is not known.
+        identity: Of the store; None where it is not known.
+        shards: Shards of one split of the store. Where it lists just them, their samples have the members that the
+            identity says, and arrays of its size.
 
     Raises:
         StoreError: It is not an index of this format, is damaged, or cannot be read.
@@ -163,11 +169,12 @@ def decode_index(
         records = [_parse_record(record) for record in take(facts, "shards", list)]
         if len({record.shard for record in records}) != len(records):
             raise ValueError("it lists a shard twice")
-        if len(splits := sorted({record.shard.partition("-")[0] for record in records})) > 1:
-            raise ValueError(f"it lists shards of {' and '.join(splits)}")
         if sum(record.rows for record in records) != len(table):
             raise ValueError(f"{len(table)} rows; expected {sum(record.rows for record in records)}")
-        _check_rows(table, records, Layout(identity, identity.members(splits[0])) if identity and splits else None)
+        layout = None
+        if identity and shards and [record.shard for record in records] == list(shards):
+            layout = Layout(identity, identity.members(shards[0].partition("-")[0]))
+        _check_rows(table, records, layout)
     return table, records
 
 
@@ -179,7 +186,7 @@ def decode_shard_index(
     identity: Identity | None = None,
 ) -> tuple[pa.Table, ShardRecord]:
     """Read the index of one shard. Raises as `decode_index`, and where it is the index of another."""
-    table, records = decode_index(stream, where, columns, identity)
+    table, records = decode_index(stream, where, columns, identity, [shard])
     if [record.shard for record in records] != [shard]:
         found = ", ".join(record.shard for record in records[:3]) or "nothing"
         raise StoreError(

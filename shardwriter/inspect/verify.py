@@ -69,7 +69,7 @@ def _merged_index(store: InspectedStore, split: str, shards: Sequence[str]) -> I
     """A merged index is used where it lists the complete shards, so then it must say what theirs say."""
     name = merged_index_name(split)
     try:
-        merged, records = read_index(store.storage, name, None, store.identity)
+        merged, records = read_index(store.storage, name, None, store.identity, shards)
         own = [read_shard_index(store.storage, shard, None, store.identity) for shard in shards]
     except (FileNotFoundError, StoreError):
         return  # one that cannot be read is among the problems already; none need be there

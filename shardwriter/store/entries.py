@@ -149,7 +149,7 @@ def _read_merged(
     if name not in files:
         return None, []
     try:
-        table, records = read_index(storage, name, columns, identity)
+        table, records = read_index(storage, name, columns, identity, complete)
     except FileNotFoundError:  # a build deleted it just now
         return None, []
     except StoreError as error:
@@ -186,11 +186,11 @@ def _read_each(
 
 
 def read_index(
-    storage: Storage, name: str, columns: Sequence[str] | None, identity: Identity
+    storage: Storage, name: str, columns: Sequence[str] | None, identity: Identity, shards: Sequence[str] = ()
 ) -> tuple[pa.Table, list[ShardRecord]]:
     """Read an index, see `decode_index`. Raises FileNotFoundError where it is gone."""
     with storage.open(name) as stream:
-        return decode_index(stream, storage.where(name), columns, identity)
+        return decode_index(stream, storage.where(name), columns, identity, shards)
 
 
 def read_shard_index(

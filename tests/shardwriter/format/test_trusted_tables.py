@@ -180,7 +180,7 @@ def test_an_index_is_asked_whose_it_is() -> None:
     other = "train-0123456789-000001"
     assert decode_shard_index(io.BytesIO(index()), "here", SHARD)[1] == record()
     with pytest.raises(StoreError, match=rf"^here: is the index of {SHARD}; expected {other}\. .*put back the right"):
-        decode_shard_index(io.BytesIO(index()), "here", other)
+        decode_shard_index(io.BytesIO(index()), "here", other, identity=Identity(dtype="int8", dim=1, fps=1))
 
 
 def test_only_what_is_read_is_checked() -> None:
