@@ -41,4 +41,4 @@ def read_mouth_segment(path: Path, start: int, frames: int, context_frames: int,
     first = min(start, len(npz.frames) - 1)
     lead = min(first, context_frames)
     cropped = crop.apply(npz.frames[first - lead : first + frames + context_frames])
-    return MouthSegment(torch.from_numpy(cropped), lead, npz.size)
+    return MouthSegment(torch.from_numpy(cropped), lead, npz.source.size or 0)

@@ -75,7 +75,7 @@ class Compaction(Operation):
             StoreError: It cannot be done now.
         """
         transaction = Transaction(self.storage, None)
-        transaction.read(Snapshot.open(self.storage))
+        transaction.snapshot = Snapshot.open(self.storage)
         return self._survey(transaction)
 
     def begin(self, transaction: Transaction) -> Sequence[ShardTask]:

@@ -15,7 +15,7 @@ from iianet.errors import StoreError
 from shardwriter.corpus.manifest_data import EXAMPLE_SCHEMA, UTTERANCE_SCHEMA, Examples, Manifest, Utterances
 from shardwriter.format.digest import digest_of
 from shardwriter.format.files import atomic_file
-from shardwriter.format.table import decode_facts, decode_table, encode_table, reading
+from shardwriter.format.table import decode_table, encode_table, reading
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,11 @@ def cached_manifests(
     if sum(path.stat().st_size for path in files) < SMALLEST or not cache_folder().is_absolute():
         return parse()
     known = [_VERSION, [_digest(path) for path in files], facts]
-    stem = _stem(known, recorded_root)
-    kept = _read_all(stem, splits)
-    if kept is None and recorded_root is not None:
-        kept = _read_all(_stem(known, None), splits, recorded_root)
-    if kept is not None:
-        return kept
-    manifests = parse()
+    for root in dict.fromkeys((recorded_root, None)):
+        kept = _read_all(_stem(known, root), splits)
+        if kept and (root == recorded_root or all(str(found.data_root) == recorded_root for found in kept.values())):
+            return kept
+    manifests, stem = parse(), _stem(known, recorded_root)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for manifest in manifests.values():
@@ -67,12 +65,10 @@ def _stem(known: object, recorded_root: str | None) -> Path:
     return cache_folder() / f"manifest-{xxhash.xxh3_64_hexdigest(identity.encode())}"
 
 
-def _read_all(stem: Path, splits: Sequence[str], root: str | None = None) -> dict[str, Manifest] | None:
-    """What is kept; None where nothing is, or something of another root than `root`."""
+def _read_all(stem: Path, splits: Sequence[str]) -> dict[str, Manifest] | None:
+    """What is kept; None where nothing is."""
     try:
         with reading(str(stem), "a parsed manifest", "The lists are read anew."):
-            if root is not None and any(_root_of(_path(stem, split, "utterances")) != root for split in splits):
-                return None
             return {split: _read(stem, split) for split in splits}
     except FileNotFoundError:
         return None
@@ -107,12 +103,6 @@ def _read(stem: Path, split: str) -> Manifest:
         examples=Examples(examples),
         left_out=tuple(facts[_LEFT_OUT]),
     )
-
-
-def _root_of(path: Path) -> str:
-    """The data_root that a table of utterances records."""
-    with path.open("rb") as stream:
-        return str(decode_facts(stream)[_ROOT])
 
 
 def _write(stem: Path, manifest: Manifest) -> None:

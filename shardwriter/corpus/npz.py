@@ -10,10 +10,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +21,7 @@ from iianet.errors import MouthError
 from iianet.regular_file import content_of, read_regular
 from iianet.wording import LISTED
 from shardwriter.format.npy import NpyHeader, parse_npy_header
+from shardwriter.format.sample import Source
 
 MOST_BYTES = 2 << 30
 """Bytes of the largest file that is read, and of the largest array: a mouth of two and a half hours."""
@@ -32,29 +31,12 @@ MOST_DIRECTORY_BYTES = 1 << 20
 """Bytes of the longest directory of a zip that is read: tens of thousands of arrays."""
 _SHORTEST_END, _LONGEST_END = 22, 22 + (1 << 16)
 """Bytes of the record that ends a zip, without a comment and with the longest one."""
-_LOCAL_BYTES, _LOCAL_LENGTHS = 30, (26, 28)
-"""Bytes of the header before an array; where it gives the lengths of the name and of the extra field behind it."""
 _FIRST_BYTES, _PIECE_BYTES = 16 << 10, 8 << 20
-"""Packed bytes that are unpacked at first, to see the header, and then at a time."""
+"""Bytes that are unpacked at first, to see the header, and then at a time."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NpzFile:
-    """A file as it lay on disk.
-
-    Attributes:
-        size: Bytes.
-        mtime_ns: Modification time, nanoseconds.
-        digest: xxh3_64, hexadecimal.
-    """
-
-    size: int
-    mtime_ns: int
-    digest: str
-
-
-def read_npz(path: Path, key: str) -> tuple[npt.NDArray[Any], NpzFile]:
-    """Read a file whole, once.
+def read_npz(path: Path, key: str) -> tuple[npt.NDArray[Any], Source]:
+    """Read a file whole, once: an array of it, and the file as it lay on disk.
 
     Raises:
         MouthError: It is missing, no regular file, unreadable, truncated, larger than `MOST_BYTES`, holds objects, or
@@ -62,14 +44,15 @@ def read_npz(path: Path, key: str) -> tuple[npt.NDArray[Any], NpzFile]:
     """
     with _named(path, key):
         content, mtime_ns = content_of(path, MOST_BYTES)
-        file = NpzFile(size=len(content), mtime_ns=mtime_ns, digest=xxhash.xxh3_64_hexdigest(content))
-        return _open(io.BytesIO(content), len(content), key).values(), file
+        source = Source(size=len(content), mtime_ns=mtime_ns, digest=xxhash.xxh3_64_hexdigest(content))
+        with _opened(io.BytesIO(content), len(content), key) as (header, first, stream):
+            return _values(header, first, stream), source
 
 
 def npz_shape(path: Path, key: str) -> tuple[int, ...]:
     """Shape of an array of an npz, without reading its values. Raises MouthError as `read_npz` does."""
-    with _named(path, key), read_regular(path) as file:
-        return _open(file, file.seek(0, io.SEEK_END), key).header.shape
+    with _named(path, key), read_regular(path) as file, _opened(file, file.seek(0, io.SEEK_END), key) as (header, *_):
+        return header.shape
 
 
 @contextmanager
@@ -82,28 +65,49 @@ def _named(path: Path, key: str) -> Iterator[None]:
     except OSError as error:
         raise MouthError(f"{path}: cannot be read ({error.strerror})") from error
     except MemoryError as error:
-        raise MouthError(f"{path}: {key!r} cannot be decoded (there is too little memory for it)") from error
-    except (NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise MouthError(
+            f"{path}: {key!r} cannot be decoded (there is too little memory for it); read fewer at a time, by a lower "
+            "shardwriter.num_workers"
+        ) from error
+    except (NotImplementedError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise MouthError(f"{path}: {key!r} cannot be decoded ({error})") from error
 
 
-def _open(file: IO[bytes], size: int, key: str) -> "_Member":
-    """Open an array of a file of `size` bytes. Raises what `_named` knows."""
+@contextmanager
+def _opened(file: IO[bytes], size: int, key: str) -> Iterator[tuple[NpyHeader, bytes, IO[bytes]]]:
+    """Open an array of a file of `size` bytes: header, first values, and others. Raises what `_named` knows."""
     if not _has_directory(file, size):
         raise MouthError(f"not a complete npz ({size:,} bytes); expected a zip with the key {key!r}")
     with zipfile.ZipFile(file) as archive:
         found = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    if key not in found:
-        more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-        raise MouthError(f"has the keys {sorted(found)[:LISTED]}{more}; expected {key!r}")
-    info = found[key]
-    _refuse_false_sizes(info)
-    pieces = _pieces(file, info)
-    start = next(pieces, b"")
-    header = parse_npy_header(start)
-    if (expected := header.data_offset + header.data_bytes) != info.file_size:
-        raise ValueError(f"an npy of {info.file_size:,} bytes; expected {expected:,} for {header.shape} {header.dtype}")
-    return _Member(header, start[header.data_offset :], pieces)
+        if key not in found:
+            more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+            raise MouthError(f"has the keys {sorted(found)[:LISTED]}{more}; expected {key!r}")
+        info = found[key]
+        _refuse_false_sizes(info)
+        with archive.open(info) as stream:
+            first = stream.read(_FIRST_BYTES)
+            header = parse_npy_header(first)
+            expected = header.data_offset + header.data_bytes
+            if expected != info.file_size:
+                raise ValueError(
+                    f"an npy of {info.file_size:,} bytes; expected {expected:,} for {header.shape} {header.dtype}"
+                )
+            yield header, first[header.data_offset :], stream
+
+
+def _values(header: NpyHeader, piece: bytes, others: IO[bytes]) -> npt.NDArray[Any]:
+    """Read an array to its end, where the zip's CRC is checked."""
+    flat = np.empty(math.prod(header.shape), header.dtype)
+    unfilled = flat.view(np.uint8)
+    while piece:
+        unfilled[: len(piece)] = np.frombuffer(piece, np.uint8)
+        unfilled = unfilled[len(piece) :]
+        piece = others.read(_PIECE_BYTES)
+    if len(unfilled):
+        whole = header.data_offset + header.data_bytes
+        raise ValueError(f"it unpacks to {whole - len(unfilled):,} bytes; expected {whole:,}, as it says")
+    return flat.reshape(header.shape, order="F" if header.column_major else "C")
 
 
 def _has_directory(file: IO[bytes], size: int) -> bool:
@@ -130,41 +134,3 @@ def _refuse_false_sizes(info: zipfile.ZipInfo) -> None:
             f"{info.compress_size:,} bytes are said to unpack to {info.file_size:,}; expected at most {MOST_RATIO:,} "
             f"times as many, and no more than {MOST_BYTES:,}"
         )
-
-
-def _pieces(file: IO[bytes], info: zipfile.ZipInfo) -> Iterator[bytes]:
-    """Unpack an array, its first bytes first. Raises ValueError where that is not what the directory says."""
-    file.seek(info.header_offset)
-    local = file.read(_LOCAL_BYTES)
-    file.seek(sum(int.from_bytes(local[place : place + 2], "little") for place in _LOCAL_LENGTHS), io.SEEK_CUR)
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS) if info.compress_type == zipfile.ZIP_DEFLATED else None
-    packed_left, left, crc = info.compress_size, info.file_size, 0
-    wanted = _FIRST_BYTES
-    while packed_left and (packed := file.read(min(wanted, packed_left))):
-        piece = inflate.decompress(packed, left + 1) if inflate else packed
-        packed_left -= len(packed)
-        left -= len(piece)
-        crc = zlib.crc32(piece, crc)
-        wanted = _PIECE_BYTES
-        if left < 0:
-            break
-        yield piece
-    if left or crc != info.CRC:
-        raise ValueError(f"it unpacks to other bytes than were packed: bad CRC, or not {info.file_size:,} bytes")
-
-
-class _Member(NamedTuple):
-    """An array that is being read: its header, the first bytes of its values, and the others."""
-
-    header: NpyHeader
-    start: bytes
-    others: Iterator[bytes]
-
-    def values(self) -> npt.NDArray[Any]:
-        """Read it to its end, where the CRC is checked."""
-        flat = np.empty(math.prod(self.header.shape), self.header.dtype)
-        unfilled = flat.view(np.uint8)
-        for piece in chain([self.start], self.others):
-            unfilled[: len(piece)] = np.frombuffer(piece, np.uint8)
-            unfilled = unfilled[len(piece) :]
-        return flat.reshape(self.header.shape, order="F" if self.header.column_major else "C")

@@ -13,11 +13,10 @@ import soundfile
 from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.errors import AudioError
 from iianet.regular_file import read_regular
+from shardwriter.format.sample import AUDIO_DTYPES
 
 _DTYPES = {"PCM_S8": "int16", "PCM_U8": "int16", "PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32"}
 """Smallest that holds what a wav of this kind holds; all others are floats."""
-_WIDER = {("int16", "int32"): "int32", ("float32", "int16"): "float32"}
-"""What holds two kinds without loss."""
 
 
 def read_audio(data_root: Path, entries: Sequence[Mapping[str, Any]]) -> npt.NDArray[Any]:
@@ -34,10 +33,14 @@ def read_audio(data_root: Path, entries: Sequence[Mapping[str, Any]]) -> npt.NDA
         AudioError: One is missing, damaged, too short, not mono at 16 kHz, or cannot be stored without loss.
     """
     paths = [(data_root / entry[name], entry["num_samples"]) for entry in entries for name in ("source", "mixture")]
-    wanted: str | None = None
-    for path, _ in paths:
-        wanted = _joint(wanted, stored_dtype(path), path)
-    parts = [_read(path, num_samples, wanted or "int16") for path, num_samples in paths]
+    dtypes = [stored_dtype(path) for path, _ in paths]
+    joint = np.result_type(*dtypes).name if dtypes else "int16"
+    if joint not in AUDIO_DTYPES:
+        raise AudioError(
+            f"{paths[dtypes.index('int32')][0]}: is int32, another wav of its utterance is float32, and no one type "
+            "holds both without loss; convert them to one, or use --audio path"
+        )
+    parts = [_read(path, num_samples, joint) for path, num_samples in paths]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int16)
 
 
@@ -48,19 +51,6 @@ def stored_dtype(path: Path) -> str:
     if subtype == "DOUBLE":
         raise AudioError(f"{path}: has 64-bit floats, which float32 cannot hold; convert it, or use --audio path")
     return _DTYPES.get(subtype, "float32")
-
-
-def _joint(known: str | None, found: str, path: Path) -> str:
-    """What holds all of an utterance's wavs."""
-    if known is None or known == found:
-        return found
-    first, second = sorted((known, found))
-    if (first, second) not in _WIDER:
-        raise AudioError(
-            f"{path}: is {found}, another wav of its utterance is {known}, and no one type holds both without loss; "
-            "convert them to one, or use --audio path"
-        )
-    return _WIDER[first, second]
 
 
 def _read(path: Path, num_samples: int, dtype: str) -> npt.NDArray[Any]:

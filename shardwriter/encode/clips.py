@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,8 +49,7 @@ def read_clip(row: Mapping[str, Any], data_root: Path, *, embed_audio: bool = Fa
         reason = str(error).removeprefix(f"{path}: ").removeprefix(f"{data_root}/")
         return Failed(reason=reason, source=source_state(path, mouth))
     frames = view_crop(key, view).apply(npz.frames)
-    source = Source(mouth=mouth, size=npz.size, mtime_ns=npz.mtime_ns, digest=npz.digest)
-    return Clip(source=source, frames=frames, audio=audio)
+    return Clip(source=replace(npz.source, mouth=mouth), frames=frames, audio=audio)
 
 
 def source_state(path: Path, mouth: str) -> Source:

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from shardwriter.encode.clips import read_ahead, source_state
 from shardwriter.encode.sources import Planned, finish_sample
 from shardwriter.format.plan import ShardTask
 from shardwriter.format.record import Identity
-from shardwriter.format.sample import Failed, Sample, Source
+from shardwriter.format.sample import Failed, Sample
 
 BATCHED_FRAMES = 50
 """Where the earlier tool's batched mode cut clips."""
@@ -72,8 +72,7 @@ def read_embedding(row: Mapping[str, Any], data_root: Path, identity: Identity) 
     except (MouthError, AudioError) as error:
         reason = str(error).removeprefix(f"{data_root}/")  # a store names no folder of the machine it is from
         return Failed(reason=reason, source=source_state(path, file))
-    source = Source(mouth=file, size=npz.size, mtime_ns=npz.mtime_ns, digest=npz.digest)
-    return finish_sample(row, npz.embedding, audio, source, identity)
+    return finish_sample(row, npz.embedding, audio, replace(npz.source, mouth=file), identity)
 
 
 def _refuse_other_frames(path: Path, found: int, mouth: Path) -> None:

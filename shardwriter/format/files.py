@@ -12,7 +12,7 @@ from typing import IO
 
 from shardwriter.format.names import TEMPORARY_PREFIX
 
-_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(.+)-(\d+)-[0-9a-f]{{16}}", re.DOTALL)
+TEMPORARY_NAME = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}(.+)-(\d+)-[0-9a-f]{{16}}", re.DOTALL)
 
 
 def temporary_path(path: Path) -> Path:
@@ -30,7 +30,7 @@ def delete_temporary_files(folder: Path, is_dead: Callable[[int | None], bool] =
     """
     entries = list(os.scandir(folder)) if folder.is_dir() else []
     for entry in entries:
-        match = _TEMPORARY.fullmatch(entry.name)
+        match = TEMPORARY_NAME.fullmatch(entry.name)
         if match is not None and not entry.is_dir(follow_symlinks=False):
             is_here = match[1].endswith(f"-{socket.gethostname()}")
             if is_dead(int(match[2]) if is_here else None):

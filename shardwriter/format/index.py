@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import IO, Any, Final, NamedTuple
 
@@ -18,9 +17,12 @@ from shardwriter.format.names import (
     EMBEDDING_MEMBER,
     METADATA_MEMBER,
     SCALE_MEMBER,
+    STORE_FILE,
     parse_shard,
     tar_name,
 )
+from shardwriter.format.npy import NPY_HEADER_BYTES
+from shardwriter.format.record import Identity
 from shardwriter.format.table import decode_table, encode_table, reading, refuse_other_keys
 from shardwriter.format.tar import BLOCK_BYTES
 
@@ -140,7 +142,11 @@ def encode_index(table: pa.Table, records: Iterable[ShardRecord]) -> bytes:
 
 
 def decode_index(
-    stream: IO[bytes], where: str, columns: Sequence[str] | None = None
+    stream: IO[bytes],
+    where: str,
+    columns: Sequence[str] | None = None,
+    identity: Identity | None = None,
+    shards: Sequence[str] = (),
 ) -> tuple[pa.Table, list[ShardRecord]]:
     """Read a shard's index, or a merged one: its rows shard by shard, and the shards.
 
@@ -150,39 +156,48 @@ def decode_index(
         stream: Its content.
         where: How a message about it starts.
         columns: To read, in their order in `INDEX_SCHEMA`; all by default.
+        identity: Of the store; None where it is not known.
+        shards: Shards of one split of the store. Where it lists just them, their samples have the members that the
+            identity says, and arrays of its size.
 
     Raises:
         StoreError: It is not an index of this format, is damaged, or cannot be read.
     """
     expected = INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
-    with index_errors(where):
+    with reading(where, "an index", f"Put back what was there, or delete it and {_cure(identity)}"):
         table, facts = decode_table(stream, expected)
         records = [_parse_record(record) for record in take(facts, "shards", list)]
         if len({record.shard for record in records}) != len(records):
             raise ValueError("it lists a shard twice")
         if sum(record.rows for record in records) != len(table):
             raise ValueError(f"{len(table)} rows; expected {sum(record.rows for record in records)}")
-        _check_rows(table, records)
+        layout = None
+        if identity and shards and [record.shard for record in records] == list(shards):
+            layout = Layout(identity, identity.members(shards[0].partition("-")[0]))
+        _check_rows(table, records, layout)
     return table, records
 
 
-def index_errors(where: str) -> AbstractContextManager[None]:
-    """See `reading`."""
-    return reading(where, "an index", "Delete it and run build-shards, which writes it again.")
-
-
 def decode_shard_index(
-    stream: IO[bytes], where: str, shard: str, columns: Sequence[str] | None = None
+    stream: IO[bytes],
+    where: str,
+    shard: str,
+    columns: Sequence[str] | None = None,
+    identity: Identity | None = None,
 ) -> tuple[pa.Table, ShardRecord]:
     """Read the index of one shard. Raises as `decode_index`, and where it is the index of another."""
-    table, records = decode_index(stream, where, columns)
+    table, records = decode_index(stream, where, columns, identity, [shard])
     if [record.shard for record in records] != [shard]:
         found = ", ".join(record.shard for record in records[:3]) or "nothing"
         raise StoreError(
             f"{where}: is the index of {found}; expected {shard}. It was copied or renamed: put back the right one, or "
-            "delete it and run build-shards, which writes the shard again"
+            f"delete it and {_cure(identity)}"
         )
     return table, records[0]
+
+
+def _cure(identity: Identity | None) -> str:
+    return f"{identity.writes_again if identity else 'run build-shards'}, which writes the shard again"
 
 
 def _parse_record(found: Any) -> ShardRecord:
@@ -197,31 +212,47 @@ def _parse_record(found: Any) -> ShardRecord:
     return ShardRecord(shard=shard, tar_size=size, tar_digest=digest, rows=take_count(found, "rows"))
 
 
-def _check_rows(table: pa.Table, records: Sequence[ShardRecord]) -> None:
+class Layout(NamedTuple):
+    """What all samples of a split are: embeddings of a store, and their members."""
+
+    identity: Identity
+    members: tuple[str, ...]
+
+    def __str__(self) -> str:
+        array = f"({self.identity.dim}, frames) {self.identity.dtype}"
+        return f"{', '.join(self.members)}, one behind the other, the first of {array}, as {STORE_FILE} says"
+
+
+def _check_rows(table: pa.Table, records: Sequence[ShardRecord], layout: Layout | None) -> None:
     """Raise ValueError where a row cannot be true of its tar. Some rows at a time: that takes little memory."""
     if "key" in table.schema.names:
         refuse_other_keys(table["key"])
     if "embedding_offset" not in table.schema.names:
         return
-    members = [column for column in MEMBER_COLUMNS.values() if f"{column}_offset" in table.schema.names]
+    members = [name for name, column in MEMBER_COLUMNS.items() if f"{column}_offset" in table.schema.names]
     rows = np.array([record.rows for record in records], dtype=np.int64)
     sizes = np.array([record.tar_size for record in records], dtype=np.int64)
     ends = np.cumsum(rows)
     for start in range(0, len(table), ROWS_AT_A_TIME):
         part = table.slice(max(start - 1, 0), ROWS_AT_A_TIME + 1)  # the first follows one that was checked
         shards = np.searchsorted(ends, np.arange(max(start - 1, 0), max(start - 1, 0) + len(part)), side="right")
-        wrong = _wrong_places(part, members, shards, sizes[shards])
+        wrong = _wrong_places(part, members, shards, sizes[shards], layout)
         if len(wrong):
             row, record = part.slice(int(wrong[0]), 1), records[int(shards[wrong[0]])]
             said = {name: value for name, value in row.to_pylist()[0].items() if value is not None}
-            raise ValueError(f"{record.shard}, whose tar has {record.tar_size:,} bytes, is said to have {said}")
+            raise ValueError(
+                f"{record.shard}, whose tar has {record.tar_size:,} bytes, is said to have {said}; expected "
+                f"{layout or 'its members, one behind the other'}"
+            )
 
 
-def _wrong_places(part: pa.Table, members: Sequence[str], shards: Rows, sizes: Rows) -> Rows:
-    """Rows with a place outside of their tar, or before the end of the place before; or stored without a place."""
-    starts = np.stack([_filled(part, f"{member}_offset", -1) for member in members], axis=1)
-    lengths = np.stack([_filled(part, f"{member}_length", 1) for member in members], axis=1)
-    present = np.stack([np.asarray(part[f"{member}_offset"].is_valid()) for member in members], axis=1)
+def _wrong_places(part: pa.Table, members: Sequence[str], shards: Rows, sizes: Rows, layout: Layout | None) -> Rows:
+    """Rows with a place outside of their tar, or before the end of the place before; or stored without a place; or, as
+    far as the layout is known, with other members, or an embedding of another size."""
+    columns = [MEMBER_COLUMNS[member] for member in members]
+    starts = np.stack([_filled(part, f"{column}_offset", -1) for column in columns], axis=1)
+    lengths = np.stack([_filled(part, f"{column}_length", 1) for column in columns], axis=1)
+    present = np.stack([np.asarray(part[f"{column}_offset"].is_valid()) for column in columns], axis=1)
     inside = (
         (starts >= BLOCK_BYTES) & (starts % BLOCK_BYTES == 0) & (lengths > 0) & (lengths <= sizes[:, None] - starts)
     )
@@ -234,6 +265,11 @@ def _wrong_places(part: pa.Table, members: Sequence[str], shards: Rows, sizes: R
         wrong |= np.asarray(part["error"].is_null()) != present[:, 0]
     if "frames" in part.schema.names:
         wrong |= (np.asarray(part["frames"]) > 0) != present[:, 0]
+    if layout:
+        wrong |= (present != (present[:, :1] & [member in layout.members for member in members])).any(axis=1)
+        if {"embedding_length", "frames"} <= set(part.schema.names):
+            row_bytes = layout.identity.dim * np.dtype(layout.identity.dtype).itemsize
+            wrong |= present[:, 0] & (lengths[:, 0] != NPY_HEADER_BYTES + row_bytes * _filled(part, "frames", 0))
     return np.flatnonzero(wrong)
 
 

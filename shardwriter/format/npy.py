@@ -15,6 +15,8 @@ import numpy.typing as npt
 from iianet.errors import StoreError
 
 MAGIC: Final = b"\x93NUMPY"
+NPY_HEADER_BYTES: Final = 128
+"""Header of every npy member that stores write: NumPy pads short ones to this, so data starts at a fixed distance."""
 MOST_AXES: Final = 32
 LONGEST_HEADER: Final = 10_000
 """Bytes; as NumPy has it."""

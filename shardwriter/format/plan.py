@@ -5,7 +5,6 @@ after however many interruptions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import IO, Any, Final, Literal, get_args
@@ -25,6 +24,8 @@ from shardwriter.format.table import (
     reading,
     refuse_other_keys,
 )
+
+CURE: Final = "Copy it again with the store, or make it anew from the tars with inspect-shards STORE --reindex"
 
 PlanKind = Literal["extend", "replace", "compact"]
 
@@ -218,23 +219,17 @@ def decode_header(stream: IO[bytes], where: str) -> PlanHeader:
         StoreError: It is not a plan of this format, another one than its name says, damaged, or cannot be read. The
             message starts with `where`.
     """
-    with plan_errors(where):
+    with reading(where, "a plan", CURE):
         return _parse_header(decode_facts(stream), where)
 
 
 def decode_plan(stream: IO[bytes], where: str, columns: Sequence[str] = tuple(PLAN_SCHEMA.names)) -> Plan:
     """Read a plan, all columns of its rows or some, in their order in `PLAN_SCHEMA`. Raises as `decode_header`."""
-    with plan_errors(where):
+    with reading(where, "a plan", CURE):
         table, facts = decode_table(stream, pa.schema([PLAN_SCHEMA.field(column) for column in columns]))
         plan = Plan(header=_parse_header(facts, where), table=table)
         plan.check()
         return plan
-
-
-def plan_errors(where: str) -> AbstractContextManager[None]:
-    """See `reading`."""
-    cure = "Copy it again with the store, or make it anew from the tars with inspect-shards STORE --reindex"
-    return reading(where, "a plan", cure)
 
 
 def _parse_header(facts: Mapping[str, Any], where: str) -> PlanHeader:

@@ -60,6 +60,12 @@ class Identity:
         """Whether the embeddings came from an earlier tool: nothing records their encoder."""
         return self.encoder.get("imported") is True
 
+    @property
+    def writes_again(self) -> str:
+        """What writes shards again that are lost, in words."""
+        is_given = not self.precision and not self.is_imported
+        return "give write_store the same samples again" if is_given else "run build-shards"
+
     def members(self, split: str) -> tuple[str, ...]:
         """The members that every sample of a split has, in the order of the tar."""
         scale = (SCALE_MEMBER,) if self.dtype == "int8" else ()
@@ -110,8 +116,8 @@ class StoreRecord:
         return seal({"format": FORMAT_NAME, "version": FORMAT_VERSION, **asdict(self)}, indent=2)
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> "StoreRecord":
-        """Undo `to_bytes`.
+    def from_bytes(cls, content: bytes, *, is_sealed: bool = True) -> "StoreRecord":
+        """Undo `to_bytes`; without `is_sealed`, of a record that somebody has edited, too.
 
         Raises:
             OtherVersion: It is a record of another version of the format.
@@ -120,7 +126,7 @@ class StoreRecord:
         facts = parse_object(content)
         if facts.get("format") != FORMAT_NAME:
             raise ValueError(f"format {show(facts.get('format'))}; expected {FORMAT_NAME!r}")
-        if facts.get("version") == FORMAT_VERSION or "digest" in facts:  # versions 1 and 2 had none
+        if is_sealed and (facts.get("version") == FORMAT_VERSION or "digest" in facts):  # versions 1 and 2 had none
             refuse_broken_seal(facts)
         if facts.get("version") != FORMAT_VERSION:
             raise OtherVersion(facts.get("version"))

@@ -22,12 +22,11 @@ from iianet.errors import StoreError
 from shardwriter.format.document import parse_object
 from shardwriter.format.index import Entry
 from shardwriter.format.names import AUDIO_MEMBER, EMBEDDING_MEMBER, METADATA_MEMBER, SCALE_MEMBER, member_name
+from shardwriter.format.npy import NPY_HEADER_BYTES as NPY_HEADER_BYTES
 from shardwriter.format.npy import read_npy
 from shardwriter.format.record import Identity
 from shardwriter.format.tar import BLOCK_BYTES, is_header_of
 
-NPY_HEADER_BYTES: Final = 128
-"""Header of every npy member: NumPy pads short headers to this, so data starts at a fixed distance."""
 LARGEST: Final = 127
 """Largest stored integer of an int8 embedding, on both sides of 0."""
 SMALLEST_SCALE: Final = np.finfo(np.float32).tiny
@@ -149,10 +148,8 @@ def read_member(tar: IO[bytes], entry: Entry, member: str) -> bytes:
     """Content of a member.
 
     Raises:
-        StoreError: Its index does not list it, the tar ends before, or it has another member there.
+        StoreError: The tar ends before it, or has another member there.
     """
-    if member not in entry.members:
-        raise StoreError(f"{entry.where}: {member}: its index does not say where it lies; the store is damaged")
     offset, size = entry.members[member]
     tar.seek(offset - BLOCK_BYTES)
     block = tar.read(BLOCK_BYTES)
@@ -187,7 +184,11 @@ def read_checked_members(tar: IO[bytes], entry: Entry, identity: Identity) -> di
     members = {member: read_member(tar, entry, member) for member in identity.members(entry.split)}
     for member, header in expected_headers(identity, entry.frames).items():
         if not members[member].startswith(header):
-            raise StoreError(f"{entry.where}: {member}: is no array of the shape and type that its store says")
+            expected = f"({identity.dim}, {entry.frames}) {identity.dtype}, and its scale where that is int8"
+            raise StoreError(
+                f"{entry.where}: {member}: is no array of the shape and type that its store says; expected {expected}. "
+                "inspect-shards --verify lists all such samples, and says what to do"
+            )
     return members
 
 
@@ -205,10 +206,10 @@ def read_values(tar: IO[bytes], entry: Entry) -> npt.NDArray[np.float32]:
     embedding = read_array(tar, entry, EMBEDDING_MEMBER)
     if embedding.dtype != np.int8:
         return embedding.astype(np.float32)
-    scale = read_array(tar, entry, SCALE_MEMBER) if SCALE_MEMBER in entry.members else None
-    if scale is None or scale.dtype != np.float32 or scale.shape != embedding.shape[:1]:
-        found = "is missing" if scale is None else f"is {scale.shape} {scale.dtype}"
-        raise StoreError(f"{entry.where}: {SCALE_MEMBER}: {found}; expected {embedding.shape[:1]} float32")
+    scale = read_array(tar, entry, SCALE_MEMBER)
+    if scale.dtype != np.float32 or scale.shape != embedding.shape[:1]:
+        found = f"{scale.shape} {scale.dtype}"
+        raise StoreError(f"{entry.where}: {SCALE_MEMBER}: is {found}; expected {embedding.shape[:1]} float32")
     return dequantize(embedding, scale)
 
 

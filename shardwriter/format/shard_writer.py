@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
-import xxhash
 
+from shardwriter.format.digest import digest_of
 from shardwriter.format.files import temporary_path
 from shardwriter.format.index import MEMBER_COLUMNS, ShardRecord, index_table
 from shardwriter.format.names import member_name
 from shardwriter.format.sample import NPY_HEADER_BYTES, Failed, Sample, Source
+from shardwriter.format.tar import BLOCK_BYTES, member_info
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class ShardWriter:
         self._temporary = temporary_path(staging / "shard")
 
     def __enter__(self) -> "ShardWriter":
-        self._stream = _DigestingFile(self._temporary)
+        self._stream = self._temporary.open("w+b", buffering=1 << 20)
         self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.USTAR_FORMAT)
         return self
 
@@ -76,19 +77,18 @@ class ShardWriter:
 
     def finish(self) -> WrittenShard:
         """End the tar."""
-        is_stored = any(row.get("error") is None for row in self._rows)
-        if is_stored:
-            self._tar.close()
-            self._stream.sync()
-        self._stream.close()
-        if not is_stored:
+        index = index_table(self._rows)
+        if all(row.get("error") is not None for row in self._rows):
+            self._stream.close()
             self._temporary.unlink()
-        return WrittenShard(
-            tar=self._temporary if is_stored else None,
-            tar_size=self._stream.size if is_stored else 0,
-            tar_digest=self._stream.digest() if is_stored else "",
-            index=index_table(self._rows),
-        )
+            return WrittenShard(tar=None, tar_size=0, tar_digest="", index=index)
+        self._tar.close()
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.seek(0)
+        digest, size = digest_of(self._stream)
+        self._stream.close()
+        return WrittenShard(tar=self._temporary, tar_size=size, tar_digest=digest, index=index)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -100,11 +100,8 @@ class ShardWriter:
                 self._temporary.unlink(missing_ok=True)
 
     def _append(self, name: str, content: bytes) -> int:
-        info = tarfile.TarInfo(name)  # mtime 0, uid and gid 0, no names: the same bytes on every machine
-        info.size = len(content)
-        info.mode = 0o644
-        start = self._tar.offset + tarfile.BLOCKSIZE
-        self._tar.addfile(info, io.BytesIO(content))
+        start = self._tar.offset + BLOCK_BYTES
+        self._tar.addfile(member_info(name, len(content)), io.BytesIO(content))
         return start
 
 
@@ -124,33 +121,3 @@ def source_of(row: Mapping[str, Any]) -> Source:
     return Source(
         mouth=row["mouth"], size=row["source_size"], mtime_ns=row["source_mtime_ns"], digest=row["source_digest"]
     )
-
-
-class _DigestingFile(io.RawIOBase):
-    """A file that is digested as it is written, since it is written front to back."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._file = path.open("wb", buffering=1 << 20)
-        self._digest = xxhash.xxh3_64()
-        self.size = 0
-
-    def write(self, data: Any) -> int:
-        self._digest.update(data)
-        self._file.write(data)
-        self.size += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.size
-
-    def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def digest(self) -> str:
-        return str(self._digest.hexdigest())
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

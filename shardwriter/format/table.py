@@ -14,7 +14,6 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any, Final
 
 import pyarrow as pa
@@ -75,16 +74,13 @@ def decode_facts(stream: IO[bytes]) -> dict[str, Any]:
     Raises:
         Exception: It is damaged, or something else; inside `reading`, a StoreError that says so.
     """
-    footer = _check_footer(stream)
-    with _open(stream) as file:
-        return _facts(file, footer)
+    with _opened(stream) as (_, facts, _):
+        return facts
 
 
 def decode_table(stream: IO[bytes], schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]]:
     """Read the columns of a schema, and the facts as `decode_facts` does. Raises as it does."""
-    footer = _check_footer(stream)
-    with _open(stream) as file:
-        facts = _facts(file, footer)
+    with _opened(stream) as (file, facts, footer):
         _check_columns(stream, footer, file.metadata, set(schema.names))
         table = file.read(schema.names).replace_schema_metadata(None)
     table.validate(full=True)
@@ -143,6 +139,10 @@ def refuse_other_keys(keys: pa.ChunkedArray) -> None:
         raise ValueError(f"the key {keys[pc.index(is_key, False).as_py()].as_py()!r}")
 
 
+class LostError(StoreError):
+    """A file of a store is missing or damaged; not one that cannot be read just now."""
+
+
 @contextmanager
 def reading(where: str, what: str, cure: str) -> Iterator[None]:
     """Turn what goes wrong with a file into a StoreError: damage, with its cure, or no access, which is none.
@@ -154,7 +154,7 @@ def reading(where: str, what: str, cure: str) -> Iterator[None]:
 
     Raises:
         UnreadableError: It cannot be read.
-        StoreError: It is damaged. FileNotFoundError is left to the caller, who knows why it may be gone.
+        LostError: It is damaged. FileNotFoundError is left to the caller, who knows why it may be gone.
     """
     try:
         yield
@@ -163,26 +163,25 @@ def reading(where: str, what: str, cure: str) -> Iterator[None]:
     except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, OSError) and error.errno not in _OF_DAMAGE:
             raise UnreadableError(where, error) from error
-        raise StoreError(f"{where}: not {what} of this format ({error}). {cure}") from error
+        raise LostError(f"{where}: not {what} of this format ({error}). {cure}") from error
 
 
-def _open(source: Path | IO[bytes]) -> pq.ParquetFile:
-    return pq.ParquetFile(
-        source,
+@contextmanager
+def _opened(stream: IO[bytes]) -> Iterator[tuple[pq.ParquetFile, dict[str, Any], int]]:
+    """A file, its facts, and where its columns and their digests end."""
+    footer = _check_footer(stream)
+    with pq.ParquetFile(
+        stream,
         page_checksum_verification=True,
         pre_buffer=False,
         thrift_string_size_limit=4 * MOST_BYTES,
         thrift_container_size_limit=_MOST_PARTS,
-    )
-
-
-def _facts(file: pq.ParquetFile, size: int) -> dict[str, Any]:
-    """Facts of a file whose columns take `size` bytes of it."""
-    facts = parse_object((file.schema_arrow.metadata or {})[_METADATA])
-    if facts.get("version") != FORMAT_VERSION:
-        raise ValueError(f"version {facts.get('version')} of the format; expected {FORMAT_VERSION}")
-    _refuse_bomb(file.metadata, size)
-    return {**facts, "num_rows": file.metadata.num_rows}
+    ) as file:
+        facts = parse_object((file.schema_arrow.metadata or {})[_METADATA])
+        if facts.get("version") != FORMAT_VERSION:
+            raise ValueError(f"version {facts.get('version')} of the format; expected {FORMAT_VERSION}")
+        _refuse_bomb(file.metadata, footer)
+        yield file, {**facts, "num_rows": file.metadata.num_rows}, footer
 
 
 _ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}

@@ -69,6 +69,14 @@ class OwnTarInfo(StrictTarInfo):
         return info
 
 
+def member_info(name: str, size: int) -> tarfile.TarInfo:
+    """What stores write of a member: mtime 0, uid and gid 0, no names, so the same bytes on every machine."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = 0o644
+    return info
+
+
 def is_header_of(block: bytes, name: str, size: int) -> bool:
     """Whether a block is the header of a member of this name and size, bytes, as stores write it."""
     return block[:NAME_BYTES] == name.encode().ljust(NAME_BYTES, b"\0") and block[_SIZE] == b"%011o\0" % size

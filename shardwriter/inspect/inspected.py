@@ -70,9 +70,7 @@ class InspectedStore:
     @property
     def problems(self) -> list[str]:
         """What is missing because it cannot be read, and the cure."""
-        is_given = not self.identity.precision and not self.identity.is_imported
-        again = "write the store anew with write_store" if is_given else "run build-shards to write it again"
-        cure = f"so its utterances count as missing; {again}"
+        cure = f"so its utterances count as missing; put it back, or {self.identity.writes_again}"
         damaged = [shard for entries in self.splits.values() for shard in entries.damaged]
         return [
             *self.unreadable,

@@ -113,7 +113,7 @@ def _read_again(data_root: Path, mouth: str, digest: str | None) -> npt.NDArray[
     except MouthError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise StoreError(f"{mouth} cannot be encoded again: {reason}") from error
-    if digest is not None and npz.digest != digest:
+    if digest is not None and npz.source.digest != digest:
         raise StoreError(f"{mouth} has changed since it was encoded; build-shards encodes it again")
     return npz.frames
 

@@ -7,6 +7,7 @@ build-shards finds those again.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
@@ -16,6 +17,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from iianet.errors import StoreError, UnreadableError
+from shardwriter.format.document import MOST_BYTES
 from shardwriter.format.index import ShardRecord, decode_shard_index, encode_index, index_table
 from shardwriter.format.names import (
     INDEX_SUFFIX,
@@ -45,10 +47,12 @@ logger = logging.getLogger(__name__)
 class _Known:
     """What a folder still says beside its tars: its record, and of the plans and indexes those that can be read.
 
-    Headers by the plan's file name; keys that these plans list, and indexes, by shard.
+    Headers by the plan's file name; keys that these plans list, and indexes, by shard; data_root of a record that was
+    edited, too.
     """
 
     record: StoreRecord | None
+    data_root: str | None
     headers: Mapping[str, PlanHeader]
     keys: Mapping[str, pa.ChunkedArray]
     indexes: Mapping[ShardName, tuple[pa.Table, ShardRecord]]
@@ -106,7 +110,7 @@ def reindex(given: str, data_root: str | None = None) -> None:
                 shards.append(replace(shard, index=_index(folder, shard, known)))
                 bar.update(shard.size)
         _warn_of_failures(folder, shards, known)
-        root = data_root or (known.record.data_root if known.record else None)
+        root = data_root or known.data_root
         if root is None and any(shard.planned[0]["mouth"] for shard in shards):
             logger.warning(
                 "%s: %s is lost, so nothing says where the paths of the corpus start; give --data_root to record it",
@@ -136,18 +140,22 @@ def _note_made_anew(where: str, error: StoreError) -> None:
 
 
 def _read_known(folder: Folder) -> _Known:
-    record = None
+    record, data_root = None, None
     headers: dict[str, PlanHeader] = {}
     keys: dict[str, pa.ChunkedArray] = {}
     indexes: dict[ShardName, tuple[pa.Table, ShardRecord]] = {}
     try:
         record = read_record(folder) if is_store(folder) else None
+        data_root = record.data_root if record else None
     except UnreadableError:
         raise
     except StoreError as error:
         if isinstance(error.__cause__, OtherVersion):
             raise
         _note_made_anew(folder.where(STORE_FILE), error)
+        with suppress(ValueError, OtherVersion), folder.open(STORE_FILE) as stream:
+            data_root = StoreRecord.from_bytes(stream.read(MOST_BYTES), is_sealed=False).data_root
+            logger.warning("%s: data_root is %s, as it says; give --data_root for another", folder.name, data_root)
     for name in sorted(folder.files()):
         shard = parse_shard(name.removesuffix(INDEX_SUFFIX)) if name.endswith(INDEX_SUFFIX) else None
         if shard is None and parse_plan_name(name) is None:
@@ -164,7 +172,7 @@ def _read_known(folder: Folder) -> _Known:
                 raise
             except StoreError as error:
                 _note_made_anew(folder.where(name), error)
-    return _Known(record=record, headers=headers, keys=keys, indexes=indexes)
+    return _Known(record=record, data_root=data_root, headers=headers, keys=keys, indexes=indexes)
 
 
 def _choose(folder: Folder, known: _Known, present: Sequence[str]) -> _Chosen:

@@ -7,21 +7,13 @@ from tqdm import tqdm
 
 from iianet.errors import StoreError
 from iianet.wording import counted
+from shardwriter.format.files import TEMPORARY_NAME
 from shardwriter.format.index import entries_of
-from shardwriter.format.names import (
-    TAR_SUFFIX,
-    TEMPORARY_PREFIX,
-    index_name,
-    merged_index_name,
-    parse_shard,
-    plan_id_of,
-    tar_name,
-)
+from shardwriter.format.names import TAR_SUFFIX, index_name, merged_index_name, parse_shard, plan_id_of, tar_name
 from shardwriter.format.plan import ShardTask
 from shardwriter.inspect.inspected import InspectedStore
 from shardwriter.inspect.report import Section
 from shardwriter.inspect.verify_shard import verify_tar
-from shardwriter.storage.storage import Storage
 from shardwriter.store.entries import read_index, read_shard_index
 
 
@@ -44,14 +36,14 @@ def verify(store: InspectedStore) -> Section:
             problems += found
             damaged += [task.shard] if found else []
     for split, entries in store.splits.items():
-        problems += _merged_index(store.storage, split, [record.shard for record in entries.shards])
+        problems += _merged_index(store, split, [record.shard for record in entries.shards])
     problems = list(dict.fromkeys(problems))
     notes = _unused_files(store)
     said = counted(len(problems), "problem") if problems else "all as the indexes say"
     lines = [f"Verified {samples:,} samples in {read:,} shards: {said}.", *(f"  {note}" for note in notes)]
     if damaged:
         files = [f"{store.name}/{name(shard)}" for shard in damaged for name in (index_name, tar_name)]
-        lines += ["To fix it, delete these and run build-shards again:", *(f"  {file}" for file in files)]
+        lines += [f"To fix it, delete these and {store.identity.writes_again}:", *(f"  {file}" for file in files)]
     return Section(text="\n".join(lines), fields={"notes": notes}, problems=problems)
 
 
@@ -59,7 +51,7 @@ def _verify_shard(store: InspectedStore, task: ShardTask, progress: Callable[[in
     """Samples in a shard, and problems. Raises StoreError where its index cannot be read, or is another's."""
     name = index_name(task.shard)
     try:
-        table, record = read_shard_index(store.storage, task.shard)
+        table, record = read_shard_index(store.storage, task.shard, None, store.identity)
     except FileNotFoundError as error:
         raise StoreError(
             f"{store.storage.where(name)}: is gone; it was there when the store was opened. Wait for a running build, "
@@ -76,12 +68,12 @@ def _verify_shard(store: InspectedStore, task: ShardTask, progress: Callable[[in
     return len(stored), problems
 
 
-def _merged_index(storage: Storage, split: str, shards: Sequence[str]) -> Iterator[str]:
+def _merged_index(store: InspectedStore, split: str, shards: Sequence[str]) -> Iterator[str]:
     """A merged index is used where it lists the complete shards, so then it must say what theirs say."""
     name = merged_index_name(split)
     try:
-        merged, records = read_index(storage, name)
-        own = [read_shard_index(storage, shard) for shard in shards]
+        merged, records = read_index(store.storage, name, None, store.identity, shards)
+        own = [read_shard_index(store.storage, shard, None, store.identity) for shard in shards]
     except (FileNotFoundError, StoreError):
         return  # one that cannot be read is among the problems already; none need be there
     if not own or [record.shard for record in records] != list(shards):
@@ -96,10 +88,10 @@ def _unused_files(store: InspectedStore) -> list[str]:
     named = {plan_id_of(name) for name in snapshot.record.named}
     planned = {header.id: set(header.all_shard_names) for header in snapshot.headers.values()}
     notes = []
-    left = {path.name for path in store.storage.staging.glob(f"{TEMPORARY_PREFIX}*")}
+    left = {path.name for path in store.storage.staging.glob("*") if TEMPORARY_NAME.fullmatch(path.name)}
     for name in sorted({*snapshot.files, *left}):
         plan_id, (shard, _, suffix) = plan_id_of(name), name.rpartition(".")
-        if name.startswith(TEMPORARY_PREFIX):
+        if name in left:
             notes.append(f"{name}: left by a build that died, or in use by one that runs")
         elif plan_id is None:
             continue

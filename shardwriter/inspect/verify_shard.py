@@ -1,14 +1,14 @@
 """Read one tar whole, and compare it, and each of its samples, with what its index says and with what the store is."""
 
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from iianet.errors import StoreError
-from shardwriter.format.digest import digest_of
+from shardwriter.format.digest import CHUNK_BYTES, digest_of
 from shardwriter.format.index import Entry, ShardRecord
 from shardwriter.format.names import (
     AUDIO_MEMBER,
@@ -21,7 +21,7 @@ from shardwriter.format.names import (
 from shardwriter.format.npy import read_npy, read_npy_header
 from shardwriter.format.record import Identity
 from shardwriter.format.sample import AUDIO_DTYPES, NPY_HEADER_BYTES, read_member, read_metadata
-from shardwriter.format.tar import OwnTarInfo
+from shardwriter.format.tar import BLOCK_BYTES, NAME_BYTES, member_info
 from shardwriter.inspect.inspected import InspectedStore
 
 
@@ -67,35 +67,24 @@ def _changed(record: ShardRecord, digest: str, stored: Sequence[Entry], located:
 
 
 def _headers(tar: IO[bytes], stored: Sequence[Entry]) -> list[str]:
-    """Where the tar's own headers first contradict the index."""
-    expected = [
-        (entry, _place(member_name(entry.key, member), *place))
-        for entry in stored
-        for member, place in entry.members.items()
-    ]
-    present = list(_places(tar))
-    for index, (entry, place) in enumerate(expected):
-        there = present[index] if index < len(present) else "not readable"
-        if there != place:
-            return [f"{entry.where}: header {index} of the tar is {there}; its index says {place}"]
-    if len(present) > len(expected):
-        return [f"{stored[-1].where}: is followed by {present[len(expected)]}, which its index lacks"]
+    """Where the tar first has something else than the members that the index lists, one behind the other."""
+    end, number = 0, 0
+    for entry in stored:
+        for member, (offset, size) in entry.members.items():
+            name = member_name(entry.key, member)
+            tar.seek(end)
+            found = tar.read(BLOCK_BYTES)
+            if (offset, found) != (end + BLOCK_BYTES, member_info(name, size).tobuf(tarfile.USTAR_FORMAT)):
+                there = found[:NAME_BYTES].rstrip(b"\0")
+                return [
+                    f"{entry.where}: header {number} of the tar is {there!r}, not as stores write it; its index says "
+                    f"{name}, {size:,} bytes at {offset:,}"
+                ]
+            end, number = offset + size + -size % BLOCK_BYTES, number + 1
+    tar.seek(end)
+    if any(piece.strip(b"\0") for piece in iter(lambda: tar.read(CHUNK_BYTES), b"")):
+        return [f"{stored[-1].where}: is followed by something at byte {end:,}, which its index lacks"]
     return []
-
-
-def _places(tar: IO[bytes]) -> Iterator[str]:
-    """The members that the tar's headers list, up to the first unreadable header."""
-    tar.seek(0)
-    try:
-        with tarfile.TarFile(fileobj=tar, mode="r", tarinfo=OwnTarInfo) as archive:
-            for member in archive:
-                yield _place(member.name, member.offset_data, member.size)
-    except (tarfile.TarError, OSError, ValueError):  # a place that cannot be sought
-        return
-
-
-def _place(name: str, offset: int, size: int) -> str:
-    return f"{name}, {size} bytes at {offset}"
 
 
 def _end(entry: Entry) -> int:

@@ -5,22 +5,22 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import xxhash
 from tqdm import tqdm
 
-from iianet.errors import StoreError, UnreachableError
+from iianet.errors import StoreError
 from iianet.regular_file import open_regular
 from shardwriter.format.files import delete_dead_temporary_files, temporary_path
 from shardwriter.format.index import decode_index
-from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard, tar_name
+from shardwriter.format.names import INDEX_SUFFIX, TAR_SUFFIX, TEMPORARY_PREFIX, index_name, parse_shard
 from shardwriter.storage.lease import Lease, held_lease
-from shardwriter.storage.lock import NoLocks, release_lock, wait_for_lock
+from shardwriter.storage.lock import NoLocks, explained, release_lock, wait_for_lock
 from shardwriter.storage.objects import Conflict, Objects, endpoint
-from shardwriter.storage.storage import Listed, OpenTar, checked_name
+from shardwriter.storage.storage import Listed, OpenTar, Storage, checked_name
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +30,11 @@ LOCKS = 256
 """Files whose locks let each tar be downloaded by one process at a time; tars share them, so none is ever deleted."""
 DOWNLOAD_SECONDS = 86_400.0
 """Longest wait for another process that downloads a tar."""
+CACHE_CURE = "; make room, or name another cache folder (datamodule.data_config.cache_dir)"
 STAGING_FOLDER, SMALL_FOLDER, LOCK_FOLDER = "staging", "small", "locks"
 
 
-class Bucket:
+class Bucket(Storage):
     """See `Storage`.
 
     Args:
@@ -67,14 +68,8 @@ class Bucket:
     def staging(self) -> Path:
         return self.folder / STAGING_FOLDER
 
-    def absolute(self) -> "Bucket":
-        return self
-
     def where(self, name: str) -> str:
         return f"{self.objects.url}/{name}"
-
-    def exists(self) -> bool:
-        return True
 
     def files(self) -> Mapping[str, Listed]:
         self._known = {name: facts for name, facts in self.objects.list().items() if not name.startswith(".")}
@@ -112,7 +107,7 @@ class Bucket:
         if descriptor is not None:
             return OpenTar(descriptor, is_checked=False)
         self._make_folders()
-        with self._explained(path), self._locked(name):
+        with explained(path, CACHE_CURE), self._locked(name):
             descriptor = _open_whole(path, size)  # another process was quicker
             if descriptor is not None:
                 return OpenTar(descriptor, is_checked=False)
@@ -144,11 +139,8 @@ class Bucket:
             shard, tar = index.stem, index.with_suffix(TAR_SUFFIX)
             if parse_shard(shard) and index_name(shard) not in self._known and is_wanted(shard):
                 size = _tar_size(index)
-                if size == 0:
-                    self.publish([(index, index.name)])
-                    published.append(shard)
-                elif tar.is_file() and tar.stat().st_size == size:
-                    self.publish([(tar, tar_name(shard)), (index, index.name)])
+                if size == 0 or (tar.is_file() and tar.stat().st_size == size):
+                    self.publish([*([(tar, tar.name)] if size else []), (index, index.name)])
                     published.append(shard)
         for leftover in self.staging.iterdir():
             if not leftover.is_dir():  # the logs of builds
@@ -192,15 +184,6 @@ class Bucket:
         if self._lease is not None:
             self._lease.check()
 
-    def hold(self, name: str) -> None:  # noqa: ARG002
-        return None
-
-    def readers(self, name: str) -> AbstractContextManager[str | None]:  # noqa: ARG002
-        return nullcontext()
-
-    def free_bytes(self) -> int | None:
-        return None
-
     def _note(self, name: str, size: int, version: str) -> None:
         self._known[name] = Listed(size, version)
 
@@ -220,7 +203,7 @@ class Bucket:
     def _download_small(self, name: str) -> IO[bytes]:
         """Download a small file as it is now, which may be newer than it was when listed, and open it."""
         folder = self.folder / SMALL_FOLDER
-        with self._explained(folder / name):
+        with explained(folder / name, CACHE_CURE):
             folder.mkdir(parents=True, exist_ok=True)
             temporary = temporary_path(folder / name)
             try:
@@ -276,22 +259,10 @@ class Bucket:
             held -= status.st_size
 
     def _make_folders(self) -> None:
-        with self._explained(self.folder):
+        with explained(self.folder, CACHE_CURE):
             for name in (STAGING_FOLDER, LOCK_FOLDER):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             delete_dead_temporary_files(self.folder)
-
-    @contextmanager
-    def _explained(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and error.filename is None:  # of the bucket, not of the cache
-                raise
-            raise UnreachableError(
-                f"{error.filename or path}: cannot be written ({error.strerror or error}); make room, or name another "
-                "cache folder (datamodule.data_config.cache_dir)"
-            ) from error
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,11 @@ from iianet.regular_file import open_regular, read_regular
 from shardwriter.format.files import atomic_file, move_into_place
 from shardwriter.storage.hold import FileHold, hold_file, readers_of
 from shardwriter.storage.lock import build_lock, explained
-from shardwriter.storage.storage import Listed, OpenTar, checked_name
+from shardwriter.storage.storage import Listed, OpenTar, Storage, checked_name
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Storage):
     """See `Storage`. Files are replaced by renames, builds exclude each other by flock.
 
     Attributes:
@@ -25,11 +25,6 @@ class Folder:
     """
 
     path: Path
-
-    num_downloads = 1
-    num_uploads = 0
-    keep_replaced_days = 0.0
-    """Readers are seen by their locks, so nothing needs to stay longer than they do."""
 
     @property
     def name(self) -> str:
@@ -63,35 +58,21 @@ class Folder:
         return found
 
     def version(self, name: str) -> str | None:
-        try:
-            with self._explained(name):
-                return _version(self._at(name).stat())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        with suppress(FileNotFoundError), self._explained(name):
+            return _version(self._at(name).stat())
+        return None
 
     def open(self, name: str) -> IO[bytes]:
         with self._explained(name):
             return read_regular(self._at(name))
 
-    def prefetch(self, names: Iterable[str]) -> None:
-        pass
-
     def open_tar(self, name: str, size: int, digest: str) -> OpenTar:  # noqa: ARG002 (a cache would need them)
         return OpenTar(open_regular(self._at(name)), is_checked=False)
-
-    def is_kept(self, name: str, digest: str) -> bool:  # noqa: ARG002
-        return True
-
-    def forget(self, name: str, digest: str) -> bool:  # noqa: ARG002
-        return False
 
     def publish(self, files: Iterable[tuple[Path, str]]) -> None:
         with explained(self.path):
             for temporary, name in files:
                 move_into_place(temporary, self._at(name))
-
-    def publish_staged(self, is_wanted: Callable[[str], bool]) -> list[str]:  # noqa: ARG002
-        return []
 
     def write(self, name: str, content: bytes) -> None:
         with explained(self.path), atomic_file(self._at(name)) as stream:
@@ -114,9 +95,6 @@ class Folder:
     def write_lock(self, *, patient: bool = False) -> AbstractContextManager[None]:
         return build_lock(self.path, patient=patient)
 
-    def check_lock(self) -> None:
-        pass  # the system keeps it
-
     def hold(self, name: str) -> FileHold | None:
         return hold_file(self._at(name))
 
@@ -134,7 +112,9 @@ class Folder:
         """Say that a file cannot be read, which is not damage; that there is none is for the caller to say."""
         try:
             yield
-        except (FileNotFoundError, NotADirectoryError):
+        except NotADirectoryError as error:  # a folder on the way to it is a file
+            raise FileNotFoundError(*error.args) from error
+        except FileNotFoundError:
             raise
         except OSError as error:
             raise UnreadableError(str(error.filename or self.path / name), error) from error

@@ -8,7 +8,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +57,17 @@ def hold_file(plan: Path) -> FileHold | None:
 @contextmanager
 def readers_of(plan: Path) -> Iterator[str | None]:
     """Why a retired plan must not be deleted, if anybody reads it; None where nobody will any more."""
-    try:
+    with ExitStack() as opened:
+        reason = None
         try:
-            descriptor = open_regular(plan, os.O_RDWR)  # network file systems want that
-        except PermissionError:  # another user's, in a folder that is ours as well
-            descriptor = open_regular(plan)
-    except FileNotFoundError:
-        yield None
-        return
-    except OSError as error:
-        yield f"nobody can say who reads it ({error})"
-        return
-    try:
-        try:
-            reason = None if try_lock(descriptor, plan, shared=False) else "the store is being read"
-        except StoreError as error:
-            reason = f"nobody can say who reads it ({error})"
+            try:
+                descriptor = open_regular(plan, os.O_RDWR)  # network file systems want that
+            except PermissionError:  # another user's, in a folder that is ours as well
+                descriptor = open_regular(plan)
+            opened.callback(os.close, descriptor)
+            if not try_lock(descriptor, plan, shared=False):
+                reason = "the store is being read"
+        except (OSError, StoreError) as error:
+            if not isinstance(error, FileNotFoundError):
+                reason = f"nobody can say who reads it ({error})"
         yield reason
-    finally:
-        os.close(descriptor)

@@ -27,6 +27,7 @@ MOMENT_SECONDS = 600.0
 """Longest wait for what is held for moments."""
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
 _LONGEST_HOLDER = 500
+RESUME = ". Every published shard is whole; make room or fix the folder, and run the command again to resume"
 
 
 class NoLocks(StoreError):
@@ -49,12 +50,7 @@ def build_lock(folder: Path, *, patient: bool = False) -> Iterator[None]:
     with open_lock(folder, LOCK_FILE) as stream, ExitStack() as held:
         with explained(folder):
             try:
-                if patient:
-                    wait_for_lock(stream, folder, MOMENT_SECONDS, lambda: holder(stream))
-                elif not try_lock(stream, folder, shared=False):
-                    raise StoreError(
-                        f"{folder}: another build is writing to it ({holder(stream)}); wait for it or stop it"
-                    )
+                _hold(lambda: try_lock(stream, folder, shared=False), folder, lambda: holder(stream), patient)
             except NoLocks:
                 held.enter_context(_lock_file(folder, patient))
             name_holder(stream)
@@ -74,19 +70,13 @@ def _lock_file(folder: Path, patient: bool) -> Iterator[None]:
             return False
         return True
 
-    def found() -> str:
+    def who() -> str:
+        found = "which has ended just now"
         with suppress(FileNotFoundError), os.fdopen(open_regular(path)) as other:
-            return holder(other)
-        return "which has ended just now"
+            found = holder(other)
+        return f"{found}; its file system has no locks: if that build was killed, delete {path}"
 
-    if patient:
-        cure = f"by the file {path} (delete it if that build was killed)"
-        _wait_until(make, folder, MOMENT_SECONDS, lambda: f"{found()}, {cure}")
-    elif not make():
-        raise StoreError(
-            f"{folder}: another build is writing to it ({found()}); wait for it or stop it. Its file system has no "
-            f"locks: if that build was killed, delete {path}, then run the command again"
-        )
+    _hold(make, folder, who, patient)
     try:
         with path.open("r+") as stream:
             name_holder(stream)
@@ -101,17 +91,22 @@ def _lock_file(folder: Path, patient: bool) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+def _hold(take: Callable[[], bool], folder: Path, who: Callable[[], str], patient: bool) -> None:
+    """Take what others may hold, or wait for it, see `build_lock`; `who` says who they are."""
+    if patient:
+        _wait_until(take, folder, MOMENT_SECONDS, who)
+    elif not take():
+        raise StoreError(f"{folder}: another build is writing to it ({who()}); wait for it or stop it")
+
+
 @contextmanager
 def open_lock(folder: Path, name: str) -> Iterator[IO[str]]:
     """Open a lock file of a folder, and make both where they are not. Raises StoreError where that cannot be."""
-    try:
+    with explained(folder, "; choose another --shards folder"):
         folder.mkdir(parents=True, exist_ok=True)
+    cure = "; fix its rights, or delete it where it is no file of a build; or choose another --shards folder"
+    with explained(folder / name, cure):
         stream = os.fdopen(open_regular(folder / name, os.O_RDWR | os.O_CREAT), "r+")
-    except OSError as error:
-        cure = "choose another --shards folder"
-        if error.filename == str(folder / name):
-            cure = f"fix its rights, or delete it where it is no file of a build; or {cure}"
-        raise StoreError(f"{error.filename or folder}: cannot be written ({error.strerror}); {cure}") from error
     with stream:
         yield stream
 
@@ -195,12 +190,17 @@ def name_holder(stream: IO[str], who: str = "") -> None:
 
 
 @contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Say what to do where the folder cannot be written; only around writing, for other errors are not of the store."""
+def explained(path: Path, cure: str = RESUME) -> Iterator[None]:
+    """Say what to do where a path cannot be written; only around writing, for other errors are not of the store.
+
+    Raises:
+        UnreachableError: It cannot be written. A FileNotFoundError that names no path is of what was to be copied.
+    """
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{error.filename or folder}: cannot be written ({error.strerror or error}). Every published shard is "
-            "whole; make room or fix the folder, and run the command again to resume"
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            raise
+        raise UnreachableError(
+            f"{error.filename2 or error.filename or path}: cannot be written ({error.strerror or error}){cure}"
         ) from error

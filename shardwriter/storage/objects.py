@@ -140,7 +140,7 @@ class Objects:
                 raise StoreError(
                     f"{self.url}/{name}: {found}: it was written again since the store was opened, or is damaged. "
                     "Start again; if that says the same, delete this object and its .index beside it, and run "
-                    "build-shards, which writes both"
+                    "build-shards, or give write_store the same samples again, whichever made the store"
                 )
             arrived.add(found)
 
@@ -201,23 +201,20 @@ class Objects:
         where = f"{self.url}/{name}".rstrip("/")
         try:
             yield
-        except FileNotFoundError as error:
-            if what == "written":
-                raise UnreachableError(f"{where}: cannot be written, there is no such bucket; make it first") from error
-            raise
         except (AlreadyExistsError, PreconditionError):
             raise
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise UnreachableError(
-                f"{where}: cannot be {what} ({_first_line(error)}); check endpoint, credentials and rights in the "
-                "environment, then run the command again to resume"
-            ) from error
-        except BaseError as error:
-            if "NoSuchBucket" in str(error):
+        except (FileNotFoundError, BaseError) as error:
+            is_gone = isinstance(error, FileNotFoundError)
+            if is_gone and what != "written":
+                raise
+            if is_gone or "NoSuchBucket" in str(error):
                 raise UnreachableError(f"{where}: cannot be {what}, there is no such bucket; make it first") from error
+            check = "the network, the server, endpoint and credentials"
+            if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+                check = "endpoint, credentials and rights in the environment"
             raise UnreachableError(
-                f"{where}: cannot be {what}{_attempts(error)} ({_silence(error)}{_first_line(error)}); check the "
-                "network, the server, endpoint and credentials, then run the command again to resume"
+                f"{where}: cannot be {what}{_attempts(error)} ({_silence(error)}{_first_line(error)}); check {check}, "
+                "then run the command again to resume"
             ) from error
 
 
@@ -294,7 +291,7 @@ def _describe(path: Path, size: int | None, digest: str | None) -> str | None:
     return None
 
 
-def _attempts(error: BaseError) -> str:
+def _attempts(error: BaseException) -> str:
     """How often obstore has tried; nothing where it did not try again, as after some timeouts, or does not say."""
     if found := re.search(r"after (\d+) retries", str(error)):
         return f" after {int(found[1]) + 1} attempts"

@@ -1,12 +1,14 @@
-"""Where the files of a store lie. ADD A BACKEND: implement `Storage` in a file of its own, and name it in `locate.py`.
+"""Where the files of a store lie. ADD A BACKEND: derive from `Storage` in a file of its own, named in `locate.py`.
 
 A store is a flat set of named files. A storage object is made once, from what --shards names, and passed along; nobody
 else asks what kind it is, but what works by locks of a folder: ranks, Ray and --reindex. It may be sent to other
 processes.
 """
 
+# ruff: noqa: ARG002 (what is inherited needs no arguments)
+
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
@@ -51,10 +53,17 @@ class Hold(Protocol):
 
 
 class Storage(Protocol):
-    """A place for stores.
+    """A place for stores. A backend inherits what a method of its own would not do otherwise.
 
     Every method raises StoreError, which names the file, where the place cannot be reached or written.
     """
+
+    num_uploads: int = 0
+    """Shards that are worth publishing at a time, beside the writing of others; 0 where publishing is a rename."""
+    num_downloads: int = 1
+    """Tars that are worth opening at a time in each process that reads ahead."""
+    keep_replaced_days: float = 0.0
+    """How long replaced shards stay at least, where the config does not say; 0 where it can be seen who reads them."""
 
     @property
     def name(self) -> str:
@@ -64,26 +73,16 @@ class Storage(Protocol):
     def staging(self) -> Path:
         """Folder of this machine where shards are written before they are published; `write_lock` makes it."""
 
-    @property
-    def num_uploads(self) -> int:
-        """Shards that are worth publishing at a time, beside the writing of others; 0 where publishing is a rename."""
-
-    @property
-    def num_downloads(self) -> int:
-        """Tars that are worth opening at a time in each process that reads ahead."""
-
-    @property
-    def keep_replaced_days(self) -> float:
-        """How long replaced shards stay at least, where the config does not say."""
-
     def absolute(self) -> "Storage":
         """The same for processes with another working directory."""
+        return self
 
     def where(self, name: str) -> str:
         """What users call a file."""
 
     def exists(self) -> bool:
         """Whether there is a place at all, if only an empty one."""
+        return True
 
     def files(self) -> Mapping[str, Listed]:
         """All files, by name."""
@@ -96,21 +95,25 @@ class Storage(Protocol):
 
     def prefetch(self, names: Iterable[str]) -> None:
         """Get small files ready to be opened, many at a time."""
+        return
 
     def open_tar(self, name: str, size: int, digest: str) -> OpenTar:
         """Open a tar that should have this size and digest (xxh3_64). Raises OSError where it cannot be opened."""
 
     def is_kept(self, name: str, digest: str) -> bool:
         """Whether an opened tar is still there; caches delete tars to make room, and open ones keep their disk."""
+        return True
 
     def forget(self, name: str, digest: str) -> bool:
         """Delete a copy of a tar, so that it is fetched again; False where it is the tar itself, which stays."""
+        return False
 
     def publish(self, files: Iterable[tuple[Path, str]]) -> None:
         """Move files out of `staging` to their names, in this order, each whole or not at all."""
 
     def publish_staged(self, is_wanted: Callable[[str], bool]) -> list[str]:
         """Publish whole shards that an earlier run left in `staging`, and delete what is not wanted; their names."""
+        return []
 
     def write(self, name: str, content: bytes) -> None:
         """Publish a small file, whole or not at all."""
@@ -137,15 +140,19 @@ class Storage(Protocol):
 
     def check_lock(self) -> None:
         """Ask now and then while others write for us. Raises StoreError where the write lock was lost."""
+        return
 
     def hold(self, name: str) -> Hold | None:
         """Mark a plan as read by this process; None where nobody would see the mark."""
+        return None
 
     def readers(self, name: str) -> AbstractContextManager[str | None]:
         """Inside the block: why a plan must not be deleted, for somebody reads it; None where nobody does."""
+        return nullcontext()
 
     def free_bytes(self) -> int | None:
         """Room for new shards; None where it is not limited."""
+        return None
 
 
 class StoredTar(NamedTuple):

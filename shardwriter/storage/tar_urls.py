@@ -220,7 +220,9 @@ def open_shard(url: str) -> io.BufferedReader:
         try:
             return io.BufferedReader(Arriving(open(checked, "rb")))
         except OSError as error:
-            raise StoreError(f"{checked}: cannot be opened ({error.strerror})") from error
+            raise StoreError(
+                f"{checked}: cannot be opened ({error.strerror}); expected a file that you may read"
+            ) from error
     try:
         body = urllib.request.build_opener(_NoFtp, _Http, _Https).open(checked, timeout=TIMEOUT_SECONDS)
         return io.BufferedReader(Arriving(body))

@@ -9,11 +9,8 @@ from shardwriter.format.names import TAR_SUFFIX, parse_view_split
 from shardwriter.format.record import Identity
 
 MARK = "<!-- iianet-shards writes this file anew with each build; without this line it leaves it alone -->"
-_FLOATS = "- `<key>.embedding.npy`: the embedding, a ({dim}, frames) {dtype} array at {fps:g} frames per second;\n"
-_INT8 = (
-    "- `<key>.embedding.npy`: the embedding, a ({dim}, frames) {dtype} array at {fps:g} frames per second;\n"
-    "- `<key>.scale.npy`: a ({dim},) float32 array; multiply each row of the embedding by its scale;\n"
-)
+_EMBEDDING = "- `<key>.embedding.npy`: the embedding, a ({dim}, frames) {dtype} array at {fps:g} frames per second;\n"
+_SCALE = "- `<key>.scale.npy`: a ({dim},) float32 array; multiply each row of the embedding by its scale;\n"
 _METADATA = {
     "path": "- `<key>.json`: what it was made from, and which audio belongs to it.",
     "embed": "- `<key>.json`: what it was made from, and which audio belongs to it;\n"
@@ -75,7 +72,7 @@ def _configurations(stored: Mapping[str, int], plans: Mapping[str, Sequence[str]
 
 
 def _members(identity: Identity, stored: Mapping[str, int]) -> str:
-    embedding = _INT8 if identity.dtype == "int8" else _FLOATS
+    embedding = _EMBEDDING + (_SCALE if identity.dtype == "int8" else "")
     text = embedding.format(dim=identity.dim, dtype=identity.dtype, fps=identity.fps) + _METADATA[identity.audio]
     if not any(parse_view_split(split)[1] for split in stored):
         return text

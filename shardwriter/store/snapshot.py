@@ -18,14 +18,10 @@ from shardwriter.corpus.planning import planned_manifest_tables
 from shardwriter.format.digest import digest_of
 from shardwriter.format.document import MOST_BYTES
 from shardwriter.format.index import INDEX_SCHEMA, ShardRecord
-from shardwriter.format.names import (
-    STORE_FILE,
-    TAR_SUFFIX,
-    sorted_splits,
-    tar_name,
-)
-from shardwriter.format.plan import PLAN_SCHEMA, Plan, PlanHeader, decode_header, decode_plan, plan_errors
+from shardwriter.format.names import STORE_FILE, TAR_SUFFIX, sorted_splits, tar_name
+from shardwriter.format.plan import PLAN_SCHEMA, Plan, PlanHeader, decode_header, decode_plan
 from shardwriter.format.record import Identity, OtherVersion, StoreRecord
+from shardwriter.format.table import LostError
 from shardwriter.storage.storage import Hold, Listed, Storage
 from shardwriter.store.entries import SplitEntries, read_entries
 
@@ -60,6 +56,7 @@ class Snapshot:
     _plans: dict[tuple[str, tuple[str, ...]], Plan] = field(default_factory=dict, repr=False)
     _entries: dict[tuple[str, str], SplitEntries] = field(default_factory=dict, repr=False)
     _checked: set[str] = field(default_factory=set, repr=False)
+    _warned: set[str] = field(default_factory=set, repr=False)
 
     @classmethod
     def open(cls, storage: Storage, *, hold: bool = True) -> "Snapshot":
@@ -122,7 +119,7 @@ class Snapshot:
         """The header of a plan that the record names. Raises StoreError where it is lost."""
         if name in self.headers:
             return self.headers[name]
-        reason = self.lost.get(name) or str(_missing_plan(self.storage, name))
+        reason = self.lost.get(name) or f"{self.storage.where(name)}: {STORE_FILE} names no such plan any more"
         raise StoreError(
             f"{reason}. It is the plan of an --overwrite or --compact in progress, and the store itself is whole: put "
             "the file back to resume that, or delete what it has written with build-shards --abandon"
@@ -147,12 +144,8 @@ class Snapshot:
 
     def read_plan(self, header: PlanHeader, columns: Sequence[str]) -> Plan:
         """The same, read and not kept, where it is needed once."""
-        where = self.storage.where(header.name)
-        try:
-            with plan_errors(where), self.storage.open(header.name) as stream:
-                return decode_plan(stream, where, columns)
-        except FileNotFoundError as error:
-            raise _missing_plan(self.storage, header.name) from error
+        with _open_plan(self.storage, header.name) as stream:
+            return decode_plan(stream, self.storage.where(header.name), columns)
 
     def planned_rows(self, split: str, columns: Sequence[str] = ALL_COLUMNS) -> pa.Table:
         """Rows of a split in the active plans, oldest first."""
@@ -179,7 +172,7 @@ class Snapshot:
         if known is None or not set(wanted) <= set(known.entries.schema.names):
             planned = [name for header in headers for name in header.shard_names(split)]
             identity = headers[0].identity if headers else self.identity
-            known = read_entries(self.storage, self.files, split, planned, wanted, identity)
+            known = read_entries(self.storage, self.files, split, planned, wanted, identity, self._warned)
             if known.incomplete and sum(split in header.shards for header in headers) > 1:
                 known = replace(known, unfinished=self.unfinished_keys(headers, known, split))
             self._entries[key] = known
@@ -225,7 +218,7 @@ class Snapshot:
             raise StoreError(
                 f"{where}: has {size:,} bytes and the digest {digest}, its index says {record.tar_size:,} and "
                 f"{record.tar_digest}: it is damaged, so nothing is read out of it. Put back what was there, or delete "
-                "it and write it again, as its build did"
+                f"it and {self.identity.writes_again}"
             )
         self._checked.add(record.shard)
         stream.seek(0)
@@ -272,7 +265,7 @@ def read_record(storage: Storage) -> StoreRecord:
     try:
         with storage.open(STORE_FILE) as stream:
             return StoreRecord.from_bytes(stream.read(MOST_BYTES + 1))
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
         if not storage.exists():
             raise StoreError(
                 f"{storage.name}: not a store, there is no such folder; make one with build-shards"
@@ -304,7 +297,7 @@ def _read_headers(storage: Storage, record: StoreRecord) -> tuple[dict[str, Plan
     for name in record.named:
         try:
             headers[name] = read_header(storage, name)
-        except _LostPlan as error:
+        except LostError as error:
             if name in record.plans:
                 raise
             lost[name] = str(error)
@@ -317,29 +310,17 @@ def _read_headers(storage: Storage, record: StoreRecord) -> tuple[dict[str, Plan
     return headers, lost
 
 
-class _LostPlan(StoreError):
-    """A plan that is missing or damaged, not one that cannot be read just now."""
-
-
 def read_header(storage: Storage, name: str) -> PlanHeader:
-    """Header of a plan. Raises StoreError where it cannot be read, is damaged or missing."""
-    where = storage.where(name)
+    """Header of a plan. Raises StoreError where it cannot be read; LostError where it is damaged or missing."""
+    with _open_plan(storage, name) as stream:
+        return decode_header(stream, storage.where(name))
+
+
+def _open_plan(storage: Storage, name: str) -> IO[bytes]:
     try:
-        with plan_errors(where):
-            stream = storage.open(name)
+        return storage.open(name)
     except FileNotFoundError as error:
-        raise _LostPlan(str(_missing_plan(storage, name))) from error
-    with stream:
-        try:
-            return decode_header(stream, where)
-        except UnreadableError:
-            raise
-        except StoreError as error:
-            raise _LostPlan(str(error)) from error
-
-
-def _missing_plan(storage: Storage, name: str) -> StoreError:
-    return StoreError(
-        f"{storage.where(name)}: is missing, and {STORE_FILE} names it: copy it again with the store, or make it anew "
-        f"from the tars with inspect-shards {storage.name} --reindex"
-    )
+        raise LostError(
+            f"{storage.where(name)}: is missing, and {STORE_FILE} names it: copy it again with the store, or make it "
+            f"anew from the tars with inspect-shards {storage.name} --reindex"
+        ) from error

@@ -9,6 +9,7 @@ and the same command resumes. All other files are somebody's, whatever their nam
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from iianet.errors import StoreError
@@ -49,33 +50,29 @@ class Transaction:
 
     Attributes:
         storage: Where it lies.
+        snapshot: The store as it is now; None where there is none yet.
     """
 
     def __init__(self, storage: Storage, keep_replaced_days: float | None) -> None:
         self.storage = storage
         self._keep_replaced_days = storage.keep_replaced_days if keep_replaced_days is None else keep_replaced_days
-        self._snapshot: Snapshot | None = None
-
-    @property
-    def snapshot(self) -> Snapshot | None:
-        """The store as it is now; None where there is none yet."""
-        return self._snapshot
+        self.snapshot: Snapshot | None = None
 
     @property
     def opened(self) -> Snapshot:
         """The store as it is now, where there is one."""
-        assert self._snapshot is not None
-        return self._snapshot
+        assert self.snapshot is not None
+        return self.snapshot
 
     @property
     def active(self) -> list[PlanHeader]:
         """The active plans, oldest first."""
-        return self._snapshot.active if self._snapshot else []
+        return self.snapshot.active if self.snapshot else []
 
     @property
     def pending(self) -> PlanHeader | None:
         """The plan of an --overwrite or --compact that is in progress."""
-        return self._snapshot.pending if self._snapshot else None
+        return self.snapshot.pending if self.snapshot else None
 
     def open(self) -> None:
         """Read the store, publish what an earlier run wrote and did not publish, and delete garbage.
@@ -87,29 +84,25 @@ class Transaction:
             self._refuse_lost_record()
             self.storage.publish_staged(lambda _: False)
             return
-        self._snapshot = Snapshot.open(self.storage, hold=False)
+        self.snapshot = Snapshot.open(self.storage, hold=False)
         self._delete_garbage()
         published = self.storage.publish_staged(self._is_planned)
         if published:
             logger.info("%s: published %d shards which an earlier run wrote", self.storage.name, len(published))
-            self._snapshot = self.opened.listed_again()
+            self.snapshot = self.opened.listed_again()
         self.delete_retired()
-
-    def read(self, snapshot: Snapshot) -> None:
-        """Look at a store that is open already, to change nothing."""
-        self._snapshot = snapshot
 
     def publish(self, plan: Plan, data_root: str | None) -> None:
         """Publish a plan: one that extends the store is active at once, others are pending until they are complete."""
-        record = self._snapshot.record if self._snapshot else None
+        record = self.snapshot.record if self.snapshot else None
         header = plan.header
         self.storage.write(header.name, encode_plan(plan))
         if header.kind == "extend":
-            active = (*(record.plans if record else ()), header.name)
-            self._commit(record.identity if record else header.identity, data_root, active, self._pending_name, header)
+            before = record or StoreRecord(identity=header.identity, data_root=data_root, plans=())
+            self._commit(replace(before, data_root=data_root, plans=(*before.plans, header.name)), header)
         else:
             assert record is not None and record.pending is None
-            self._commit(record.identity, record.data_root, record.plans, header.name, header)
+            self._commit(replace(record, pending=header.name), header)
 
     def announce(self, plan: Plan) -> None:
         """Write a plan whose shards come before it is active, so that they are known for ours if they stay alone."""
@@ -117,14 +110,14 @@ class Transaction:
 
     def create(self, identity: Identity, data_root: str | None) -> None:
         """Make a store that holds nothing yet."""
-        self._commit(identity, data_root, (), None)
+        self._commit(StoreRecord(identity=identity, data_root=data_root, plans=()))
 
     def move(self, data_root: str) -> None:
         """Record that the corpus lies in another folder now."""
         record = self.opened.record
         if record.data_root != data_root:
             logger.info("%s: data_root was %s, and is %s from now on", self.storage.name, record.data_root, data_root)
-            self._commit(record.identity, data_root, record.plans, record.pending)
+            self._commit(replace(record, data_root=data_root))
 
     def unfinished(self, headers: Sequence[PlanHeader], splits: Sequence[str] | None = None) -> list[ShardTask]:
         """Tasks of some plans, and splits, without a complete shard."""
@@ -154,7 +147,7 @@ class Transaction:
 
     def refresh(self) -> None:
         """See what tasks have written."""
-        self._snapshot = self.opened.listed_again()
+        self.snapshot = self.opened.listed_again()
 
     def is_complete(self, header: PlanHeader) -> bool:
         """Whether all shards of a plan are complete."""
@@ -176,17 +169,17 @@ class Transaction:
         kept = [name for name in record.plans if name not in replaced]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         retired = {**record.retired, **dict.fromkeys(replaced, now)}
-        self._commit(header.identity, data_root, (header.name, *kept), None, retired=retired)
+        plans = (header.name, *kept)
+        self._commit(StoreRecord(identity=header.identity, data_root=data_root, plans=plans, retired=retired))
         self.delete_retired()
 
     def abandon(self) -> str | None:
         """Delete the pending plan and its shards: nobody reads them. Returns its name; None where there is none."""
-        name = self._pending_name
-        if name is None:
+        record = self.opened.record
+        if (name := record.pending) is None:
             return None
         self._delete(other for other in self.opened.files if plan_id_of(other) == plan_id_of(name))
-        record = self.opened.record
-        self._commit(record.identity, record.data_root, record.plans, None)
+        self._commit(replace(record, pending=None))
         return name
 
     def delete_retired(self) -> None:
@@ -194,9 +187,9 @@ class Transaction:
 
         In the order in which they were replaced: who holds a plan may read all that were replaced later, too.
         """
-        if self._snapshot is None:
+        if self.snapshot is None:
             return
-        why, retired = "", dict(self._snapshot.record.retired)
+        why, retired = "", dict(self.snapshot.record.retired)
         for name in list(retired):
             if not self._is_due(retired[name]):
                 why = self._words_of_date(retired)
@@ -206,10 +199,9 @@ class Transaction:
                     why = f"{reason}; a build-shards deletes them when nobody reads them any more"
                     break
                 del retired[name]
-                self._delete(other for other in self._snapshot.files if plan_id_of(other) == plan_id_of(name))
-        if len(retired) != len(self._snapshot.record.retired):
-            record = self._snapshot.record
-            self._commit(record.identity, record.data_root, record.plans, record.pending, retired=retired)
+                self._delete(other for other in self.snapshot.files if plan_id_of(other) == plan_id_of(name))
+        if len(retired) != len(self.snapshot.record.retired):
+            self._commit(replace(self.snapshot.record, retired=retired))
         if retired:
             logger.info("%s: replaced shards stay (%s): %s", self.storage.name, ", ".join(retired), why)
 
@@ -256,10 +248,6 @@ class Transaction:
     def _entries(self, headers: Sequence[PlanHeader], split: str) -> SplitEntries:
         return self.opened.entries_of(headers, split, COUNTED_COLUMNS)
 
-    @property
-    def _pending_name(self) -> str | None:
-        return self._snapshot.record.pending if self._snapshot else None
-
     def _is_planned(self, shard: str) -> bool:
         parsed = parse_shard(shard)
         if parsed is None:
@@ -304,7 +292,7 @@ class Transaction:
 
     def _is_index(self, name: str) -> bool:
         try:
-            read_index(self.storage, name, ["key"])
+            read_index(self.storage, name, ["key"], self.opened.identity)
         except (FileNotFoundError, StoreError):
             return False
         return True
@@ -327,31 +315,15 @@ class Transaction:
         others = [name for name in chosen if name not in {*indexes, *plans}]
         for part in (indexes, others, plans):
             self.storage.delete(part)
-        if chosen and self._snapshot is not None:
-            self._snapshot = self._snapshot.listed_again()
+        if chosen and self.snapshot is not None:
+            self.snapshot = self.snapshot.listed_again()
 
-    def _commit(
-        self,
-        identity: Identity,
-        data_root: str | None,
-        plans: tuple[str, ...],
-        pending: str | None,
-        *added: PlanHeader,
-        retired: dict[str, str] | None = None,
-    ) -> None:
-        before = self._snapshot
-        record = StoreRecord(
-            identity=identity,
-            data_root=data_root,
-            plans=plans,
-            pending=pending,
-            retired=(before.record.retired if before else {}) if retired is None else retired,
-        )
+    def _commit(self, record: StoreRecord, *added: PlanHeader) -> None:
+        before = self.snapshot
         version = self.storage.commit(STORE_FILE, record.to_bytes(), before.version if before else None)
         if before is None:
-            headers = {header.name: header for header in added}
-            before = Snapshot(storage=self.storage, record=record, version=version, files={}, headers=headers)
-        self._snapshot = before.with_record(record, version, *added).listed_again()
+            before = Snapshot(storage=self.storage, record=record, version=version, files={}, headers={})
+        self.snapshot = before.with_record(record, version, *added).listed_again()
 
     def _is_due(self, since: str) -> bool:
         age = datetime.now(UTC) - datetime.fromisoformat(since)

@@ -4,7 +4,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from iianet.errors import StoreError
-from shardwriter.storage.storage import Listed, OpenTar
+from shardwriter.storage.storage import Listed, OpenTar, Storage
 
 _versions = count()
 
@@ -42,12 +42,11 @@ class _Held:
 
 
 @dataclass(frozen=True)
-class MemoryStorage:
+class MemoryStorage(Storage):
     """See `Storage`: files in a dict of this process. What must be a file of the system lies in a folder."""
 
     folder: Path
-    num_downloads = num_uploads = 1
-    keep_replaced_days = 0.0
+    num_uploads = 1
 
     @property
     def place(self) -> _Place:
@@ -67,9 +66,6 @@ class MemoryStorage:
     def where(self, name: str) -> str:
         return f"{self.name}/{name}"
 
-    def exists(self) -> bool:
-        return True
-
     def files(self) -> Mapping[str, Listed]:
         return {name: Listed(len(content), version) for name, (content, version) in self.place.content.items()}
 
@@ -80,9 +76,6 @@ class MemoryStorage:
         if name not in self.place.content:
             raise FileNotFoundError(self.where(name))
         return BytesIO(self.place.content[name][0])
-
-    def prefetch(self, names: Iterable[str]) -> None:
-        pass
 
     def open_tar(self, name: str, size: int, digest: str) -> OpenTar:  # noqa: ARG002 (nothing is damaged on the way)
         copy = self._copy(name)
@@ -103,9 +96,6 @@ class MemoryStorage:
         for temporary, name in files:
             self.write(name, temporary.read_bytes())
             temporary.unlink()
-
-    def publish_staged(self, is_wanted: Callable[[str], bool]) -> list[str]:  # noqa: ARG002 (nothing outlives a build)
-        return []
 
     def write(self, name: str, content: bytes) -> None:
         self.place.content[name] = content, f"version {next(_versions)}"
@@ -130,18 +120,12 @@ class MemoryStorage:
         finally:
             self.place.lock.release()
 
-    def check_lock(self) -> None:
-        pass
-
     def hold(self, name: str) -> _Held:
         return _Held(self.place.reading, name)
 
     @contextmanager
     def readers(self, name: str) -> Iterator[str | None]:
         yield "it is being read" if self.place.reading[name] else None
-
-    def free_bytes(self) -> int | None:
-        return None
 
     def _copy(self, name: str) -> Path:
         return self.folder / "copies" / name

@@ -25,6 +25,8 @@ def note_errors(file: Path) -> None:
     def __init__(self: Exception, *arguments: Any) -> None:
         Exception.__init__(self, *arguments)
         frame = sys._getframe(1)
+        while frame.f_code.co_filename == errors.__file__ and frame.f_back:  # of an error that makes its own message
+            frame = frame.f_back
         place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         if place not in seen:
             seen.add(place)

@@ -86,6 +86,26 @@ def test_lost_tar_counts_as_missing_until_then(corpus: Corpus, store: Path, capl
     assert f"{lost.name} is gone" in caplog.text and "2 utterances count as missing" in caplog.text
 
 
+def test_a_build_says_once_that_a_tar_was_cut(corpus: Corpus, store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tar(store, "train", 1)
+    size = path.stat().st_size
+    os.truncate(path, size - 512)
+    again(corpus, store)
+    (said,) = [record.getMessage() for record in caplog.records if path.name in record.getMessage()]
+    assert said.startswith(f"{path} has {size - 512:,} bytes, its index says {size:,} bytes: its 2 utterances")
+    assert said.endswith("Put it back, or run build-shards.")
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(corpus: Corpus, store: Path) -> None:
+    path = index(store, "train", 1)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StoreError, match=rf"^{path}: cannot be written \(Is a directory\)\. .* run the command again"):
+        again(corpus, store)
+    path.rmdir()
+    assert again(corpus, store).stored["train"] == 2
+
+
 def test_store_does_not_need_its_merged_index(corpus: Corpus, store: Path) -> None:
     kept = stored(store, "train")
     (store / "train.index").unlink()
@@ -197,5 +217,5 @@ def test_damaged_index_is_named_with_the_cure(corpus: Corpus, store: Path) -> No
     path = index(store, "train")
     path.write_bytes(path.read_bytes()[:50])
     (store / "train.index").unlink()
-    with pytest.raises(StoreError, match=rf"{path.name}: not an index .* Delete it and run build-shards"):
+    with pytest.raises(StoreError, match=rf"{path.name}: not an index .* delete it and run build-shards"):
         again(corpus, store)

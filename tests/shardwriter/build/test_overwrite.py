@@ -68,6 +68,16 @@ def test_overwrite_replaces_the_whole_store(corpus: Corpus, store: Path) -> None
     assert not any((after[key] == before[key]).all() for key in after)
 
 
+def test_an_overwrite_in_another_layout_takes_nothing_of_the_old_store_for_damaged(
+    corpus: Corpus, store: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupt_build(corpus, store, packs=2, splits=SPLITS, overwrite=True, dtype="int8")
+    assert opened(store).pending is not None
+    again(corpus, store, overwrite=True, dtype="int8")
+    assert opened(store).identity.dtype == "int8" and len(stored(store, "train")) == 8
+    assert not [said for said in caplog.messages if "not an index" in said]
+
+
 def test_overwritten_store_keeps_no_old_shard_index_or_plan(corpus: Corpus, store: Path) -> None:
     before = contents(store)
     again(corpus, store, OTHER, overwrite=True)

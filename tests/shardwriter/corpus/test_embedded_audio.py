@@ -125,3 +125,16 @@ def test_what_is_wrong_with_a_wav_is_seen_by_its_header(tmp_path: Path, damage: 
 
 def test_utterance_of_no_examples_has_no_samples(tmp_path: Path) -> None:
     assert read_audio(tmp_path, []).shape == (0,)
+
+
+def test_a_wav_that_is_cut_while_it_is_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_wav(tmp_path / "bad.wav", "PCM_16")
+    whole = soundfile.SoundFile.read
+
+    def cut(wav: soundfile.SoundFile, *arguments: object, **options: object) -> object:
+        os.truncate(path, 44 + 2 * 60)
+        return whole(wav, *arguments, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", cut)
+    with pytest.raises(AudioError, match=r"bad\.wav: ends after 60 samples of 100; it was cut, copy it again$"):
+        read_audio(tmp_path, [entry("bad.wav", "bad.wav")])

@@ -101,9 +101,9 @@ def test_good_npz_is_read_whole_with_size_time_and_digest(tmp_path: Path) -> Non
     write_mouth(path, FRAMES)
     found = read_mouth_npz(path)
     np.testing.assert_array_equal(found.frames, FRAMES)
-    assert (found.frames.dtype, found.size) == (np.uint8, path.stat().st_size)
-    assert found.mtime_ns == path.stat().st_mtime_ns
-    assert found.digest == xxhash.xxh3_64_hexdigest(path.read_bytes())
+    assert (found.frames.dtype, found.source.size) == (np.uint8, path.stat().st_size)
+    assert found.source.mtime_ns == path.stat().st_mtime_ns
+    assert found.source.digest == xxhash.xxh3_64_hexdigest(path.read_bytes())
 
 
 def test_compressed_npz_with_further_keys_is_good(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "fewer bytes than both say": (
         lambda: lying(bytes(9216), 128 + 3 * 9216, "(3, 96, 96)"),
-        "bad CRC, or not 27,776 bytes",
+        "it unpacks to 9,344 bytes; expected 27,776, as it says",
     ),
     "a long directory": (lambda: directory_of(30_000), "its zip lists files in 1,[0-9,]+ bytes; expected a few arrays"),
     "minus signs": (
@@ -276,3 +276,18 @@ def test_pickle_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(MouthError, match="cannot be decoded"):
         read_mouth_npz(tmp_path / "bomb.npz")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_mouth_that_memory_does_not_hold_is_named_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    write_mouth(tmp_path / "long.npz", FRAMES)
+    monkeypatch.setattr("shardwriter.corpus.npz.np.empty", full)
+    said = (
+        r"long\.npz: 'data' cannot be decoded \(there is too little memory for it\); read fewer at a time, by a lower"
+    )
+    with pytest.raises(MouthError, match=said):
+        read_mouth_npz(tmp_path / "long.npz")

@@ -295,5 +295,5 @@ def test_a_damaged_index_is_named_with_the_cure(tar: Path, damage: str) -> None:
     content = tar.with_suffix(".index").read_bytes()
     assert read(content)[0].schema == INDEX_SCHEMA
     damaged = DAMAGE[damage](content)
-    with pytest.raises(StoreError, match=r"(?s)^here: not an index of this format .* Delete it and run build-shards"):
+    with pytest.raises(StoreError, match=r"(?s)^here: not an index of this format .* delete it and run build-shards"):
         read(damaged)

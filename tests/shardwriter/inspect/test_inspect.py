@@ -9,7 +9,7 @@ import pytest
 from helpers.builds import build_store, index, interrupt_build, opened, plans, tar
 from helpers.inspection import BROKEN, FRAMES, STORED, Place, run, run_json
 
-from shardwriter import write_store
+from shardwriter import open_store, write_store
 from shardwriter.build.compact import Compaction
 from shardwriter.format.names import EMBEDDING_MEMBER, parse_plan_name
 from shardwriter.storage.folder import Folder
@@ -256,7 +256,30 @@ def test_a_lost_shard_of_write_store_is_not_for_build_shards(
     write_store(tmp_path / "own", [("a", np.zeros((8, 3), np.float32), {})])
     tar(tmp_path / "own", "train").unlink()
     assert run(tmp_path / "own") == 1
-    assert "so its utterances count as missing; write the store anew with write_store" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "so its utterances count as missing; put it back, or give write_store the same samples again" in said.out
+    assert "its 1 utterances count as missing. Put it back, or give write_store the same samples again" in said.err
+    assert "run build-shards" not in (said.out + said.err).lower()
+
+
+def test_a_damaged_index_of_write_store_is_not_for_build_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [("a", np.zeros((8, 3), np.float32), {})]
+    store = tmp_path / "own"
+    write_store(store, samples)
+    path = index(store, "train")
+    (store / "train.index").unlink()
+    path.write_bytes(b"junk")
+    assert run(store, "--verify") == 1
+    said = capsys.readouterr().out
+    assert f"{path}: not an index of this format (4 bytes that do not end as a Parquet file of ours does)" in said
+    assert "Put back what was there, or delete it and give write_store the same samples again" in said
+    assert f"To fix it, delete these and give write_store the same samples again:\n  {path}" in said
+    assert "run build-shards" not in said
+    path.unlink()
+    write_store(store, samples)
+    np.testing.assert_array_equal(open_store(store)["a"].embedding, samples[0][1])
 
 
 def test_a_store_without_audio_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,6 +114,18 @@ def test_members_in_another_order_than_the_index_says_are_found(
     )
 
 
+def test_a_member_that_the_index_lacks_is_found(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tar(place.store, "val")
+    last = max((entry_of(place, "val", key) for key in ("fay", "gus")), key=lambda entry: entry.embedding_offset or 0)
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("more.json")
+        info.size = 2
+        end = archive.offset
+        archive.addfile(info, io.BytesIO(b"{}"))
+    said = f"{path.name}: {last.key}: is followed by something at byte {end:,}, which its index lacks"
+    assert said in problems(capsys, place)
+
+
 def test_an_index_of_other_utterances_than_planned_is_found(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     path = index(place.store, "val")
     with path.open("rb") as stream:
@@ -145,9 +157,9 @@ def test_leftovers_are_listed_and_harmless(place: Place, capsys: pytest.CaptureF
     shard = index(place.store, "train").stem
     (place.store / "train.index").unlink()  # as a build does before it writes a shard
     index(place.store, "train").unlink()
-    left = [f".tmp-{shard}.tar-host-1", "test-aaaaaaaaaa-000007.tar", "test-aaaaaaaaaa-000008.index"]
+    left = [f".tmp-{shard}.tar-host-1-0123456789abcdef", "test-aaaaaaaaaa-000007.tar", "test-aaaaaaaaaa-000008.index"]
     left += ["plan-aaaaaaaaaa.parquet"]
-    for name in left:
+    for name in (*left, ".tmp-notes", ".tmp-of-another-program-17"):
         (place.store / name).touch()
     code, document = run_json(capsys, place.store, "--verify")
     assert code == 0
@@ -159,7 +171,7 @@ def test_people_see_what_to_delete(place: Place, capsys: pytest.CaptureFixture[s
     damage(place, entry_of(place, "val", "gus").shard, 600, b"\xff")
     assert run(place.store, "--verify") == 1
     out = capsys.readouterr().out
-    assert f"To fix it, delete these and run build-shards again:\n  {index(place.store, 'val')}" in out
+    assert f"To fix it, delete these and run build-shards:\n  {index(place.store, 'val')}" in out
 
 
 def test_what_was_deleted_as_advised_is_built_again(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

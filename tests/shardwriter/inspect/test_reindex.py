@@ -1,5 +1,6 @@
 """inspect-shards --reindex: a store again of its own tars, whatever of its other files was lost."""
 
+import json
 import shutil
 import tarfile
 from collections import Counter
@@ -245,6 +246,20 @@ def test_indexes_that_are_there_keep_what_tars_do_not_say(place: Place, capsys: 
     assert run(place.store, "--reindex", "--data_root", place.root) == 0
     assert {split: opened(place.store).split(split).entries.to_pylist() for split in SPLITS} == before
     assert "recorded as failed" not in capsys.readouterr().err
+
+
+def test_the_data_root_of_a_record_that_was_edited_is_kept(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    path = place.store / "store.json"
+    for edited, given, expected in (("/one", (), "/one"), ("/two", ("--data_root", "/three"), "/three")):
+        facts = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**facts, "data_root": edited}))
+        with pytest.raises(StoreError, match=rf"^{path}: is damaged, or not the record of a store \(its digest is .*"):
+            opened(place.store)
+        assert run(place.store, "--reindex", *given) == 0
+        assert opened(place.store).record.data_root == expected
+        said = capsys.readouterr().err
+        assert f"{place.store}: data_root is {edited}, as it says; give --data_root for another" in said
+        assert "is lost, so nothing says where the paths" not in said
 
 
 def test_a_lost_data_root_is_named(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

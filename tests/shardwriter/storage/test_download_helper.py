@@ -191,6 +191,21 @@ def test_a_helper_that_dies_is_named_and_the_next_download_starts_another(storag
     assert found == CONTENT
 
 
+def test_a_helper_that_takes_no_requests_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = subprocess.Popen(
+        ["sh", "-c", "exec 0<&-; echo; exec sleep 60"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert deaf.stdout is not None and deaf.stdout.readline() == b"\n"
+        monkeypatch.setattr(download_helper, "_process", deaf)
+        said = rf"^{URL}/train\.index: the process that downloads has ended \(.*Broken pipe\); start again$"
+        with pytest.raises(UnreachableError, match=said):
+            download_helper.download_in_helper(URL, "train.index", tmp_path / "copy", size=None, digest=None)
+    finally:
+        deaf.kill()
+        deaf.communicate()
+
+
 def test_nobody_waits_for_ever_for_a_helper_that_hangs(storage: Bucket) -> None:
     said = run_in("fork", read_from_a_helper_that_hangs, storage)
     assert f"{URL}/{TARS[1]}: the process that downloads has ended" in said

@@ -273,3 +273,11 @@ def test_a_file_that_may_not_be_read_is_not_taken_for_damaged(pattern: str, comp
     assert "elete" not in str(raised.value) and "check the rights" in str(raised.value)
     assert outcome.code == 2 and f"{path}: cannot be read" in outcome.err
     assert path.exists()
+
+
+def test_a_file_where_a_folder_should_be_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = Folder(tmp_path / "file" / "store")
+    assert below.files() == {} and below.version("store.json") is None and not below.exists()
+    with pytest.raises(StoreError, match=rf"^{below.name}: not a store, there is no such folder; make one"):
+        opened(below.path)

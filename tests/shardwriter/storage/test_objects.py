@@ -156,7 +156,8 @@ def test_what_lies_there_and_is_not_what_is_expected_is_named(
     objects.write("a.tar", b"damaged")
     digest = xxhash.xxh3_64_hexdigest(b"damage!")
     with pytest.raises(
-        StoreError, match=rf"{URL}/a.tar: its digest is \w+, its index says {digest}.* run build-shards"
+        StoreError,
+        match=rf"{URL}/a.tar: its digest is \w+, its index says {digest}.* run build-shards, or give write_store",
     ):
         objects.download("a.tar", tmp_path / "copy", size=7, digest=digest)
     with pytest.raises(StoreError, match=f"{URL}/a.tar: 7 bytes arrived, expected 1,000"):

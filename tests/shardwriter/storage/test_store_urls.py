@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -180,3 +181,13 @@ def test_a_profile_without_credentials_is_named(
     monkeypatch.setenv("AWS_PROFILE", name)
     with pytest.raises(StoreError, match=f"AWS_PROFILE={name}"):
         Objects(URL).list()
+
+
+def test_a_profile_without_boto3_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "cluster")
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    said = (
+        r"^AWS_PROFILE: profiles are read by boto3, which is not installed; pip install boto3, or set AWS_ACCESS_KEY_ID"
+    )
+    with pytest.raises(StoreError, match=said):
+        Objects("s3://another-bucket/lrs2").list()

@@ -8,13 +8,15 @@ import tarfile
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.foreign_tars import embedding, npy, write_tar
 from helpers.inspection import run_json
+from helpers.rights import rights_that_count
 from helpers.web_server import served
 
 from iianet.errors import StoreError
-from shardwriter.storage.tar_samples import read_samples
+from shardwriter.storage.tar_samples import read_embedding, read_samples
 from shardwriter.storage.tar_urls import expand, open_shard
 
 REFUSED = [
@@ -137,3 +139,18 @@ def test_any_file_name_can_be_opened(tmp_path: Path) -> None:
     """webdataset takes ? # and ; for parts of a URL."""
     path = write_tar(tmp_path / "x?y#z;1.tar", {"a.npy": npy(embedding(0))})
     assert len(list(read_samples(expand(str(path))))) == 1
+
+
+def test_a_tar_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.tar"
+    path.touch(0o000)
+    said = rf"^{path}: cannot be opened \(Permission denied\); expected a file that you may read$"
+    with rights_that_count(), pytest.raises(StoreError, match=said):
+        open_shard(str(path))
+
+
+def test_a_scale_of_another_length_is_named() -> None:
+    members = {"embedding.npy": npy(np.zeros((8, 3), np.int8)), "scale.npy": npy(np.ones(7, np.float32))}
+    sample = {"__url__": "a.tar", "__key__": "k", **members}
+    with pytest.raises(StoreError, match=r"^a\.tar: k: scale\.npy is \(7,\); expected \(8,\)\. See what the tars hold"):
+        read_embedding(sample, 8)

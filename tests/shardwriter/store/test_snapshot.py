@@ -1,6 +1,7 @@
 """A store as it was when opened: each file is read once, and what is wrong is named with its cure."""
 
 import gc
+import io
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from helpers.builds import (
 )
 from helpers.corpus import Corpus, make_corpus
 
-from iianet.errors import StoreError
+from iianet.errors import StoreError, UnreadableError
 from shardwriter.build.compact import abandon
 from shardwriter.format.index import decode_index
 from shardwriter.format.plan import PLAN_SCHEMA
@@ -232,7 +233,7 @@ def test_a_damaged_index_of_a_shard_is_named_with_the_cure(complete_store: Path)
     (complete_store / "train.index").unlink()
     path = index(complete_store, "train", 1)
     path.write_bytes(b"junk")
-    with pytest.raises(StoreError, match=rf"^{path}: not an index of this format .*Delete it and run build-shards"):
+    with pytest.raises(StoreError, match=rf"^{path}: not an index of this format .*delete it and run build-shards"):
         opened(complete_store).split("train")
 
 
@@ -280,7 +281,7 @@ def test_a_pending_plan_that_cannot_be_read_just_now_is_not_taken_for_lost(compl
 
     def refused(name: str) -> None:
         if name == "plan-aaaaaaaaaa.parquet":
-            raise PermissionError(13, "Permission denied", name)
+            raise UnreadableError(name, PermissionError(13, "Permission denied", name))
 
     with pytest.raises(StoreError, match=r"^plan-aaaaaaaaaa\.parquet: cannot be read; check the network$"):
         Snapshot.open(Counting(complete_store, away))
@@ -288,6 +289,22 @@ def test_a_pending_plan_that_cannot_be_read_just_now_is_not_taken_for_lost(compl
         StoreError, match=r"plan-aaaaaaaaaa\.parquet: cannot be read \(Permission denied\), which is no damage"
     ):
         Snapshot.open(Counting(complete_store, refused))
+
+
+def test_a_record_that_cannot_be_read_to_its_end_is_not_called_damaged(complete_store: Path) -> None:
+    class Broken(io.BytesIO):
+        def read(self, _size: int | None = -1) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    class Failing(Folder):
+        def open(self, _name: str) -> IO[bytes]:
+            return Broken()
+
+    said = (
+        rf"^{complete_store}/store\.json: cannot be read \(Input/output error\), which is no damage: check the rights"
+    )
+    with pytest.raises(UnreadableError, match=said):
+        Snapshot.open(Failing(complete_store))
 
 
 def test_a_retired_plan_may_be_missing_since_it_is_being_deleted(complete_store: Path) -> None:

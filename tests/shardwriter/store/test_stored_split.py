@@ -1,13 +1,16 @@
 """open_store: one utterance by its key, as write_store was given it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.builds import tar
+import xxhash
+from helpers.builds import index, read_index, tar
 
 from iianet.errors import StoreError
 from shardwriter import open_store, write_store
+from shardwriter.format.index import encode_index
 
 LONG = "a/speaker" * 12
 NAMES = ["spk4/utt139", "a.b", "50%", "漢字", LONG, LONG + "'", "x" * 63 + "-" + "0123456789abcdef", "plain"]
@@ -72,5 +75,23 @@ def test_nothing_is_read_out_of_a_damaged_tar(store: Path) -> None:
     content[700] ^= 1  # in the middle of an embedding
     damaged.write_bytes(bytes(content))
     split = open_store(store)
-    with pytest.raises(StoreError, match=rf"{damaged.name}: has .* it is damaged, so nothing is read out of it"):
+    with pytest.raises(
+        StoreError,
+        match=rf"{damaged.name}: has .* it is damaged, so nothing is read out of it\. .* give write_store",
+    ):
         split["plain"]
+
+
+def test_a_scale_of_another_shape_is_named(tmp_path: Path) -> None:
+    write_store(tmp_path / "store", [("a", np.ones((8, 3), np.float16), {})], dtype="int8")
+    path = tar(tmp_path / "store", "train")
+    content = path.read_bytes().replace(b"(8,), }", b"(8,1),}", 1)
+    path.write_bytes(content)
+    own = index(tmp_path / "store", "train")
+    rows, (record,) = read_index(own)
+    own.write_bytes(encode_index(rows, [replace(record, tar_digest=xxhash.xxh3_64_hexdigest(content))]))
+    (tmp_path / "store" / "train.index").unlink()
+    with pytest.raises(
+        StoreError, match=rf"^{path.name}: a: scale\.npy: is \(8, 1\) float32; expected \(8,\) float32$"
+    ):
+        open_store(tmp_path / "store")["a"]

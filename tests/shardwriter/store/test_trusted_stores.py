@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from helpers.builds import (
     CPU,
     build_store,
@@ -121,6 +122,22 @@ def test_bytes_of_another_key_are_not_copied(store: Path) -> None:
     assert any("its index says" in problem for problem in verify(InspectedStore.open(Folder(store))).problems)
 
 
+def test_an_array_of_another_type_than_the_stores_is_not_copied(store: Path) -> None:
+    """Its tar has the digest that its index says: whoever wrote both wrote them wrong."""
+    path = tar(store, "train", 0)
+    content = path.read_bytes().replace(b"'descr': '<f2'", b"'descr': '>f2'", 1)
+    path.write_bytes(content)
+    edit_index(index(store, "train", 0), lambda _: None, tar_digest=xxhash.xxh3_64_hexdigest(content))
+    before = {path.name: path.read_bytes() for path in store.glob("*.tar")}
+    work = Compaction(storage=Folder(store), utterances_per_shard=4)
+    said = (
+        rf"^{path.name}: tr_00\d: embedding\.npy: is no array of .*; expected \(512, \d\) float16, .*--verify lists all"
+    )
+    with pytest.raises(StoreError, match=said):
+        run_operation(work, Folder(store), OneProcess(CPU))
+    assert {name: (store / name).read_bytes() for name in before} == before
+
+
 def shorten(rows: list[dict[str, Any]]) -> None:
     rows[0]["frames"] -= 1
     rows[0]["embedding_length"] -= 2 * 512
@@ -155,7 +172,9 @@ def with_audio(rows: list[dict[str, Any]]) -> None:
 def test_a_sample_of_another_layout_than_the_stores_is_refused(store: Path, change: Any) -> None:
     path = index(store, "train", 0)
     edit_index(path, change)
-    with pytest.raises(StoreError, match=rf"^{path}: .*expected embedding\.npy, json, .* as store\.json says\. .*run"):
+    with pytest.raises(
+        StoreError, match=rf"^{path}: .*expected embedding\.npy, json, .* as store\.json says\)\. .*run"
+    ):
         opened(store).split("train")
 
 
