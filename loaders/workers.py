@@ -134,13 +134,20 @@ def start_workers(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     _parent, _death = os.getpid(), None
     before = set(multiprocessing.active_children())
     iterator = make()
-    _workers.update(child for child in multiprocessing.active_children() if child not in before)
+    own = [child for child in multiprocessing.active_children() if child not in before]
+    _workers.update(own)
     _note_deaths()
-    with _explained():
-        for item in iterator:
-            yield item
-            if _death is not None:
-                raise RuntimeError(_death)
+    try:
+        with _explained():
+            for item in iterator:
+                yield item
+                if _death is not None:
+                    raise RuntimeError(_death)
+    except Exception:
+        _workers.difference_update(own)
+        for worker in own:  # torch would wait 5 s for each
+            worker.kill()
+        raise
 
 
 def _note_deaths() -> None:
@@ -159,7 +166,8 @@ def _note_deaths() -> None:
         try:
             handler(*arguments)
         except RuntimeError as error:
-            _death = _death or str(error)
+            if any(f"(pid {worker.pid})" in str(error) for worker in _workers):
+                _death = _death or str(error)
 
     note.notes = True  # type: ignore[attr-defined]
     signal.signal(signal.SIGCHLD, note)

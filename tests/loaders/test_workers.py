@@ -1,6 +1,7 @@
 """Loader workers: no batch is lost without an error that says why and what to do."""
 
 import errno
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -81,27 +82,33 @@ def test_a_worker_that_is_killed_is_an_error_that_says_how_to_continue() -> None
         read(Ones(kill=signal.SIGKILL))
 
 
-@pytest.fixture
-def dead_worker() -> Iterator[None]:
-    """Let the system's signal find a dead worker each time, as torch's handler would."""
+def test_a_death_is_raised_where_batches_are_read_and_nowhere_else() -> None:
+    """Raised within logging, it would leave a lock locked, and other threads would wait for ever."""
+    worker = multiprocessing.get_context("fork").Process(target=signal.pause, daemon=True)
 
     def dead(*_: object) -> None:
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        raise RuntimeError(f"DataLoader worker (pid {worker.pid}) is killed by signal: Killed. ")
+
+    def read() -> Iterator[int]:
+        worker.start()
+        return iter(range(9))
 
     before = signal.signal(signal.SIGCHLD, dead)
-    yield
-    signal.signal(signal.SIGCHLD, before)
-
-
-def test_a_death_is_raised_where_batches_are_read_and_nowhere_else(dead_worker: None) -> None:
-    """Raised within logging, it would leave a lock locked, and other threads would wait for ever."""
-    reading = start_workers(lambda: iter(range(9)))
-    assert next(reading) == 0
-    signal.raise_signal(signal.SIGCHLD)
-    with pytest.raises(TrainingError, match=r"a loader worker \(pid 7\) is killed by signal: Killed\. .*resume last"):
-        next(reading)
-    signal.raise_signal(signal.SIGCHLD)  # while that error is handled, say
-    assert list(start_workers(lambda: iter(range(9)))) == list(range(9)), "other workers, which live"
+    try:
+        reading = start_workers(read)
+        assert next(reading) == 0
+        signal.raise_signal(signal.SIGCHLD)
+        with pytest.raises(TrainingError, match=rf"worker \(pid {worker.pid}\) is killed by signal: Killed\. .*resume"):
+            next(reading)
+        worker.join(10)
+        assert worker.exitcode == -signal.SIGKILL, "nobody waits for workers of no use"
+        other = start_workers(lambda: iter(range(9)))
+        assert next(other) == 0
+        signal.raise_signal(signal.SIGCHLD)
+        assert list(other) == list(range(1, 9)), "their end concerns nobody else"
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+        worker.kill()
 
 
 def test_shared_memory_that_is_too_small_is_refused_before_workers_start(
