@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -28,6 +29,11 @@ def pytest_configure(config: pytest.Config) -> None:
         if not hasattr(config, "workerinput"):  # the process that starts the others
             path.unlink(missing_ok=True)
         note_errors(path)
+
+
+def pytest_collection_finish() -> None:
+    gc.set_threshold(20_000)
+    gc.freeze()  # what was imported stays: the collector would look through it again and again
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
