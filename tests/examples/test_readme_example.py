@@ -49,7 +49,7 @@ def run(folder: Path, code: str, *words: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+@pytest.mark.parametrize("readme", ["README.md", pytest.param("README.zh-CN.md", marks=pytest.mark.slow)])
 def test_the_example_of_the_readme_runs_and_runs_again(readme: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / readme).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks

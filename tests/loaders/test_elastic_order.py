@@ -86,7 +86,7 @@ def test_global_batches_do_not_depend_on_ranks_workers_or_store(
 
 
 @pytest.mark.parametrize("context", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("persistent", [True, False])
+@pytest.mark.parametrize("persistent", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_workers_may_be_started_in_any_way(
     corpus: Corpus, stores: dict[str, Path | None], context: str, persistent: bool
 ) -> None:

@@ -85,7 +85,9 @@ def test_two_ranks_with_workers_share_one_cache(corpus: Corpus, here: Path, serv
     assert len(gets) == len(set(gets)) == 9
 
 
-@pytest.mark.parametrize("fault", ["500", "cut", "close", "hang"])
+@pytest.mark.parametrize(
+    "fault", ["500", *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("cut", "close", "hang"))]
+)
 def test_faults_that_pass_change_nothing(
     fault: Fault, corpus: Corpus, server: S3Server, expected: list[tuple[float, float]]
 ) -> None:
@@ -108,6 +110,7 @@ def test_faults_that_last_end_training_with_the_name_of_the_object(
     assert "testing-secret" not in said
 
 
+@pytest.mark.slow
 def test_faults_that_last_end_training_with_workers_too(corpus: Corpus, here: Path, server: S3Server) -> None:
     server.fail("GET", LOST, "500", times=10_000)
     words = ("--shards", URL, *EPOCHS, "--set", f"{PLACE}.num_workers=2")

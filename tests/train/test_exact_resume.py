@@ -147,6 +147,7 @@ def test_the_scheduler_acts_in_these_runs(here: Path, uninterrupted: Uninterrupt
         assert len({step["lr"] for step in uninterrupted(*settings).steps}) > 1, settings
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_with_other_workers(
     corpus: Corpus, store: Path, here: Path, uninterrupted: Uninterrupted
 ) -> None:

@@ -32,6 +32,7 @@ def test_ranks_of_torchrun_train_as_one(corpus: Corpus, store: Path, here: Path)
     assert last()["global_step"] == 10 // 2
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_count_of_devices_that_torchrun_did_not_start_is_refused_on_every_rank(corpus: Corpus, here: Path) -> None:
     done = torchrun(corpus, "--set", "training.gpus=3")

@@ -120,7 +120,9 @@ def test_pictures_need_no_backend_of_a_notebook(here: Path) -> None:
     assert (here / "curves.png").exists()
 
 
-@pytest.mark.parametrize("command", [[str(TRAIN)], ["-m", "iianet_cli.train_cli"]])
+@pytest.mark.parametrize(
+    "command", [[str(TRAIN)], pytest.param(["-m", "iianet_cli.train_cli"], marks=pytest.mark.slow)]
+)
 def test_the_command_needs_no_backend_of_a_notebook_either(command: list[str]) -> None:
     """torchmetrics imports matplotlib, which refuses one that is not installed."""
     environment = {**os.environ, **NOTEBOOK, "PYTHONPATH": str(TRAIN.parent)}

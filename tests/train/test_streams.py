@@ -121,6 +121,7 @@ def test_a_stream_cannot_resume_the_run_of_a_store(
     assert "another order" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_two_ranks_stream_shards_of_their_own(corpus: Corpus, store: Path, here: Path) -> None:
     run(corpus, "--shards", store, "--set", FROZEN)

@@ -11,7 +11,7 @@ from helpers.runs import ROOT, build_store, run_recorded
 WORKERS = ("--set", "datamodule.data_config.num_workers=2", "training.epochs=3")
 
 
-@pytest.mark.parametrize("mode", ["store", "raw"])
+@pytest.mark.parametrize("mode", ["store", pytest.param("raw", marks=pytest.mark.slow)])
 def test_an_error_within_training_ends_the_process(here: Path, mode: str) -> None:
     corpus = make_corpus(here / "corpus", {"train": 6, "val": 3, "test": 2}, frames=5)
     words: tuple[object, ...] = WORKERS

@@ -52,7 +52,7 @@ def mixed_lengths(longest: int) -> list[int]:
 @pytest.mark.parametrize(
     ("lengths", "chunk"),
     [
-        ([1, 2, 300, 1, 3, 65], default_kernels(CPU).max_frames),
+        pytest.param([1, 2, 300, 1, 3, 65], default_kernels(CPU).max_frames, marks=pytest.mark.slow),
         ([16, 15, 4, 32, 5, 17, 41, 50, 49], 16),
         pytest.param(mixed_lengths(40), 8, marks=pytest.mark.slow),
     ],

@@ -662,7 +662,10 @@ def reindex_or_leave(store: Path) -> None:
         assert "nothing to do" in str(error)
 
 
-@pytest.mark.parametrize("lost", [EVERYTHING, ("plan-*",), ("store.json", "*.index")])
+@pytest.mark.parametrize(
+    "lost",
+    [*(pytest.param(lost, marks=pytest.mark.slow) for lost in (EVERYTHING, ("plan-*",))), ("store.json", "*.index")],
+)
 def test_an_interruption_at_any_moment_loses_nothing(grown: Place, tmp_path: Path, lost: tuple[str, ...]) -> None:
     """Nor does a build that comes then; and the same command resumes, though it is interrupted again."""
     before, tars = embeddings(grown.store), tar_contents(grown.store)

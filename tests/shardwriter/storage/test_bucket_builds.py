@@ -233,7 +233,14 @@ def test_the_card_is_that_of_the_store_although_a_build_ended_before_it(build: C
     assert b"int8 array" in server.read(f"{PREFIX}/README.md")
 
 
-@pytest.mark.parametrize("fault", ["500", "close", "cut", "500 afterwards", "close afterwards"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "500",
+        "close afterwards",
+        *(pytest.param(fault, marks=pytest.mark.slow) for fault in ("close", "cut", "500 afterwards")),
+    ],
+)
 def test_faults_that_pass_are_not_noticed(
     fault: Fault, build: Command, inspect: Command, server: S3Server, corpus: Corpus, tmp_path: Path
 ) -> None:
