@@ -7,6 +7,7 @@ from typing import IO
 
 import torch
 
+from iianet.errors import StoreError
 from shardwriter.encode.sources import Planned
 from shardwriter.format.index import ShardRecord, entries_of
 from shardwriter.format.names import tar_name
@@ -60,7 +61,14 @@ class CopiedStore:
     def _samples(self, task: ShardTask, entries: SplitEntries) -> Iterator[Planned]:
         keys, mouths = task.rows["key"].to_pylist(), task.rows["mouth"].to_pylist()
         for key, mouth in zip(keys, mouths, strict=True):
-            yield Planned(key, mouth, self._sample(task.split, entries, entries.newest[key]))
+            row = entries.newest.get(key)
+            if row is None:
+                raise StoreError(
+                    f"{self._snapshot.storage.where(tar_name(task.shard))}: is to hold the utterance {key}, which a "
+                    f"plan lists in {task.split} and no shard of it holds: plans and indexes are of different stores. "
+                    "Give it up by build-shards --abandon, then make plans anew by inspect-shards --reindex"
+                )
+            yield Planned(key, mouth, self._sample(task.split, entries, row))
 
     def _sample(self, split: str, entries: SplitEntries, row: int) -> Sample | Failed:
         rows = entries.entries.slice(row, 1)

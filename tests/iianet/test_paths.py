@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,16 @@ def test_words_that_are_urls_stay_as_they_are(monkeypatch: pytest.MonkeyPatch, t
     assert expand_word("pipe:cat ~/x") == "pipe:cat ~/x"
     assert expand_word("~/train-{000000..000003}.tar") == f"{tmp_path}/train-{{000000..000003}}.tar"
     assert expand_word("./store/") == "./store/"
+
+
+@pytest.mark.parametrize("expand", [expand_path, expand_word])
+def test_a_name_that_no_file_can_have_is_refused(expand: Callable[[str], object]) -> None:
+    """The system would raise an error of its own wherever it is asked for such a file."""
+    with pytest.raises(ConfigError, match=r"^here/x{75}: no file .* 300 bytes; expected at most 255 bytes, "):
+        expand(f"here/{'x' * 300}/y")
+    with pytest.raises(ConfigError, match=r"a name with a zero byte in it; .* Correct the path$"):
+        expand("a\0b")
+    assert str(expand("é" * 127)) == "é" * 127
+    assert expand_word(f"s3://bucket/{'x' * 300}") == f"s3://bucket/{'x' * 300}"
+    pattern = "train-{" + ",".join(f"{number:06d}" for number in range(60)) + "}.tar"
+    assert expand_word(pattern) == pattern

@@ -1,7 +1,9 @@
 """What the files of a store say is believed only where it can be: of itself, of its tars, and of no other folder."""
 
+import io
 import json
 import os
+import random
 import shutil
 import tracemalloc
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import xxhash
 from helpers.builds import (
@@ -25,6 +28,7 @@ from helpers.builds import (
     stored,
     tar,
 )
+from helpers.campaign.forge import forge_plan
 from helpers.corpus import Corpus, make_corpus
 from helpers.rights import rights_that_count
 
@@ -417,3 +421,24 @@ def test_a_record_that_may_not_be_read_is_not_made_anew(store: Path) -> None:
     finally:
         (store / "store.json").chmod(0o644)
     assert (store / "store.json").read_bytes() == before
+
+
+def exchange_keys_of_splits(_: random.Random, content: bytes) -> bytes:
+    table = pq.read_table(io.BytesIO(content))
+    keys, splits = table["key"].to_pylist(), table["split"].to_pylist()
+    one, other = splits.index("train"), splits.index("val")
+    keys[one], keys[other] = keys[other], keys[one]
+    changed = table.set_column(table.schema.get_field_index("key"), table.schema.field("key"), [keys])
+    buffer = io.BytesIO()
+    pq.write_table(changed, buffer)
+    return buffer.getvalue()
+
+
+def test_an_utterance_that_a_plan_lists_in_a_split_without_it_is_named_by_compact(store: Path) -> None:
+    forge_plan(random.Random(0), next(store.glob("plan-*")), exchange_keys_of_splits)()
+    operation = Compaction(storage=Folder(store), utterances_per_shard=100)
+    expected = (
+        r"-000000\.tar: is to hold the utterance \w+, which a plan lists in \w+ and no shard of it .*--abandon, then"
+    )
+    with pytest.raises(StoreError, match=expected):
+        run_operation(operation, Folder(store), OneProcess(CPU))
