@@ -71,13 +71,15 @@ def read_segment(
     with open_wav(recording, name) as wav:
         wav.seek(start)
         samples: Samples = wav.read(num_samples, dtype="float32")
-        rate, sample_bytes = wav.samplerate, _SAMPLE_BYTES.get(wav.subtype, 0)
+        rate, subtype = wav.samplerate, wav.subtype
     if rate != sample_rate or samples.shape != (num_samples,):
         raise AudioError(
             f"{name or recording!s}: {samples.shape} samples at {rate} Hz from sample {start} on; expected mono at "
             f"{sample_rate} Hz and at least {num_samples} samples"
         )
-    return Segment(_sound(samples, name or str(recording)), sample_bytes * num_samples)
+    if not subtype.startswith("PCM"):  # whole numbers are between -1 and 1
+        samples = _sound(samples, name or str(recording))
+    return Segment(samples, _SAMPLE_BYTES.get(subtype, 0) * num_samples)
 
 
 def decode_segment(stored: npt.NDArray[Any], name: str) -> Segment:

@@ -9,6 +9,7 @@ from typing import Any, Never
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -155,6 +156,8 @@ class ShardedEmbeddings(EpochDataset[EmbeddingBatch]):
         if len(self) > 1 and batch_size > 1:
             self._bounds[-2] = min(self._bounds[-2], self._bounds[-1] - ranks)
         self._cut_names = cut_names(snapshot, split, self.reader.keys)
+        escaped = pc.any(pc.match_substring(self.reader.keys, "%")).as_py()
+        self._keys_are_names = not self._cut_names and not escaped  # as a rule
         self._metadata_files = ShardFiles(self.reader.files.tars)  # batches may be read ahead by a thread meanwhile
         self._read_ahead = ReadAhead([self.reader.files], whole_number("read_ahead_windows", read_ahead_windows, 0))
         self.epochs = Epochs(len(self), Position(whole_number("epoch", epoch, 0), 0))
@@ -265,8 +268,8 @@ class ShardedEmbeddings(EpochDataset[EmbeddingBatch]):
         else:
             embedding = memory[: math.prod(shape)].view(shape)
         self.reader.read_rows(rows, embedding.numpy())
-        keys = [
-            self._cut_names.get(key) or unescape_key(key) for key in self.reader.keys.take(pa.array(rows)).to_pylist()
-        ]
+        keys = self.reader.keys.take(pa.array(rows)).to_pylist()
+        if not self._keys_are_names:
+            keys = [self._cut_names.get(key) or unescape_key(key) for key in keys]
         contents = partial(self.reader.read_metadata, rows, self._metadata_files)
         return EmbeddingBatch(keys=keys, embedding=embedding, frames=torch.from_numpy(frames), contents=contents)

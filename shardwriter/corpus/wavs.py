@@ -1,6 +1,7 @@
 """Wavs of an utterance, read to be stored: as integers as they are, or as float32; and what their headers say."""
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import soundfile
 
 from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.errors import AudioError
-from iianet.regular_file import read_regular
+from iianet.regular_file import open_regular
 from shardwriter.format.sample import AUDIO_DTYPES
 
 _DTYPES = {"PCM_S8": "int16", "PCM_U8": "int16", "PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32"}
@@ -74,8 +75,12 @@ def open_wav(recording: Path | bytes, name: str | None = None) -> Iterator[sound
             with soundfile.SoundFile(io.BytesIO(recording)) as wav:
                 yield wav
         else:
-            with read_regular(recording) as stream, soundfile.SoundFile(stream.fileno(), closefd=False) as wav:
-                yield wav
+            descriptor = open_regular(recording)
+            try:
+                with soundfile.SoundFile(descriptor, closefd=False) as wav:
+                    yield wav
+            finally:
+                os.close(descriptor)
     except FileNotFoundError as error:
         raise AudioError(f"{recording!s}: no such file; copy it there, or correct data_root or the lists") from error
     except OSError as error:
