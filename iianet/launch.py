@@ -49,9 +49,9 @@ class Launch:
             ConfigError: The variables contradict each other.
         """
         if _is_of_torchrun(environment):
-            return cls._of_torchrun(environment)
-        if _is_of_srun(environment):
-            return cls._of_srun(environment)
+            return cls._of_torchrun(environment)._refusing_false_numbers()
+        if _is_of_srun(environment) and not _is_told_to_be_alone(environment):
+            return cls._of_srun(environment)._refusing_false_numbers()
         if (tasks := _count(environment, "SLURM_NTASKS")) > 1:
             _say_no_srun(tasks)
         return None
@@ -82,12 +82,8 @@ class Launch:
 
     @classmethod
     def _of_torchrun(cls, environment: Mapping[str, str]) -> "Launch":
+        _require(environment, "RANK", "WORLD_SIZE")
         number, world_size = _count(environment, "RANK", least=0), _count(environment, "WORLD_SIZE")
-        if number >= world_size:
-            raise ConfigError(
-                f"RANK={number} with WORLD_SIZE={world_size}: expected ranks from 0 to {world_size - 1}; set both as "
-                "torchrun does, or unset both to run alone"
-            )
         names = _values(environment, "TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
         return cls(
             by="torchrun" if "TORCHELASTIC_RUN_ID" in environment else "variables",
@@ -100,6 +96,7 @@ class Launch:
 
     @classmethod
     def _of_srun(cls, environment: Mapping[str, str]) -> "Launch":
+        _require(environment, "SLURM_PROCID")
         tasks, nodes = _tasks_and_nodes(environment)
         return cls(
             by="srun",
@@ -110,6 +107,17 @@ class Launch:
             job=f"Slurm {'.'.join(_values(environment, 'SLURM_JOB_ID', 'SLURM_STEP_ID'))}, {tasks} ranks",
             variables=("SLURM_PROCID", next(name for name in _TASKS if name in environment)),
         )
+
+    def _refusing_false_numbers(self) -> "Launch":
+        """The same. Raises ConfigError where there are not as many ranks as its number says, here or in all."""
+        name, names = self.variables
+        for what, number, count in (("", self.number, self.world_size), ("local ", self.local, self.local_size)):
+            if number >= count:
+                raise ConfigError(
+                    f"{name}={self.number} with {names}={self.world_size}: the {what}rank is {number}, expected 0 to "
+                    f"{count - 1}; set what torchrun or srun sets, or unset {name} and {names} to run alone"
+                )
+        return self
 
     @property
     def num_nodes(self) -> int:
@@ -161,6 +169,19 @@ def _is_of_torchrun(environment: Mapping[str, str]) -> bool:
 def _is_of_srun(environment: Mapping[str, str]) -> bool:
     """Whether this process is one of several tasks of a step; a batch script has their variables, but no step."""
     return "SLURM_STEP_ID" in environment and _tasks_and_nodes(environment)[0] > 1
+
+
+def _is_told_to_be_alone(environment: Mapping[str, str]) -> bool:
+    return "RANK" in environment and _count(environment, "WORLD_SIZE") == 1 and "WORLD_SIZE" in environment
+
+
+def _require(environment: Mapping[str, str], *names: str) -> None:
+    """Raise ConfigError where a variable is missing: each process would take itself for the first."""
+    if missing := [name for name in names if name not in environment]:
+        raise ConfigError(
+            f"{missing[0]} is not set, though other variables say that this process is one of several ranks; start all "
+            "of them by torchrun or srun, which set it, or unset the others to run alone"
+        )
 
 
 def _tasks_and_nodes(environment: Mapping[str, str]) -> tuple[int, int]:

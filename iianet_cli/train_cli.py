@@ -237,7 +237,7 @@ def fit(
     epochs = module.config.training.epochs
     if saved is not None and saved.epochs_done >= epochs:
         logger.info(
-            "all %s are done (%s trained); raise training.epochs to go on", counted(epochs, "epoch"), saved.epochs_done
+            "%s trained already, training.epochs is %d; raise it to go on", counted(saved.epochs_done, "epoch"), epochs
         )
         module.history = saved.history
         return _end(trainer, module, folder, saved.best if saved.is_in(folder) else {})

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from iianet.config.schema import Config
+from iianet.launch import is_first_rank
 from loaders.datamodule import SeparationData
 from shardwriter.build.build import prepare
 from shardwriter.build.options import BuildOptions
@@ -33,8 +34,8 @@ class BuildMissing(pl.Callback):
         self.config = config
         self.store = store
         self.data = data
-        if self._is_something_missing:
-            with store.write_lock(patient=True):  # of several ranks each looks
+        if self._is_something_missing and is_first_rank():
+            with store.write_lock():
                 pass
 
     @property

@@ -133,7 +133,8 @@ def start_workers(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
     global _parent, _death
     _parent, _death = os.getpid(), None
     before = set(multiprocessing.active_children())
-    iterator = make()
+    with _explained():
+        iterator = make()  # whose persistent workers may have died since the last one
     own = [child for child in multiprocessing.active_children() if child not in before]
     _workers.update(own)
     _note_deaths()

@@ -72,6 +72,8 @@ class Termination:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             logger.info("interrupted: finishing and saving this step first; interrupt again to stop at once")
+        else:
+            logger.info("%s received: finishing and saving this step first", signal.Signals(number).name)
 
 
 def any_rank(trainer: pl.Trainer, condition: bool) -> bool:

@@ -107,6 +107,10 @@ class Epochs:
             self._begun[0] = torch.tensor([iteration, 1, *taken])
             return taken
 
+    def tell_apart(self) -> None:
+        """Tell the workers of the iteration to come from those of one that was left before all had begun it."""
+        self._iterations += 1
+
     def _take(self, by_workers: bool) -> Position:
         taken = self.next
         self._next.copy_(torch.tensor([taken.epoch + self._advances, 0, max(int(self._next[2]), by_workers)]))
@@ -171,15 +175,20 @@ class EpochLoader(DataLoader[Item]):
             waiting = self.num_workers * (self.prefetch_factor or 0)
             refuse_small_memory(self._ranks_here, self.num_workers, waiting + 1, self.batch_bytes)  # 1 in use
         self._has_begun = True
+        self.epochs.tell_apart()
         begun = self.epochs.next  # before workers take it
         yield from self.epochs.count(self._all_batches(self._length - begun.batch), begun)
 
     def _all_batches(self, expected: float) -> Iterator[Item]:
         """The batches of an iteration, which has to give so many; infinite where that is not known."""
         found = 0
-        for batch in start_workers(super().__iter__):
-            found += 1
-            yield batch
+        try:
+            for batch in start_workers(super().__iter__):
+                found += 1
+                yield batch
+        except Exception:
+            self._iterator = None  # persistent workers end with it: the next iteration starts others
+            raise
         if found < expected < math.inf:
             raise TrainingError(
                 f"the loader gave {found} of the {expected} batches that were left of its epoch: its workers "

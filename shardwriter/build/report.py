@@ -132,7 +132,9 @@ class BuildReport:
         stored = sum(self.stored.values())
         views = sum(count for split, count in self.stored.items() if parse_view_split(split)[1])
         if not stored and not self.shards:
-            return "Nothing to do: everything is stored already. inspect-shards --verify tells whether it is whole."
+            failed = sum(map(len, self.failed.values()))
+            what = f"everything but the {failed} above" if failed else "everything"
+            return f"Nothing to do: {what} is stored already. inspect-shards --verify tells whether it is whole."
         what = counted(stored - views, "utterance") + (f" and {counted(views, 'view')}" if views else "")
         rate = f" ({stored / self.seconds:.1f} {'embeddings' if views else 'utterances'}/s)" if stored else ""
         audio = f" ({self.audio_bytes / 1e6:.1f} MB of it audio)" if self.audio_bytes else ""

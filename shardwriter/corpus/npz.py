@@ -69,7 +69,7 @@ def _named(path: Path, key: str) -> Iterator[None]:
             f"{path}: {key!r} cannot be decoded (there is too little memory for it); read fewer at a time, by a lower "
             "shardwriter.num_workers"
         ) from error
-    except (NotImplementedError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (NotImplementedError, EOFError, ValueError, OverflowError, zipfile.BadZipFile, zlib.error) as error:
         raise MouthError(f"{path}: {key!r} cannot be decoded ({error})") from error
 
 

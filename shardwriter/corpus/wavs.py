@@ -84,7 +84,9 @@ def open_wav(recording: Path | bytes, name: str | None = None) -> Iterator[sound
     except FileNotFoundError as error:
         raise AudioError(f"{recording!s}: no such file; copy it there, or correct data_root or the lists") from error
     except OSError as error:
-        raise AudioError(f"{name or recording!s}: cannot be read ({error.strerror or error})") from error
+        raise AudioError(
+            f"{name or recording!s}: cannot be read ({error.strerror or error}); copy it there anew, or leave it out"
+        ) from error
     except soundfile.SoundFileError as error:
         reason = str(getattr(error, "error_string", error))  # the whole message has a file's name in it
         raise AudioError(f"{name or recording!s}: cannot be read ({reason.rstrip('.')})") from error

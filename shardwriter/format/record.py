@@ -131,6 +131,8 @@ class StoreRecord:
         if facts.get("version") != FORMAT_VERSION:
             raise OtherVersion(facts.get("version"))
         pending, data_root = (None if facts.get(name, 0) is None else take(facts, name, str) for name in _OPTIONAL)
+        if data_root is not None and "\0" in data_root:
+            raise ValueError(f"data_root is {show(data_root)}; expected the path of a folder")
         record = cls(
             identity=parse_identity(take(facts, "identity", dict)),
             data_root=data_root,

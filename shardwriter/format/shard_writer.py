@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
-from shardwriter.format.digest import digest_of
 from shardwriter.format.files import temporary_path
 from shardwriter.format.index import MEMBER_COLUMNS, ShardRecord, index_table
 from shardwriter.format.names import member_name
@@ -60,7 +60,7 @@ class ShardWriter:
         self._temporary = temporary_path(staging / "shard")
 
     def __enter__(self) -> "ShardWriter":
-        self._stream = self._temporary.open("w+b", buffering=1 << 20)
+        self._stream = _DigestingFile(self._temporary)
         self._tar = tarfile.TarFile(fileobj=self._stream, mode="w", format=tarfile.USTAR_FORMAT)
         return self
 
@@ -83,11 +83,9 @@ class ShardWriter:
             self._temporary.unlink()
             return WrittenShard(tar=None, tar_size=0, tar_digest="", index=index)
         self._tar.close()
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.seek(0)
-        digest, size = digest_of(self._stream)
+        self._stream.sync()
         self._stream.close()
+        size, digest = self._stream.size, self._stream.digest()
         return WrittenShard(tar=self._temporary, tar_size=size, tar_digest=digest, index=index)
 
     def __exit__(
@@ -121,3 +119,33 @@ def source_of(row: Mapping[str, Any]) -> Source:
     return Source(
         mouth=row["mouth"], size=row["source_size"], mtime_ns=row["source_mtime_ns"], digest=row["source_digest"]
     )
+
+
+class _DigestingFile(io.RawIOBase):
+    """A file that is digested as it is written, front to back: of what is meant, not of what a disk then gives back."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("wb", buffering=1 << 20)
+        self._digest = xxhash.xxh3_64()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        self._file.write(data)
+        self.size += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def digest(self) -> str:
+        return str(self._digest.hexdigest())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -74,17 +74,25 @@ def _headers(tar: IO[bytes], stored: Sequence[Entry]) -> list[str]:
             name = member_name(entry.key, member)
             tar.seek(end)
             found = tar.read(BLOCK_BYTES)
-            if (offset, found) != (end + BLOCK_BYTES, member_info(name, size).tobuf(tarfile.USTAR_FORMAT)):
+            if offset != end + BLOCK_BYTES or found != _header(name, size):
                 there = found[:NAME_BYTES].rstrip(b"\0")
                 return [
-                    f"{entry.where}: header {number} of the tar is {there!r}, not as stores write it; its index says "
-                    f"{name}, {size:,} bytes at {offset:,}"
+                    f"{entry.where}: header {number} of the tar, at byte {end:,}, is of {there!r} and not as stores "
+                    f"write that of {name}; its index says {size:,} bytes at {offset:,}"
                 ]
             end, number = offset + size + -size % BLOCK_BYTES, number + 1
     tar.seek(end)
     if any(piece.strip(b"\0") for piece in iter(lambda: tar.read(CHUNK_BYTES), b"")):
         return [f"{stored[-1].where}: is followed by something at byte {end:,}, which its index lacks"]
     return []
+
+
+def _header(name: str, size: int) -> bytes | None:
+    """What a store writes before a member; None where no tar of a store can hold one so large."""
+    try:
+        return member_info(name, size).tobuf(tarfile.USTAR_FORMAT)
+    except ValueError:
+        return None
 
 
 def _end(entry: Entry) -> int:

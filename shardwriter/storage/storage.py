@@ -7,6 +7,7 @@ processes.
 
 # ruff: noqa: ARG002 (what is inherited needs no arguments)
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -66,10 +67,12 @@ class Storage(Protocol):
     """How long replaced shards stay at least, where the config does not say; 0 where it can be seen who reads them."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """What users call the store: a folder's path, or a URL."""
 
     @property
+    @abstractmethod
     def staging(self) -> Path:
         """Folder of this machine where shards are written before they are published; `write_lock` makes it."""
 
@@ -77,6 +80,7 @@ class Storage(Protocol):
         """The same for processes with another working directory."""
         return self
 
+    @abstractmethod
     def where(self, name: str) -> str:
         """What users call a file."""
 
@@ -84,12 +88,15 @@ class Storage(Protocol):
         """Whether there is a place at all, if only an empty one."""
         return True
 
+    @abstractmethod
     def files(self) -> Mapping[str, Listed]:
         """All files, by name."""
 
+    @abstractmethod
     def version(self, name: str) -> str | None:
         """What a listing would show now as the version of a file; None where it is not there."""
 
+    @abstractmethod
     def open(self, name: str) -> IO[bytes]:
         """Open a small file, as `files` listed it last or as it is now. Raises FileNotFoundError where it is gone."""
 
@@ -97,6 +104,7 @@ class Storage(Protocol):
         """Get small files ready to be opened, many at a time."""
         return
 
+    @abstractmethod
     def open_tar(self, name: str, size: int, digest: str) -> OpenTar:
         """Open a tar that should have this size and digest (xxh3_64). Raises OSError where it cannot be opened."""
 
@@ -108,6 +116,7 @@ class Storage(Protocol):
         """Delete a copy of a tar, so that it is fetched again; False where it is the tar itself, which stays."""
         return False
 
+    @abstractmethod
     def publish(self, files: Iterable[tuple[Path, str]]) -> None:
         """Move files out of `staging` to their names, in this order, each whole or not at all."""
 
@@ -115,12 +124,15 @@ class Storage(Protocol):
         """Publish whole shards that an earlier run left in `staging`, and delete what is not wanted; their names."""
         return []
 
+    @abstractmethod
     def write(self, name: str, content: bytes) -> None:
         """Publish a small file, whole or not at all."""
 
+    @abstractmethod
     def delete(self, names: Iterable[str]) -> None:
         """Delete files, in any order; those that are gone already are no error."""
 
+    @abstractmethod
     def commit(self, name: str, content: bytes, version: str | None) -> str:
         """Replace a small file if it still has `version` (None: is not there).
 
@@ -131,6 +143,7 @@ class Storage(Protocol):
             StoreError: Somebody else has written it meanwhile.
         """
 
+    @abstractmethod
     def write_lock(self, *, patient: bool = False) -> AbstractContextManager[None]:
         """Hold the place against other builds; `patient` waits for one that holds it for a moment.
 

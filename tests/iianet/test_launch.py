@@ -10,7 +10,13 @@ from iianet.errors import ConfigError
 from iianet.launch import Launch, is_first_rank, training_devices, usable_cores
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
-SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "2"}
+SRUN = {
+    "SLURM_NTASKS": "4",
+    "SLURM_STEP_ID": "0",
+    "SLURM_NNODES": "2",
+    "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_PROCID": "0",
+}
 
 
 @pytest.mark.parametrize("environment", [TORCHRUN, SRUN, {**SRUN, **TORCHRUN}])
@@ -28,6 +34,7 @@ def test_a_launcher_says_how_many_ranks_there_are(environment: dict[str, str]) -
         {"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"},
         {"WORLD_SIZE": "2", "LOCAL_RANK": "1"},  # as the Trainer starts the ranks of one machine
         {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"},  # salloc's own shell
+        {**SRUN, "RANK": "0", "WORLD_SIZE": "1"},  # a task that is told to run alone
     ],
 )
 def test_a_process_that_nobody_launched_is_alone(environment: dict[str, str]) -> None:
@@ -85,7 +92,23 @@ def test_a_rank_says_by_which_variables_it_is_one_and_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 with WORLD_SIZE=4: expected ranks from 0 to 3; .* or unset both"),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 with WORLD_SIZE=4: the rank is 4, expected 0 to 3; .* or unset"),
+        (
+            {**SRUN, "SLURM_PROCID": "5"},
+            "SLURM_PROCID=5 with SLURM_NTASKS=4: the rank is 5, expected 0 to 3; .* or unset",
+        ),
+        (
+            {**TORCHRUN, "LOCAL_RANK": "2"},
+            "RANK=3 with WORLD_SIZE=4: the local rank is 2, expected 0 to 1; .* or unset",
+        ),
+        (
+            {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"},
+            "SLURM_PROCID is not set, though .* by torchrun or srun, .* or unset",
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"},
+            "RANK is not set, though .* by torchrun or srun, .* or unset",
+        ),
         ({"RANK": "one", "WORLD_SIZE": "4"}, "RANK='one': expected a whole number from 0 on.*unset it"),
     ],
 )
@@ -104,7 +127,10 @@ def test_impossible_ranks_are_refused(environment: dict[str, str], said: str) ->
         ),
         ({**TORCHRUN, "WORLD_SIZE": "two"}, "WORLD_SIZE='two': expected a whole number from 1 on"),
         ({**SRUN, "SLURM_NTASKS": "3"}, "started 3 tasks on 2 nodes; .* --ntasks-per-node=1"),
-        ({"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}, "started 4 tasks on 1 nodes; .* --ntasks-per-node=4"),
+        (
+            {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"},
+            "started 4 tasks on 1 nodes; .* --ntasks-per-node=4",
+        ),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2: mpirun started .* with torchrun or srun, or unset"),
     ],
 )

@@ -252,7 +252,7 @@ def test_a_finished_run_says_so_and_names_its_best(
     capsys.readouterr()
     assert run(corpus, "--shards", store, "--set", f"training.epochs={epochs}", "--resume", "last")[0] == 0
     said = capsys.readouterr().err
-    assert f"all {epochs} epoch{'' if epochs == 1 else 's'} are done (2 trained); raise training.epochs" in said
+    assert f"2 epochs trained already, training.epochs is {epochs}; raise it to go on" in said
     assert "best: validation SI-SNR" in said.splitlines()[-1]
     assert "best_model.pth" in said.splitlines()[-1]
     assert "waited for data" not in said

@@ -25,7 +25,9 @@ def test_sigterm_saves_and_ends_with_its_own_code(
     assert last()["global_step"] == len(steps(here / "record")) == {"train": 3, "validation": 10}[stage]
     assert last()["validation_is_due"] == (stage == "validation")
     assert (folder / "best_model.pth").exists() == (stage == "validation"), "written with each new best epoch"
-    assert "resume with --resume last" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "SIGTERM received: finishing and saving this step first" in said
+    assert "resume with --resume last" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])

@@ -62,6 +62,14 @@ def test_running_again_says_that_everything_was_skipped(run: Run, store: Path) -
     assert contents(store) == before
 
 
+def test_running_again_says_that_what_failed_is_not_stored(run: Run, corpus: Corpus) -> None:
+    corpus.mouth("tr_000").write_bytes(b"no npz")
+    run()
+    outcome = run()
+    assert outcome.code == 3
+    assert "Nothing to do: everything but the 1 above is stored already." in outcome.out
+
+
 def test_some_failed_exits_3_and_lists_them_in_summary_and_log(run: Run, corpus: Corpus) -> None:
     corpus.mouth("tr_000").unlink()
     corpus.mouth("cv_001").write_bytes(b"PK")

@@ -143,6 +143,21 @@ def lying(packed: bytes, size: int, shape: str, method: int = zipfile.ZIP_DEFLAT
     return bytes(content)
 
 
+def far_header(place: int) -> bytes:
+    """A good npz, but for where its directory says that the array's header lies: a number of 64 bits."""
+    content = bytearray(saved(FRAMES))
+    entry, end = content.rfind(b"PK\x01\x02"), content.rfind(b"PK\x05\x06")
+    name, extra = (int.from_bytes(content[entry + at : entry + at + 2], "little") for at in (28, 30))
+    field = b"\x01\x00\x08\x00" + place.to_bytes(8, "little")
+    content[end + 12 : end + 16] = (int.from_bytes(content[end + 12 : end + 16], "little") + len(field)).to_bytes(
+        4, "little"
+    )
+    content[entry + 42 : entry + 46] = b"\xff" * 4
+    content[entry + 30 : entry + 32] = (extra + len(field)).to_bytes(2, "little")
+    content[entry + 46 + name + extra : entry + 46 + name + extra] = field
+    return bytes(content)
+
+
 def directory_of(entries: int) -> bytes:
     """A zip that lists so many empty files."""
     stream = io.BytesIO()
@@ -154,6 +169,7 @@ def directory_of(entries: int) -> bytes:
 
 FRAMES_OF_2_GB = (2 << 30) // (96 * 96)
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "a header beyond 2 to the 63": (lambda: far_header(1 << 63), ""),
     "a bomb of bzip2": (
         lambda: lying(bytes(1000), 128 + FRAMES_OF_2_GB * 96 * 96, f"({FRAMES_OF_2_GB}, 96, 96)", zipfile.ZIP_BZIP2),
         "packed by method 12 of zips; expected deflate or none",

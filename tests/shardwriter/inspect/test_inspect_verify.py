@@ -110,7 +110,8 @@ def test_members_in_another_order_than_the_index_says_are_found(
             archive.addfile(member, io.BytesIO(content))
     first = min((entry_of(place, "val", key) for key in ("fay", "gus")), key=lambda entry: entry.embedding_offset or 0)
     assert any(
-        problem.startswith(f"{path.name}: {first.key}: header 0 of the tar is ") for problem in problems(capsys, place)
+        problem.startswith(f"{path.name}: {first.key}: header 0 of the tar, at byte 0, is of ")
+        for problem in problems(capsys, place)
     )
 
 
