@@ -310,7 +310,7 @@ class Soak:
         broken = {name for name in self.names["train"] if _readable(self.corpus.mouth(name)) is None}
         for epoch in (0, 1):
             batches = [keys for (own, _), keys in sorted(seen.items()) if own == epoch]
-            found = Counter(key for keys in batches for key in keys)
+            found = Counter(key for keys in batches for key in keys if key)  # a silent row, where all were broken
             if len(batches) != sum(uses.values()) // 2 or found - uses:
                 raise WrongError(
                     f"epoch {epoch}: {len(batches)} batches of {sum(uses.values())} examples: {found - uses}"

@@ -210,6 +210,9 @@ def _draw_voice(axis: "Axes", item: Drawing) -> None:
         _excuse(axis, item.voice)
         return
     signal, rate = item.voice
+    if not np.isfinite(signal).all():
+        _excuse(axis, "its audio has numbers that are not finite")
+        return
     per_point = max(1, len(signal) // ENVELOPE_POINTS)
     whole = signal[: len(signal) // per_point * per_point].reshape(-1, per_point)
     time = (np.arange(len(whole)) + 0.5) * per_point / rate

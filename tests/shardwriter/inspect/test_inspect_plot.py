@@ -86,6 +86,15 @@ def test_embeddings_of_any_length_and_origin_are_drawn(tmp_path: Path, frames: i
     assert png_size(tmp_path / "p.png")[0] > 500
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_audio_that_is_no_sound_has_no_curve(tmp_path: Path, number: float) -> None:
+    soundfile.write(tmp_path / "a.wav", np.array([0.1, number, 0.2], dtype=np.float32), 16000, subtype="FLOAT")
+    audio = [{"mixture": "a.wav", "source": "a.wav", "speaker": 1, "num_samples": 3}]
+    write_store(tmp_path / "own", [("x", np.ones((5, 3), np.float32), {"audio": audio})])
+    assert run(tmp_path / "own", "--plot", tmp_path / "p.png", "--data_root", tmp_path) == 0
+    assert png_size(tmp_path / "p.png")[0] > 500
+
+
 def test_a_picture_that_cannot_be_written_is_exit_code_2(
     made: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
