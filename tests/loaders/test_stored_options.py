@@ -13,7 +13,7 @@ from helpers.corpus import FOLDERS, SAMPLE_RATE, Corpus, edit_lists, make_corpus
 
 from iianet.batch import Batch
 from iianet.errors import ManifestError, StoreError
-from iianet.regular_file import read_regular
+from iianet.regular_file import open_regular
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -49,11 +49,11 @@ def count_wavs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the wavs that are opened from now on."""
     opened: list[str] = []
 
-    def note(path: Path) -> object:
+    def note(path: Path) -> int:
         opened.append(path.name)
-        return read_regular(path)
+        return open_regular(path)
 
-    monkeypatch.setattr("shardwriter.corpus.wavs.read_regular", note)
+    monkeypatch.setattr("shardwriter.corpus.wavs.open_regular", note)
     return opened
 
 

@@ -107,7 +107,7 @@ def _fifo(path: Path) -> None:
 
 def test_a_wav_that_is_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
     _fifo(write_wav(tmp_path / "bad.wav", "PCM_16"))
-    with pytest.raises(AudioError, match=r"bad\.wav: cannot be read \(.*expected a regular file\)$"):
+    with pytest.raises(AudioError, match=r"bad\.wav: cannot be read \(.*expected a regular file\); copy it there anew"):
         read_audio(tmp_path, [entry("bad.wav", "bad.wav")])
 
 
