@@ -16,8 +16,8 @@ from loaders.order import Indices
 from loaders.split import StoredEmbeddings
 from shardwriter.corpus.manifest import Manifest
 from shardwriter.corpus.wavs import open_wav
-from shardwriter.format.npy import NpyHeader, parse_npy_header
-from shardwriter.format.sample import AUDIO_DTYPES, NPY_HEADER_BYTES, decode_pcm
+from shardwriter.format.npy import NPY_HEADER_BYTES, NpyHeader, parse_npy_header
+from shardwriter.format.sample import AUDIO_DTYPES, decode_pcm
 
 Samples = npt.NDArray[np.float32]
 Recording = Path | bytes | npt.NDArray[Any]

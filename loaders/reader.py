@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from iianet.errors import StoreError, UnknownKeyError, UnreachableError
 from loaders.order import Indices
 from shardwriter.format.names import EMBEDDING_MEMBER, SCALE_MEMBER, VIEW_MARK, parse_view_split, tar_name
+from shardwriter.format.npy import NPY_HEADER_BYTES
 from shardwriter.format.record import Identity
-from shardwriter.format.sample import NPY_HEADER_BYTES, dequantize, expected_headers
+from shardwriter.format.sample import dequantize, expected_headers
 from shardwriter.storage.storage import StoredTar
 from shardwriter.store.entries import SplitEntries
 from shardwriter.store.snapshot import Snapshot

@@ -13,7 +13,7 @@ from made_utterances import DIM, FRAMES
 from torch.utils.data import DataLoader
 
 from contenders.contender import BATCH_SIZE, Contender, Loaded
-from shardwriter.format.sample import NPY_HEADER_BYTES
+from shardwriter.format.npy import NPY_HEADER_BYTES
 
 MEMBER = "embedding.npy"
 BUFFER = 1000

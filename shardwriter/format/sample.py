@@ -22,8 +22,7 @@ from iianet.errors import StoreError
 from shardwriter.format.document import parse_object
 from shardwriter.format.index import Entry
 from shardwriter.format.names import AUDIO_MEMBER, EMBEDDING_MEMBER, METADATA_MEMBER, SCALE_MEMBER, member_name
-from shardwriter.format.npy import NPY_HEADER_BYTES as NPY_HEADER_BYTES
-from shardwriter.format.npy import read_npy
+from shardwriter.format.npy import NPY_HEADER_BYTES, read_npy
 from shardwriter.format.record import Identity
 from shardwriter.format.tar import BLOCK_BYTES, is_header_of
 

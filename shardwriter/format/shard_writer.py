@@ -15,7 +15,8 @@ import xxhash
 from shardwriter.format.files import temporary_path
 from shardwriter.format.index import MEMBER_COLUMNS, ShardRecord, index_table
 from shardwriter.format.names import member_name
-from shardwriter.format.sample import NPY_HEADER_BYTES, Failed, Sample, Source
+from shardwriter.format.npy import NPY_HEADER_BYTES
+from shardwriter.format.sample import Failed, Sample, Source
 from shardwriter.format.tar import BLOCK_BYTES, member_info
 
 

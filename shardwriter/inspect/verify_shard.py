@@ -18,9 +18,9 @@ from shardwriter.format.names import (
     member_name,
     tar_name,
 )
-from shardwriter.format.npy import read_npy, read_npy_header
+from shardwriter.format.npy import NPY_HEADER_BYTES, read_npy, read_npy_header
 from shardwriter.format.record import Identity
-from shardwriter.format.sample import AUDIO_DTYPES, NPY_HEADER_BYTES, read_member, read_metadata
+from shardwriter.format.sample import AUDIO_DTYPES, read_member, read_metadata
 from shardwriter.format.tar import BLOCK_BYTES, NAME_BYTES, member_info
 from shardwriter.inspect.inspected import InspectedStore
 

@@ -113,7 +113,7 @@ class Folder(Storage):
         try:
             yield
         except NotADirectoryError as error:  # a folder on the way to it is a file
-            raise FileNotFoundError(*error.args) from error
+            raise FileNotFoundError(error.errno, error.strerror, error.filename) from error
         except FileNotFoundError:
             raise
         except OSError as error:

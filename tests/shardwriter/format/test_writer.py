@@ -20,7 +20,8 @@ from iianet.errors import StoreError
 from shardwriter.encode.write_shards import publish_shard
 from shardwriter.format.index import INDEX_SCHEMA, ShardRecord, decode_index, encode_index, entries_of
 from shardwriter.format.names import escape_key
-from shardwriter.format.sample import NPY_HEADER_BYTES, Failed, Sample, Source, Stored, encode_sample
+from shardwriter.format.npy import NPY_HEADER_BYTES
+from shardwriter.format.sample import Failed, Sample, Source, Stored, encode_sample
 from shardwriter.format.shard_writer import ShardWriter, WrittenShard
 from shardwriter.storage.folder import Folder
 
