@@ -333,6 +333,7 @@ class Soak:
 
     def _complete(self, store: object, flags: tuple[str, ...], *, can_share: bool) -> None:
         """Run an operation until it is done; at most three times it is killed."""
+        before = self._record(store)
         for attempt in range(4):
             seconds = self.chance.uniform(0.1, 3.0) if attempt < 3 and self.chance.random() < 0.7 else None
             code = self._start(store, flags, seconds, can_share=can_share)
@@ -341,17 +342,16 @@ class Soak:
                 return
             if seconds is None or code not in (None, -9, -15, -2, 130, 143):
                 raise WrongError(f"{store} {' '.join(flags)}: exit code {code}: {self._said()}")
-            flags = () if flags == ("--overwrite",) and self._is_pending(store) else flags
+            if flags == ("--overwrite",) and self._record(store) != before:
+                flags = ()  # begun, or even done when it was killed: the flag would overwrite once more
         raise WrongError(f"{store}: was not completed")
 
-    def _is_pending(self, store: object) -> bool:
-        """Whether an interrupted --overwrite is resumed by a build without the flag."""
+    def _record(self, store: object) -> bytes:
+        """What store.json says; nothing where there is none."""
         name = "store.json"
         if isinstance(store, Path):
-            text = (store / name).read_bytes() if (store / name).exists() else b""
-        else:
-            text = self.bucket.read(f"{PREFIX}/{name}") if name in self.bucket.names(PREFIX) else b""
-        return b'"pending": "plan-' in text
+            return (store / name).read_bytes() if (store / name).exists() else b""
+        return self.bucket.read(f"{PREFIX}/{name}") if name in self.bucket.names(PREFIX) else b""
 
     def _start(self, store: object, flags: tuple[str, ...], seconds: float | None, *, can_share: bool) -> int | None:
         """Start a build by a random executor, and kill it after so long. Returns its exit code."""
