@@ -50,7 +50,7 @@ class Launch:
         """
         if _is_of_torchrun(environment):
             return cls._of_torchrun(environment)._refusing_false_numbers()
-        if _is_of_srun(environment) and not _is_told_to_be_alone(environment):
+        if _is_of_srun(environment):
             return cls._of_srun(environment)._refusing_false_numbers()
         if (tasks := _count(environment, "SLURM_NTASKS")) > 1:
             _say_no_srun(tasks)
@@ -169,10 +169,6 @@ def _is_of_torchrun(environment: Mapping[str, str]) -> bool:
 def _is_of_srun(environment: Mapping[str, str]) -> bool:
     """Whether this process is one of several tasks of a step; a batch script has their variables, but no step."""
     return "SLURM_STEP_ID" in environment and _tasks_and_nodes(environment)[0] > 1
-
-
-def _is_told_to_be_alone(environment: Mapping[str, str]) -> bool:
-    return "RANK" in environment and _count(environment, "WORLD_SIZE") == 1 and "WORLD_SIZE" in environment
 
 
 def _require(environment: Mapping[str, str], *names: str) -> None:

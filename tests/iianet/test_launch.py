@@ -19,7 +19,11 @@ SRUN = {
 }
 
 
-@pytest.mark.parametrize("environment", [TORCHRUN, SRUN, {**SRUN, **TORCHRUN}])
+LEFT_OVER = {"RANK": "0", "WORLD_SIZE": "1"}
+"""Of an earlier run in the same shell: in a step of several tasks it would make each of them the first."""
+
+
+@pytest.mark.parametrize("environment", [TORCHRUN, SRUN, {**SRUN, **TORCHRUN}, {**SRUN, **LEFT_OVER}])
 def test_a_launcher_says_how_many_ranks_there_are(environment: dict[str, str]) -> None:
     launch = Launch.for_training(environment)
     assert launch is not None
@@ -34,7 +38,6 @@ def test_a_launcher_says_how_many_ranks_there_are(environment: dict[str, str]) -
         {"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0"},
         {"WORLD_SIZE": "2", "LOCAL_RANK": "1"},  # as the Trainer starts the ranks of one machine
         {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"},  # salloc's own shell
-        {**SRUN, "RANK": "0", "WORLD_SIZE": "1"},  # a task that is told to run alone
     ],
 )
 def test_a_process_that_nobody_launched_is_alone(environment: dict[str, str]) -> None:
