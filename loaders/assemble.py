@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,15 +10,29 @@ import numpy.typing as npt
 import torch
 
 from iianet.batch import Batch, Dropped
-from iianet.encoder.mouth import CENTER_CROP, CROP_SIZE, random_crop, view_crop
+from iianet.encoder.mouth import CENTER_CROP, CROP_SIZE, Crop, random_crop, view_crop
 from iianet.errors import AudioError, MouthError
 from loaders.audio import Samples
 from loaders.mixing import Mixer, dropped
-from loaders.mouths import MouthSegment, read_mouth_segment
 from loaders.order import Order
 from loaders.split import LostShard, Split
+from shardwriter.corpus.mouth_npz import read_mouth_npz
 
 FLOAT_BYTES = 4
+
+
+class MouthSegment(NamedTuple):
+    """Crops of a segment with the frames around it that its first and last columns see.
+
+    Attributes:
+        frames: `(at most lead + frames + 2, 88, 88)`, uint8.
+        lead: Frames before the segment, up to `context_frames` of the encoder.
+        bytes_read: Bytes of the npz.
+    """
+
+    frames: torch.Tensor
+    lead: int
+    bytes_read: int
 
 
 class Row(NamedTuple):
@@ -139,6 +154,26 @@ class Assembler:
             else:
                 bytes_read += source.read(*stored, out)
         return embedding, bytes_read
+
+
+def read_mouth_segment(path: Path, start: int, frames: int, context_frames: int, crop: Crop) -> MouthSegment:
+    """Read a clip's segment.
+
+    Args:
+        path: Path of the npz.
+        start: First frame of the segment; where the clip is shorter, its last one.
+        frames: Video frames of the segment.
+        context_frames: Frames that the encoder sees before the segment, and after it.
+        crop: Part of each frame to cut out.
+
+    Raises:
+        MouthError: The npz cannot be used.
+    """
+    npz = read_mouth_npz(path)
+    first = min(start, len(npz.frames) - 1)
+    lead = min(first, context_frames)
+    cropped = crop.apply(npz.frames[first - lead : first + frames + context_frames])
+    return MouthSegment(torch.from_numpy(cropped), lead, npz.source.size or 0)
 
 
 def row_bytes(num_samples: int, embedding_bytes: int) -> int:

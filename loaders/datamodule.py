@@ -14,7 +14,7 @@ from iianet.launch import usable_cores
 from loaders.assemble import Assembler
 from loaders.audio import EmbeddedAudio, Kind, WavFiles
 from loaders.dataset import BatchLoader, ExampleDataset
-from loaders.embeddings.epochs import BEGINNING, Position
+from loaders.epochs import BEGINNING, Position
 from loaders.mixing import Mixer
 from loaders.order import Order
 from loaders.read_ahead import ReadAhead

@@ -9,7 +9,7 @@ import torch
 
 from iianet.batch import Batch
 from loaders.assemble import Assembler
-from loaders.embeddings.epochs import EpochDataset, EpochLoader, Epochs, Position
+from loaders.epochs import EpochDataset, EpochLoader, Epochs, Position
 from loaders.read_ahead import ReadAhead, worker_share
 from loaders.workers import sendable
 

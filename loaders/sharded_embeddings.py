@@ -16,8 +16,8 @@ from torch.utils.data import get_worker_info
 
 from iianet.errors import ConfigError, StoreError
 from iianet.wording import show
-from loaders.embeddings.epochs import EpochDataset, Epochs, Position
 from loaders.embeddings.place import place_of, refuse_other_group, whole_number
+from loaders.epochs import EpochDataset, Epochs, Position
 from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead, worker_share
 from loaders.reader import ShardFiles, StoreReader

@@ -37,7 +37,7 @@ from loaders.assemble import FLOAT_BYTES, Row, collate, row_bytes
 from loaders.audio import Kind, Recording, Segment, read_segment
 from loaders.datamodule import RankedData
 from loaders.dataset import TimedLoader
-from loaders.embeddings.epochs import EpochDataset, Epochs, Position
+from loaders.epochs import EpochDataset, Epochs, Position
 from loaders.matching import record_beside, refuse_other_encoder_of_tars
 from loaders.mixing import Mixer, dropped
 from loaders.read_ahead import Share, worker_share

@@ -1,1 +1,1 @@
-"""What ShardedEmbeddings is made of; `epochs.py` keeps the place in an epoch for the loaders of training too."""
+"""What ShardedEmbeddings is made of: how many ranks read it, the loader that resumes, the one with a thread."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from loaders.embeddings.epochs import EpochLoader
+from loaders.epochs import EpochLoader
 from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
 
 

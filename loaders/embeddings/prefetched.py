@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loaders.embeddings.epochs import Position
+from loaders.epochs import Position
 from loaders.order import Indices
 from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from iianet.errors import ConfigError, TrainingError
 from loaders import EmbeddingBatch, EmbeddingLoader, ShardedEmbeddings
-from loaders.embeddings.epochs import Position
+from loaders.epochs import Position
 from loaders.workers import ignore_termination
 from shardwriter import write_store
 

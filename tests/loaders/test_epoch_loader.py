@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from iianet.errors import StoreError, TrainingError
-from loaders.embeddings.epochs import EpochDataset, EpochLoader, Epochs
+from loaders.epochs import EpochDataset, EpochLoader, Epochs
 from loaders.workers import sendable
 
 LENGTH = 8
