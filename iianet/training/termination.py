@@ -1,6 +1,5 @@
 """SIGTERM and SIGUSR1, which schedulers send before they take a machine away, and SIGINT, which Ctrl-C sends."""
 
-import logging
 import os
 import select
 import signal
@@ -13,10 +12,9 @@ from typing import Any
 import pytorch_lightning as pl
 
 from iianet.interruption import INTERRUPTED, TERMINATED, terminable
+from iianet.launch import is_first_rank
 from iianet.terminal import complain
 from iianet.wording import duration
-
-logger = logging.getLogger(__name__)
 
 FIRST_SECONDS = 10.0
 """Time that is waited before a word is said of it."""
@@ -41,6 +39,7 @@ class Termination:
 
     def __init__(self) -> None:
         self._received = 0
+        self._speaks = is_first_rank()
 
     def listen(self) -> None:
         """Handle SIGTERM instead of Lightning, which deadlocks with two ranks; it restores the handler before it.
@@ -71,9 +70,14 @@ class Termination:
         self._received = number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            logger.info("interrupted: finishing and saving this step first; interrupt again to stop at once")
+            self._tell("interrupted: finishing and saving this step first; interrupt again to stop at once")
         else:
-            logger.info("%s received: finishing and saving this step first", signal.Signals(number).name)
+            self._tell(f"{signal.Signals(number).name} received: finishing and saving this step first")
+
+    def _tell(self, text: str) -> None:
+        """Say something while anything else may be half said: no log and no stream, which would refuse or wait."""
+        if self._speaks:
+            os.write(2, f"INFO: {text}\n".encode())
 
 
 def any_rank(trainer: pl.Trainer, condition: bool) -> bool:

@@ -1,5 +1,7 @@
 """SIGTERM ends a run with its own exit code and a checkpoint; resuming from there is in test_exact_resume.py."""
 
+import io
+import logging
 import os
 import signal
 import socket
@@ -13,11 +15,12 @@ from helpers.recorder import Stop, recorded, steps
 from helpers.runs import RESULTS, TRAIN, last, run
 
 from iianet.training.lightning_module import SeparationModule
+from iianet.training.termination import Termination
 
 
 @pytest.mark.parametrize("stage", ["train", "validation"])
 def test_sigterm_saves_and_ends_with_its_own_code(
-    corpus: Corpus, store: Path, here: Path, stage: str, capsys: pytest.CaptureFixture[str]
+    corpus: Corpus, store: Path, here: Path, stage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with recorded(here / "record", Stop(stage, 3, "SIGTERM")):
         code, folder = run(corpus, "--shards", store, "--set", "training.epochs=3")
@@ -25,7 +28,7 @@ def test_sigterm_saves_and_ends_with_its_own_code(
     assert last()["global_step"] == len(steps(here / "record")) == {"train": 3, "validation": 10}[stage]
     assert last()["validation_is_due"] == (stage == "validation")
     assert (folder / "best_model.pth").exists() == (stage == "validation"), "written with each new best epoch"
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert "SIGTERM received: finishing and saving this step first" in said
     assert "resume with --resume last" in said
 
@@ -64,6 +67,45 @@ def test_a_signal_before_the_first_step_ends_at_once_with_its_own_code(
     assert run(corpus, "--shards", store)[0] == code
     assert not (RESULTS / "last.ckpt").exists()
     assert [signal.getsignal(one) for one in numbers] == before
+
+
+class Busy(io.StringIO):
+    """A stream that a signal interrupts in the middle of a write, which it cannot do twice at a time."""
+
+    def write(self, text: str) -> int:
+        if self.getvalue() == "":
+            super().write("half a ")
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            return super().write(text)
+        raise RuntimeError("reentrant call")
+
+
+def test_a_signal_that_comes_in_the_middle_of_a_line_writes_to_no_stream(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stream, log = Busy(), logging.getLogger("iianet")
+    handler = logging.StreamHandler(stream)
+    handler.terminator = ""
+    handler.handleError = _raise  # type: ignore[method-assign]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(one) for one in numbers]
+    monkeypatch.setattr(log, "handlers", [handler])
+    monkeypatch.setattr(log, "level", logging.INFO)
+    termination = Termination()
+    try:
+        termination.listen()
+        log.info("line")
+    finally:
+        for number, one in zip(numbers, before, strict=True):
+            signal.signal(number, one)
+    assert termination.is_asked and stream.getvalue() == "half a line"
+    said = capfd.readouterr().err
+    assert "SIGTERM received: finishing and saving" in said and "interrupted: finishing and saving" in said
+
+
+def _raise(_: logging.LogRecord) -> None:
+    raise
 
 
 def test_a_second_interruption_ends_at_once(
