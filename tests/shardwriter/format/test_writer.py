@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable
 from itertools import pairwise
@@ -174,6 +175,22 @@ def test_nothing_is_left_behind_when_writing_raises(tmp_path: Path) -> None:
         assert names(tmp_path)
         raise KeyboardInterrupt
     assert not names(tmp_path)
+
+
+def test_the_digest_is_of_what_was_meant_and_not_of_what_a_disk_gives_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(descriptor: int) -> None:
+        with open(f"/proc/self/fd/{descriptor}", "r+b") as stream:
+            stream.seek(700)
+            stream.write(b"\xff")
+
+    whole = written(tmp_path)
+    monkeypatch.setattr(os, "fsync", spoil)
+    spoilt = written(tmp_path)
+    assert spoilt.tar is not None and whole.tar is not None
+    assert spoilt.tar.read_bytes() != whole.tar.read_bytes()
+    assert spoilt.tar_digest == whole.tar_digest, "so that whoever reads it notices"
 
 
 def test_a_shard_that_is_written_is_not_published_yet(tmp_path: Path) -> None:

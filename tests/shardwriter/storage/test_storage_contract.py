@@ -346,3 +346,14 @@ def test_a_store_has_the_same_files_in_every_place(
     for kind in KINDS:
         assert found[kind].keys() == folder.keys(), kind
         assert [name for name in folder if found[kind][name] != folder[name]] == [], kind
+
+
+@pytest.mark.parametrize("forgotten", ["open", "open_tar", "publish", "delete", "commit", "files", "version", "write"])
+def test_a_backend_that_forgets_a_method_cannot_be_made(forgotten: str) -> None:
+    """What it inherited would lose data without a word."""
+    own = {
+        name: value for name, value in vars(MemoryStorage).items() if name not in (forgotten, "__dict__", "__weakref__")
+    }
+    forgetful = type("Forgetful", (Storage,), own)
+    with pytest.raises(TypeError, match=f"Forgetful.*abstract method '?{forgotten}"):
+        forgetful()
