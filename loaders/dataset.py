@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from iianet.batch import Batch
 from loaders.assemble import Assembler
 from loaders.epochs import EpochDataset, EpochLoader, Epochs, Position
+from loaders.order import Indices
 from loaders.read_ahead import ReadAhead, worker_share
 from loaders.workers import sendable
 
@@ -51,20 +53,18 @@ class ExampleDataset(EpochDataset[Batch]):
     def _batches(self) -> Iterator[Batch]:
         epoch, start = self.epochs.begin()
         worker, order = worker_share(), self.order.epoch(epoch)
-        batches = range(start, len(self))
-        ours = np.concatenate([self.order.positions(batch, self.rank) for batch in batches])
+        batches = [self.order.positions(batch, self.rank) for batch in range(start, len(self))]
+        ours = np.concatenate(batches)
         shard = np.full(len(order.example), -1, dtype=np.int64)
         if (stored := self.assembler.split.stored) is not None:
             shard = stored.shard_of(self.order.utterance_of_example[order.example], order.view)
         with self.read_ahead.start_epoch(shard[ours], order.window[ours], worker) as ahead:
-            for batch in batches[worker.number :: worker.of]:
-                positions = self.order.positions(batch, self.rank)
+            for batch, positions in islice(enumerate(batches, start), worker.number, None, worker.of):
                 ahead.settle(int(order.window[positions].max(initial=0)), shard[positions])
-                yield self._batch(epoch, batch)
+                yield self._batch(epoch, batch, positions)
             ahead.finish()
 
-    def _batch(self, epoch: int, batch: int) -> Batch:
-        positions = self.order.positions(batch, self.rank)
+    def _batch(self, epoch: int, batch: int, positions: Indices) -> Batch:
         if len(positions):
             return self.assembler.batch(epoch, positions.tolist())
         idle = self.assembler.batch(epoch, self.order.positions(batch, rank=self.order.world_size - 1)[:1].tolist())

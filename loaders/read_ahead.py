@@ -151,7 +151,7 @@ class EpochReadAhead:
     def settle(self, window: int, shards: Indices) -> None:
         """Advance, and wait until each of some shards (-1 is none) was checked once: before it is used."""
         self.advance(window)
-        for shard in np.unique(shards[shards >= 0]).tolist() if self.reader.windows else ():
+        for shard in set(shards.tolist()) - {-1} if self.reader.windows else ():
             while not self.reader.checked[shard]:
                 if not self.reader.read(shard, self._number):
                     sleep(WAIT_SECONDS)

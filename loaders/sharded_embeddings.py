@@ -244,11 +244,11 @@ class ShardedEmbeddings(EpochDataset[EmbeddingBatch]):
         """Rows of the reader, batch by batch, of this worker; their shards are read ahead meanwhile."""
         epoch, start = position or self.begin()
         worker, order = worker_share(), self.order.epoch(epoch)
-        batches = range(start, len(self))
-        ours = np.concatenate([self._positions(batch) for batch in batches])
+        batches = [self._positions(batch) for batch in range(start, len(self))]
+        ours = np.concatenate(batches)
         shard = self.reader.shard_of[order.example[ours]]
         with self._read_ahead.start_epoch(shard, order.window[ours], worker) as ahead:
-            for positions in map(self._positions, batches[worker.number :: worker.of]):
+            for positions in batches[worker.number :: worker.of]:
                 ahead.advance(int(order.window[positions[-1]]))
                 yield order.example[positions]
             ahead.finish()

@@ -31,8 +31,8 @@ MOST_DIRECTORY_BYTES = 1 << 20
 """Bytes of the longest directory of a zip that is read: tens of thousands of arrays."""
 _SHORTEST_END, _LONGEST_END = 22, 22 + (1 << 16)
 """Bytes of the record that ends a zip, without a comment and with the longest one."""
-_FIRST_BYTES, _PIECE_BYTES = 16 << 10, 8 << 20
-"""Bytes that are unpacked at first, to see the header, and then at a time."""
+_FIRST_BYTES, _PIECE_BYTES = 16 << 10, 256 << 10
+"""Bytes that are unpacked at first, to see the header, and then at a time: what a cache holds while it is copied."""
 
 
 def read_npz(path: Path, key: str) -> tuple[npt.NDArray[Any], Source]:
