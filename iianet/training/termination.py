@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -77,7 +77,8 @@ class Termination:
     def _tell(self, text: str) -> None:
         """Say something while anything else may be half said: no log and no stream, which would refuse or wait."""
         if self._speaks:
-            os.write(2, f"INFO: {text}\n".encode())
+            with suppress(OSError):  # whoever read it is gone; raised here it would end the run before it is saved
+                os.write(2, f"INFO: {text}\n".encode())
 
 
 def any_rank(trainer: pl.Trainer, condition: bool) -> bool:

@@ -104,6 +104,27 @@ def test_a_signal_that_comes_in_the_middle_of_a_line_writes_to_no_stream(
     assert "SIGTERM received: finishing and saving" in said and "interrupted: finishing and saving" in said
 
 
+def test_a_signal_is_heeded_where_nobody_reads_what_is_said() -> None:
+    """As after `2>&1 | head`, or when the terminal was closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    kept = os.dup(2)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(one) for one in numbers]
+    termination = Termination()
+    try:
+        os.dup2(writer, 2)
+        termination.listen()
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(writer)
+        for number, one in zip(numbers, before, strict=True):
+            signal.signal(number, one)
+    assert termination.is_asked
+
+
 def _raise(_: logging.LogRecord) -> None:
     raise
 
