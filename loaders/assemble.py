@@ -91,6 +91,8 @@ class Assembler:
     def batch(self, epoch: int, positions: Sequence[int]) -> Batch:
         """Assemble the rows at some positions of an epoch. A row that cannot be read is left out and listed.
 
+        Of no positions, as a rank may have in the last batch, it is silent: a step without rows would hang the others.
+
         Raises:
             StoreError: A shard cannot be read, and on_missing is error.
         """

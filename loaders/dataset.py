@@ -2,16 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import islice
 
 import numpy as np
-import torch
 
 from iianet.batch import Batch
 from loaders.assemble import Assembler
 from loaders.epochs import EpochDataset, EpochLoader, Epochs, Position
-from loaders.order import Indices
 from loaders.read_ahead import ReadAhead, worker_share
 from loaders.workers import sendable
 
@@ -59,17 +55,10 @@ class ExampleDataset(EpochDataset[Batch]):
         if (stored := self.assembler.split.stored) is not None:
             shard = stored.shard_of(self.order.utterance_of_example[order.example], order.view)
         with self.read_ahead.start_epoch(shard[ours], order.window[ours], worker) as ahead:
-            for batch, positions in islice(enumerate(batches, start), worker.number, None, worker.of):
+            for positions in batches[worker.number :: worker.of]:
                 ahead.settle(int(order.window[positions].max(initial=0)), shard[positions])
-                yield self._batch(epoch, batch, positions)
+                yield self.assembler.batch(epoch, positions.tolist())
             ahead.finish()
-
-    def _batch(self, epoch: int, batch: int, positions: Indices) -> Batch:
-        if len(positions):
-            return self.assembler.batch(epoch, positions.tolist())
-        idle = self.assembler.batch(epoch, self.order.positions(batch, rank=self.order.world_size - 1)[:1].tolist())
-        # This rank has no row of the last batch, but a step without rows would hang the others.
-        return replace(idle, weight=torch.zeros_like(idle.weight), num_examples=0, dropped=())
 
 
 class TimedLoader(EpochLoader[Batch]):
