@@ -139,19 +139,23 @@ class EpochReadAhead:
         self.reader = reader
         self.waiting = waiting
         self._pool, self._number = pool, number
-        self._running: deque[Future[bool]] = deque()
+        self._running: dict[int, Future[bool]] = {}
 
     def advance(self, window: int) -> None:
         """Start reading what is ahead of a window. Raises StoreError where a damaged shard was found."""
         while self.waiting and self.waiting[0][0] <= window + self.reader.windows:
-            self._running.append(self._pool.submit(self.reader.read, self.waiting.popleft()[1], self._number))
-        while self._running and self._running[0].done():
-            self._running.popleft().result()
+            shard = self.waiting.popleft()[1]
+            if shard not in self._running:  # of two windows
+                self._running[shard] = self._pool.submit(self.reader.read, shard, self._number)
+        while self._running and self._running[first := next(iter(self._running))].done():
+            self._running.pop(first).result()
 
     def settle(self, window: int, shards: Indices) -> None:
         """Advance, and wait until each of some shards (-1 is none) was checked once: before it is used."""
         self.advance(window)
         for shard in set(shards.tolist()) - {-1} if self.reader.windows else ():
+            if (running := self._running.pop(shard, None)) and not running.cancel():
+                running.result()
             while not self.reader.checked[shard]:
                 if not self.reader.read(shard, self._number):
                     sleep(WAIT_SECONDS)
@@ -159,7 +163,7 @@ class EpochReadAhead:
     def finish(self) -> None:
         """Wait for what is being read. Raises StoreError where a damaged shard was found."""
         while self._running:
-            self._running.popleft().result()
+            self._running.pop(next(iter(self._running))).result()
 
 
 def _will_need(descriptor: int) -> None:

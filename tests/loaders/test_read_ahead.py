@@ -105,6 +105,32 @@ def test_a_shard_that_another_worker_is_checking_is_waited_for_and_not_checked_a
     assert checked == [1]
 
 
+def test_what_the_thread_has_begun_is_waited_for_and_not_read_a_second_time(
+    reader: ReadAhead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, twice = threading.Event(), threading.Event()
+    asked: list[int] = []
+    read = ReadAhead.read
+
+    def note(self: ReadAhead, shard: int, number: int = 0) -> bool:
+        asked.append(shard)
+        if len(asked) == 1:
+            begun.set()
+            assert not twice.wait(0.2), "it was read in two threads"
+        else:
+            twice.set()
+        return read(self, shard, number)
+
+    monkeypatch.setattr(ReadAhead, "read", note)
+    with reader.start_epoch(np.array([1]), np.array([0]), ALONE) as ahead:
+        ahead.advance(0)
+        assert begun.wait(30)
+        ahead.settle(0, np.array([1]))
+        assert reader.checked[1]
+        ahead.finish()
+    assert asked == [1]
+
+
 def test_what_a_worker_left_when_it_was_ended_is_checked_by_the_next_one(reader: ReadAhead) -> None:
     reader._checked_by[3] = 2
     with reader.start_epoch(SHARD, WINDOW, Share(number=1, of=2)) as ahead:
