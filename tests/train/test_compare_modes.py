@@ -12,7 +12,7 @@ from helpers.runs import run
 from iianet.batch import Batch
 from iianet.training.lightning_module import SeparationModule
 from iianet.training.step_times import WARM_UP, StepRecord
-from loaders.dataset import ExampleDataset
+from loaders.assemble import Assembler
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -24,7 +24,7 @@ def test_a_run_of_it_measures_the_steps_after_the_warm_up(
     corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of three: the wait of each for slow data, and the bytes of their batches and no others. It writes one file."""
-    batch, step = ExampleDataset._batch, SeparationModule.training_step
+    batch, step = Assembler.batch, SeparationModule.training_step
     read = []
 
     def slow_batch(*arguments: object) -> Batch:
@@ -35,7 +35,7 @@ def test_a_run_of_it_measures_the_steps_after_the_warm_up(
         read.append(batch.bytes_read)
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(ExampleDataset, "_batch", slow_batch)
+    monkeypatch.setattr(Assembler, "batch", slow_batch)
     monkeypatch.setattr(SeparationModule, "training_step", count)
     assert run(corpus, "--shards", store, "--record_steps", 3, "--record_file", here / "record.json")[0] == 0
     record = StepRecord.load(here / "record.json")

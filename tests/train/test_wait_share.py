@@ -10,7 +10,7 @@ from helpers.runs import EPOCHS, RESULTS, run
 
 from iianet.batch import Batch
 from iianet.training.lightning_module import SeparationModule
-from loaders.dataset import ExampleDataset
+from loaders.assemble import Assembler
 
 
 def logged(name: str) -> list[float]:
@@ -39,7 +39,7 @@ def test_each_epoch_and_the_end_tell_the_share_of_waiting(
 
         monkeypatch.setattr(owner, name, timed)
 
-    takes(3, ExampleDataset, "_batch")
+    takes(3, Assembler, "batch")
     takes(1, SeparationModule, "training_step")
     takes(5, SeparationModule, "validation_step")
     limits = ("training.limit_train_batches=4", "training.val_check_interval=2", "training.limit_val_batches=1")
