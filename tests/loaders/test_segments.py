@@ -30,7 +30,7 @@ def stores(corpus: Corpus) -> dict[str, Path]:
     return paths
 
 
-@pytest.mark.parametrize("mode", ["full", "partial"])
+@pytest.mark.parametrize("mode", [pytest.param("full", marks=pytest.mark.slow), "partial"])
 def test_a_store_and_raw_mode_give_the_same_random_segments(corpus: Corpus, stores: dict[str, Path], mode: str) -> None:
     raw, stored = batches(data(corpus, None, *RANDOM)), batches(data(corpus, stores[mode], *RANDOM))
     for ours, theirs in zip(raw, stored, strict=True):

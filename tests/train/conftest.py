@@ -6,6 +6,8 @@ import pytest
 from helpers.corpus import Corpus, make_corpus
 from helpers.runs import build_store
 
+from iianet.training import results
+
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
@@ -22,3 +24,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory: results go to Experiments below it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Let runs in this process draw their loss curves."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they draw none: a picture takes as long as ten steps."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(results, "plot_curves", lambda *_: None)

@@ -95,6 +95,7 @@ def test_curves_of_two_losses_have_an_axis_each(
     corpus: Corpus,
     store: Path,
     here: Path,
+    pictures: None,
     monkeypatch: pytest.MonkeyPatch,
     setting: str,
     axes: dict[str, list[str]],
@@ -121,7 +122,7 @@ def test_pictures_need_no_backend_of_a_notebook(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[str(TRAIN)], pytest.param(["-m", "iianet_cli.train_cli"], marks=pytest.mark.slow)]
+    "command", [pytest.param(words, marks=pytest.mark.slow) for words in ([str(TRAIN)], ["-m", "iianet_cli.train_cli"])]
 )
 def test_the_command_needs_no_backend_of_a_notebook_either(command: list[str]) -> None:
     """torchmetrics imports matplotlib, which refuses one that is not installed."""
@@ -142,7 +143,9 @@ def test_compiling_is_announced_and_its_time_is_told(
     assert said.count("compiled: ") == 1
 
 
-def test_results_are_there_as_soon_as_an_epoch_is_the_best(corpus: Corpus, store: Path, here: Path) -> None:
+def test_results_are_there_as_soon_as_an_epoch_is_the_best(
+    corpus: Corpus, store: Path, here: Path, pictures: None
+) -> None:
     with recorded(here / "record", Stop("train", 8, "SIGTERM")):
         assert run(corpus, "--shards", store, *EPOCHS)[0] == 143
     for name in (results.BEST_MODEL_FILE, results.BEST_K_FILE, results.CURVES_FILE):

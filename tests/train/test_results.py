@@ -15,7 +15,7 @@ from iianet.config.schema import load_config
 from iianet.separator.model import IIANet
 
 
-def test_a_run_leaves_its_results(corpus: Corpus, store: Path, here: Path) -> None:
+def test_a_run_leaves_its_results(corpus: Corpus, store: Path, here: Path, pictures: None) -> None:
     code, folder = run(corpus, "--shards", store, *EPOCHS)
     assert code == 0
     best = json.loads((folder / "best_k_models.json").read_text())

@@ -111,7 +111,7 @@ def test_another_manifest_is_not_gone_on_from(here: Path, capsys: pytest.Capture
     assert "batches in an epoch" not in message
 
 
-@pytest.mark.parametrize("store_now", ["raw", "partial"])
+@pytest.mark.parametrize("store_now", ["raw", pytest.param("partial", marks=pytest.mark.slow)])
 def test_another_store_or_number_of_workers_is_gone_on_with(
     corpus: Corpus, store: Path, here: Path, store_now: str
 ) -> None:

@@ -150,7 +150,9 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize(("node", "number", "code"), [(0, signal.SIGINT, 130), (1, signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("node", "number", "code"), [pytest.param(0, signal.SIGINT, 130, marks=pytest.mark.slow), (1, signal.SIGTERM, 143)]
+)
 def test_a_training_that_waits_for_its_other_node_says_so_and_ends_on_signals(
     corpus: Corpus, store: Path, here: Path, node: int, number: signal.Signals, code: int
 ) -> None:

@@ -124,7 +124,7 @@ def test_the_mouth_is_not_read_from_outside_data_root(made: Place) -> None:
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["own", "--plot", "p.png"]])
+@pytest.mark.parametrize("words", [pytest.param(["--help"], marks=pytest.mark.slow), ["own", "--plot", "p.png"]])
 def test_the_backend_of_a_notebook_does_not_matter(tmp_path: Path, words: list[str]) -> None:
     write_store(tmp_path / "own", [("x", np.ones((5, 3), np.float32), {})])
     environment = {**os.environ, "MPLBACKEND": "module://nowhere", "PYTHONPATH": str(ROOT)}
