@@ -6,7 +6,8 @@ Source: JusperLee/IIANet; the paper's IntraA and InterA blocks. Axes: `(batch, c
 import torch
 from torch import Tensor, nn
 
-from iianet.separator.layers import ConvNorm, DropPath, FeedForward, resize
+from iianet.separator.layers import ConvNorm, FeedForward
+from iianet.separator.operators import modulate, resize
 
 
 class SelectAttention(nn.Module):
@@ -25,24 +26,19 @@ class SelectAttention(nn.Module):
         self.gate = ConvNorm(channels, channels, kernel_size, groups=channels, bias=False)
         self.shift = ConvNorm(channels, channels, kernel_size, groups=channels, bias=False)
 
-    def forward(self, local: Tensor, guide: Tensor, repeat_guide: bool = False) -> Tensor:
+    def forward(self, local: Tensor, guide: Tensor) -> Tensor:
         """Select.
 
         Args:
             local: Fine features, `(batch, channels, columns)`.
-            guide: Coarse features, `(batch, channels, guide_columns)`.
-            repeat_guide: Let the norms see the guide with its columns repeated; for kernels of one column.
+            guide: What `gate` and `shift` make of coarse features, the gate's sigmoid first,
+                `(2, batch, channels, any)`; `TopDown` computes the guides of all scales together.
 
         Returns:
             `(batch, channels, columns)`.
         """
-        columns = local.shape[-1]
-        gate, shift = (
-            norm.repeated(guide, columns) if repeat_guide else norm(guide) for norm in (self.gate, self.shift)
-        )
-        gate = resize(torch.sigmoid(gate), columns)  # (batch, channels, columns)
-        selected: Tensor = self.local(local) * gate + resize(shift, columns)
-        return selected
+        features: Tensor = self.local(local)
+        return modulate(features, guide)
 
 
 class ResidualAttention(nn.Module):
@@ -57,13 +53,23 @@ class ResidualAttention(nn.Module):
         super().__init__()
         self.attend = ConvNorm(channels, channels, 3, bias=False)
         self.feed_forward = feed_forward
-        self.drop_path = DropPath()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(batch, channels, columns)` -> the same shape."""
-        x = x + self.drop_path(self.attend(x))
-        refined: Tensor = x + self.drop_path(self.feed_forward(x))
-        return refined
+    def forward(self, x: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Refine.
+
+        Args:
+            x: `(batch, channels, columns)`.
+            kept: Factor of each branch and item, of `drop_paths`, `(2, batch, 1, 1)`; None: all are kept.
+
+        Returns:
+            The same shape.
+        """
+        if kept is None:
+            x = x + self.attend(x)
+            refined: Tensor = x + self.feed_forward(x)
+            return refined
+        x = torch.addcmul(x, self.attend(x), kept[0])
+        return torch.addcmul(x, self.feed_forward(x), kept[1])
 
 
 class Fusion(nn.Module):
@@ -85,7 +91,9 @@ class Fusion(nn.Module):
         self.refine_audio = ResidualAttention(audio_channels, FeedForward(audio_channels))
         self.refine_video = ResidualAttention(video_channels, ConvNorm(video_channels, video_channels, 3, bias=False))
 
-    def forward(self, audio: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, audio: Tensor, video: Tensor, kept_audio: Tensor | None, kept_video: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Fuse.
 
         Args:
@@ -99,4 +107,4 @@ class Fusion(nn.Module):
         seen = resize(video, audio.shape[-1])  # (batch, video_channels, audio_columns)
         audio = audio + self.video_to_audio(seen * torch.sigmoid(self.audio_gate(audio)))
         video = video + self.audio_to_video(heard * torch.sigmoid(self.video_gate(video)))
-        return self.refine_audio(audio), self.refine_video(video)
+        return self.refine_audio(audio, kept_audio), self.refine_video(video, kept_video)

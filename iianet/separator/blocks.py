@@ -4,13 +4,16 @@ Source: JusperLee/IIANet. Axes: `(batch, channels, columns)`. A path has `depth`
 the one before it; the first has the columns of its input.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from iianet.separator.attention import Fusion, SelectAttention
-from iianet.separator.layers import ChannelScale, ConvNorm, resize
+from iianet.separator.layers import EPS, ChannelScale, ConvNorm, drop_paths
+from iianet.separator.lent_weights import LentWeights
+from iianet.separator.operators import GuideWeights, guide_of_next, guides_of_scales, resize
 
 AUDIO_VISUAL_BLOCKS = 4
 """Iterations that see the video, from the first on; the rest refine audio alone."""
@@ -50,8 +53,8 @@ class BottomUp(nn.Module):
         for shrink in self.scales:
             x = shrink(x)  # (batch, channels, columns of the scale)
             scales.append(x)
-        pooled = [nn.functional.adaptive_avg_pool1d(scale, x.shape[-1]) for scale in scales]
-        return scales, torch.stack(pooled).sum(0)
+        pooled = [nn.functional.adaptive_avg_pool1d(scale, x.shape[-1]) for scale in scales[:-1]]
+        return scales, torch.stack([*pooled, x]).sum(0)
 
 
 class TopDown(nn.Module):
@@ -73,28 +76,116 @@ class TopDown(nn.Module):
         self.narrow = nn.Conv1d(channels, in_channels, 1)
 
     def forward(
-        self, scales: Sequence[Tensor], top: Tensor, residual: Tensor, gates: Sequence[Tensor] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Descend.
+        self,
+        scales: Sequence[Tensor],
+        top: Tensor,
+        weights: Sequence[Tensor],
+        share: Tensor,
+        gates: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Select at every scale.
 
         Args:
             scales: Fine to coarse, each `(batch, channels, columns of the scale)`.
             top: `(batch, channels, top_columns)`.
-            residual: The path's input, `(batch, in_channels, columns)`.
+            weights: Of the guides, as `guide_weights` gives them.
+            share: As `share` gives it.
             gates: For each scale the share, 0 to 1, by which its features grow, `(batch, channels, any)`.
 
         Returns:
-            The path's output, `(batch, in_channels, columns)`, and the selected scales, shaped as `scales`.
+            The selected scales, shaped as `scales`.
         """
-        selected = [
-            select(scale, top, repeat_guide=self.resize_top) for select, scale in zip(self.select, scales, strict=True)
-        ]
-        if gates is not None:
-            selected = [x * resize(1 + gate, x.shape[-1]) for x, gate in zip(selected, gates, strict=True)]
+        guides = guides_of_scales(top, _triples(weights)[0], share.to(top.dtype), EPS).view(len(scales), 2, *top.shape)
+        selected = [select(scale, guide) for select, scale, guide in zip(self.select, scales, guides, strict=True)]
+        if gates is None:
+            return selected
+        return [x * resize(1 + gate, x.shape[-1]) for x, gate in zip(selected, gates, strict=True)]
+
+    def share(self, x: Tensor) -> Tensor:
+        """Share of each number of the top in the mean of each guide's norm, for a path's input.
+
+        Args:
+            x: `(batch, in_channels, columns)`.
+
+        Returns:
+            Of gate and shift by turns, `(2 * depth, 1, 1, top_columns)`.
+        """
+        columns = [x.shape[-1]]
+        for _ in self.merge:
+            columns.append((columns[-1] + 1) // 2)
+        seen = columns if self.resize_top else columns[-1:] * len(columns)
+        dtype = torch.promote_types(x.dtype, torch.float32)  # what autocast keeps statistics in
+        return _shares(self.narrow.in_channels, columns[-1], tuple(seen), x.device, dtype)
+
+    def descend(self, selected: Sequence[Tensor], weights: Sequence[Tensor], residual: Tensor) -> Tensor:
+        """Merge the selected scales from coarse to fine, and add the path's input.
+
+        Args:
+            selected: As `forward` returns them.
+            weights: As for `forward`.
+            residual: The path's input, `(batch, in_channels, columns)`.
+
+        Returns:
+            The path's output, `(batch, in_channels, columns)`.
+        """
         merged = selected[-1]  # (batch, channels, columns of the coarsest)
-        for merge, finer in zip(reversed(self.merge), reversed(selected[:-1]), strict=True):
-            merged = merge(finer, merged)  # (batch, channels, columns of the finer scale)
-        return self.narrow(merged) + residual, selected
+        steps = zip(self.merge, selected[:-1], _triples(weights)[1:], strict=True)
+        for merge, finer, own in reversed(list(steps)):
+            merged = merge(finer, guide_of_next(merged, own, EPS))  # (batch, channels, columns of the finer scale)
+        output: Tensor = self.narrow(merged) + residual
+        return output
+
+    def guide_weights(self, batch: int) -> list[Tensor]:
+        """The weights of all guides, put together for `batch` items.
+
+        Returns:
+            Those of the guides of the scales, then of each merge, fine to coarse: kernels, norms' weights, and
+            biases, as `guides_of_scales` and `guide_of_next` take them.
+        """
+        kernels, weights, biases = _guide_parts(self._merges)
+        of_items = [_for_items(part, len(self.merge), batch) for part in (kernels.unsqueeze(2), weights, biases)]
+        scale, weight, bias = _guide_parts(self._selects)
+        merges = [part for triple in zip(*of_items, strict=True) for part in triple]
+        return [scale.flatten(1), weight, bias, *merges]
+
+    @property
+    def _selects(self) -> list[SelectAttention]:
+        return [module for module in self.select if isinstance(module, SelectAttention)]
+
+    @property
+    def _merges(self) -> list[SelectAttention]:
+        return [module for module in self.merge if isinstance(module, SelectAttention)]
+
+    def lent_modules(self) -> list[nn.Module]:
+        """The modules whose weights are not in `guide_weights`."""
+        return [*(select.local for select in (*self._selects, *self._merges)), self.narrow]
+
+
+def _guide_parts(selects: Iterable[SelectAttention]) -> tuple[Tensor, Tensor, Tensor]:
+    """Kernels, and weights and biases of the norms, of gate and shift by turns, `(2 * selects, channels, ...)`."""
+    norms = [norm for select in selects for norm in (select.gate, select.shift)]
+    kernels = torch.stack([norm.conv.weight.squeeze(1) for norm in norms])
+    return kernels, torch.stack([norm.norm.weight for norm in norms]), torch.stack([norm.norm.bias for norm in norms])
+
+
+def _for_items(part: Tensor, merges: int, batch: int) -> tuple[Tensor, ...]:
+    """`(2 * merges, channels, ...)` -> for each merge the same for every item, `(2 * batch * channels, ...)`."""
+    repeated = part.unsqueeze(1).expand(-1, batch, *part.shape[1:])
+    return repeated.reshape(merges, -1, *part.shape[2:]).unbind(0)
+
+
+def _triples(weights: Sequence[Tensor]) -> list[GuideWeights]:
+    return [GuideWeights(*weights[first : first + 3]) for first in range(0, len(weights), 3)]
+
+
+@functools.lru_cache(maxsize=64)
+def _shares(channels: int, few: int, columns: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Share of each number of the top in the mean of each scale that repeats its columns, of gate and shift by turns,
+    `(2 * depth, 1, 1, few)`."""
+    place = torch.arange(few, dtype=torch.float32).view(1, 1, -1)
+    repeats = [resize(place, count).flatten().long().bincount(minlength=few) for count in columns]
+    rows = [row.double() / (channels * count) for row, count in zip(repeats, columns, strict=True) for _ in range(2)]
+    return torch.stack(rows)[:, None, None].to(device, dtype)
 
 
 class Separator(nn.Module):
@@ -129,6 +220,15 @@ class Separator(nn.Module):
         self.audio_reentry = nn.Sequential(ChannelScale(audio_channels), nn.PReLU())
         self.video_reentry = nn.Sequential(ChannelScale(video_channels), nn.ReLU())
 
+        fusion = self.fusion
+        self._audio_weights = LentWeights(
+            [self.audio_up, *self.audio_down.lent_modules(), self.audio_reentry, fusion.refine_audio]
+        )
+        seen = [fusion.audio_gate, fusion.video_gate, fusion.video_to_audio, fusion.audio_to_video, fusion.refine_video]
+        self._video_weights = LentWeights(
+            [self.video_up, *self.video_down.lent_modules(), self.video_reentry, self.video_gates, *seen]
+        )
+
     def compile_blocks(self) -> None:
         """Compile an iteration of either kind, once for all of them; names in checkpoints stay as they are.
 
@@ -148,30 +248,51 @@ class Separator(nn.Module):
         Returns:
             `(batch, audio_channels, audio_columns)`.
         """
+        seeing = min(AUDIO_VISUAL_BLOCKS, self.num_blocks)
+        kept: Sequence[Tensor | None] = [None] * (self.num_blocks + seeing)
+        if self.training:
+            kept = drop_paths(2 * len(kept), len(audio), audio).view(-1, 2, len(audio), 1, 1).unbind(0)
         first_audio, first_video = audio, video
-        for block in range(self.num_blocks):
-            if block > 0:
-                audio = self.audio_reentry(audio + first_audio)
-            if block >= AUDIO_VISUAL_BLOCKS:
-                audio = self._hear(audio)
-                continue
-            if block > 0:
-                video = self.video_reentry(video + first_video)
-            audio, video = self._hear_and_see(audio, video)
+        share, video_share = self.audio_down.share(audio), self.video_down.share(video)
+        with (
+            self._audio_weights.lent(self.num_blocks, self.audio_down.guide_weights(len(audio))) as audio_runs,
+            self._video_weights.lent(seeing, self.video_down.guide_weights(len(video))) as video_runs,
+        ):
+            for block, weights in enumerate(audio_runs):
+                if block > 0:
+                    audio = self.audio_reentry(audio + first_audio)
+                if block >= seeing:
+                    audio = self._hear(audio, weights, share, kept[block])
+                    continue
+                video_weights = next(video_runs)
+                if block > 0:
+                    video = self.video_reentry(video + first_video)
+                own, other = kept[block], kept[self.num_blocks + block]
+                audio, video = self._hear_and_see(audio, video, weights, video_weights, share, video_share, own, other)
         return audio
 
-    def _hear(self, audio: Tensor) -> Tensor:
+    def _hear(self, audio: Tensor, weights: Sequence[Tensor], share: Tensor, kept: Tensor | None) -> Tensor:
         """One iteration of audio alone, shape kept."""
         scales, top = self.audio_up(audio)
-        output: Tensor = self.audio_down(scales, self.fusion.refine_audio(top), audio)[0]
-        return output
+        selected = self.audio_down(scales, self.fusion.refine_audio(top, kept), weights, share)
+        return self.audio_down.descend(selected, weights, audio)
 
-    def _hear_and_see(self, audio: Tensor, video: Tensor) -> tuple[Tensor, Tensor]:
+    def _hear_and_see(
+        self,
+        audio: Tensor,
+        video: Tensor,
+        weights: Sequence[Tensor],
+        video_weights: Sequence[Tensor],
+        share: Tensor,
+        video_share: Tensor,
+        kept: Tensor | None,
+        kept_video: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         """One iteration of both, shapes kept."""
-        audio_scales, audio_top = self.audio_up(audio)
+        scales, top = self.audio_up(audio)
         video_scales, video_top = self.video_up(video)
-        audio_top, video_top = self.fusion(audio_top, video_top)
-        video, selected = self.video_down(video_scales, video_top, video)
-        gates = [torch.sigmoid(gate(scale)) for gate, scale in zip(self.video_gates, selected, strict=True)]
-        audio, _ = self.audio_down(audio_scales, audio_top, audio, gates)
-        return audio, video
+        top, video_top = self.fusion(top, video_top, kept, kept_video)
+        seen = self.video_down(video_scales, video_top, video_weights, video_share)
+        gates = [torch.sigmoid(gate(scale)) for gate, scale in zip(self.video_gates, seen, strict=True)]
+        heard = self.audio_down(scales, top, weights, share, gates)
+        return self.audio_down.descend(heard, weights, audio), self.video_down.descend(seen, video_weights, video)

@@ -7,6 +7,7 @@ audio or the video path, at one of the scales.
 import torch
 from torch import Tensor, nn
 
+EPS = 1e-8
 DROP_RATE = 0.1
 """Rate of dropout and of drop path, in the fusion blocks only."""
 
@@ -15,19 +16,29 @@ class GlobalLayerNorm(nn.GroupNorm):
     """Normalise an item over all its channels and columns, then scale and shift each channel."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(1, channels, eps=1e-8)
+        super().__init__(1, channels, eps=EPS)
 
 
 class ChannelScale(nn.Conv1d):
-    """A depthwise convolution of one column, computed as the product that it is: that takes a third of the time."""
+    """A depthwise convolution of one column.
+
+    On CPUs it is computed as the product that it is, which takes a third of the time; elsewhere it stays a convolution,
+    which takes half the launches.
+    """
 
     def __init__(self, channels: int, bias: bool = True) -> None:
         super().__init__(channels, channels, 1, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(batch, channels, columns)` -> the same shape."""
+        if not _multiplies(x):
+            return super().forward(x)
         scaled = x * self.weight.view(1, -1, 1)
         return scaled if self.bias is None else scaled + self.bias.view(1, -1, 1)
+
+
+def _multiplies(x: Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
 class ConvNorm(nn.Module):
@@ -58,25 +69,6 @@ class ConvNorm(nn.Module):
         normalised: Tensor = self.norm(self.conv(x))
         return normalised
 
-    def repeated(self, x: Tensor, columns: int) -> Tensor:
-        """Normalise as if the columns had been repeated first: `resize(repeated(x, columns), columns)` is
-        `forward(resize(x, columns))`, for a kernel of one column.
-
-        Args:
-            x: `(batch, in_channels, few)`.
-            columns: To which it will be resized.
-
-        Returns:
-            `(batch, out_channels, few)`.
-        """
-        features = self.conv(x)  # (batch, out_channels, few)
-        repeats, elements = _repeats(x, columns), columns * features.shape[1]
-        mean = (features * repeats).sum((1, 2), keepdim=True) / elements  # (batch, 1, 1)
-        centred = features - mean
-        variance = (centred.square() * repeats).sum((1, 2), keepdim=True) / elements  # (batch, 1, 1)
-        normalised = centred * torch.rsqrt(variance + self.norm.eps)
-        return torch.addcmul(self.norm.bias.unsqueeze(-1), normalised, self.norm.weight.unsqueeze(-1))
-
 
 class FeedForward(nn.Module):
     """Widen to twice the channels, mix five columns depthwise, and narrow again, with dropout."""
@@ -87,42 +79,27 @@ class FeedForward(nn.Module):
         self.widen = ConvNorm(channels, hidden, 1, bias=False)
         self.depthwise = nn.Conv1d(hidden, hidden, 5, padding=2, groups=hidden)
         self.narrow = ConvNorm(hidden, channels, 1, bias=False)
-        self.drop = nn.Dropout(DROP_RATE)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(batch, channels, columns)` -> the same shape."""
-        hidden = self.drop(torch.relu(self.depthwise(self.widen(x))))  # (batch, 2 * channels, columns)
-        narrowed: Tensor = self.drop(self.narrow(hidden))  # (batch, channels, columns)
-        return narrowed
+        hidden = self._drop(torch.relu(self.depthwise(self.widen(x))))  # (batch, 2 * channels, columns)
+        return self._drop(self.narrow(hidden))  # (batch, channels, columns)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return torch.native_dropout(x, DROP_RATE, True)[0] if self.training else x
 
 
-class DropPath(nn.Module):
-    """Leave a residual branch out, for whole items of the batch at a time; kept items are scaled up to make up for it.
+def drop_paths(branches: int, batch: int, like: Tensor) -> Tensor:
+    """Draw which residual branches are left out, for whole items of the batch at a time.
 
     Source: Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016.
+
+    Args:
+        branches: How many there are.
+        batch: Items of the batch.
+        like: A tensor of the device and dtype wanted.
+
+    Returns:
+        Factor of each branch and item: 0, or what makes up for those left out, `(branches, batch, 1, 1)`.
     """
-
-    def __init__(self, rate: float = DROP_RATE) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        """`(batch, channels, columns)` -> the same shape; the identity in eval mode."""
-        if not self.training:
-            return branch
-        item = branch.new_ones(len(branch), 1, 1)
-        return branch * nn.functional.dropout(item, self.rate)
-
-
-def resize(x: Tensor, columns: int) -> Tensor:
-    """Repeat or skip columns, nearest neighbour: `(batch, channels, any)` -> `(batch, channels, columns)`."""
-    if x.shape[-1] == columns:
-        return x
-    return nn.functional.interpolate(x, size=columns, mode="nearest")
-
-
-def _repeats(x: Tensor, columns: int) -> Tensor:
-    """How often `resize` repeats each column of `x`, `(columns of x,)`."""
-    place = torch.arange(x.shape[-1], device=x.device, dtype=torch.float32)
-    taken = resize(place.view(1, 1, -1), columns).flatten().long()  # (columns,)
-    return torch.zeros_like(place).index_add(0, taken, torch.ones_like(taken, dtype=torch.float32))
+    return nn.functional.dropout(like.new_ones(branches, batch, 1, 1), DROP_RATE)

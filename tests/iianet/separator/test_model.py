@@ -17,7 +17,7 @@ from helpers.reference_golden import (
 
 from iianet.checkpoint import load_published
 from iianet.errors import ConfigError
-from iianet.separator.layers import DropPath
+from iianet.separator.layers import drop_paths
 from iianet.separator.model import IIANet
 
 CONFIGS = {"separator": PUBLISHED_CONFIG, "separator_small": SMALL_CONFIG}
@@ -94,13 +94,18 @@ def test_dropout_acts_in_training_only() -> None:
 
 def test_drop_path_leaves_out_whole_items_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
-    branch = torch.ones(2000, 2, 3)
-    dropped = DropPath(0.25).train()(branch)
-    items = dropped.flatten(1)
-    assert bool((items == items[:, :1]).all())
-    assert items.unique().tolist() == pytest.approx([0, 4 / 3])
-    assert float(dropped.mean()) == pytest.approx(1, abs=0.05)
-    assert torch.equal(DropPath(0.25).eval()(branch), branch)
+    kept = drop_paths(20, 100, torch.ones(1))
+    assert kept.shape == (20, 100, 1, 1)
+    assert kept.unique().tolist() == pytest.approx([0, 1 / 0.9])
+    assert float(kept.mean()) == pytest.approx(1, abs=0.05)
+
+
+@torch.no_grad()
+def test_an_item_whose_branches_are_left_out_is_not_refined() -> None:
+    refine, x = IIANet(**SMALL_CONFIG).train().separator.fusion.refine_audio, uniform(1, (2, 32, 9))
+    refined = refine(x, torch.tensor([[[[0.0]], [[1.0]]]] * 2))
+    assert torch.equal(refined[0], x[0])
+    assert not torch.equal(refined[1], x[1])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from helpers.reference_golden import SMALL_CONFIG, uniform
 from torch import Tensor, nn
 
 from benchmarks.former_separator import former_separator
-from iianet.separator.layers import ChannelScale, ConvNorm, resize
+from iianet.separator.layers import ChannelScale
 from iianet.separator.model import IIANet
 
 FLOAT32 = 1e-5
@@ -36,16 +36,6 @@ def test_estimate_and_gradients_are_those_of_the_former_formulas(num_samples: in
     assert len(found) == len(expected) == 1 + len(list(model.parameters()))
     for one, other in zip(found, expected, strict=True):
         assert_close(one, other, 1e-10)  # in float64: what differs is the order of sums
-
-
-@pytest.mark.parametrize(("few", "columns"), [(501, 8005), (4, 16), (3, 7), (7, 7), (1, 5), (5, 2)])
-def test_normalising_before_columns_are_repeated_is_the_same(few: int, columns: int) -> None:
-    torch.manual_seed(0)
-    norm = ConvNorm(6, 6, 1, groups=6, bias=False)
-    nn.init.normal_(norm.norm.weight)
-    nn.init.normal_(norm.norm.bias)
-    x = 5 + torch.randn(2, 6, few) * torch.linspace(0.1, 9, few)  # no column is like another
-    assert_close(resize(norm.repeated(x, columns), columns), norm(resize(x, columns)))
 
 
 @pytest.mark.parametrize("bias", [False, True])
