@@ -65,13 +65,14 @@ class ProgressLines(pl.Callback):
         if self._is_time():
             loss = float(trainer.callback_metrics["train_loss"])
             assert isinstance(pl_module, SeparationModule)
+            rate = pl_module.times.per_second  # up to the step before; the module counts after its callbacks
             logger.info(
-                "epoch %d: batch %d of %s, loss %.2f dB, %.3g examples/s",
+                "epoch %d: batch %d of %s, loss %.2f dB%s",
                 trainer.current_epoch,
                 trainer.fit_loop.batch_idx + 1,
                 trainer.num_training_batches,
                 loss,
-                pl_module.times.per_second,
+                f", {rate:.3g} examples/s" if rate else "",
             )
 
     def on_validation_batch_end(

@@ -49,6 +49,7 @@ def test_within_an_epoch_a_line_comes_from_time_to_time(
     run(corpus, "--shards", store)
     said = capsys.readouterr().err
     assert re.search(r"INFO: epoch 0: batch 3 of 5, loss -?\d+\.\d\d dB, [\d.]+ examples/s", said)
+    assert " 0 examples/s" not in said, "in the first line of all no step has been timed"
     assert "INFO: epoch 0: validation, batch 2 of 2" in said
 
 
