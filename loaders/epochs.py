@@ -186,7 +186,9 @@ class EpochLoader(DataLoader[Item]):
             for batch in start_workers(super().__iter__):
                 found += 1
                 yield batch
-        except Exception:
+        except GeneratorExit:  # left early, by who has had a batch
+            raise
+        except BaseException:  # an interrupted wait too: its workers might begin it after the next one
             self._iterator = None  # persistent workers end with it: the next iteration starts others
             raise
         if found < expected < math.inf:

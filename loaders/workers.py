@@ -144,7 +144,9 @@ def start_workers(make: Callable[[], Iterator[Item]]) -> Iterator[Item]:
                 yield item
                 if _death is not None:
                     raise RuntimeError(_death)
-    except Exception:
+    except GeneratorExit:  # left early
+        raise
+    except BaseException:  # a signal's too
         _workers.difference_update(own)
         for worker in own:  # torch would wait 5 s for each
             worker.kill()

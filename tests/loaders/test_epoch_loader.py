@@ -1,13 +1,15 @@
 """EpochLoader: each iteration is one epoch, whatever became of the one before it."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Never
 
 import pytest
 import torch
 from torch.utils.data import get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from iianet.errors import StoreError, TrainingError
 from loaders.epochs import EpochDataset, EpochLoader, Epochs
@@ -70,3 +72,34 @@ def test_a_worker_that_dies_between_two_epochs_is_named_and_the_next_one_has_oth
     with pytest.raises(TrainingError, match=r"a loader worker \(pid\(?s?\)? \d+\) .*resume last"):
         read(loader)
     assert [batch[1] for batch in read(loader)] == list(range(LENGTH))
+
+
+class Late(Numbers):
+    """Its first worker begins when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_begin = multiprocessing.get_context("fork").Event()
+
+    def _numbers(self) -> Iterator[torch.Tensor]:
+        self.may_begin.wait()
+        return super()._numbers()
+
+
+def test_where_the_wait_for_the_first_batch_is_interrupted_the_next_iteration_knows_its_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers = Late()
+    loader = EpochLoader(numbers, num_workers=1, persistent_workers=True, multiprocessing_context="fork")
+    with monkeypatch.context() as waiting, pytest.raises(KeyboardInterrupt):
+        waiting.setattr(_MultiProcessingDataLoaderIter, "_get_data", interrupted)
+        read(loader)
+    count = numbers.epochs.count
+    monkeypatch.setattr(numbers.epochs, "count", lambda *words: numbers.may_begin.set() or count(*words))
+    iterator = iter(loader)
+    epoch, number = next(iterator).tolist()
+    assert loader.epochs.position == (epoch, number + 1)
+
+
+def interrupted(*_: Any) -> Never:
+    raise KeyboardInterrupt
