@@ -66,8 +66,11 @@ def permutation_invariant(pairwise: Tensor) -> Tensor:
             f"permutation_invariant: pairwise losses are {tuple(pairwise.shape)}; expected (batch, n_src, n_src), "
             f"n_src 1 to {MAX_SOURCES}: set audionet.audionet_config.num_sources accordingly"
         )
-    targets = list(range(n_src))
-    means = [pairwise[:, list(estimates), targets].mean(-1) for estimates in permutations(targets)]
+    # By numbers: a list of them would be copied to the device, which waits for it.
+    means = [
+        torch.stack([pairwise[:, estimate, target] for target, estimate in enumerate(order)]).mean(0)
+        for order in permutations(range(n_src))
+    ]
     return torch.stack(means).min(0).values
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from iianet.batch import Batch
 from iianet.config.schema import Config
 from iianet.errors import AudioError, ConfigError, ManifestError, MouthError
 from iianet.launch import usable_cores
@@ -77,6 +78,10 @@ class RankedData(pl.LightningDataModule):
             "persistent_workers": self.options.persistent_workers and workers > 0,
             "ranks_here": self.world_size // self.num_nodes,
         }
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:  # noqa: ARG002
+        """Send a batch behind the step before it; Lightning would wait until that is done."""
+        return batch.to(device, non_blocking=True)
 
     @property
     def _trainer(self) -> Any:

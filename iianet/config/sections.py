@@ -152,6 +152,12 @@ class TrainingSection(Section):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic of the separator's steps, in Lightning's names. Mixed keeps weights and optimizer in float32; the lip
     encoder always uses the store's. 16-mixed needs a GPU."""
+    tf32: bool = False
+    """Let a GPU round the factors of products and convolutions in float32 to 10 bits, which takes less time. The lip
+    encoder never does."""
+    cudnn_benchmark: bool = False
+    """Let cuDNN try its kernels at the first step and keep the fastest. Results then differ in their last bits from run
+    to run."""
     compile: bool = False
     """Compile the separator with torch.compile: the first steps take minutes. Checkpoints are the same either way."""
 

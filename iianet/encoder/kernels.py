@@ -21,12 +21,17 @@ PRECISIONS = {"float32": "float32", "bf16": "bfloat16"}
 @contextmanager
 def exact_kernels(device: torch.device) -> Iterator[None]:
     """Full float32 and repeatable kernels, whatever precision a Trainer has set around the encoder."""
-    cudnn = torch.backends.cudnn
-    with (
-        torch.autocast(device.type, enabled=False),
-        cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
-        yield
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    tf32 = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        matmul.allow_tf32 = tf32
 
 
 @dataclass(frozen=True, kw_only=True)

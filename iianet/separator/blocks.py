@@ -182,8 +182,8 @@ def _triples(weights: Sequence[Tensor]) -> list[GuideWeights]:
 def _shares(channels: int, few: int, columns: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Share of each number of the top in the mean of each scale that repeats its columns, of gate and shift by turns,
     `(2 * depth, 1, 1, few)`."""
-    place = torch.arange(few, dtype=torch.float32).view(1, 1, -1)
-    repeats = [resize(place, count).flatten().long().bincount(minlength=few) for count in columns]
+    place = torch.arange(few, dtype=torch.float32, device="cpu").view(1, 1, -1)
+    repeats = [(resize(place, count) == place.mT).sum((0, 2)) for count in columns]  # each (few,)
     rows = [row.double() / (channels * count) for row, count in zip(repeats, columns, strict=True) for _ in range(2)]
     return torch.stack(rows)[:, None, None].to(device, dtype)
 

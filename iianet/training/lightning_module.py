@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 MONITORED = "val_loss/dataloader_idx_0"
 """Name under which the published configs monitor the validation loss."""
+
+KERNELS = {"fused", "foreach", "capturable", "differentiable"}
+"""Arguments by which an optimizer's kernels are chosen."""
 
 NAMED_DROPPED = 5
 """Utterances named in the warning of an epoch that skipped rows."""
@@ -98,7 +102,7 @@ class SeparationModule(pl.LightningModule):
         self._seed_dropout(batch_idx)
         loss = self._loss(batch, "train", self.train_mean)
         self._watch(loss.detach())
-        self.log("train_loss", loss.detach(), prog_bar=True, batch_size=len(batch))
+        self.log("train_loss", loss.detach(), batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -112,7 +116,8 @@ class SeparationModule(pl.LightningModule):
         seconds = time.monotonic() - loader.asked
         step = Spent(seconds=seconds, waited=loader.waited, bytes_read=batch.bytes_read)
         self.times.add(step, batch.num_examples * self.trainer.world_size)
-        self.log("examples/s", self.times.per_second, prog_bar=True, logger=True, batch_size=1)
+        rate = torch.tensor(self.times.per_second)  # on the CPU: a copy to a GPU would wait for it
+        self.log("examples/s", rate, batch_size=1)
 
     def on_validation_start(self) -> None:
         """Note for checkpoints that this validation is not done yet."""
@@ -130,7 +135,7 @@ class SeparationModule(pl.LightningModule):
         self.val_mean.reset()
         self._validation_is_due = False
         self.log(MONITORED, val_loss, add_dataloader_idx=False)
-        self.log("val_si_snr" if self._val_is_sisdr else "val_quality", -val_loss, prog_bar=True)
+        self.log("val_si_snr" if self._val_is_sisdr else "val_quality", -val_loss)
         self.log("lr", self._lr)
         if is_last_validation(self.trainer):
             self._record(float(val_loss))
@@ -155,7 +160,8 @@ class SeparationModule(pl.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """Make the config's optimizer and scheduler; this module steps the scheduler itself."""
         section = self.config.optimizer
-        optimizer: Optimizer = section.optimizer_class(self.model.parameters(), **section.arguments)
+        wishes = {**section.arguments, **self._kernels_of_optimizer}
+        optimizer: Optimizer = section.optimizer_class(self.model.parameters(), **wishes)
         schedule = self.config.scheduler
         if schedule.scheduler_class is not None:
             self.scheduler = schedule.scheduler_class(optimizer, **schedule.sche_config)
@@ -188,6 +194,8 @@ class SeparationModule(pl.LightningModule):
         """Restore the rest: the scheduler and the ranks exist by now. Raises ValueError where states are unlike."""
         if self._restored is not None:
             self._refuse_unlike_states(self._restored)
+            for group in self._restored["optimizer_states"][0]["param_groups"]:
+                group.update(self._kernels_of_optimizer)  # not those of the device that it was saved on
             self._restored = None
         if self._train_sums is not None and self.global_rank == 0:  # of all ranks together
             self.train_mean.sums = self._train_sums.to(self.device)
@@ -287,6 +295,19 @@ class SeparationModule(pl.LightningModule):
             raise self.divergence("weights are not finite")
 
     @property
+    def _kernels_of_optimizer(self) -> dict[str, bool | None]:
+        """Argument by which an optimizer that can takes its step in one kernel, where that saves launches: on a GPU.
+
+        It counts its steps there too. None where the config chooses, or where gradients of 16-mixed are clipped: such
+        an optimizer scales them back itself, after that.
+        """
+        section, training = self.config.optimizer, self.config.training
+        if KERNELS & section.arguments.keys() or "fused" not in signature(section.optimizer_class).parameters:
+            return {}
+        scaled = training.precision == "16-mixed" and training.gradient_clip_val > 0
+        return {"fused": True if self.device.type == "cuda" and not scaled else None}
+
+    @property
     def _schedule_changed(self) -> bool:
         return any(name == "optimizer.lr" or name.startswith("scheduler.") for name in self._changed)
 
@@ -294,7 +315,8 @@ class SeparationModule(pl.LightningModule):
         """Raise ValueError where a checkpoint's states do not fit this run's, or are no states at all."""
         (optimizer,), (state,) = self.trainer.optimizers, found["optimizer_states"]
         refuse_unlike(found["loops"]["fit_loop"], self.trainer.fit_loop.state_dict(), "loops")
-        own = (*optimizer.defaults, "params")  # not those that a scheduler adds, which may be another one now
+        # Not the kernels, nor those that a scheduler adds, which may be another one now.
+        own = [name for name in (*optimizer.defaults, "params") if name not in KERNELS]
         saved_groups, own_groups = [
             [{name: group[name] for name in own} for group in groups]
             for groups in (state["param_groups"], optimizer.state_dict()["param_groups"])

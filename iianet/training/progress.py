@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -28,6 +29,10 @@ def progress(epochs: int) -> list[pl.Callback]:
     is_terminal = sys.stderr.isatty()
     lines = ProgressLines(epochs, seconds=None if is_terminal else LINE_SECONDS)
     return [lines, Bar(leave=True)] if is_terminal else [lines]
+
+
+FIGURES = ("train_loss", "val_si_snr", "val_quality")
+"""What the bar shows of the figures that are logged."""
 
 
 class ProgressLines(pl.Callback):
@@ -118,15 +123,32 @@ class ProgressLines(pl.Callback):
 
 
 class Bar(pl.callbacks.TQDMProgressBar):
-    """Lightning's bar, with loss, validation figure and examples/s beside it, and without a version number.
+    """Lightning's bar, with loss, validation figure and examples/s beside it.
 
-    It is on standard error, since standard output is for results.
+    It is on standard error, since standard output is for results. Its figures are taken as often as they are logged,
+    for taking them out of a GPU waits until that has finished.
     """
 
+    _figures: Mapping[str, float] = {}
+    _are_due = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Show how far the epoch is."""
+        assert isinstance(pl_module, SeparationModule)
+        self._are_due = not self._figures or (batch_idx + 1) % pl_module.config.training.log_every_n_steps == 0
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._are_due = True
+
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Figures to show."""
-        metrics = super().get_metrics(trainer, pl_module)
-        return {name: value for name, value in metrics.items() if name != "v_num"}
+        """Figures to show, each as it was logged last."""
+        if self._are_due:
+            logged = trainer.callback_metrics  # what is logged for a bar, Lightning takes out of tensors at each step
+            self._figures = {name: float(logged[name]) for name in FIGURES if name in logged}
+        assert isinstance(pl_module, SeparationModule)
+        rate = pl_module.times.per_second
+        return {**self._figures, **({"examples/s": rate} if rate else {})}
 
     def init_train_tqdm(self) -> Tqdm:
         """Bar of training."""

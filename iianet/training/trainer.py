@@ -93,6 +93,7 @@ def _arithmetic(training: TrainingSection, *plugins: AtomicCheckpointIO) -> dict
         launch.refuse_other_nodes(training.num_nodes)
     accelerator, devices = training_devices(training.gpus, launch)
     _refuse_half_on_cpu(training, accelerator)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = training.tf32
     num_nodes = launch.num_nodes if launch else training.num_nodes
     ranks = num_nodes * (devices if isinstance(devices, int) else len(devices))
     return {
@@ -102,6 +103,7 @@ def _arithmetic(training: TrainingSection, *plugins: AtomicCheckpointIO) -> dict
         "plugins": [*plugins, _cluster(launch)],
         "strategy": "auto" if ranks == 1 else Ranks(),
         "precision": training.precision,
+        "benchmark": training.cudnn_benchmark,
         "gradient_clip_val": training.gradient_clip_val,
         "accumulate_grad_batches": training.accumulate_grad_batches,
         "use_distributed_sampler": False,  # the loaders know their rank
@@ -113,6 +115,9 @@ def _arithmetic(training: TrainingSection, *plugins: AtomicCheckpointIO) -> dict
 
 class Ranks(DDPStrategy):
     """Lightning's ranks, which say whom they wait for and end on signals while they do."""
+
+    _hosts: torch.distributed.ProcessGroup | None = None
+    """Of the processors, where the ranks' own group is of GPUs."""
 
     def setup_distributed(self) -> None:
         """Wait for the other ranks. Raises ConfigError where they do not come within the time limit of torch."""
@@ -128,6 +133,16 @@ class Ranks(DDPStrategy):
                 f"waited in vain for {others}: {str(error).strip().splitlines()[0]}. Start train.py on each machine of "
                 "training.num_nodes, with one MASTER_ADDR and MASTER_PORT that all can reach"
             ) from error
+
+        if torch.distributed.get_backend() != "gloo":
+            self._hosts = torch.distributed.new_group(backend="gloo")
+
+    def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
+        """Whether all ranks decide so, or any of them. The processors agree on it; GPUs would have to finish first."""
+        votes = torch.tensor(int(decision))
+        operator = torch.distributed.ReduceOp.MIN if all else torch.distributed.ReduceOp.MAX
+        torch.distributed.all_reduce(votes, operator, group=self._hosts)
+        return bool(votes)
 
     def _tell(self, words: str) -> None:
         """Say something once on each machine; only the first rank's log is shown."""
