@@ -66,7 +66,7 @@ def main() -> None:
         config = make_clips(folder, arguments.clips, arguments.batch_size, arguments.num_workers)
         bench = Bench(config, folder, sorted((folder / "mouths").glob("*.npz")), device)
         rates, kernels = measure(bench, arguments.rounds)
-        reading = _read(bench)
+        reading = read_alone(bench)
     text = report(rates, kernels, reading, machine(device, "pyarrow"), arguments)
     print(text)
     if arguments.output:
@@ -148,7 +148,7 @@ def _earlier(bench: Bench, network: VideoEncoder) -> Callable[[int], None]:
     return run
 
 
-def _read(bench: Bench) -> float:
+def read_alone(bench: Bench) -> float:
     """Clips per second of reading alone: npz to crops, by as many threads as the build has."""
     rows = [{"key": path.stem, "mouth": f"mouths/{path.name}", "audio": []} for path in bench.mouths]
     read = partial(read_clip, data_root=bench.folder)

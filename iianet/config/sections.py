@@ -158,6 +158,9 @@ class TrainingSection(Section):
     cudnn_benchmark: bool = False
     """Let cuDNN try its kernels at the first step and keep the fastest. Results then differ in their last bits from run
     to run."""
+    checkpoint_activations: bool = False
+    """Keep of each iteration of the separator what goes into it alone, and compute the rest once more in backward: less
+    memory for more time, and the same results."""
     compile: bool = False
     """Compile the separator with torch.compile: the first steps take minutes. Checkpoints are the same either way."""
 

@@ -5,10 +5,12 @@ the one before it; the first has the columns of its input.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from iianet.separator.attention import Fusion, SelectAttention
 from iianet.separator.layers import EPS, ChannelScale, ConvNorm, drop_paths
@@ -198,6 +200,9 @@ class Separator(nn.Module):
         video_width: Channels inside the video path.
         depth: Scales of either path.
         num_blocks: Iterations.
+
+    Attributes:
+        keeps_activations: Whether forward keeps what backward needs of each iteration; else it is computed once more.
     """
 
     def __init__(
@@ -211,6 +216,7 @@ class Separator(nn.Module):
     ) -> None:
         super().__init__()
         self.num_blocks = num_blocks
+        self.keeps_activations = True
         self.audio_up = BottomUp(audio_channels, audio_width, depth, kernel_size=5, act=nn.PReLU())
         self.audio_down = TopDown(audio_channels, audio_width, depth, resize_top=True)
         self.video_up = BottomUp(video_channels, video_width, depth, kernel_size=3, act=nn.GELU())
@@ -262,14 +268,21 @@ class Separator(nn.Module):
                 if block > 0:
                     audio = self.audio_reentry(audio + first_audio)
                 if block >= seeing:
-                    audio = self._hear(audio, weights, share, kept[block])
+                    audio = self._run(self._hear, audio, weights, share, kept[block])
                     continue
                 video_weights = next(video_runs)
                 if block > 0:
                     video = self.video_reentry(video + first_video)
                 own, other = kept[block], kept[self.num_blocks + block]
-                audio, video = self._hear_and_see(audio, video, weights, video_weights, share, video_share, own, other)
+                both = audio, video, weights, video_weights, share, video_share, own, other
+                audio, video = self._run(self._hear_and_see, *both)
         return audio
+
+    def _run(self, block: Callable[..., Any], *inputs: Any) -> Any:
+        """Run an iteration; where it keeps no activations, backward runs it again, with the same dropout."""
+        if self.keeps_activations:
+            return block(*inputs)
+        return checkpoint(block, *inputs, use_reentrant=False)
 
     def _hear(self, audio: Tensor, weights: Sequence[Tensor], share: Tensor, kept: Tensor | None) -> Tensor:
         """One iteration of audio alone, shape kept."""

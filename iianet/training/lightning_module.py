@@ -63,6 +63,7 @@ class SeparationModule(pl.LightningModule):
         audio, data = config.audionet.audionet_config, config.datamodule.data_config
         refuse_unfit_mask(data.embedding_augmentation, round(data.segment * config.encoder.fps))
         self.model = IIANet(**audio.model_dump(), sample_rate=data.sample_rate)
+        self.model.separator.keeps_activations = not config.training.checkpoint_activations
         if config.training.compile:
             self.model.separator.compile_blocks()
         self.losses = {

@@ -1,0 +1,369 @@
+"""Everything that only a GPU can tell, in one command: parity, steps, building, training, loading.
+
+    python benchmarks/gpu.py [--minutes 8] [--output benchmarks/results/gpu.md]
+    python benchmarks/gpu.py --tiny --device cpu --output FILE.md       everything in small, where there is no GPU
+
+The output grows section by section, so that a run that is cut leaves what it has. A section that no longer fits into
+the minutes is named and left out; one that fails says why, the others go on, and the exit code is 1. The published
+network stands for itself by its own formulas, see former_separator.py.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import building
+import torch
+from former_separator import former_separator
+from machine import machine
+from made_corpus import black, lifelike, make_clips
+from made_utterances import FRAMES
+from tabulate import tabulate
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from iianet.config.schema import Config, load_config
+from iianet.encoder.clip_encoder import ClipEncoder, load_network
+from iianet.encoder.kernels import default_kernels
+from iianet.encoder.mouth import CROP_SIZE, FPS
+from iianet.losses import pairwise_neg_snr, permutation_invariant
+from iianet.separator.model import IIANet
+from iianet.training.step_times import StepRecord
+from loaders import EmbeddingLoader, ShardedEmbeddings
+from tests.helpers.corpus import Corpus, make_corpus
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from former_separator import former_separator
+from iianet_cli.train_cli import main
+with former_separator():
+    main(sys.argv[1:])
+"""
+WARM_UP = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much of everything: of a real run, or of a dry one."""
+
+    batches: Sequence[int] = (3, 8, 16)
+    rounds: int = 10
+    clips: int = 256
+    utterances: int = 160
+    steps: int = 30
+    frames: int = FRAMES
+    settings: Sequence[str] = ()
+
+    @classmethod
+    def full(cls) -> "Sizes":
+        """The sizes of the published configuration, whatever its corpus."""
+        config = load_config(ROOT / "configs/LRS2-IIANet.yml")
+        network = config.audionet.audionet_config.model_dump()
+        return cls(settings=[f"audionet.audionet_config.{name}={value}" for name, value in network.items()])
+
+    @classmethod
+    def tiny(cls) -> "Sizes":
+        """Just enough to see every line run."""
+        return cls(batches=(2,), rounds=1, clips=4, utterances=10, steps=2, frames=6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What all sections share."""
+
+    device: torch.device
+    sizes: Sizes
+    folder: Path
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Utterances of one length."""
+        return make_corpus(
+            self.folder / "corpus",
+            {"train": self.sizes.utterances, "val": 4, "test": 2},
+            frames=self.sizes.frames,
+            draw=black if self.device.type == "cpu" else lifelike,
+            compressed=True,
+        )
+
+    @cached_property
+    def config(self) -> Config:
+        """Of the corpus, with the network of the sizes."""
+        return self.corpus.config(*self.sizes.settings)
+
+    @cached_property
+    def store(self) -> Path:
+        """Of the corpus, float16."""
+        words = ["--conf_dir", self.corpus.config_file, "--shards", self.folder / "store", "--device", self.device]
+        _run("-m", "shardwriter.build_cli", *words)
+        return self.folder / "store"
+
+    def network(self) -> IIANet:
+        """A separator with weights of its own, the same each time."""
+        torch.manual_seed(0)
+        return IIANet(**self.config.audionet.audionet_config.model_dump()).to(self.device)
+
+    def example(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Mixture, embedding and target, of noise."""
+        torch.manual_seed(batch)
+        data, dim = self.config.datamodule.data_config, self.config.audionet.audionet_config.vpre_channels
+        samples, frames = round(data.segment * data.sample_rate), round(data.segment * FPS)
+        made = torch.randn(batch, samples), torch.randn(batch, dim, frames), torch.randn(batch, samples)
+        return made[0].to(self.device), made[1].to(self.device), made[2].to(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way to take a training step."""
+
+    name: str
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext
+    bf16: bool = False
+    compiled: bool = False
+    keeps_activations: bool = True
+
+
+WAYS = (
+    Way(name="the published formulas, float32", within=former_separator),
+    Way(name="float32"),
+    Way(name="bf16-mixed", bf16=True),
+    Way(name="float32, checkpoint_activations", keeps_activations=False),
+    Way(name="bf16-mixed, compiled", bf16=True, compiled=True),
+)
+
+
+def parity(bench: Bench) -> str:
+    """The same numbers as on the CPU, in float32 without TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    source = bench.config.encoder_source()
+    clips = [
+        torch.randint(0, 256, (bench.sizes.frames + lead, CROP_SIZE, CROP_SIZE), dtype=torch.uint8) for lead in range(4)
+    ]
+    embeddings, estimates, gradients = [], [], []
+    for device in (torch.device("cpu"), bench.device):
+        encoder = ClipEncoder(load_network(source.pretrain, source.seed), default_kernels(device, "float32")).to(device)
+        embeddings.append(torch.cat(encoder.encode([clip.to(device) for clip in clips]), 1).cpu())
+        model = bench.network().to(device).eval()
+        mixture, embedding, target = (each.to(device) for each in bench.example(1))
+        estimate = model(mixture, embedding)
+        _loss(estimate, target).backward()
+        estimates.append(estimate.detach().cpu())
+        gradients.append(torch.cat([each.grad.flatten().cpu() for each in model.parameters()]))  # type: ignore[union-attr]
+    rows = [
+        [name, f"{(one - other).norm() / one.norm():.2g}", f"{(one - other).abs().max():.2g}"]
+        for name, (one, other) in {"embeddings": embeddings, "estimates": estimates, "gradients": gradients}.items()
+    ]
+    return _table(["", "difference of CPU and device, relative", "largest"], rows)
+
+
+def steps(bench: Bench) -> Iterator[str]:
+    """Forward, loss, backward, clipping and Adam; the ways by turns."""
+    for batch in bench.sizes.batches:
+        example, rows, first = bench.example(batch), [], 0.0
+        for way in WAYS:
+            if way.compiled and batch != bench.sizes.batches[0]:
+                continue
+            step = _step(bench, way, example)
+            for _ in range(WARM_UP):
+                step()
+            _reset_peak(bench.device)
+            seconds = statistics.median(_timed(step, bench.device) for _ in range(bench.sizes.rounds))
+            first = first or seconds
+            peak = torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.device.type == "cuda" else float("nan")
+            kernels, idle = _profiled(step, bench.device)
+            rows.append(
+                [
+                    way.name,
+                    f"{1e3 * seconds:.1f}",
+                    f"{batch / seconds:.1f}",
+                    f"{first / seconds:.2f}",
+                    kernels,
+                    idle,
+                    f"{peak:.2f}",
+                ]
+            )
+        headers = ["way", "step (ms)", "examples/s", "speed", "kernels", "device idle", "peak (GB)"]
+        yield f"Batch {batch}:\n\n{_table(headers, rows)}\n"
+
+
+def build(bench: Bench) -> str:
+    """build-shards beside its encoder and the earlier script's way."""
+    folder = bench.folder / "clips"
+    folder.mkdir()
+    options = argparse.Namespace(clips=bench.sizes.clips, batch_size=32, num_workers=4, rounds=2)
+    config = make_clips(folder, options.clips, options.batch_size, options.num_workers, bench.sizes.frames)
+    shared = building.Bench(config, folder, sorted((folder / "mouths").glob("*.npz")), bench.device)
+    rates, kernels = building.measure(shared, options.rounds)
+    text = building.report(rates, kernels, building.read_alone(shared), "", options)
+    return text.removeprefix("# Building").strip()
+
+
+def training(bench: Bench) -> Iterator[str]:
+    """train.py on the made corpus, raw and from the store; each row is a process of its own."""
+    common = ["--conf_dir", bench.corpus.config_file]
+    settings = [*bench.sizes.settings, f"datamodule.data_config.batch_size={bench.sizes.batches[0]}"]
+    settings += ["training.gpus=1"] if bench.device.type == "cuda" else []
+    common += [word for setting in settings for word in ("--set", setting)]
+    record, first = bench.folder / "steps.json", 0.0
+    train, shards = [ROOT / "train.py"], ["--shards", bench.store]
+    ways: dict[str, tuple[Sequence[object], Sequence[object]]] = {
+        "the published formulas and raw data, float32": (["-c", PUBLISHED, Path(__file__).parent], ["--no_shards"]),
+        "raw, float32": (train, ["--no_shards"]),
+        "store, float32": (train, shards),
+        "store, bf16-mixed": (train, [*shards, "--precision", "bf16-mixed"]),
+        "store, bf16-mixed, compiled": (train, [*shards, "--precision", "bf16-mixed", "--compile"]),
+    }
+    yield "| way | examples/s | speed | step (ms) | waits for data | peak (GB) |\n| --- | --- | --- | --- | --- | --- |"
+    for name, (command, flags) in ways.items():
+        _run(*command, *common, *flags, "--record_steps", bench.sizes.steps, "--record_file", record)
+        measured = StepRecord.load(record)
+        whole, middle = sum(measured.seconds), 1e3 * statistics.median(measured.seconds)
+        rate, waited = measured.examples / whole, sum(measured.waited) / whole
+        first = first or rate
+        yield (
+            f"| {name} | {rate:.1f} | {rate / first:.2f} | {middle:.1f} | {100 * waited:.1f} % | "
+            f"{measured.peak_bytes / 1e9:.2f} |"
+        )
+
+
+def loading(bench: Bench) -> str:
+    """Embeddings from the store to the device, through page-locked memory."""
+    rows = []
+    for workers in (0, 2):
+        pins = bench.device.type == "cuda"
+        loader = EmbeddingLoader(
+            ShardedEmbeddings(bench.store, "train", batch_size=8), num_workers=workers, pin_memory=pins
+        )
+        rates = []
+        for _ in range(max(3, bench.sizes.rounds)):
+            start, count = time.perf_counter(), 0
+            for batch in loader:
+                count += len(batch.to(bench.device, non_blocking=True))
+            _wait(bench.device)
+            rates.append(count / (time.perf_counter() - start))
+        rows.append([workers, f"{statistics.median(rates[1:]):,.0f}"])
+    return _table(["workers", "utterances/s on the device"], rows)
+
+
+SECTIONS: Sequence[tuple[str, float, Callable[[Bench], str | Iterator[str]]]] = (
+    ("Parity", 30, parity),
+    ("A training step", 90, steps),
+    ("Building", 60, build),
+    ("Training", 100, training),
+    ("Loading", 20, loading),
+)
+"""Name, seconds that it wants to be left, and what measures it."""
+
+
+def main() -> None:
+    """Measure section by section; exits with 1 where one failed or had no time."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
+    parser.add_argument("--tiny", action="store_true", help="everything in small: a dry run")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/gpu.md")
+    arguments = parser.parse_args()
+    end, failed = time.monotonic() + 60 * arguments.minutes, False
+    with arguments.output.open("w", encoding="utf-8") as output, tempfile.TemporaryDirectory(prefix="gpu-") as folder:
+        sizes = Sizes.tiny() if arguments.tiny else Sizes.full()
+        bench = Bench(device=arguments.device, sizes=sizes, folder=Path(folder))
+        write = partial(print, file=output, flush=True)
+        write(f"# On a GPU\n\n{machine(arguments.device)}{'; a dry run, tiny' if arguments.tiny else ''}")
+        for name, seconds, measure in SECTIONS:
+            write(f"\n## {name}\n\n{(measure.__doc__ or '').strip()}\n")
+            if time.monotonic() + seconds > end and not arguments.tiny:
+                failed = True
+                write(f"Not measured: it wants {seconds:.0f} s, and fewer are left.")
+                continue
+            try:
+                found = measure(bench)
+                for text in [found] if isinstance(found, str) else found:
+                    write(text)
+            except Exception as error:  # the others can still be measured
+                failed = True
+                traceback.print_exc()
+                write(f"Failed: {type(error).__name__}: {error}")
+    print(arguments.output.read_text(encoding="utf-8"))
+    sys.exit(int(failed))
+
+
+def _step(bench: Bench, way: Way, example: tuple[Tensor, Tensor, Tensor]) -> Callable[[], None]:
+    model = bench.network().train()
+    model.separator.keeps_activations = way.keeps_activations
+    if way.compiled:
+        model.separator.compile_blocks()
+    optimizer = torch.optim.Adam(model.parameters(), fused=bench.device.type == "cuda")
+    mixture, embedding, target = example
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with way.within():
+            with torch.autocast(bench.device.type, torch.bfloat16, enabled=way.bf16):
+                estimate = model(mixture, embedding)
+            _loss(estimate, target).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+
+    return step
+
+
+def _loss(estimate: Tensor, target: Tensor) -> Any:
+    return permutation_invariant(pairwise_neg_snr(estimate, target.unsqueeze(1))).mean()
+
+
+def _timed(step: Callable[[], None], device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    step()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _profiled(step: Callable[[], None], device: torch.device) -> tuple[str, str]:
+    """Kernels of a step, and the share of its time in which the device ran none."""
+    if device.type != "cuda":
+        return "-", "-"
+    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+        _timed(step, device)
+    kernels = [event for event in profiler.events() if event.device_type.name == "CUDA"]
+    spans = sorted((event.time_range.start, event.time_range.end) for event in kernels)
+    busy, reached = 0.0, spans[0][0]
+    for begin, end in spans:
+        busy += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return f"{len(kernels):,}", f"{100 * (1 - busy / (reached - spans[0][0])):.0f} %"
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _run(*words: object) -> None:
+    """Run a command of ours with this Python. Raises CalledProcessError where it fails."""
+    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True)
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+if __name__ == "__main__":
+    main()
