@@ -1,0 +1,36 @@
+"""Iterations and losses compile as one graph each: a break would be launched piece by piece."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from iianet.losses import PAIRWISE_LOSSES, permutation_invariant
+from iianet.separator.blocks import Separator
+
+
+@pytest.mark.parametrize("keeps_activations", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_iterations_have_no_break_and_the_same_results(
+    monkeypatch: pytest.MonkeyPatch, keeps_activations: bool
+) -> None:
+    torch.manual_seed(0)
+    separator = Separator(8, 16, 6, 4, depth=3, num_blocks=5).eval()  # compiled dropout draws other numbers
+    separator.keeps_activations = keeps_activations
+    audio, video = torch.randn(2, 8, 101, requires_grad=True), torch.randn(2, 6, 13, requires_grad=True)
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+            separator.compile_blocks()
+        out = separator(audio, video)
+        found.append([out, *torch.autograd.grad(out.square().sum(), [audio, video, *separator.parameters()])])
+    for plain, fused in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pairwise", PAIRWISE_LOSSES.values())
+def test_losses_have_no_break(pairwise: object) -> None:
+    assert callable(pairwise)
+    estimate, target = torch.randn(2, 2, 800), torch.randn(2, 2, 800)
+    fused = torch.compile(lambda *both: permutation_invariant(pairwise(*both)), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(fused(estimate, target), permutation_invariant(pairwise(estimate, target)))
