@@ -17,10 +17,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # this checkout, whatever is installed
 
 import building
 import torch
@@ -71,7 +73,9 @@ class Sizes:
         """The sizes of the published configuration, whatever its corpus."""
         config = load_config(ROOT / "configs/LRS2-IIANet.yml")
         network = config.audionet.audionet_config.model_dump()
-        return cls(settings=[f"audionet.audionet_config.{name}={value}" for name, value in network.items()])
+        settings = [f"audionet.audionet_config.{name}={value}" for name, value in network.items()]
+        data = ["datamodule.data_config.num_workers=8", "datamodule.data_config.pin_memory=true"]
+        return cls(settings=[*settings, *data])
 
     @classmethod
     def tiny(cls) -> "Sizes":
@@ -86,6 +90,22 @@ class Bench:
     device: torch.device
     sizes: Sizes
     folder: Path
+    end: float
+    failures: list[str] = field(default_factory=list)
+
+    def run(self, *words: object) -> None:
+        """Run a command of ours with this Python, as long as there is time.
+
+        Raises:
+            SubprocessError: It failed, or took too long.
+        """
+        command = [sys.executable, *map(str, words)]
+        subprocess.run(command, cwd=ROOT, check=True, timeout=max(1.0, self.end - time.monotonic()))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the minutes have passed."""
+        return time.monotonic() > self.end
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -107,7 +127,7 @@ class Bench:
     def store(self) -> Path:
         """Of the corpus, float16."""
         words = ["--conf_dir", self.corpus.config_file, "--shards", self.folder / "store", "--device", self.device]
-        _run("-m", "shardwriter.build_cli", *words)
+        self.run("-m", "shardwriter.build_cli", *words)
         return self.folder / "store"
 
     def network(self) -> IIANet:
@@ -130,14 +150,16 @@ class Way:
 
     name: str
     within: Callable[[], AbstractContextManager[Any]] = nullcontext
+    tf32: bool = False
     bf16: bool = False
     compiled: bool = False
     keeps_activations: bool = True
 
 
 WAYS = (
-    Way(name="the published formulas, float32", within=former_separator),
+    Way(name="the published formulas, float32, TF32 as torch has it", within=former_separator, tf32=True),
     Way(name="float32"),
+    Way(name="float32, tf32", tf32=True),
     Way(name="bf16-mixed", bf16=True),
     Way(name="float32, checkpoint_activations", keeps_activations=False),
     Way(name="bf16-mixed, compiled", bf16=True, compiled=True),
@@ -169,41 +191,39 @@ def parity(bench: Bench) -> str:
 
 
 def steps(bench: Bench) -> Iterator[str]:
-    """Forward, loss, backward, clipping and Adam; the ways by turns."""
+    """Forward, loss, backward, clipping and Adam, way by way; speed is against the first way of the batch."""
     for batch in bench.sizes.batches:
-        example, rows, first = bench.example(batch), [], 0.0
+        yield _row(
+            f"batch {batch}", "step (ms)", "examples/s", "speed", "kernels", "device idle", "peak (GB)", head=True
+        )
+        example, first = bench.example(batch), 0.0
         for way in WAYS:
-            if way.compiled and batch != bench.sizes.batches[0]:
+            if bench.is_over or (way.compiled and batch != bench.sizes.batches[0]):
                 continue
-            step = _step(bench, way, example)
-            for _ in range(WARM_UP):
-                step()
-            _reset_peak(bench.device)
-            seconds = statistics.median(_timed(step, bench.device) for _ in range(bench.sizes.rounds))
-            first = first or seconds
-            peak = torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.device.type == "cuda" else float("nan")
-            kernels, idle = _profiled(step, bench.device)
-            rows.append(
-                [
-                    way.name,
-                    f"{1e3 * seconds:.1f}",
-                    f"{batch / seconds:.1f}",
-                    f"{first / seconds:.2f}",
-                    kernels,
-                    idle,
-                    f"{peak:.2f}",
-                ]
-            )
-        headers = ["way", "step (ms)", "examples/s", "speed", "kernels", "device idle", "peak (GB)"]
-        yield f"Batch {batch}:\n\n{_table(headers, rows)}\n"
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = way.tf32
+            try:
+                step = _step(bench, way, example)
+                for _ in range(WARM_UP):
+                    step()
+                _reset_peak(bench.device)
+                seconds = statistics.median(_timed(step, bench.device) for _ in range(bench.sizes.rounds))
+                peak = _peak(bench.device)
+                first = first or seconds
+                figures = f"{1e3 * seconds:.1f}", f"{batch / seconds:.1f}", f"{first / seconds:.2f}"
+                yield _row(way.name, *figures, *_profiled(step, bench.device, seconds), peak)
+            except Exception as error:  # the next way may fit
+                bench.failures.append(f"{way.name}: {error}")
+                traceback.print_exc()
+                yield _row(way.name, f"failed: {type(error).__name__}", *"-----")
+        yield ""
 
 
-def build(bench: Bench) -> str:
+def building_shards(bench: Bench) -> str:
     """build-shards beside its encoder and the earlier script's way."""
     folder = bench.folder / "clips"
     folder.mkdir()
     options = argparse.Namespace(clips=bench.sizes.clips, batch_size=32, num_workers=4, rounds=2)
-    config = make_clips(folder, options.clips, options.batch_size, options.num_workers, bench.sizes.frames)
+    config = make_clips(folder, options.clips, options.batch_size, options.num_workers)
     shared = building.Bench(config, folder, sorted((folder / "mouths").glob("*.npz")), bench.device)
     rates, kernels = building.measure(shared, options.rounds)
     text = building.report(rates, kernels, building.read_alone(shared), "", options)
@@ -217,25 +237,34 @@ def training(bench: Bench) -> Iterator[str]:
     settings += ["training.gpus=1"] if bench.device.type == "cuda" else []
     common += [word for setting in settings for word in ("--set", setting)]
     record, first = bench.folder / "steps.json", 0.0
-    train, shards = [ROOT / "train.py"], ["--shards", bench.store]
+    train, raw, shards = [ROOT / "train.py"], ["--no_shards"], ["--shards", bench.store]
     ways: dict[str, tuple[Sequence[object], Sequence[object]]] = {
-        "the published formulas and raw data, float32": (["-c", PUBLISHED, Path(__file__).parent], ["--no_shards"]),
-        "raw, float32": (train, ["--no_shards"]),
+        "the published formulas and raw data, float32": (
+            ["-c", PUBLISHED, Path(__file__).parent],
+            [*raw, "--set", "training.tf32=true"],
+        ),
+        "raw, float32": (train, raw),
         "store, float32": (train, shards),
         "store, bf16-mixed": (train, [*shards, "--precision", "bf16-mixed"]),
         "store, bf16-mixed, compiled": (train, [*shards, "--precision", "bf16-mixed", "--compile"]),
     }
-    yield "| way | examples/s | speed | step (ms) | waits for data | peak (GB) |\n| --- | --- | --- | --- | --- | --- |"
+    yield _row("way", "examples/s", "speed", "step (ms)", "waits for data", "peak (GB)", head=True)
     for name, (command, flags) in ways.items():
-        _run(*command, *common, *flags, "--record_steps", bench.sizes.steps, "--record_file", record)
-        measured = StepRecord.load(record)
+        if bench.is_over:
+            return
+        record.unlink(missing_ok=True)
+        try:
+            bench.run(*command, *common, *flags, "--record_steps", bench.sizes.steps, "--record_file", record)
+            measured = StepRecord.load(record)
+        except (subprocess.SubprocessError, OSError) as error:
+            bench.failures.append(f"{name}: {error}")
+            yield _row(name, f"failed: {type(error).__name__}", *"----")
+            continue
         whole, middle = sum(measured.seconds), 1e3 * statistics.median(measured.seconds)
         rate, waited = measured.examples / whole, sum(measured.waited) / whole
         first = first or rate
-        yield (
-            f"| {name} | {rate:.1f} | {rate / first:.2f} | {middle:.1f} | {100 * waited:.1f} % | "
-            f"{measured.peak_bytes / 1e9:.2f} |"
-        )
+        figures = f"{rate:.1f}", f"{rate / first:.2f}", f"{middle:.1f}", f"{100 * waited:.1f} %"
+        yield _row(name, *figures, f"{measured.peak_bytes / 1e9:.2f}")
 
 
 def loading(bench: Bench) -> str:
@@ -260,9 +289,9 @@ def loading(bench: Bench) -> str:
 SECTIONS: Sequence[tuple[str, float, Callable[[Bench], str | Iterator[str]]]] = (
     ("Parity", 30, parity),
     ("A training step", 90, steps),
-    ("Building", 60, build),
-    ("Training", 100, training),
     ("Loading", 20, loading),
+    ("Building", 60, building_shards),
+    ("Training", 100, training),
 )
 """Name, seconds that it wants to be left, and what measures it."""
 
@@ -275,28 +304,30 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="everything in small: a dry run")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/gpu.md")
     arguments = parser.parse_args()
-    end, failed = time.monotonic() + 60 * arguments.minutes, False
+    end = time.monotonic() + 60 * arguments.minutes
     with arguments.output.open("w", encoding="utf-8") as output, tempfile.TemporaryDirectory(prefix="gpu-") as folder:
         sizes = Sizes.tiny() if arguments.tiny else Sizes.full()
-        bench = Bench(device=arguments.device, sizes=sizes, folder=Path(folder))
+        bench = Bench(device=arguments.device, sizes=sizes, folder=Path(folder), end=end)
         write = partial(print, file=output, flush=True)
         write(f"# On a GPU\n\n{machine(arguments.device)}{'; a dry run, tiny' if arguments.tiny else ''}")
         for name, seconds, measure in SECTIONS:
             write(f"\n## {name}\n\n{(measure.__doc__ or '').strip()}\n")
+            if arguments.device.type == "cuda":
+                torch.cuda.empty_cache()
             if time.monotonic() + seconds > end and not arguments.tiny:
-                failed = True
+                bench.failures.append(f"{name}: no time")
                 write(f"Not measured: it wants {seconds:.0f} s, and fewer are left.")
                 continue
             try:
                 found = measure(bench)
                 for text in [found] if isinstance(found, str) else found:
                     write(text)
-            except Exception as error:  # the others can still be measured
-                failed = True
+            except (Exception, SystemExit) as error:  # the others can still be measured
+                bench.failures.append(f"{name}: {error}")
                 traceback.print_exc()
                 write(f"Failed: {type(error).__name__}: {error}")
     print(arguments.output.read_text(encoding="utf-8"))
-    sys.exit(int(failed))
+    sys.exit("\n".join(bench.failures) or 0)
 
 
 def _step(bench: Bench, way: Way, example: tuple[Tensor, Tensor, Tensor]) -> Callable[[], None]:
@@ -331,19 +362,19 @@ def _timed(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _profiled(step: Callable[[], None], device: torch.device) -> tuple[str, str]:
-    """Kernels of a step, and the share of its time in which the device ran none."""
+def _profiled(step: Callable[[], None], device: torch.device, seconds: float) -> tuple[str, str]:
+    """Kernels of a step, and the share of its seconds in which the device ran none."""
     if device.type != "cuda":
         return "-", "-"
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as profiler:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         _timed(step, device)
-    kernels = [event for event in profiler.events() if event.device_type.name == "CUDA"]
-    spans = sorted((event.time_range.start, event.time_range.end) for event in kernels)
-    busy, reached = 0.0, spans[0][0]
-    for begin, end in spans:
+    events = [event for event in profiler.events() if event.device_type.name == "CUDA"]
+    kernels = [event for event in events if not getattr(event, "is_user_annotation", False)]
+    busy, reached = 0.0, 0.0
+    for begin, end in sorted((event.time_range.start, event.time_range.end) for event in kernels):
         busy += max(0.0, end - max(begin, reached))
         reached = max(reached, end)
-    return f"{len(kernels):,}", f"{100 * (1 - busy / (reached - spans[0][0])):.0f} %"
+    return (f"{len(kernels):,}", f"{100 * max(0.0, 1 - busy / 1e6 / seconds):.0f} %") if kernels else ("-", "-")
 
 
 def _reset_peak(device: torch.device) -> None:
@@ -351,14 +382,19 @@ def _reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
+def _peak(device: torch.device) -> str:
+    return f"{torch.cuda.max_memory_allocated(device) / 1e9:.2f}" if device.type == "cuda" else "-"
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _run(*words: object) -> None:
-    """Run a command of ours with this Python. Raises CalledProcessError where it fails."""
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True)
+def _row(*cells: str, head: bool = False) -> str:
+    """A row of a table that grows."""
+    line = f"| {' | '.join(cells)} |"
+    return f"{line}\n|{' --- |' * len(cells)}" if head else line
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

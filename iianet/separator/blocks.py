@@ -184,10 +184,12 @@ def _triples(weights: Sequence[Tensor]) -> list[GuideWeights]:
 def _shares(channels: int, few: int, columns: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Share of each number of the top in the mean of each scale that repeats its columns, of gate and shift by turns,
     `(2 * depth, 1, 1, few)`."""
-    place = torch.arange(few, dtype=torch.float32, device="cpu").view(1, 1, -1)
-    repeats = [(resize(place, count) == place.mT).sum((0, 2)) for count in columns]  # each (few,)
-    rows = [row.double() / (channels * count) for row, count in zip(repeats, columns, strict=True) for _ in range(2)]
-    return torch.stack(rows)[:, None, None].to(device, dtype)
+    with torch.inference_mode(False):  # it is kept for steps that train, too
+        place = torch.arange(few, dtype=torch.float32, device="cpu").view(1, 1, -1)
+        repeats = [(resize(place, count) == place.mT).sum((0, 2)) for count in columns]  # each (few,)
+        pairs = [(row, count) for row, count in zip(repeats, columns, strict=True) for _ in range(2)]
+        rows = [row.double() / (channels * count) for row, count in pairs]
+        return torch.stack(rows)[:, None, None].to(device, dtype)
 
 
 class Separator(nn.Module):
@@ -282,6 +284,8 @@ class Separator(nn.Module):
         """Run an iteration; where it keeps no activations, backward runs it again, with the same dropout."""
         if self.keeps_activations:
             return block(*inputs)
+        for lender in (self._audio_weights, self._video_weights):
+            block = lender.bound(block)
         return checkpoint(block, *inputs, use_reentrant=False)
 
     def _hear(self, audio: Tensor, weights: Sequence[Tensor], share: Tensor, kept: Tensor | None) -> Tensor:

@@ -1,6 +1,6 @@
 """Weights that one step uses many times, whose gradients are added in few operators."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,11 +32,29 @@ class LentWeights:
     @contextmanager
     def lent(self, runs: int, others: Sequence[Tensor] = ()) -> Iterator[Iterator[Sequence[Tensor]]]:
         """Inside, each item of the yielded iterator starts one of the runs, and has the run's aliases of `others`."""
-        held = [slots[name] for slots, name in self._slots]
+        held = self._held
         try:
             yield self._runs([*held, *others], runs)
         finally:
             self._put(held)
+
+    def bound(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, with the present aliases whenever it is called, as within backward."""
+        lent = self._held
+
+        def again(*inputs: Any) -> Any:
+            before = self._held
+            self._put(lent)
+            try:
+                return run(*inputs)
+            finally:
+                self._put(before)
+
+        return again
+
+    @property
+    def _held(self) -> list[Tensor]:
+        return [slots[name] for slots, name in self._slots]
 
     def _runs(self, weights: Sequence[Tensor], runs: int) -> Iterator[Sequence[Tensor]]:
         for run in range(runs):

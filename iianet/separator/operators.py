@@ -29,6 +29,8 @@ def resize(x: Tensor, columns: int) -> Tensor:
     """Repeat or skip columns, nearest neighbour: `(batch, channels, any)` -> `(batch, channels, columns)`."""
     if x.shape[-1] == columns:
         return x
+    if x.shape[-1] == 1:  # torch 2.13 cannot compile the other way's backward for a CPU then
+        return x.expand(*x.shape[:-1], columns)
     return nn.functional.interpolate(x, size=columns, mode="nearest")
 
 
@@ -59,7 +61,7 @@ class _Modulate(Function):
     def forward(ctx: Any, features: Tensor, guide: Tensor) -> Tensor:
         columns = features.shape[-1]
         gate, shift = resize(guide.flatten(0, 1), columns).view(*guide.shape[:-1], columns)
-        ctx.few, ctx.dtype = guide.shape[-1], guide.dtype
+        ctx.few = guide.shape[-1]
         ctx.save_for_backward(features, guide[0] if columns > KEPT_COLUMNS else gate)
         return torch.addcmul(shift, features, gate)
 

@@ -289,7 +289,7 @@ class SeparationModule(pl.LightningModule):
         checked = [value for value in tensors if isinstance(value, Tensor) and value.is_floating_point()]
         on_device: dict[torch.device, list[Tensor]] = {
             value.device: [] for value in checked
-        }  # an optimizer counts its steps on the CPU
+        }  # an optimizer may count its steps on the CPU
         for value in checked:
             on_device[value.device].append(value.isfinite().all())
         if not all(bool(torch.stack(flags).all()) for flags in on_device.values()):  # waits once for each device

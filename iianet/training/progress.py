@@ -125,8 +125,8 @@ class ProgressLines(pl.Callback):
 class Bar(pl.callbacks.TQDMProgressBar):
     """Lightning's bar, with loss, validation figure and examples/s beside it.
 
-    It is on standard error, since standard output is for results. Its figures are taken as often as they are logged,
-    for taking them out of a GPU waits until that has finished.
+    It is on standard error, since standard output is for results. Its figures are taken once in
+    `log_every_n_steps` batches, for taking them out of a GPU waits until that has finished.
     """
 
     _figures: Mapping[str, float] = {}

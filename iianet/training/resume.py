@@ -38,6 +38,7 @@ SETTINGS = (
     "training.accumulate_grad_batches",
     "training.gradient_clip_val",
     "training.precision",
+    "training.tf32",
     "training.val_check_interval",
     "training.early_stop",
     "datamodule.data_config.normalize_audio",

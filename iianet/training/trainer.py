@@ -128,14 +128,13 @@ class Ranks(DDPStrategy):
         try:
             with waiting(f"waiting for {others}", self._tell, self._end_started):
                 super().setup_distributed()
+                if torch.distributed.get_backend() != "gloo":
+                    self._hosts = torch.distributed.new_group(backend="gloo")
         except RuntimeError as error:
             raise ConfigError(
                 f"waited in vain for {others}: {str(error).strip().splitlines()[0]}. Start train.py on each machine of "
                 "training.num_nodes, with one MASTER_ADDR and MASTER_PORT that all can reach"
             ) from error
-
-        if torch.distributed.get_backend() != "gloo":
-            self._hosts = torch.distributed.new_group(backend="gloo")
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
         """Whether all ranks decide so, or any of them. The processors agree on it; GPUs would have to finish first."""

@@ -86,6 +86,7 @@ class Late(Numbers):
         return super()._numbers()
 
 
+@pytest.mark.timeout(60)
 def test_where_the_wait_for_the_first_batch_is_interrupted_the_next_iteration_knows_its_epoch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -18,6 +18,7 @@ from iianet.batch import Batch
 from iianet.encoder.kernels import exact_kernels
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.losses import PAIRWISE_LOSSES, PermutationInvariantLoss
+from iianet.separator import blocks
 from iianet.training import progress
 from iianet.training.lightning_module import SeparationModule
 from iianet.training.trainer import Ranks
@@ -82,7 +83,7 @@ def index(tensor: torch.Tensor, places: Any) -> torch.Tensor:
 
 
 def test_forward_losses_and_mean_copy_nothing_to_a_gpu(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors of a GPU that is not there: what would be copied to it, by a list of indices say, is an error."""
+    """Tensors of a GPU that is not there: to take a number out of one, or to index it by a list, is an error."""
     wishes = ("noise=0.1", "channel_dropout=0.1", "time_mask=2")
     name = "datamodule.data_config.embedding_augmentation"
     config = corpus.config(*(f"{name}.{wish}" for wish in wishes), "loss.train.config.threshold_byloss=true")
@@ -122,6 +123,7 @@ def test_forward_losses_and_mean_copy_nothing_to_a_gpu(corpus: Corpus, monkeypat
             three = torch.zeros(2, 3, 3200, device=GPU)
             assert loss(three, three).device == GPU
         assert module.train_mean.compute().device == GPU
+    blocks._shares.cache_clear()  # it keeps tensors of that GPU
 
 
 def test_batches_are_sent_without_a_wait(

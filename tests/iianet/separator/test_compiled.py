@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from iianet.losses import PAIRWISE_LOSSES, permutation_invariant
 from iianet.separator.blocks import Separator
@@ -18,12 +19,15 @@ def test_iterations_have_no_break_and_the_same_results(
     separator.keeps_activations = keeps_activations
     audio, video = torch.randn(2, 8, 101, requires_grad=True), torch.randn(2, 6, 13, requires_grad=True)
     found = []
+    torch._dynamo.reset()
+    counters["stats"].clear()
     for compiled in (False, True):
         if compiled:
             monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
             separator.compile_blocks()
         out = separator(audio, video)
         found.append([out, *torch.autograd.grad(out.square().sum(), [audio, video, *separator.parameters()])])
+    assert counters["stats"]["unique_graphs"] == 2, "of either kind of iteration, and none of its own for backward"
     for plain, fused in zip(*found, strict=True):
         torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
 
