@@ -13,8 +13,8 @@ import argparse
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from machine import machine
 from spread import spread
 from tabulate import tabulate
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
@@ -94,6 +95,7 @@ def _ways(sizes: dict[str, Any], device: torch.device, compiled: bool) -> list[W
         Way(name="as it was", model=model, within=former_separator),
         Way(name="as it is", model=model, within=nullcontext),
         Way(name="as it is, bf16-mixed", model=model, within=bf16),
+        Way(name="as it is, checkpoint_activations", model=model, within=partial(_keeping_none, model)),
     ]
     if compiled:
         fast = IIANet(**sizes).to(device)
@@ -104,6 +106,16 @@ def _ways(sizes: dict[str, Any], device: torch.device, compiled: bool) -> list[W
             Way(name="compiled, bf16-mixed", model=fast, within=bf16),
         ]
     return ways
+
+
+@contextmanager
+def _keeping_none(model: IIANet) -> Iterator[None]:
+    """Within, iterations are computed once more in backward."""
+    model.separator.keeps_activations = False
+    try:
+        yield
+    finally:
+        model.separator.keeps_activations = True
 
 
 def _measure(
@@ -131,18 +143,28 @@ def _step(way: Way, mixture: Tensor, embedding: Tensor) -> None:
 
 
 def _kept(way: Way, mixture: Tensor, embedding: Tensor) -> int:
-    """Bytes of what forward keeps for backward, each storage once."""
-    kept: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), way.within():
+    """Bytes of what forward leaves for backward: of all that it makes, what is there as long as the estimate is."""
+    with _Made() as made, way.within():
         estimate = way.model(mixture, embedding)
+    kept: int = sum(count for storage, count in made.storages.values() if not storage.expired())
     del estimate
-    return sum(kept.values())
+    return kept
+
+
+class _Made(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the memory of every tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]
+        return result
 
 
 def _row(own: Sequence[tuple[float, float]], first: Sequence[tuple[float, float]]) -> list[str]:
