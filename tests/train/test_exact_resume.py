@@ -30,11 +30,11 @@ STOPS = {
     "in the first epoch's last step": ((), Stop("train", 5, "SIGTERM")),
     "in validation": ((), Stop("validation", 1, "SIGTERM")),
     "killed in the middle of an epoch": ((), Stop("train", 8, "Crash")),
-    "killed in the second validation": ((), Stop("validation", 4, "Crash")),
-    "before validation in an epoch": ((TWICE,), Stop("train", 2, "SIGTERM")),
     "while gradients are accumulated": ((ACCUMULATED,), Stop("train", 8, "SIGTERM")),
 }
 MORE_STOPS = {
+    "before validation in an epoch": ((TWICE,), Stop("train", 2, "SIGTERM")),
+    "killed in the second validation": ((), Stop("validation", 4, "Crash")),
     "by Ctrl-C in the middle of an epoch": ((), Stop("train", 8, "SIGINT")),
     "in the run's last step": ((), Stop("train", 15, "SIGTERM")),
     "in the run's last batch": ((), Stop("validation", 6, "SIGTERM")),

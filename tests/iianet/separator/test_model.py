@@ -40,7 +40,7 @@ def test_published_network_has_277_tensors_and_3_04_million_parameters() -> None
 @pytest.mark.parametrize(
     ("network", "num_samples", "frames"),
     [
-        ("separator", 32000, 50),
+        pytest.param("separator", 32000, 50, marks=pytest.mark.slow),
         ("separator", 30011, 49),
         ("separator_small", 32000, 50),
         ("separator_small", 30011, 49),

@@ -170,7 +170,7 @@ def test_an_extension_that_dies_at_any_step_is_resumed(corpus: Corpus, store: Pa
         assert everything(died) == everything(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("how", ["overwrite", "compact"])
+@pytest.mark.parametrize("how", ["overwrite", pytest.param("compact", marks=pytest.mark.slow)])
 def test_a_replacement_that_dies_at_any_step_is_resumed(corpus: Corpus, store: Path, tmp_path: Path, how: str) -> None:
     """A reader finds all that was there before, or all that is new."""
     build_store(grow(corpus), store, TWO, splits=SPLITS)
@@ -193,7 +193,7 @@ def test_a_replacement_that_dies_at_any_step_is_resumed(corpus: Corpus, store: P
     assert seen == {False, True}
 
 
-@pytest.mark.parametrize("how", ["overwrite", "compact"])
+@pytest.mark.parametrize("how", ["overwrite", pytest.param("compact", marks=pytest.mark.slow)])
 def test_one_that_is_abandoned_and_dies_at_any_step_is_gone_after_the_next(
     corpus: Corpus, store: Path, tmp_path: Path, how: str
 ) -> None:
