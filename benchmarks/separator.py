@@ -11,6 +11,7 @@ alike; --profile prints the operators that take most of the processor's time.
 
 import argparse
 import statistics
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -20,13 +21,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
 import torch
 from former_separator import former_separator
+from helpers.made_memory import MadeMemory
 from machine import machine
 from spread import spread
 from tabulate import tabulate
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
@@ -144,27 +148,11 @@ def _step(way: Way, mixture: Tensor, embedding: Tensor) -> None:
 
 def _kept(way: Way, mixture: Tensor, embedding: Tensor) -> int:
     """Bytes of what forward leaves for backward: of all that it makes, what is there as long as the estimate is."""
-    with _Made() as made, way.within():
+    with MadeMemory() as made, way.within():
         estimate = way.model(mixture, embedding)
-    kept: int = sum(count for storage, count in made.storages.values() if not storage.expired())
+    kept: int = made.bytes_alive()
     del estimate
     return kept
-
-
-class _Made(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the memory of every tensor that is made."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()  # type: ignore[no-untyped-call]
-        return result
 
 
 def _row(own: Sequence[tuple[float, float]], first: Sequence[tuple[float, float]]) -> list[str]:

@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         note_errors(path)
 
 
+@pytest.hookimpl(optionalhook=True)  # of a plugin that may be left out
 def pytest_xdist_auto_num_workers() -> int:
     """For `-n auto`: one more than there are cores, for tests wait for a sixth of their time."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1

@@ -282,7 +282,7 @@ class Separator(nn.Module):
 
     def _run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """Run an iteration; where it keeps no activations, backward runs it again, with the same dropout."""
-        if self.keeps_activations:
+        if self.keeps_activations or not torch.is_grad_enabled():
             return block(*inputs)
         for lender in (self._audio_weights, self._video_weights):
             block = lender.bound(block)

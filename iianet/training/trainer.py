@@ -87,7 +87,10 @@ def make_measuring_trainer(config: Config, recorder: StepRecorder) -> pl.Trainer
 
 
 def _arithmetic(training: TrainingSection, *plugins: AtomicCheckpointIO) -> dict[str, Any]:
-    """Arguments of the Trainer that decide what steps compute, and where; and its plugins."""
+    """Arguments of the Trainer that decide what steps compute, and where; and its plugins.
+
+    TF32, for which the Trainer has no argument, is set here.
+    """
     launch = Launch.for_training()
     if launch is not None:
         launch.refuse_other_nodes(training.num_nodes)

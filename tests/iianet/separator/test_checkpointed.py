@@ -1,34 +1,11 @@
 """A separator that keeps no activations: less memory, and every bit as before."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
 import torch
+from helpers.made_memory import MadeMemory
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from iianet.separator.blocks import Separator
-
-
-class Made(TorchDispatchMode):
-    """Notes the memory of every tensor that is made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self.storages[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        return made
-
-    def bytes_alive(self) -> int:
-        return sum(count for storage, count in self.storages.values() if not storage.expired())
 
 
 def step(keeps_activations: bool, bf16: bool) -> tuple[int, Tensor, list[Tensor]]:
@@ -37,7 +14,7 @@ def step(keeps_activations: bool, bf16: bool) -> tuple[int, Tensor, list[Tensor]
     separator = Separator(8, 16, 6, 4, depth=3, num_blocks=6)
     separator.keeps_activations = keeps_activations
     audio, video = torch.randn(2, 8, 101, requires_grad=True), torch.randn(2, 6, 13, requires_grad=True)
-    with Made() as made, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with MadeMemory() as made, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         out = separator(audio, video)
     kept = made.bytes_alive()
     out.square().sum().backward()
