@@ -4,7 +4,6 @@ Source: JusperLee/IIANet. Axes: `(batch, channels, columns)`. A path has `depth`
 the one before it; the first has the columns of its input.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from iianet.separator.attention import Fusion, SelectAttention
 from iianet.separator.layers import EPS, ChannelScale, ConvNorm, drop_paths
 from iianet.separator.lent_weights import LentWeights
-from iianet.separator.operators import GuideWeights, guide_of_next, guides_of_scales, resize
+from iianet.separator.operators import GuideWeights, guide_of_next, guides_of_scales, resize, shares_of_means
 
 AUDIO_VISUAL_BLOCKS = 4
 """Iterations that see the video, from the first on; the rest refine audio alone."""
@@ -117,7 +116,7 @@ class TopDown(nn.Module):
             columns.append((columns[-1] + 1) // 2)
         seen = columns if self.resize_top else columns[-1:] * len(columns)
         dtype = torch.promote_types(x.dtype, torch.float32)  # what autocast keeps statistics in
-        return _shares(self.narrow.in_channels, columns[-1], tuple(seen), x.device, dtype)
+        return shares_of_means(self.narrow.in_channels, columns[-1], tuple(seen), x.device, dtype)
 
     def descend(self, selected: Sequence[Tensor], weights: Sequence[Tensor], residual: Tensor) -> Tensor:
         """Merge the selected scales from coarse to fine, and add the path's input.
@@ -178,18 +177,6 @@ def _for_items(part: Tensor, merges: int, batch: int) -> tuple[Tensor, ...]:
 
 def _triples(weights: Sequence[Tensor]) -> list[GuideWeights]:
     return [GuideWeights(*weights[first : first + 3]) for first in range(0, len(weights), 3)]
-
-
-@functools.lru_cache(maxsize=64)
-def _shares(channels: int, few: int, columns: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Share of each number of the top in the mean of each scale that repeats its columns, of gate and shift by turns,
-    `(2 * depth, 1, 1, few)`."""
-    with torch.inference_mode(False):  # it is kept for steps that train, too
-        place = torch.arange(few, dtype=torch.float32, device="cpu").view(1, 1, -1)
-        repeats = [(resize(place, count) == place.mT).sum((0, 2)) for count in columns]  # each (few,)
-        pairs = [(row, count) for row, count in zip(repeats, columns, strict=True) for _ in range(2)]
-        rows = [row.double() / (channels * count) for row, count in pairs]
-        return torch.stack(rows)[:, None, None].to(device, dtype)
 
 
 class Separator(nn.Module):

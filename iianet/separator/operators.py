@@ -5,6 +5,7 @@ function here equals the formula beside it, which torch.compile gets, since it f
 Axes: `(batch, channels, columns)`; a guide is a gate, 0 to 1, and a shift.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -110,6 +111,30 @@ def guides_of_scales_formula(x: Tensor, weights: GuideWeights, share: Tensor, ep
     variance = (centred.square() * share).sum((2, 3), keepdim=True)
     guides = centred * torch.rsqrt(variance + eps) * weight + bias
     return torch.stack((torch.sigmoid(guides[::2]), guides[1::2]), 1).flatten(0, 1)
+
+
+@lru_cache(maxsize=64)
+def shares_of_means(
+    channels: int, few: int, columns: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """`share` of `guides_of_scales`, for a gate and a shift at each scale.
+
+    Args:
+        channels: Of the input.
+        few: Columns of the input.
+        columns: For each scale, to how many the input is repeated before its norms.
+        device: Of the result.
+        dtype: Of the result.
+
+    Returns:
+        `(2 * scales, 1, 1, few)`; made once for the same arguments.
+    """
+    with torch.inference_mode(False):  # it is kept for steps that train, too
+        place = torch.arange(few, dtype=torch.float32, device="cpu").view(1, 1, -1)
+        repeats = [(resize(place, count) == place.mT).sum((0, 2)) for count in columns]  # each (few,)
+        pairs = [(row, count) for row, count in zip(repeats, columns, strict=True) for _ in range(2)]
+        rows = [row.double() / (channels * count) for row, count in pairs]
+        return torch.stack(rows)[:, None, None].to(device, dtype)
 
 
 class _GuidesOfScales(Function):

@@ -92,6 +92,7 @@ def test_the_next_resume_starts_from_what_applied(
         ("training.accumulate_grad_batches=2", "training.accumulate_grad_batches was 1 there and is 2 here"),
         ("loss.train.sdr_type=pairwise_neg_sisdr", "loss.train.sdr_type was"),
         ("datamodule.data_config.normalize_audio=true", "normalize_audio was false there and is true here"),
+        ("training.tf32=true", "training.tf32 was false there and is true here"),
         ("training.gradient_clip_val=1.0", "training.gradient_clip_val was 5.0 there and is 1.0 here"),
     ],
 )

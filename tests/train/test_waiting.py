@@ -18,7 +18,7 @@ from iianet.batch import Batch
 from iianet.encoder.kernels import exact_kernels
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.losses import PAIRWISE_LOSSES, PermutationInvariantLoss
-from iianet.separator import blocks
+from iianet.separator.operators import shares_of_means
 from iianet.training import progress
 from iianet.training.lightning_module import SeparationModule
 from iianet.training.trainer import Ranks
@@ -123,7 +123,7 @@ def test_forward_losses_and_mean_copy_nothing_to_a_gpu(corpus: Corpus, monkeypat
             three = torch.zeros(2, 3, 3200, device=GPU)
             assert loss(three, three).device == GPU
         assert module.train_mean.compute().device == GPU
-    blocks._shares.cache_clear()  # it keeps tensors of that GPU
+    shares_of_means.cache_clear()  # it keeps tensors of that GPU
 
 
 def test_batches_are_sent_without_a_wait(
@@ -149,6 +149,19 @@ def test_ranks_agree_without_their_gpus() -> None:
     finally:
         torch.distributed.destroy_process_group()
     assert decisions == [False, False, True, True]
+
+
+@pytest.mark.parametrize("decision", [False, True])
+def test_all_ranks_decide_or_any_of_them(monkeypatch: pytest.MonkeyPatch, decision: bool) -> None:
+    def reduce(votes: torch.Tensor, how: Any, group: Any) -> None:
+        """With another rank, which decides otherwise."""
+        least = how == torch.distributed.ReduceOp.MIN
+        votes.copy_(torch.minimum(votes, 1 - votes) if least else torch.maximum(votes, 1 - votes))
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", reduce)
+    ranks = Ranks(parallel_devices=[GPU], cluster_environment=LightningEnvironment())
+    assert ranks.reduce_boolean_decision(decision, all=True) is False
+    assert ranks.reduce_boolean_decision(decision, all=False) is True
 
 
 @pytest.mark.parametrize(

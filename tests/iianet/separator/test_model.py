@@ -17,7 +17,8 @@ from helpers.reference_golden import (
 
 from iianet.checkpoint import load_published
 from iianet.errors import ConfigError
-from iianet.separator.layers import drop_paths
+from iianet.separator.attention import ResidualAttention
+from iianet.separator.layers import ConvNorm, drop_paths
 from iianet.separator.model import IIANet
 
 CONFIGS = {"separator": PUBLISHED_CONFIG, "separator_small": SMALL_CONFIG}
@@ -90,6 +91,14 @@ def test_dropout_acts_in_training_only() -> None:
     model, mixture, embedding = IIANet(**SMALL_CONFIG), uniform(1, (4, 800)), uniform(2, (4, 512, 5))
     assert not torch.equal(model.train()(mixture, embedding), model(mixture, embedding))
     assert torch.equal(model.eval()(mixture, embedding), model(mixture, embedding))
+
+
+def test_each_branch_of_an_item_counts_by_its_own_factor() -> None:
+    torch.manual_seed(0)
+    attention, x = ResidualAttention(4, ConvNorm(4, 4, 3)), torch.randn(2, 4, 9)
+    kept = torch.tensor([[0, 1 / 0.9], [1 / 0.9, 0]]).view(2, 2, 1, 1)
+    first = x + kept[0] * attention.attend(x)
+    torch.testing.assert_close(attention(x, kept), first + kept[1] * attention.feed_forward(first))
 
 
 def test_drop_path_leaves_out_whole_items_and_keeps_the_mean() -> None:

@@ -15,6 +15,7 @@ from iianet.separator.operators import (
     modulate,
     modulate_formula,
     resize,
+    shares_of_means,
 )
 
 EPS = 1e-8
@@ -67,13 +68,13 @@ def test_guides_of_all_scales_equal_their_formula(columns: Sequence[int]) -> Non
     assert_same(ours, formula, [x, *weights])
 
 
-@pytest.mark.parametrize("columns", [21, 7])
-def test_a_guide_is_normalised_as_if_its_columns_had_been_repeated(columns: int) -> None:
+@pytest.mark.parametrize(("few", "columns"), [(501, 8005), (4, 16), (3, 7), (7, 7), (1, 5), (5, 2)])
+def test_a_guide_is_normalised_as_if_its_columns_had_been_repeated(few: int, columns: int) -> None:
     torch.manual_seed(0)
-    few, channels = 7, 4
-    x = 5 + random(2, channels, few)
+    channels = 4
+    x = 5 + random(2, channels, few) * torch.linspace(0.1, 9, few)  # no column is like another
     scale, weight, bias = (random(2, channels) for _ in range(3))
-    share = torch.full((2, 1, 1, few), 1 / (few * channels), dtype=torch.float64)
+    share = shares_of_means(channels, few, (columns,), x.device, x.dtype)
     found = guides_of_scales(x, GuideWeights(scale, weight, bias), share, EPS)
     for place, apply in enumerate((torch.sigmoid, lambda x: x)):
         repeated = resize(x, columns) * scale[place][:, None]
