@@ -153,6 +153,7 @@ class Way:
     tf32: bool = False
     bf16: bool = False
     compiled: bool = False
+    recorded: bool = False
     keeps_activations: bool = True
 
 
@@ -162,7 +163,10 @@ WAYS = (
     Way(name="float32, tf32", tf32=True),
     Way(name="bf16-mixed", bf16=True),
     Way(name="float32, checkpoint_activations", keeps_activations=False),
+    Way(name="float32, compiled", compiled=True),
+    Way(name="float32, compiled, cuda_graphs", compiled=True, recorded=True),
     Way(name="bf16-mixed, compiled", bf16=True, compiled=True),
+    Way(name="bf16-mixed, compiled, cuda_graphs", bf16=True, compiled=True, recorded=True),
 )
 
 
@@ -200,6 +204,8 @@ def steps(bench: Bench) -> Iterator[str]:
         for way in WAYS:
             if bench.is_over or (way.compiled and batch != bench.sizes.batches[0]):
                 continue
+            if way.recorded and bench.device.type != "cuda":
+                continue
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = way.tf32
             try:
                 step = _step(bench, way, example)
@@ -234,7 +240,8 @@ def training(bench: Bench) -> Iterator[str]:
     """train.py on the made corpus, raw and from the store; each row is a process of its own."""
     common = ["--conf_dir", bench.corpus.config_file]
     settings = [*bench.sizes.settings, f"datamodule.data_config.batch_size={bench.sizes.batches[0]}"]
-    settings += ["training.gpus=1"] if bench.device.type == "cuda" else []
+    on_gpu, graphs = bench.device.type == "cuda", "store, bf16-mixed, compiled, cuda_graphs"
+    settings += ["training.gpus=1"] if on_gpu else []
     common += [word for setting in settings for word in ("--set", setting)]
     record, first = bench.folder / "steps.json", 0.0
     train, raw, shards = [ROOT / "train.py"], ["--no_shards"], ["--shards", bench.store]
@@ -247,6 +254,7 @@ def training(bench: Bench) -> Iterator[str]:
         "store, float32": (train, shards),
         "store, bf16-mixed": (train, [*shards, "--precision", "bf16-mixed"]),
         "store, bf16-mixed, compiled": (train, [*shards, "--precision", "bf16-mixed", "--compile"]),
+        **({graphs: (train, [*shards, "--precision", "bf16-mixed", "--compile", "cuda_graphs"])} if on_gpu else {}),
     }
     yield _row("way", "examples/s", "speed", "step (ms)", "waits for data", "peak (GB)", head=True)
     for name, (command, flags) in ways.items():
@@ -334,7 +342,7 @@ def _step(bench: Bench, way: Way, example: tuple[Tensor, Tensor, Tensor]) -> Cal
     model = bench.network().train()
     model.separator.keeps_activations = way.keeps_activations
     if way.compiled:
-        model.separator.compile_blocks()
+        model.separator.compile_blocks(way.recorded)
     optimizer = torch.optim.Adam(model.parameters(), fused=bench.device.type == "cuda")
     mixture, embedding, target = example
 

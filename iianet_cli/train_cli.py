@@ -19,6 +19,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from iianet.command_line import Parser, add_config_flags, at_least_one, config_overrides, run_command
+from iianet.config.fields import CUDA_GRAPHS
 from iianet.config.schema import Config, dump_config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.encoder.source import EncoderSource
@@ -109,7 +110,14 @@ def _parser(prog: str) -> Parser:
         choices=["32-true", "bf16-mixed", "16-mixed"],
         help="arithmetic of the separator (default 32-true); the lip encoder uses the store's",
     )
-    parser.add_argument("--compile", action="store_true", help="compile the separator with torch.compile")
+    parser.add_argument(
+        "--compile",
+        nargs="?",
+        const="true",
+        choices=["true", CUDA_GRAPHS],
+        help=f"compile the separator with torch.compile; --compile {CUDA_GRAPHS} also lets a GPU record its kernels "
+        "once and start them together",
+    )
     parser.add_argument(
         "--resume",
         metavar="last|auto|PATH",
@@ -166,7 +174,7 @@ def _run(argv: list[str], prog: str) -> int:
         tell_changed_settings(saved, config)
         logger.info("Resuming from %s", saved.path)
     if config.training.compile:
-        refuse_without_compiler(trainer.strategy.root_device)
+        refuse_without_compiler(config.training, trainer.strategy.root_device)
     if not trainer.is_global_zero:
         return fit(trainer, module, data, folder.path, saved)
     fresh = saved is None or not saved.is_in(folder.path)
@@ -318,6 +326,6 @@ def _own_overrides(arguments: argparse.Namespace) -> list[str]:
         overrides.append(f"{prefix}.on_missing={arguments.on_missing}")
     if arguments.precision is not None:
         overrides.append(f"training.precision={arguments.precision}")
-    if arguments.compile:
-        overrides.append("training.compile=true")
+    if arguments.compile is not None:
+        overrides.append(f"training.compile={arguments.compile}")
     return overrides

@@ -50,6 +50,12 @@ def _count_or_share(value: Any) -> Any:
     raise ValueError(f"found {show(value)}, expected a count of batches such as 100, or a share from above 0 to 1.0")
 
 
+def _compilation(value: Any) -> Any:
+    if isinstance(value, bool) or value == CUDA_GRAPHS:
+        return value
+    raise ValueError(f"found {show(value)}, expected true, false or {CUDA_GRAPHS}")
+
+
 def _expanded(word: str) -> str:
     try:
         return expand_word(word)
@@ -69,6 +75,8 @@ def several(names: str | list[str]) -> list[str]:
     return [names] if isinstance(names, str) else names
 
 
+CUDA_GRAPHS = "cuda_graphs"
+"""The value of training.compile for which a GPU also records what was compiled."""
 LARGEST = 10**9
 """The largest integer that a key takes, unless it says otherwise; what is larger ends in errors of libraries."""
 Count = Annotated[int, Field(gt=0, le=LARGEST)]
@@ -85,6 +93,8 @@ NotNegative = Annotated[Real, Field(ge=0)]
 """A finite number from zero on."""
 Batches = Annotated[int | float, BeforeValidator(_count_or_share)]
 """A count of batches, or a share of all: 1 is one of them, 1.0 is all."""
+Compilation = Annotated[bool | str, BeforeValidator(_compilation)]
+"""Whether to compile; CUDA_GRAPHS is more than true."""
 Name = Annotated[str, Field(min_length=1)]
 """Text that is not empty."""
 PathName = Annotated[Name, AfterValidator(_expanded)]

@@ -7,7 +7,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from iianet.config.fields import Batches, Count, Few, Name, NotNegative, PathName, Real, Section, Seed, Whole, only
+from iianet.config.fields import (
+    Batches,
+    Compilation,
+    Count,
+    Few,
+    Name,
+    NotNegative,
+    PathName,
+    Real,
+    Section,
+    Seed,
+    Whole,
+    only,
+)
 from iianet.encoder.registry import encoder_problem
 from iianet.wording import show
 
@@ -161,8 +174,9 @@ class TrainingSection(Section):
     checkpoint_activations: bool = False
     """Keep of each iteration of the separator what goes into it alone, and compute the rest once more in backward: less
     memory for more time, and the same results."""
-    compile: bool = False
-    """Compile the separator with torch.compile: the first steps take minutes. Checkpoints are the same either way."""
+    compile: Compilation = False
+    """Compile the separator with torch.compile: the first steps take minutes. With cuda_graphs, a GPU also records the
+    kernels of each iteration once and then starts them together. Checkpoints are the same either way."""
 
     @field_validator("gpus", mode="before")
     @classmethod

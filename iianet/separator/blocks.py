@@ -5,6 +5,7 @@ the one before it; the first has the columns of its input.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -192,6 +193,7 @@ class Separator(nn.Module):
 
     Attributes:
         keeps_activations: Whether forward keeps what backward needs of each iteration; else it is computed once more.
+        records_graphs: Whether what is compiled is recorded in CUDA graphs, which cannot be without what forward keeps.
     """
 
     def __init__(
@@ -206,6 +208,7 @@ class Separator(nn.Module):
         super().__init__()
         self.num_blocks = num_blocks
         self.keeps_activations = True
+        self.records_graphs = False
         self.audio_up = BottomUp(audio_channels, audio_width, depth, kernel_size=5, act=nn.PReLU())
         self.audio_down = TopDown(audio_channels, audio_width, depth, resize_top=True)
         self.video_up = BottomUp(video_channels, video_width, depth, kernel_size=3, act=nn.GELU())
@@ -224,14 +227,21 @@ class Separator(nn.Module):
             [self.video_up, *self.video_down.lent_modules(), self.video_reentry, self.video_gates, *seen]
         )
 
-    def compile_blocks(self) -> None:
+    def compile_blocks(self, records_graphs: bool = False) -> None:
         """Compile an iteration of either kind, once for all of them; names in checkpoints stay as they are.
 
         Each shape has a graph of its own. One for all shapes would depend on which of them came first, and a resumed
         run would compute other last bits than one that never stopped.
+
+        Args:
+            records_graphs: Let a GPU record the kernels of each iteration of a step, forward and backward, in CUDA
+                graphs, which draw dropout from torch's own generator at each replay.
         """
-        self._hear = torch.compile(self._hear, dynamic=False)  # type: ignore[method-assign]
-        self._hear_and_see = torch.compile(self._hear_and_see, dynamic=False)  # type: ignore[method-assign]
+        self.records_graphs = records_graphs
+        options = {"triton.cudagraphs": True} if records_graphs else None
+        compiled = partial(torch.compile, dynamic=False, options=options)
+        self._hear = compiled(self._hear)  # type: ignore[method-assign]
+        self._hear_and_see = compiled(self._hear_and_see)  # type: ignore[method-assign]
 
     def forward(self, audio: Tensor, video: Tensor) -> Tensor:
         """Separate.
@@ -243,6 +253,8 @@ class Separator(nn.Module):
         Returns:
             `(batch, audio_channels, audio_columns)`.
         """
+        if self.records_graphs:  # from here on, memory of the step before may be written again
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         seeing = min(AUDIO_VISUAL_BLOCKS, self.num_blocks)
         kept: Sequence[Tensor | None] = [None] * (self.num_blocks + seeing)
         if self.training:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from iianet.batch import Batch
+from iianet.config.fields import CUDA_GRAPHS
 from iianet.config.schema import Config
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.errors import MouthError, TrainingError
@@ -65,7 +66,7 @@ class SeparationModule(pl.LightningModule):
         self.model = IIANet(**audio.model_dump(), sample_rate=data.sample_rate)
         self.model.separator.keeps_activations = not config.training.checkpoint_activations
         if config.training.compile:
-            self.model.separator.compile_blocks()
+            self.model.separator.compile_blocks(config.training.compile == CUDA_GRAPHS)
         self.losses = {
             "train": _loss(config, "train"),
             "val": _loss(config, "val"),

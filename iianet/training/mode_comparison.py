@@ -36,18 +36,24 @@ class Way:
 
     mode: str
     precision: str
-    compile: bool
+    compile: bool | str
 
     @property
     def setting(self) -> str:
         """Precision and compilation, in words."""
-        return f"{self.precision}, compiled" if self.compile else self.precision
+        words = [self.precision, *(["compiled"] if self.compile else []), *self._further]
+        return ", ".join(words)
 
     @property
     def flags(self) -> list[str]:
         """Flags of the training command, for a config of the store in plain precision."""
         raw = ["--no_shards"] if self.mode == "raw" else []
-        return [*raw, "--precision", self.precision, *(["--compile"] if self.compile else [])]
+        return [*raw, "--precision", self.precision, *(["--compile"] if self.compile else []), *self._further]
+
+    @property
+    def _further(self) -> list[str]:
+        """What compiling is to do beyond itself."""
+        return [self.compile] if isinstance(self.compile, str) else []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,10 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
+from iianet.config.fields import CUDA_GRAPHS
 from iianet.training.lightning_module import SeparationModule
 from iianet.training.results import quality
-from iianet.wording import duration
+from iianet.wording import counted, duration
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,17 @@ FIGURES = ("train_loss", "val_si_snr", "val_quality")
 """What the bar shows of the figures that are logged."""
 
 
+def _tell_missing_graphs() -> None:
+    """Warn where the first step found that some of what was compiled cannot be recorded."""
+    from torch._dynamo.utils import counters  # loads the compiler, which is loaded by now
+
+    if skipped := counters["inductor"]["cudagraph_skips"]:
+        logger.warning(
+            "CUDA graphs: torch cannot record %s of the separator, and runs it without; TORCH_LOGS=perf_hints says why",
+            counted(skipped, "compiled part"),
+        )
+
+
 class ProgressLines(pl.Callback):
     """Logs a line for each epoch, and from time to time one within it.
 
@@ -54,7 +66,7 @@ class ProgressLines(pl.Callback):
         """Start the clock, also where an epoch is resumed in its middle, and say what the first step waits for."""
         assert isinstance(pl_module, SeparationModule)
         self._start = self._line = time.monotonic()
-        self._compiling = pl_module.config.training.compile
+        self._compiling = bool(pl_module.config.training.compile)
         if self._compiling:
             logger.info("compiling the separator: the first step takes minutes")
 
@@ -67,6 +79,9 @@ class ProgressLines(pl.Callback):
         if self._compiling:
             self._compiling = False
             logger.info("compiled: the first step took %s", duration(time.monotonic() - self._line))
+            assert isinstance(pl_module, SeparationModule)
+            if pl_module.config.training.compile == CUDA_GRAPHS:
+                _tell_missing_graphs()
         if self._is_time():
             loss = float(trainer.callback_metrics["train_loss"])
             assert isinstance(pl_module, SeparationModule)

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from iianet.config.fields import CUDA_GRAPHS
 from iianet.config.schema import Config
 from iianet.config.sections import TrainingSection
 from iianet.errors import ConfigError
@@ -159,12 +160,23 @@ class Ranks(DDPStrategy):
             self.launcher.kill(signal.SIGTERM)
 
 
-def refuse_without_compiler(device: torch.device) -> None:
+def refuse_without_compiler(training: TrainingSection, device: torch.device) -> None:
     """Compile a line of arithmetic, as --compile does the separator, before anything is written.
 
     Raises:
-        ConfigError: torch.compile does not work on the device, for example because there is no C++ compiler.
+        ConfigError: torch.compile does not work on the device, for example because there is no C++ compiler; or CUDA
+            graphs are asked for where there can be none.
     """
+    if training.compile == CUDA_GRAPHS and device.type != "cuda":
+        raise ConfigError(
+            f"--compile {CUDA_GRAPHS}: CUDA graphs need a GPU of NVIDIA, and training runs on {device}; give --compile "
+            "alone, or name existing GPUs in training.gpus"
+        )
+    if training.compile == CUDA_GRAPHS and training.checkpoint_activations:
+        raise ConfigError(
+            f"--compile {CUDA_GRAPHS}: a graph keeps what training.checkpoint_activations would compute once more; "
+            "give --compile alone, or set training.checkpoint_activations=false"
+        )
     logger.info("--compile: trying the compiler")
     unlike_any_other = float(time.time_ns())  # what was compiled before is not compiled again
     try:

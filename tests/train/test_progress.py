@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from helpers.corpus import Corpus
 from helpers.recorder import Stop, recorded
 from helpers.runs import EPOCHS, RESULTS, TRAIN, last, losses, run
 from matplotlib.figure import Figure
+from torch._dynamo.utils import counters
 
 from iianet.separator.blocks import Separator
 from iianet.training import best_checkpoints, progress, results
@@ -136,12 +141,31 @@ def test_the_command_needs_no_backend_of_a_notebook_either(command: list[str]) -
 def test_compiling_is_announced_and_its_time_is_told(
     corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Separator, "compile_blocks", lambda _: None)
-    monkeypatch.setattr(train_cli, "refuse_without_compiler", lambda _: None)
+    monkeypatch.setattr(Separator, "compile_blocks", lambda *_: None)
+    monkeypatch.setattr(train_cli, "refuse_without_compiler", lambda *_: None)
     run(corpus, "--shards", store, "--compile")
     said = capsys.readouterr().err
     assert said.index("compiling the separator: the first step takes minutes") < said.index("compiled: the first step")
     assert said.count("compiled: ") == 1
+    assert "CUDA graphs" not in said
+
+
+def test_what_cannot_be_recorded_in_graphs_is_told(
+    corpus: Corpus, store: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing can be without a GPU; and no run is let so far without one."""
+    monkeypatch.setattr(train_cli, "refuse_without_compiler", lambda *_: None)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=recorded_by_nobody))
+    counters["inductor"].clear()
+    run(corpus, "--shards", store, "--compile", "cuda_graphs", "--set", "audionet.audionet_config.num_blocks=1")
+    assert "CUDA graphs: torch cannot record 1 compiled part of the separator" in capsys.readouterr().err
+
+
+def recorded_by_nobody(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor], *, options: Mapping[str, bool]) -> Any:
+    """Stands in for inductor, which takes minutes: runs the graph as it is, and counts what inductor counts."""
+    assert options == {"triton.cudagraphs": True}
+    counters["inductor"]["cudagraph_skips"] += 1
+    return graph
 
 
 def test_results_are_there_as_soon_as_an_epoch_is_the_best(

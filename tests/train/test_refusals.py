@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from helpers.builds import edit_identity, opened
 from helpers.corpus import Corpus
@@ -19,6 +20,7 @@ from helpers.runs import build_store, run
         (["--set", "videonet.videonet_config.pretrain=no.pth"], "no such weights file"),
         (["--set", "datamodule.data_config.n_src=2"], "n_src"),
         (["--set", "training.epoch=2"], "epochs"),
+        (["--set", "training.compile=graphs"], "found 'graphs' (str), expected true, false or cuda_graphs"),
         (["--set", "datamodule.data_config.batch_size=1000"], "do not fill one batch of 1000"),
         (["--data_root", "nowhere"], "--data_root"),
     ],
@@ -83,6 +85,30 @@ def test_compiling_without_a_compiler_is_refused_before_anything_is_written(
     assert "--compile: torch.compile does not work on cpu" in message
     assert "/nowhere/g++" in message
     assert "Install a C++ compiler" in message
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "said"),
+    [
+        ("cpu", [], "--compile cuda_graphs: CUDA graphs need a GPU of NVIDIA, and training runs on cpu; give"),
+        ("cuda:0", ["training.checkpoint_activations=true"], "give --compile alone, or set training.checkpoint_activ"),
+    ],
+)
+def test_cuda_graphs_are_refused_where_there_can_be_none(
+    corpus: Corpus,
+    store: Path,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    settings: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setattr(pl.strategies.SingleDeviceStrategy, "root_device", torch.device(device))
+    words = ["--compile", "cuda_graphs", *(["--set", *settings] if settings else [])]
+    assert run(corpus, "--shards", store, *words)[0] == 2
+    assert said in capsys.readouterr().err
     assert not list(here.iterdir())
 
 

@@ -32,6 +32,18 @@ def test_iterations_have_no_break_and_the_same_results(
         torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
 
 
+def test_each_forward_frees_the_graphs_of_the_step_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else memory that backward has done with is kept, and iterations are recorded again."""
+    separator, marks = Separator(8, 16, 6, 4, depth=2, num_blocks=1), []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=lambda graph, _, **__: graph))
+    for records_graphs, expected in ((False, 0), (True, 2)):
+        separator.compile_blocks(records_graphs)
+        for _ in range(2):
+            separator(torch.randn(1, 8, 20), torch.randn(1, 6, 5))
+        assert len(marks) == expected
+
+
 @pytest.mark.parametrize("pairwise", PAIRWISE_LOSSES.values())
 def test_losses_have_no_break(pairwise: object) -> None:
     assert callable(pairwise)

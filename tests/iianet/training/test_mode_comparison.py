@@ -67,6 +67,7 @@ def test_figures_are_of_all_rounds_together() -> None:
         ([], ["32-true"]),
         (["training.precision=bf16-mixed"], ["32-true", "bf16-mixed"]),
         (["training.compile=true"], ["32-true", "32-true, compiled"]),
+        (["training.compile=cuda_graphs"], ["32-true", "32-true, compiled, cuda_graphs"]),
         (
             ["training.precision=bf16-mixed", "training.compile=true"],
             ["32-true", "32-true, compiled", "bf16-mixed", "bf16-mixed, compiled"],
@@ -91,6 +92,11 @@ def test_the_second_round_runs_backwards(corpus: Corpus, tmp_path: Path, caplog:
     assert "8 runs of 8 steps each" in caplog.text
     assert re.search(r"run 2 of 8: store, 32-true; about \d+ s left", caplog.text)
     assert figures[0].examples_per_second == pytest.approx(20)
+
+
+def test_graphs_are_asked_for_as_a_user_asks(corpus: Corpus) -> None:
+    flags = [way.flags for way in ways(corpus.config("training.compile=cuda_graphs")) if way.compile]
+    assert flags == [[*raw, "--precision", "32-true", "--compile", "cuda_graphs"] for raw in (["--no_shards"], [])]
 
 
 def test_a_run_that_fails_is_named(corpus: Corpus, tmp_path: Path) -> None:
