@@ -5,18 +5,24 @@ Published forms, all read by `load_published`:
     encoder     {"model_state_dict": {"frontend3D.0.weight": ..., "trunk...": ..., "tcn...": dropped}}
     separator   {"model_name", "state_dict": {"sm...": ...}, "model_args", "infos"}    best_model.pth
                 {"state_dict": {"audio_model.sm...": ..., "video_model...": dropped}}  Lightning checkpoint
-    both        a plain state dict
+    both        a plain state dict, with or without the prefix "module." of DataParallel
+
+and a checkpoint of train.py, {"state_dict": {"model.separator...": ...}, "settings": {...}}, whose names are ours.
 
 Our name becomes the published one by replacing the parts listed in the tables below; the way back is read off the
 network itself, so that the two cannot drift apart.
 """
 
+import json
 import pickle
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.torch_version import TorchVersion
@@ -77,6 +83,11 @@ SEPARATOR_PARTS: Mapping[str, str] = {
 }
 """Parts of the separator's names, ours -> published. Where two begin at the same word, the longer one wins."""
 
+NETWORK = "model."
+"""Prefix of the separator's tensors in a checkpoint of train.py."""
+PARALLEL = "module."
+"""Prefix that torch's DataParallel puts before each name."""
+
 MODEL_ARGS: Mapping[str, int] = {"n_src": 2}
 """What the reference writes beside its weights whatever the configuration, and never reads."""
 
@@ -111,8 +122,11 @@ def load_published(
     Raises:
         WeightsError: Tensors are missing, surplus or misshapen. `num_batches_tracked` may be missing.
     """
-    found = _encoder_weights(state_dict) if isinstance(module, VideoEncoder) else _separator_weights(state_dict)
+    found = _encoder_weights(state_dict) if isinstance(module, VideoEncoder) else separator_weights(state_dict)
     expected = _by_published_name(module)
+    if any(name.startswith(NETWORK) for name in found):
+        published = {f"{NETWORK}{ours}": name for name, (ours, _) in expected.items()}
+        found = {published.get(name, name): value for name, value in found.items()}
     _check_fit(module, found, expected, source)
     renamed = {ours: found.get(name, value) for name, (ours, value) in expected.items()}
     module.load_state_dict(renamed)
@@ -132,8 +146,8 @@ def read_checkpoint(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file; give the path of an existing one")
     try:
-        # A published best_model.pth records torch.__version__, which is no plain str; nothing else needs allowing.
-        with path.open("rb") as stream, torch.serialization.safe_globals([TorchVersion]):
+        # A published best_model.pth records torch.__version__, which is no plain str; figures may be NumPy's numbers.
+        with path.open("rb") as stream, torch.serialization.safe_globals([TorchVersion, *_numpy_values()]):
             refuse_damaged_archive(stream, path)
             contents = torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -154,13 +168,27 @@ def read_checkpoint(path: Path) -> dict[str, object]:
     return contents
 
 
-def save_best_model(path: Path, model: IIANet, versions: Mapping[str, str]) -> None:
+def recorded_settings(contents: Mapping[str, object]) -> dict[str, Any]:
+    """What a file of train.py, a checkpoint or a best_model.pth, records of its config, by dotted key; else nothing."""
+    infos = contents.get("infos", contents)
+    texts = infos.get("settings") if isinstance(infos, Mapping) else None
+    if not isinstance(texts, Mapping):
+        return {}
+    settings = {}
+    for key, text in texts.items():
+        with suppress(TypeError, ValueError):  # whoever wrote such a text, it records nothing
+            settings[str(key)] = json.loads(text)
+    return settings
+
+
+def save_best_model(path: Path, model: IIANet, versions: Mapping[str, str], settings: Mapping[str, str]) -> None:
     """Write a best_model.pth that the reference's `BaseAVModel.from_pretrain` opens; whole or not at all.
 
     Args:
         path: File to write or replace; its folder exists.
         model: Trained separator.
         versions: Software name -> version, for the record.
+        settings: What to record of the config, as JSON texts by dotted key.
 
     Raises:
         TrainingError: The file cannot be written.
@@ -170,7 +198,10 @@ def save_best_model(path: Path, model: IIANet, versions: Mapping[str, str]) -> N
         "state_dict": export_published(model),
         "model_args": dict(MODEL_ARGS),
         # str() turns torch's own version type into a plain string, which every reader may load.
-        "infos": {"software_versions": {name: str(version) for name, version in versions.items()}},
+        "infos": {
+            "software_versions": {name: str(version) for name, version in versions.items()},
+            "settings": dict(settings),
+        },
     }
     with replacing(path) as stream:
         torch.save(contents, stream)
@@ -192,7 +223,8 @@ def _encoder_weights(contents: Mapping[str, object]) -> dict[str, object]:
     return {name: value for name, value in weights.items() if "tcn" not in name}
 
 
-def _separator_weights(contents: Mapping[str, object]) -> dict[str, object]:
+def separator_weights(contents: Mapping[str, object]) -> dict[str, object]:
+    """The tensors of a separator's file, in any of the forms above, by published name; of train.py's, by our own."""
     weights = _unwrap(contents, "state_dict")
     if any(name.startswith("audio_model.") for name in weights):
         weights = {name: value for name, value in weights.items() if not name.startswith("video_model.")}
@@ -202,7 +234,18 @@ def _separator_weights(contents: Mapping[str, object]) -> dict[str, object]:
 def _unwrap(contents: Mapping[str, object], key: str) -> dict[str, object]:
     inner = contents.get(key, contents)
     weights = inner if isinstance(inner, Mapping) else contents
-    return {str(name): value for name, value in weights.items()}
+    named = {str(name): value for name, value in weights.items()}
+    if named and all(name.startswith(PARALLEL) for name in named):
+        return {name.removeprefix(PARALLEL): value for name, value in named.items()}
+    return named
+
+
+def _numpy_values() -> list[Any]:
+    """What torch needs to read single numbers of NumPy: their function, and the types of numbers that it may make."""
+    numbers = (np.float64, np.float32, np.int64, np.int32, np.bool_)
+    function = np.float64().__reduce__()[0]
+    names = [(function, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # before NumPy 2, and since
+    return [*names, np.dtype, *(type(np.dtype(number)) for number in numbers)]
 
 
 def _check_fit(

@@ -298,7 +298,7 @@ def _end(trainer: pl.Trainer, module: SeparationModule, folder: Path, scores: Ma
         logger.info("no best checkpoint was kept; results: %s", folder)
         return 0
     load_best(folder, best, module.model)
-    save_results(folder, module.model, scores)
+    save_results(folder, module.model, module.config, scores)
     logger.info(
         "best: validation %s %.2f dB in epoch %d; %s, as a model %s",
         quality(module.config, "val"),

@@ -1,6 +1,7 @@
 """Places in a configuration: which keys a schema has, and how a key's place is spelled."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -33,3 +34,12 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
     kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
     sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
     return sections[0] if sections else None
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of nested mappings by dotted key; an empty mapping is a value."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        is_inner = isinstance(value, dict) and value
+        found |= flattened(value, f"{prefix}{name}.") if is_inner else {f"{prefix}{name}": value}
+    return found

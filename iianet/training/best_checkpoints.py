@@ -105,7 +105,7 @@ class BestCheckpoints(pl.callbacks.ModelCheckpoint):
         before = self.best_model_path
         super().on_validation_end(trainer, pl_module)
         if self.best_model_path != before and trainer.is_global_zero:
-            save_results(self.folder, pl_module.model, self.scores)
+            save_results(self.folder, pl_module.model, pl_module.config, self.scores)
         if time.monotonic() - self._drawn_at > SECONDS_BETWEEN_PICTURES and trainer.is_global_zero:
             save_curves(self.folder, pl_module.history, pl_module.config)
             self._drawn_at = time.monotonic()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from iianet.checkpoint import read_checkpoint, save_best_model
+from iianet.checkpoint import load_published, read_checkpoint, save_best_model
 from iianet.config.schema import Config
 from iianet.drawing import drawing
 from iianet.run_folder import replacing
 from iianet.separator.model import IIANet
-from iianet.training.resume import NETWORK
+from iianet.training.resume import settings_of
 
 BEST_MODEL_FILE = "best_model.pth"
 BEST_K_FILE = "best_k_models.json"
@@ -27,12 +27,13 @@ def quality(config: Config, stage: str) -> str:
     return QUALITIES[section.sdr_type]
 
 
-def save_results(folder: Path, model: IIANet, scores: Mapping[str, float]) -> None:
+def save_results(folder: Path, model: IIANet, config: Config, scores: Mapping[str, float]) -> None:
     """Write best_model.pth and best_k_models.json; each is there whole or not at all.
 
     Args:
         folder: Folder of the run.
         model: Separator with the weights of the best checkpoint.
+        config: Config that it was trained with.
         scores: Validation loss of each best checkpoint, by its name in the folder.
 
     Raises:
@@ -40,7 +41,7 @@ def save_results(folder: Path, model: IIANet, scores: Mapping[str, float]) -> No
     """
     save_ranking(folder, scores)
     versions = {"torch_version": torch.__version__, "pytorch_lightning_version": version("pytorch_lightning")}
-    save_best_model(folder / BEST_MODEL_FILE, model, versions)
+    save_best_model(folder / BEST_MODEL_FILE, model, versions, settings_of(config))
 
 
 def save_ranking(folder: Path, scores: Mapping[str, float]) -> None:
@@ -51,9 +52,7 @@ def save_ranking(folder: Path, scores: Mapping[str, float]) -> None:
 
 def load_best(folder: Path, name: str, model: IIANet) -> None:
     """Load the separator's weights from a checkpoint in the folder. Raises WeightsError where it is damaged or gone."""
-    state = read_checkpoint(folder / name)["state_dict"]
-    assert isinstance(state, Mapping)
-    model.load_state_dict({key.removeprefix(NETWORK): state[key] for key in state if key.startswith(NETWORK)})
+    load_published(model, read_checkpoint(folder / name), folder / name)
 
 
 def save_curves(folder: Path, history: Sequence[Mapping[str, float]], config: Config) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iianet.checkpoint import read_checkpoint
+from iianet.checkpoint import NETWORK, read_checkpoint
+from iianet.config.key_paths import flattened
 from iianet.config.schema import Config
 from iianet.errors import ConfigError, WeightsError
 from iianet.paths import expand_path
@@ -21,8 +22,6 @@ from iianet.wording import counted, show
 
 logger = logging.getLogger(__name__)
 
-NETWORK = "model."
-"""Prefix of the separator's tensors in a checkpoint."""
 OWN_ENTRIES = ("state_dict", "history", "order", "settings", "best_checkpoints", "epochs_done", "separation_scheduler")
 """Entries that train.py's checkpoints have, and those of others not all."""
 POSITION = "SeparationData"
@@ -270,7 +269,7 @@ def settings_of(config: Config) -> dict[str, str]:
     """The settings of a run's steps as JSON texts, by dotted key; see `SETTINGS`."""
     return {
         name: json.dumps(value, sort_keys=True, default=str)
-        for name, value in _flat(config.model_dump())
+        for name, value in flattened(config.model_dump()).items()
         if any(name == key or name.startswith(f"{key}.") for key in SETTINGS)
     }
 
@@ -318,15 +317,6 @@ def _there_and_here(names: list[str], there: Mapping[str, Any], here: Mapping[st
     return "; ".join(
         f"{name} was {there.get(name, ABSENT)} there and is {here.get(name, ABSENT)} here" for name in names
     )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Values of nested mappings by dotted key."""
-    found = []
-    for name, value in values.items():
-        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [(f"{prefix}{name}", value)]
-        found += inner
-    return found
 
 
 def _shape(shape: torch.Size | None) -> str:

@@ -1,0 +1,117 @@
+"""A trained separator out of a file: a checkpoint of train.py, a best_model.pth of it, or a published one."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from iianet.checkpoint import load_published, read_checkpoint, recorded_settings, separator_weights
+from iianet.config.key_paths import flattened
+from iianet.config.schema import Config
+from iianet.errors import ConfigError
+from iianet.separator.model import IIANet
+
+logger = logging.getLogger(__name__)
+
+NETWORK = "audionet.audionet_config."
+"""How the keys of the network's arguments begin."""
+INPUT = ("datamodule.data_config.normalize_audio", "videonet.videonet_config.crop_rows")
+"""Keys that say what the network was given to hear and see."""
+CONF_FILE = "conf.yml"
+"""Config that train.py, and the reference's, leave beside what they train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained separator.
+
+    Attributes:
+        path: Path of its file.
+        model: The separator, on the CPU, in evaluation mode.
+        settings: What the file records of the config that it was trained with, by dotted key; of the reference's
+            files nothing.
+    """
+
+    path: Path
+    model: IIANet
+    settings: Mapping[str, Any]
+
+    @property
+    def is_of_reference(self) -> bool:
+        """Whether another program than train.py wrote the file; the reference showed its encoder 50 of 88 rows."""
+        return not self.settings
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the file."""
+        with self.path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def open_trained(path: Path, config: Config | None = None) -> Trained:
+    """Make the network of a file, from the arguments that it was trained with.
+
+    The file tells them itself, by its record or by the shapes of its tensors; only the iterations of the reference's
+    files, whose weights all of them share, are taken from the config, or else are the published 16.
+
+    Args:
+        path: Path of the file.
+        config: Config that it is to be used with.
+
+    Raises:
+        WeightsError: The file is missing, damaged, or holds no separator.
+        ConfigError: The config contradicts the file.
+    """
+    contents = read_checkpoint(path)
+    settings = recorded_settings(contents)
+    arguments = _arguments(settings) or _sizes(separator_weights(contents))
+    if config is not None:
+        _refuse_other(path, {f"{NETWORK}{name}": value for name, value in arguments.items()}, config)
+        _refuse_other(path, {key: settings[key] for key in INPUT if key in settings}, config)
+        arguments = config.audionet.audionet_config.model_dump()
+    elif "num_blocks" not in arguments:
+        logger.info("%s does not say how often its separator iterates; 16 times, as published", path)
+    model = IIANet(**arguments)
+    load_published(model, contents, path)
+    return Trained(path=path, model=model.eval(), settings=settings)
+
+
+def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the network among recorded settings."""
+    return {key.removeprefix(NETWORK): value for key, value in settings.items() if key.startswith(NETWORK)}
+
+
+def _sizes(weights: Mapping[str, object]) -> dict[str, Any]:
+    """Arguments of the network that the shapes of its tensors tell; none where they are no separator's."""
+    shapes = {name: tuple(value.shape) for name, value in weights.items() if isinstance(value, Tensor)}
+    try:
+        audio, video = "sm.audio_blocks.0", "sm.video_blocks.0"
+        return {
+            "out_channels": shapes["bottleneck.weight"][0],
+            "in_channels": shapes[f"{audio}.proj_1x1.conv.weight"][0],
+            "vpre_channels": shapes["pre_v.weight"][1],
+            "vin_channels": shapes["pre_v.weight"][0],
+            "vout_channels": shapes[f"{video}.proj_1x1.conv.weight"][0],
+            "upsampling_depth": sum(f"{audio}.spp_dw.{scale}.conv.weight" in shapes for scale in range(len(shapes))),
+            "enc_kernel_size": shapes["encoder.weight"][2] // 16,  # milliseconds at 16 kHz
+            "num_sources": shapes["decoder.weight"][1],
+        }
+    except (IndexError, KeyError):
+        return {}
+
+
+def _refuse_other(path: Path, recorded: Mapping[str, Any], config: Config) -> None:
+    """Raise ConfigError where a config says otherwise than the file was trained with."""
+    values = flattened(config.model_dump())
+    for key, value in recorded.items():
+        if values.get(key, value) != value:
+            raise ConfigError(
+                f"{path}: was trained with {key}={json.dumps(value)}, and the config says {json.dumps(values[key])}; "
+                f"give the config that it was trained with ({CONF_FILE} beside it), or --set {key}={json.dumps(value)}"
+            )
