@@ -3,13 +3,17 @@ cores and GPUs that it has."""
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from iianet.errors import ConfigError
 from iianet.wording import counted
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -263,6 +267,30 @@ def training_devices(
             "training.gpus asks for %s; found %s on this machine, using %s", indices, counted(count, "GPU"), used
         )
     return ("gpu", existing) if existing else ("cpu", launch.local_size if launch else 1)
+
+
+def choose_device(name: str | None) -> "torch.device":
+    """The device that was asked for; by default the first GPU, or the CPU where there is none.
+
+    Raises:
+        ConfigError: It is no device that encodes, or is not on this machine.
+    """
+    import torch  # asking who is the first rank needs none
+
+    if name is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", name):
+        raise ConfigError(
+            f"--device {name}: found {name!r}, expected cpu, cuda or cuda:N, on which embeddings are made"
+        )
+    device, count = torch.device(name), torch.cuda.device_count()
+    if device.type == "cuda" and count == 0:
+        raise ConfigError(f"--device {name}: no GPU found; use --device cpu, or leave --device out")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(
+            f"--device {name}: found {counted(count, 'GPU')}, expected one from cuda:0 to cuda:{count - 1}"
+        )
+    return device
 
 
 def usable_cores() -> int:

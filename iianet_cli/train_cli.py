@@ -6,7 +6,6 @@ if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/
     main_of("iianet_cli.train_cli")()
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -46,6 +45,7 @@ from iianet.training.step_times import StepRecorder
 from iianet.training.termination import RunStopped, own_signals
 from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning, refuse_without_compiler
 from iianet.wording import counted
+from iianet_cli.data_flags import PREFIX, add_data_flags, data_overrides
 from iianet_cli.stores import build_command, log_mode, named_stores, open_stores
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
@@ -79,31 +79,9 @@ def _parser(prog: str) -> Parser:
         "`use_precomputed_embeddings: true` in the config, trains from a store.",
     )
     add_config_flags(parser)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--shards",
-        action="append",
-        metavar="STORE",
-        help="train from this store, a folder or a URL such as s3://bucket/prefix, or from tars by path, pattern or "
-        "URL; from several where it is given several times",
-    )
-    source.add_argument("--no_shards", action="store_true", help="train from raw mouths, whatever the config says")
-    parser.add_argument(
-        "--use_precomputed_embeddings", action="store_true", help="train from the stores that the config names"
-    )
-    parser.add_argument(
-        "--on_missing",
-        choices=["encode", "skip", "error"],
-        help="what to do with utterances missing from the store: encode them on the fly (default), skip them, or stop",
-    )
+    add_data_flags(parser, "train")
     parser.add_argument(
         "--build_missing", action="store_true", help="add missing utterances to the store before the first epoch"
-    )
-    parser.add_argument(
-        "--trust_imported",
-        action="store_true",
-        help="use embeddings whose encoder is not recorded (imported, or made by others) as if the config's had made "
-        "them",
     )
     parser.add_argument(
         "--precision",
@@ -311,19 +289,10 @@ def _end(trainer: pl.Trainer, module: SeparationModule, folder: Path, scores: Ma
 
 
 def _own_overrides(arguments: argparse.Namespace) -> list[str]:
-    """Overrides that the command's own flags stand for. --shards and --no_shards win over the config's mode."""
-    prefix = "datamodule.data_config"
-    overrides = []
-    if arguments.shards is not None:
-        stores = arguments.shards[0] if len(arguments.shards) == 1 else arguments.shards
-        overrides.append(f"{prefix}.shards={json.dumps(stores)}")
-    if arguments.shards is not None or arguments.use_precomputed_embeddings:
-        overrides.append(f"{prefix}.use_precomputed_embeddings=true")
-    if arguments.no_shards:
-        overrides += [f"{prefix}.use_precomputed_embeddings=false", f"{prefix}.build_missing=false"]
-    overrides += [f"{prefix}.{name}=true" for name in ("build_missing", "trust_imported") if getattr(arguments, name)]
-    if arguments.on_missing is not None:
-        overrides.append(f"{prefix}.on_missing={arguments.on_missing}")
+    """Overrides that the command's own flags stand for."""
+    overrides = data_overrides(arguments)
+    if arguments.build_missing:
+        overrides.append(f"{PREFIX}.build_missing=true")
     if arguments.precision is not None:
         overrides.append(f"training.precision={arguments.precision}")
     if arguments.compile is not None:

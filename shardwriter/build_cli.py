@@ -23,7 +23,7 @@ from iianet.config.schema import Config, load_config
 from iianet.encoder.kernels import PRECISIONS
 from iianet.errors import ConfigError, FeatureStoreError, StoreError
 from iianet.interruption import terminable
-from iianet.launch import Launch
+from iianet.launch import Launch, choose_device
 from iianet.paths import expand_word
 from iianet.terminal import PrintableFormatter, complain, say
 from iianet.wording import counted, nearest
@@ -31,7 +31,7 @@ from shardwriter.build.build import Build, prepare
 from shardwriter.build.check import Finding, check, show
 from shardwriter.build.compact import Compaction, abandon
 from shardwriter.build.options import BuildOptions
-from shardwriter.execute.devices import choose_device, choose_devices
+from shardwriter.execute.devices import choose_devices
 from shardwriter.execute.executor import Executor, OneProcess
 from shardwriter.execute.operation import Operation, run_operation
 from shardwriter.execute.processes import Processes

@@ -13,9 +13,9 @@ from pathlib import Path
 from iianet.command_line import Parser, add_override_flags, at_least_one, config_overrides, run_command
 from iianet.config.schema import Config, load_config
 from iianet.errors import ConfigError, StoreError
+from iianet.launch import choose_device
 from iianet.paths import expand_word
 from iianet.terminal import say
-from shardwriter.execute.devices import choose_device
 from shardwriter.format.names import parse_view_split
 from shardwriter.inspect.compare import compare, compare_encoder, corpus_manifests, show_comparisons
 from shardwriter.inspect.export_embeddings import export_embeddings

@@ -20,6 +20,7 @@ ROOMS = {
         "separator": (),
         "config": ("encoder",),
         "training": ("config", "encoder", "separator"),
+        "inference": ("config", "encoder", "separator"),
     },
     "shardwriter": {
         "format": (),

@@ -1,35 +1,11 @@
 """Which devices encode: --device and --num_processes."""
 
-import re
 from collections.abc import Sequence
 
 import torch
 
 from iianet.errors import ConfigError
-from iianet.launch import Launch
-from iianet.wording import counted
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device that was asked for; by default the first GPU, or the CPU where there is none.
-
-    Raises:
-        ConfigError: It is no device that encodes, or is not on this machine.
-    """
-    if name is None:
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", name):
-        raise ConfigError(
-            f"--device {name}: found {name!r}, expected cpu, cuda or cuda:N, on which embeddings are made"
-        )
-    device, count = torch.device(name), torch.cuda.device_count()
-    if device.type == "cuda" and count == 0:
-        raise ConfigError(f"--device {name}: no GPU found; use --device cpu, or leave --device out")
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(
-            f"--device {name}: found {counted(count, 'GPU')}, expected one from cuda:0 to cuda:{count - 1}"
-        )
-    return device
+from iianet.launch import Launch, choose_device
 
 
 def choose_devices(names: str | None, num_processes: int = 1, rank: Launch | None = None) -> Sequence[torch.device]:

@@ -125,7 +125,7 @@ def test_saved_model_opens_without_allowances_and_estimates_the_same(tmp_path: P
     load_published(saved, weights)
     path = tmp_path / "best_model.pth"
     versions = {"torch_version": torch.__version__, "pytorch_lightning_version": "2.6.0"}
-    save_best_model(path, saved, versions, {"exp.exp_name": "\"a\""})
+    save_best_model(path, saved, versions, {"exp.exp_name": '"a"'})
     assert [entry.name for entry in tmp_path.iterdir()] == ["best_model.pth"]
     contents = torch.load(path, weights_only=True)
     assert contents["model_name"] == "IIANet"

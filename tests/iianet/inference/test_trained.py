@@ -12,8 +12,8 @@ from helpers.reference_golden import SMALL_CONFIG, published_shapes, published_w
 
 from iianet.checkpoint import NETWORK, load_published, save_best_model
 from iianet.errors import ConfigError, WeightsError
+from iianet.inference.trained import open_trained
 from iianet.separator.model import IIANet
-from iianet.trained import open_trained
 from iianet.training.resume import settings_of
 
 SMALL = [f"audionet.audionet_config.{name}={value}" for name, value in SMALL_CONFIG.items()]

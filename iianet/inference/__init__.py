@@ -1,0 +1,1 @@
+"""What is done with a trained separator: it is opened, evaluated, and separates recordings."""
