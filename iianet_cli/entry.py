@@ -1,4 +1,5 @@
-"""Where the installed commands and train.py start: before the imports, which take seconds, so that Ctrl-C ends them."""
+"""Where the commands start, installed or from a clone: before the imports, which take seconds, so that Ctrl-C ends
+them."""
 
 from iianet.interruption import main_of
 
@@ -20,3 +21,12 @@ def train(prog: str = "train-iianet") -> None:
         prog: Name of the command in its help and errors.
     """
     main_of("iianet_cli.train_cli")(prog=prog)
+
+
+def separate(prog: str = "separate-iianet") -> None:
+    """Start the separating command.
+
+    Args:
+        prog: Name of the command in its help and errors.
+    """
+    main_of("iianet_cli.separate_cli")(prog=prog)

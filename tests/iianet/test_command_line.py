@@ -19,7 +19,7 @@ import shardwriter
 from iianet import interruption, version
 from iianet.command_line import config_overrides, own_environment, run_command
 from iianet.config.schema import load_config
-from iianet_cli import entry, train_cli
+from iianet_cli import entry, separate_cli, train_cli
 from shardwriter import build_cli, inspect_cli
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,12 @@ def test_a_command_that_is_started_again_imports_this_code(tmp_path: Path, monke
 
 @pytest.mark.parametrize(
     ("command", "name"),
-    [(build_cli, "build-shards"), (inspect_cli, "inspect-shards"), (train_cli, "train-iianet")],
+    [
+        (build_cli, "build-shards"),
+        (inspect_cli, "inspect-shards"),
+        (train_cli, "train-iianet"),
+        (separate_cli, "separate-iianet"),
+    ],
 )
 def test_each_command_prints_its_version(command: ModuleType, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = run_main(command.main, ["--version"], capsys)

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from helpers.corpus import Corpus, make_corpus
 from helpers.reference_golden import SMALL_CONFIG, published_shapes, published_weights
 
 from iianet.checkpoint import NETWORK, load_published, save_best_model
+from iianet.config.schema import Config
 from iianet.errors import ConfigError, WeightsError
-from iianet.inference.trained import open_trained
+from iianet.inference.trained import open_trained, warn_of_other_level, warn_of_other_rows
 from iianet.separator.model import IIANet
 from iianet.training.resume import settings_of
 
@@ -105,3 +107,36 @@ def test_a_file_of_something_else_is_refused(corpus: Corpus, tmp_path: Path) -> 
     torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"does not fit IIANet: .* missing .*1 surplus \(layer.weight"):
         open_trained(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(("write", "is_told"), [(published, True), (best_model, False)])
+def test_a_published_separator_is_told_to_know_other_rows(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, write: Any, is_told: bool
+) -> None:
+    trained = open_trained(write(corpus, tmp_path))
+    said = "published separators were trained on rows 0 to 49 of the mouths' 88, but the encoder here sees all of them"
+    for config in (corpus.config(*SMALL), None):
+        caplog.clear()
+        warn_of_other_rows(trained, config)
+        assert (said in caplog.text) == is_told
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"), [(50, ""), (88, "sees 88 rows: estimates may be worse than published; give --set")]
+)
+def test_it_is_not_told_where_the_encoder_sees_those_rows(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, said: str
+) -> None:
+    videonet = SimpleNamespace(videonet_config=SimpleNamespace(crop_rows=rows))
+    warn_of_other_rows(open_trained(published(corpus, tmp_path)), cast(Config, SimpleNamespace(videonet=videonet)))
+    assert said in caplog.text and bool(caplog.text) == bool(said)
+
+
+@pytest.mark.parametrize(("loss", "is_told"), [("pairwise_neg_snr", False), ("pairwise_neg_sisdr", True)])
+def test_a_loss_that_leaves_the_level_open_is_told(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, loss: str, is_told: bool
+) -> None:
+    settings = settings_of(corpus.config(*SMALL, f"loss.train.sdr_type={loss}"))
+    save_best_model(tmp_path / "best_model.pth", network(), {}, settings)
+    warn_of_other_level(open_trained(tmp_path / "best_model.pth"))
+    assert ("leaves the level of estimates open" in caplog.text) == is_told
