@@ -44,7 +44,7 @@ from iianet_cli.speakers import Mouth, Speaker, add_speaker_flags, file_stems, r
 WINDOW = 8.0
 """Seconds of a window. Four times what the published networks were trained on, so that a norm over a window is nearly
 one over the whole; longer ones gain little, and take more memory: 8 s of a published network take 0.9 GB on a CPU."""
-GPU_BATCH = 8
+GPU_BATCH = 4
 """Windows that go through the network together on a GPU; on a CPU one does."""
 QUIET = 1e-3
 """Peak below which the norms' smallest variance, 1e-8, is no longer small beside that of the mixture: a small trained
