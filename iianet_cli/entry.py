@@ -20,3 +20,12 @@ def train(prog: str = "train-iianet") -> None:
         prog: Name of the command in its help and errors.
     """
     main_of("iianet_cli.train_cli")(prog=prog)
+
+
+def evaluate(prog: str = "evaluate-iianet") -> None:
+    """Start the evaluating command.
+
+    Args:
+        prog: Name of the command in its help and errors.
+    """
+    main_of("iianet_cli.evaluate_cli")(prog=prog)

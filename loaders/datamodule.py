@@ -96,12 +96,22 @@ class SeparationData(RankedData):
         snapshots: Opened stores, built with the same settings; none is raw mode.
         build_command: Command that would add missing utterances, for the message about them.
         will_build: Whether they will be added before the first epoch.
+        names: Names of the splits to open.
+        shortest: Seconds that an example must have, and are read of it; None is the config's segment.
     """
 
     def __init__(
-        self, config: Config, snapshots: Sequence[Snapshot], build_command: str, will_build: bool = False
+        self,
+        config: Config,
+        snapshots: Sequence[Snapshot],
+        build_command: str,
+        will_build: bool = False,
+        names: Sequence[str] = ("train", "val"),
+        shortest: float | None = None,
     ) -> None:
         super().__init__(config)
+        self._names = tuple(names)
+        self._shortest = shortest
         self.snapshots = tuple(snapshots)
         self.build_command = build_command
         self.will_build = will_build
@@ -114,8 +124,8 @@ class SeparationData(RankedData):
 
     @cached_property
     def splits(self) -> dict[str, Split]:
-        """The opened splits, train and val."""
-        manifests = split_manifests(self.config, self.snapshots, ("train", "val"))
+        """The opened splits."""
+        manifests = split_manifests(self.config, self.snapshots, self._names)
         folders = manifest_folders(self.config)
         for split, manifest in manifests.items():
             if not len(manifest.examples):
@@ -125,7 +135,9 @@ class SeparationData(RankedData):
                     "store has no such split. Fix the folder in the config, or build the split."
                 )
         opened = {
-            split: open_split(self.config, self.snapshots, manifest, self.build_command, self.will_build)
+            split: open_split(
+                self.config, self.snapshots, manifest, self.build_command, self.will_build, self._shortest
+            )
             for split, manifest in manifests.items()
         }
         warn_of_idle_stores(opened.values())
@@ -192,21 +204,31 @@ class SeparationData(RankedData):
             )
         return order
 
-    def _loader(self, split: str, start: Position = BEGINNING) -> BatchLoader:
-        opened, order = self.splits[split], self.order(split)
-        encoder, stored = self.config.encoder, opened.stored
-        assembler = Assembler(
+    def assembler(self, split: str, order: Order) -> Assembler:
+        """What makes the batches of a split in an order."""
+        opened, encoder = self.splits[split], self.config.encoder
+        return Assembler(
             split=opened,
             order=order,
-            mixer=Mixer(read_audio=self._audio(opened).read, normalise=self.options.normalize_audio),
-            frames=round(self.options.segment * encoder.fps),
+            mixer=Mixer(
+                read_audio=self._audio(opened).read,
+                num_samples=opened.num_samples,
+                normalise=self.options.normalize_audio,
+            ),
+            frames=opened.num_samples // opened.samples_per_frame,
             context_frames=encoder.context_frames,
             dim=encoder.dim,
-            skip_missing=stored is not None and self.options.on_missing == "skip",
-            augment_mouth=split == "train" and stored is None and self.options.augment_mouth,
+            skip_missing=opened.stored is not None and self.options.on_missing == "skip",
+            augment_mouth=split == "train" and opened.stored is None and self.options.augment_mouth,
         )
-        files, give_up = (stored.files, stored.give_up) if stored else ([], None)
-        ahead = ReadAhead(files, self.options.read_ahead_windows, give_up)
+
+    def read_ahead(self, opened: Split) -> ReadAhead:
+        """What reads the shards of a split before its embeddings are needed; there are none in raw mode."""
+        files, give_up = (opened.stored.files, opened.stored.give_up) if opened.stored else ([], None)
+        return ReadAhead(files, self.options.read_ahead_windows, give_up)
+
+    def _loader(self, split: str, start: Position = BEGINNING) -> BatchLoader:
+        assembler, ahead = self.assembler(split, self.order(split)), self.read_ahead(self.splits[split])
         return BatchLoader(
             ExampleDataset(assembler, self.rank, ahead, start=start, advances=split == "train"),
             **self.loader_options(usable_cores(), "cores"),
@@ -234,10 +256,11 @@ class SeparationData(RankedData):
             kinds: tuple[Kind, ...] = ("source",) if is_mixed else ("source", "mixture")
             for kind in kinds:
                 examples = opened.eligible[:PROBED_FILES].tolist()
-                _refuse_all(manifest, "wavs", (partial(wavs.read, kind, example, 0) for example in examples), cure)
+                readers = (partial(wavs.read, kind, example, 0, opened.num_samples) for example in examples)
+                _refuse_all(manifest, "wavs", readers, cure)
 
     def _wavs(self, opened: Split) -> WavFiles:
-        return WavFiles(opened.manifest, opened.num_samples, self.options.sample_rate)
+        return WavFiles(opened.manifest, self.options.sample_rate)
 
     @property
     def _lanes(self) -> int:

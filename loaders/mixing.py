@@ -32,11 +32,13 @@ class Mixer(Generic[Example]):
     """Makes the audio of examples.
 
     Attributes:
-        read_audio: Reads a segment of an example's source or mixture, from a sample on; raises AudioError.
+        read_audio: Reads a segment of an example's source or mixture, from a sample on, of a length; raises AudioError.
+        num_samples: Length of the segments.
         normalise: Whether to bring mixtures to unit variance.
     """
 
-    read_audio: Callable[[Kind, Example, int], Segment]
+    read_audio: Callable[[Kind, Example, int, int], Segment]
+    num_samples: int
     normalise: bool
 
     def read(self, example: Example, start: int, interferer: Example | None = None, interferer_start: int = 0) -> Mixed:
@@ -51,12 +53,12 @@ class Mixer(Generic[Example]):
         Raises:
             AudioError: A recording cannot be read; InterfererError where it is the interferer's.
         """
-        target, first = self.read_audio("source", example, start)
+        target, first = self.read_audio("source", example, start, self.num_samples)
         if interferer is None:
-            mixture, second = self.read_audio("mixture", example, start)
+            mixture, second = self.read_audio("mixture", example, start, self.num_samples)
         else:
             try:
-                added, second = self.read_audio("source", interferer, interferer_start)
+                added, second = self.read_audio("source", interferer, interferer_start, self.num_samples)
             except AudioError as error:
                 raise InterfererError(str(error)) from error
             mixture = target + added

@@ -150,7 +150,7 @@ class StreamDataset(EpochDataset[Batch]):
         self.options = options = config.datamodule.data_config
         self.batches = options.stream_batches if split == TRAIN else None
         self.num_samples = round(options.segment * options.sample_rate)
-        self.mixer = Mixer(read_audio=self._read_audio, normalise=options.normalize_audio)
+        self.mixer = Mixer(read_audio=self._read_audio, num_samples=self.num_samples, normalise=options.normalize_audio)
         self.dim, self.samples_per_frame = config.encoder.dim, options.sample_rate // config.encoder.fps
         self.frames = round(options.segment * config.encoder.fps)
         self.too_short = shared_zeros(max(num_workers, 1))
@@ -246,9 +246,9 @@ class StreamDataset(EpochDataset[Batch]):
         segment = torch.from_numpy(np.array(embedding[:, start : start + self.frames]))
         return Row(example.key, *mixed), fit_frames(segment, self.frames)
 
-    def _read_audio(self, kind: Kind, example: StreamExample, start: int) -> Segment:
+    def _read_audio(self, kind: Kind, example: StreamExample, start: int, num_samples: int) -> Segment:
         recording = example.source if kind == "source" else example.mixture
-        return read_segment(recording, start, self.num_samples, self.options.sample_rate, sample_name(example.sample))
+        return read_segment(recording, start, num_samples, self.options.sample_rate, sample_name(example.sample))
 
     def _batch(self, made: Sequence[tuple[Row, Tensor]]) -> Batch:
         rows = [row for row, _ in made]
