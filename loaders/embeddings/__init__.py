@@ -1,1 +1,1 @@
-"""Embeddings for models of all kinds: ShardedEmbeddings, how many ranks read it, its loader, and the one with a thread."""
+"""Embeddings for any model: ShardedEmbeddings, how many ranks read it, its loader, and the one with a thread."""
