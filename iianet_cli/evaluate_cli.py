@@ -144,6 +144,7 @@ def _run(argv: list[str], prog: str) -> int:
     refuse_missing_packages(arguments.metrics)
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *data_overrides(arguments)])
     device = choose_device(arguments.device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # figures are of float32
     trained = open_trained(expand_path(arguments.checkpoint), config)
     data, source = _open_data(arguments, config)
     encoder = LazyEncoder(source, kernels_of(data.snapshots, source))

@@ -1,6 +1,7 @@
 """Figures of estimates, computed beside the network: in processes where a metric takes a tenth of a second a row."""
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -62,11 +63,17 @@ def scorer(metrics: Sequence[str], published_sdr: bool) -> Iterator[Score]:
         yield lambda heard: _done(compute(heard))
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy a process that uses a GPU, and threads
-    with ProcessPoolExecutor(usable_cores(), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(usable_cores(), context, initializer=_begin) as pool:
         try:
             yield lambda heard: pool.submit(compute, heard)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """Begin a process: it has one core, and Ctrl-C is its parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
 
 
 def _results(rows: list[tuple[int, int, "Future[Figures]"]]) -> list[Scored]:

@@ -2,6 +2,12 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,7 @@ import pytest
 import soundfile
 import torch
 from helpers.corpus import Corpus, copy_corpus
+from helpers.runs import ROOT
 
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.inference import scoring
@@ -209,3 +216,24 @@ def test_slow_metrics_in_other_processes_are_those_of_this_one(
     monkeypatch.setattr(scoring, "PACKAGES", {"sdr": "takes long"})
     assert evaluate(corpus, checkpoint, "--shards", store, "--out", "processes") == 0
     assert rows("processes") == alone
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("pesq") is None, reason="needs the extra [metrics]")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_without_a_traceback_and_it_resumes(
+    corpus: Corpus, store: Path, checkpoint: Path, here: Path, number: signal.Signals
+) -> None:
+    words = ["--conf_dir", corpus.config_file, "--checkpoint", checkpoint, "--shards", store, "--out", "out"]
+    words += ["--metrics", "si_snr,pesq"]
+    command = [sys.executable, str(ROOT / "evaluate.py"), *map(str, words)]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not Path("out/metrics.csv").exists():
+        assert started.poll() is None, started.stderr.read() if started.stderr else ""
+        time.sleep(0.01)
+    os.killpg(started.pid, number)  # as a terminal does it: to the processes of the pool, too
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 128 + number
+    assert "Traceback" not in said
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    assert len(rows()) == 10
