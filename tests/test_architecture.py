@@ -25,6 +25,7 @@ ROOMS = {
         "format": (),
         "storage": ("format",),
         "corpus": ("format",),
+        "prepare": ("format", "corpus"),
         "store": ("format", "storage", "corpus"),
         "encode": STORE,
         "execute": (*STORE, "encode"),
