@@ -18,6 +18,11 @@ def prepare_lists() -> None:
     main_of("shardwriter.prepare_lists_cli")()
 
 
+def prepare_mixtures() -> None:
+    """Start prepare-mixtures."""
+    main_of("shardwriter.prepare_mixtures_cli")()
+
+
 def train(prog: str = "train-iianet") -> None:
     """Start the training command.
 

@@ -20,7 +20,7 @@ from iianet import interruption, version
 from iianet.command_line import config_overrides, own_environment, run_command
 from iianet.config.schema import load_config
 from iianet_cli import entry, train_cli
-from shardwriter import build_cli, inspect_cli, prepare_lists_cli
+from shardwriter import build_cli, inspect_cli, prepare_lists_cli, prepare_mixtures_cli
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "import iianet, os; print(iianet.__file__); print(os.environ['PYTHONPATH'])"
@@ -45,6 +45,7 @@ def test_a_command_that_is_started_again_imports_this_code(tmp_path: Path, monke
         (build_cli, "build-shards"),
         (inspect_cli, "inspect-shards"),
         (prepare_lists_cli, "prepare-lists"),
+        (prepare_mixtures_cli, "prepare-mixtures"),
         (train_cli, "train-iianet"),
     ],
 )
@@ -149,7 +150,7 @@ def test_splits_are_given_alone_together_or_by_the_keys_of_the_config(text: str,
     assert given.data_split == splits
 
 
-@pytest.mark.parametrize("start", ["build_shards", "inspect_shards", "prepare_lists", "train"])
+@pytest.mark.parametrize("start", ["build_shards", "inspect_shards", "prepare_lists", "prepare_mixtures", "train"])
 def test_ctrl_c_while_the_imports_run_ends_a_command_as_later(start: str) -> None:
     """Even where a library would turn the interruption into an error of its own."""
     program = f"""
@@ -186,6 +187,7 @@ def test_the_handler_of_ctrl_c_is_put_back(handler: Any, monkeypatch: pytest.Mon
         "shardwriter.build_cli",
         "shardwriter.inspect_cli",
         "shardwriter.prepare_lists_cli",
+        "shardwriter.prepare_mixtures_cli",
         "iianet_cli.train_cli",
     ],
 )
