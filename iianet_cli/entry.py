@@ -13,6 +13,16 @@ def inspect_shards() -> None:
     main_of("shardwriter.inspect_cli")()
 
 
+def prepare_lists() -> None:
+    """Start prepare-lists."""
+    main_of("shardwriter.prepare_lists_cli")()
+
+
+def prepare_mixtures() -> None:
+    """Start prepare-mixtures."""
+    main_of("shardwriter.prepare_mixtures_cli")()
+
+
 def train(prog: str = "train-iianet") -> None:
     """Start the training command.
 

@@ -5,21 +5,25 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+import xxhash
 
 from iianet.batch import Batch
 from iianet.config.schema import Config
 from iianet.errors import AudioError, ConfigError, ManifestError, MouthError
 from iianet.launch import usable_cores
+from iianet.wording import counted
 from loaders.assemble import Assembler
 from loaders.audio import EmbeddedAudio, Kind, WavFiles
 from loaders.dataset import BatchLoader, ExampleDataset
 from loaders.epochs import BEGINNING, Position
 from loaders.mixing import Mixer
-from loaders.order import Order
+from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead
 from loaders.split import Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
+from shardwriter.corpus.groups import groups_of
 from shardwriter.corpus.manifest import Manifest, manifest_folders
 from shardwriter.corpus.mouth_npz import read_mouth_npz
 from shardwriter.store.snapshot import Snapshot
@@ -119,8 +123,12 @@ class SeparationData(RankedData):
         self._train_loader: BatchLoader | None = None
 
     def prepare_splits(self) -> None:
-        """Open the splits, and log what is left out or missing. Raises FeatureStoreError as `open_split`."""
+        """Open the splits, and log what is left out or missing.
+
+        Raises FeatureStoreError as `open_split`, or where names do not tell what `mix_apart` asks for.
+        """
         assert self.splits
+        self._log_groups()
 
     @cached_property
     def splits(self) -> dict[str, Split]:
@@ -150,6 +158,7 @@ class SeparationData(RankedData):
         self.snapshots = tuple(snapshots)
         self.will_build = False
         del self.splits
+        vars(self).pop("_groups", None)
 
     def train_dataloader(self) -> BatchLoader:
         """Permuted epochs, the last incomplete global batch left out."""
@@ -177,6 +186,7 @@ class SeparationData(RankedData):
             "window_blocks": self.options.window_blocks,
             "order_lanes": self.options.order_lanes,
             "views": self.splits["train"].views,
+            **self._group_facts(),
         }
 
     def order(self, split: str) -> Order:
@@ -196,6 +206,7 @@ class SeparationData(RankedData):
             lanes=self._lanes if training else 1,
             views=opened.views,
             spare_frames=opened.spare_frames if training and self.options.segment_start == "random" else None,
+            group_of_example=self._group_of_example() if training else None,
         )
         if order.num_batches == 0:
             raise ManifestError(
@@ -233,6 +244,29 @@ class SeparationData(RankedData):
             ExampleDataset(assembler, self.rank, ahead, start=start, advances=split == "train"),
             **self.loader_options(usable_cores(), "cores"),
         )
+
+    @cached_property
+    def _groups(self) -> Indices | None:
+        """Group of each training utterance that is mixed apart, `(utterances,)`; None where any two may be mixed."""
+        whose, names = self.options.mix_apart, self.options.utterance_names
+        if whose is None or names is None or not self.config.datamodule.dynamic_mixing:
+            return None
+        return groups_of(self.splits["train"].manifest, whose, names)
+
+    def _group_of_example(self) -> Indices | None:
+        return None if self._groups is None else self._groups[self.splits["train"].manifest.utterance_of_example()]
+
+    def _group_facts(self) -> dict[str, Any]:
+        """What of `mix_apart` decides the order; nothing where it is not set, as in checkpoints of before."""
+        if self._groups is None:
+            return {}
+        digest = xxhash.xxh3_64_hexdigest(self._groups.astype("<i8").tobytes())
+        return {"mix_apart": f"{self.options.mix_apart}, groups of the digest {digest}"}
+
+    def _log_groups(self) -> None:
+        if self._groups is not None:
+            count, whose = len(np.unique(self._groups)), self.options.mix_apart
+            logger.info("train: mixes no two utterances of one %s; there are %s", whose, counted(count, f"{whose}"))
 
     def _audio(self, opened: Split) -> WavFiles | EmbeddedAudio:
         manifest, stored = opened.manifest, opened.stored

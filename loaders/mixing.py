@@ -7,7 +7,8 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from iianet.batch import Dropped
-from iianet.errors import AudioError, FeatureStoreError
+from iianet.config.data_section import DatamoduleSection
+from iianet.errors import AudioError, ConfigError, FeatureStoreError
 from loaders.audio import Kind, Samples, Segment
 
 Example = TypeVar("Example")
@@ -65,6 +66,16 @@ class Mixer(Generic[Example]):
         if self.normalise:
             mixture, target = normalised(mixture, target)
         return Mixed(mixture, target, first + second)
+
+
+def refuse_apart_in_streams(section: DatamoduleSection) -> None:
+    """Raise ConfigError where a stream is to mix speakers or videos apart: it adds the next utterance that comes."""
+    whose = section.data_config.mix_apart
+    if whose is not None and section.dynamic_mixing:
+        raise ConfigError(
+            f"datamodule.data_config.mix_apart: {whose} needs to choose what is mixed, and a stream of tars adds the "
+            "next utterance that comes; train from a store or from raw mouths, or set mix_apart: null"
+        )
 
 
 def dropped(error: FeatureStoreError, key: str, interferer: str) -> Dropped:

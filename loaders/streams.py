@@ -39,7 +39,7 @@ from loaders.datamodule import RankedData
 from loaders.dataset import TimedLoader
 from loaders.epochs import EpochDataset, Epochs, Position
 from loaders.matching import record_beside, refuse_other_encoder_of_tars
-from loaders.mixing import Mixer, dropped
+from loaders.mixing import Mixer, dropped, refuse_apart_in_streams
 from loaders.read_ahead import Share, worker_share
 from loaders.workers import sendable, shared_zeros
 from shardwriter.corpus.outside import is_outside
@@ -300,6 +300,7 @@ class StreamData(RankedData):
 
     def prepare_splits(self) -> None:
         """Log what a stream does not promise. Raises FeatureStoreError where no first sample can be trained on."""
+        refuse_apart_in_streams(self.config.datamodule)
         for split, urls in self.urls.items():
             open_shard(urls[-1]).close()
             self._refuse_other_layout(split, urls[0])
