@@ -23,12 +23,15 @@ class ClipEncoder(nn.Module):
     Args:
         encoder: Network with its weights. It is copied, and stays as it is.
         kernels: Settings to compute with.
+        crop_rows: Rows of a crop that the network sees, from the top.
     """
 
     name: ClassVar[str] = "ResNetVideoModel"
     dim: ClassVar[int] = EMBEDDING_DIM
     fps: ClassVar[int] = FPS
     context_frames: ClassVar[int] = CONTEXT_FRAMES
+    fewest_rows: ClassVar[int] = 1
+    """Every layer pads, so even one row leaves one to take the average of."""
     preprocessing: ClassVar[Mapping[str, Any]] = {
         "frame_size": FRAME_SIZE,
         "crop": "center",
@@ -41,9 +44,10 @@ class ClipEncoder(nn.Module):
         "https://github.com/mpc001/Lipreading_using_Temporal_Convolutional_Networks"
     )
 
-    def __init__(self, encoder: VideoEncoder, kernels: Kernels) -> None:
+    def __init__(self, encoder: VideoEncoder, kernels: Kernels, crop_rows: int = CROP_SIZE) -> None:
         super().__init__()
         self.kernels = kernels
+        self.crop_rows = crop_rows
         self.fingerprint = weights_fingerprint(encoder)
         network = copy.deepcopy(encoder)
         self.front_end = FrontEnd(network.front_end, kernels.memory_format)
@@ -55,9 +59,9 @@ class ClipEncoder(nn.Module):
         self.train(False)
 
     @classmethod
-    def load(cls, pretrain: Path | None, seed: int, kernels: Kernels) -> Self:
+    def load(cls, pretrain: Path | None, seed: int, kernels: Kernels, crop_rows: int = CROP_SIZE) -> Self:
         """Make it of a published file, or of random weights."""
-        return cls(load_network(pretrain, seed), kernels)
+        return cls(load_network(pretrain, seed), kernels, crop_rows)
 
     def train(self, mode: bool = True) -> Self:  # noqa: ARG002 (frozen: there is no other mode)
         """Stay in eval mode, whatever a parent module or a Trainer asks for."""
@@ -71,17 +75,21 @@ class ClipEncoder(nn.Module):
     def columns(self, frames: Tensor, lengths: Sequence[int]) -> Tensor:
         """Clips one after the other, `(sum of lengths, 88, 88)`, uint8 -> `(sum of lengths, 512)`, float32."""
         windows = packed_windows(
-            frames, lengths, context_frames=CONTEXT_FRAMES, max_frames=self.kernels.max_frames, prepare=normalise
+            frames[:, : self.crop_rows],
+            lengths,
+            context_frames=CONTEXT_FRAMES,
+            max_frames=self.kernels.max_frames,
+            prepare=normalise,
         )
         columns = []
         with exact_kernels(frames.device):
             for window, places in windows:
-                features = self.front_end(window.to(DTYPES[self.kernels.dtype]))  # (positions, 64, 22, 22)
+                features = self.front_end(window.to(DTYPES[self.kernels.dtype]))  # (positions, 64, 22, 22) of 88 rows
                 columns.append(self._trunk_columns(features[places]))
         return torch.cat(columns)
 
     def _trunk_columns(self, features: Tensor) -> Tensor:
-        """`(frames, 64, 22, 22)` -> `(frames, 512)`, float32."""
+        """`(frames, 64, height, width)` -> `(frames, 512)`, float32."""
         count = len(features)
         if count < FEWEST:
             features = features.repeat(FEWEST, 1, 1, 1)

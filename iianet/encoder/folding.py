@@ -35,8 +35,8 @@ class FrontEnd(nn.Module):
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def forward(self, window: Tensor) -> Tensor:
-        """`(frames + 4, 88, 88)` -> `(frames, 64, 22, 22)`."""
-        stacked = window.unfold(0, self.frames, 1).permute(0, 3, 1, 2)  # (frames, 5, 88, 88), overlapping
+        """`(frames + 4, rows, 88)` -> `(frames, 64, rows / 4, 22)`, a part of a row for a whole one."""
+        stacked = window.unfold(0, self.frames, 1).permute(0, 3, 1, 2)  # (frames, 5, rows, 88), overlapping
         stacked = stacked.contiguous(memory_format=self.memory_format)
         result: Tensor = self.pool(self.activation(self.convolution(stacked)))
         return result

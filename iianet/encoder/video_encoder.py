@@ -84,7 +84,7 @@ class VideoEncoder(nn.Module):
         """Encode clips of one length.
 
         Args:
-            mouths: Normalised crops, `(batch, 1, frames, 88, 88)`.
+            mouths: Normalised crops, `(batch, 1, frames, rows, 88)`.
 
         Returns:
             Embeddings, `(batch, 512, frames)`.

@@ -1,6 +1,7 @@
 """A store is refused where its encoder is another one, or where nobody knows which it was."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,22 @@ def test_trust_is_taken_with_one_warning_that_the_fallback_may_mix_encoders(
     [record] = caplog.records
     assert record.levelname == "WARNING"
     assert "the run mixes two encoders" in record.getMessage()
+
+
+def test_imported_embeddings_of_whole_crops_cannot_be_taken_for_those_of_fewer_rows(imported: Snapshot) -> None:
+    fifty = replace(RANDOM, crop_rows=50)
+    said = r"of all 88 rows of the crop, and the config's encoder sees 50 .*Set crop_rows: 88, or build another"
+    with pytest.raises(StoreError, match=said):
+        refuse_other_encoder(imported, fifty, trust_imported=True)
+
+
+@pytest.mark.parametrize("unknown", [UNKNOWN_ENCODER, {"name": "theirs", "imported": True}])
+def test_trust_in_embeddings_of_unknown_rows_names_those_of_the_config(
+    unknown: Mapping[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse_other_encoder(store_of(tmp_path, dict(unknown)), replace(RANDOM, crop_rows=50), trust_imported=True)
+    [record] = caplog.records
+    assert "random weights of seed 0 and crop_rows 50" in record.getMessage()
 
 
 def test_reindexed_tars_are_named_as_such(tmp_path: Path) -> None:
