@@ -28,11 +28,11 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from iianet.config.schema import Config
-from iianet.encoder.clip_encoder import load_network
+from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.kernels import PRECISIONS, default_kernels
+from iianet.encoder.lip_network import LipNetwork
 from iianet.encoder.mouth import CROP_SIZE, FRAME_SIZE, MEAN, STD, center_crop
 from iianet.encoder.protocol import Encoder
-from iianet.encoder.video_encoder import VideoEncoder
 from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.planning import plan_utterances
 from shardwriter.encode.clips import Clip, read_clip
@@ -77,7 +77,7 @@ def main() -> None:
 def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], list[str]]:
     """Clips per second of every way, round by round; and the kernels of each precision."""
     source = bench.config.encoder_source()
-    network = load_network(source.pretrain, source.seed)
+    network = ClipEncoder.load_network(source.pretrain, source.seed)
     chosen = {name: default_kernels(bench.device, name) for name in PRECISIONS}
     encoders = {name: source.load(bench.device, kernels) for name, kernels in chosen.items()}
     ways: dict[str, Callable[[int], None]] = {}
@@ -133,7 +133,7 @@ def _build(bench: Bench, encoder: Encoder) -> Callable[[int], None]:
     return run
 
 
-def _earlier(bench: Bench, network: VideoEncoder) -> Callable[[int], None]:
+def _earlier(bench: Bench, network: LipNetwork) -> Callable[[int], None]:
     border = (FRAME_SIZE - CROP_SIZE) // 2
 
     def run(number: int) -> None:

@@ -189,6 +189,6 @@ def test_the_encoder_normalises_a_window_at_a_time(monkeypatch: pytest.MonkeyPat
         given.append(len(frames))
         return normalise(frames)
 
-    monkeypatch.setattr("iianet.encoder.clip_encoder.normalise", normalise_few)
+    monkeypatch.setattr("iianet.encoder.lip_encoder.normalise", normalise_few)
     assert torch.equal(encoder(kernels).columns(clip(30), [30]), whole)
     assert 0 < max(given) <= 7 + 4

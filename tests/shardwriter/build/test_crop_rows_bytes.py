@@ -10,7 +10,7 @@ from helpers.builds import CPU, build_store, stored
 from helpers.commands import run_main
 from helpers.corpus import Corpus, make_corpus
 
-from iianet.encoder.clip_encoder import load_network
+from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.mouth import normalise, view_crop
 from shardwriter import inspect_cli
 from shardwriter.build.build import prepare
@@ -37,7 +37,7 @@ def store(corpus: Corpus) -> Path:
 
 @pytest.mark.parametrize("view", [0, 1])
 def test_embeddings_are_of_the_first_rows_of_crops_and_views(corpus: Corpus, store: Path, view: int) -> None:
-    network = load_network(None, seed=0)
+    network = ClipEncoder.load_network(None, seed=0)
     found = stored(store, view_split("train", view))
     assert len(found) == 3
     for name, embedding in found.items():
