@@ -25,6 +25,7 @@ class LipEncoder(nn.Module, ABC):
     """What such encoders share; each of them is an `iianet.encoder.protocol.Encoder`.
 
     Attributes:
+        fewest_frames: Smallest number of frames in one call of the trunk; see `FEWEST`.
         form: How published files hold the network's weights.
     """
 
@@ -33,6 +34,7 @@ class LipEncoder(nn.Module, ABC):
     fps: ClassVar[int] = FPS
     context_frames: ClassVar[int] = CONTEXT_FRAMES
     fewest_rows: ClassVar[int]
+    fewest_frames: ClassVar[int] = FEWEST
     preprocessing: ClassVar[Mapping[str, Any]] = {
         "frame_size": FRAME_SIZE,
         "crop": "center",
@@ -110,7 +112,7 @@ class LipEncoder(nn.Module, ABC):
     def _trunk_columns(self, features: Tensor) -> Tensor:
         """`(frames, channels, height, width)` -> `(frames, dim)`, float32."""
         count = len(features)
-        if count < FEWEST:
-            features = features.repeat(FEWEST, 1, 1, 1)
+        if 0 < count < self.fewest_frames:
+            features = features.repeat(-(-self.fewest_frames // count), 1, 1, 1)
         columns: Tensor = self.trunk(features)[:count].float().mean(dim=(2, 3))
         return columns

@@ -43,11 +43,14 @@ class LipNetwork(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Fill with He-normal weights (fan out, as the reference initialises) from `seed`, the same on any device."""
+        """Fill with He-normal weights (fan out, as the reference initialises) from `seed`, the same on any device.
+
+        Where a convolution has groups, the fan out is that of a group: else features would vanish, layer by layer.
+        """
         generator = torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
-                fan_out = math.prod(module.kernel_size) * module.out_channels
+                fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
                 noise = torch.randn(module.weight.shape, generator=generator)
                 module.weight.copy_(noise * math.sqrt(2.0 / fan_out))
 
