@@ -2,9 +2,10 @@
 
 To add an encoder, write one file with a class of this shape, and add one line to `iianet.encoder.registry`. A config
 names it (`videonet.videonet_name`); stores, loaders and training ask it for all that they need to know. Helpers are
-`packing` (many clips in one call), `fingerprint` (a digest of weights) and `kernels` (settings of the arithmetic).
-tests/helpers/tiny_encoder.py is a whole encoder, and a short one; tests/iianet/encoder/test_encoder_contract.py checks
-what this file promises: add yours to it.
+`packing` (many clips in one call), `fingerprint` (a digest of weights) and `kernels` (settings of the arithmetic); a
+network with the front end of IIANet's and a trunk of its own has all of them in `lip_encoder`, as `shuffle_encoder`
+shows. tests/helpers/tiny_encoder.py is a whole encoder of another kind, and a short one;
+tests/iianet/encoder/test_encoder_contract.py checks what this file promises: add yours to it.
 """
 
 from collections.abc import Mapping, Sequence

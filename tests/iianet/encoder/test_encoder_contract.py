@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 SMALL = Kernels(max_frames=4)
 """Cuts packs of a few frames into several windows."""
 
-DIMS = {"ResNetVideoModel": 512, "TinyEncoder": 8}
+DIMS = {"ResNetVideoModel": 512, "ShuffleNetV2_1x": 1024, "ShuffleNetV2_05x": 1024, "TinyEncoder": 8}
 EVERY = pytest.mark.parametrize("name", DIMS)
 
 
@@ -88,9 +88,10 @@ def test_embedding_has_a_float32_column_for_each_frame(name: str) -> None:
 
 
 @EVERY
-def test_clip_becomes_the_same_alone_and_in_any_pack(name: str) -> None:
-    encoder = load(name)
-    given = clips(5, 1, 3, 1, 9)
+@pytest.mark.parametrize("kernels", [SMALL, default_kernels(CPU)])
+def test_clip_becomes_the_same_alone_and_in_any_pack(name: str, kernels: Kernels) -> None:
+    encoder = load(name, kernels=kernels)
+    given = clips(5, 1, 3, 1, 20)
     packed = encoder.encode(given)
     for clip, embedding in zip(given, packed, strict=True):
         assert torch.equal(encoder.encode([clip])[0], embedding)
