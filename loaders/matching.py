@@ -63,7 +63,13 @@ def _refuse_other(name: str, recorded: Identity | None, source: EncoderSource, t
             f"encoder has {source.dim} at {source.fps}. Other models read them through loaders.ShardedEmbeddings; for "
             "IIANet build another store with build-shards"
         )
-    if recorded and imported_from(recorded) and source.crop_rows != CROP_SIZE:
+    imported = imported_from(recorded) if recorded else None
+    if imported not in (None, source.name):
+        raise StoreError(
+            f"{name}: its embeddings were imported as those of the encoder {imported}; the config's is {source.name}. "
+            f"Set videonet.videonet_name: {imported}, or build another store with build-shards"
+        )
+    if imported and source.crop_rows != CROP_SIZE:
         raise StoreError(
             f"{name}: an earlier tool made its embeddings, of all {CROP_SIZE} rows of the crop, and the config's "
             f"encoder sees {source.crop_rows} (videonet.videonet_config.crop_rows). Set crop_rows: {CROP_SIZE}, or "

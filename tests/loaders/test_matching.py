@@ -4,18 +4,20 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from iianet.encoder.clip_encoder import ClipEncoder
+from iianet.encoder.shuffle_encoder import ShuffleEncoder
 from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
 from loaders.matching import refuse_other_encoder
 from shardwriter import write_store
 from shardwriter.storage.folder import Folder
-from shardwriter.store.identity import UNKNOWN_ENCODER, imported_identity
+from shardwriter.store.identity import UNKNOWN_ENCODER, identity_of, imported_identity
 from shardwriter.store.snapshot import Snapshot
 
 RANDOM = EncoderSource(pretrain=None, seed=0)
@@ -56,7 +58,9 @@ def test_imported_embeddings_of_whole_crops_cannot_be_taken_for_those_of_fewer_r
         refuse_other_encoder(imported, fifty, trust_imported=True)
 
 
-@pytest.mark.parametrize("unknown", [UNKNOWN_ENCODER, {"name": "theirs", "imported": True}])
+@pytest.mark.parametrize(
+    "unknown", [UNKNOWN_ENCODER, *({"name": name, "imported": True} for name in ("theirs", ["a"]))]
+)
 def test_trust_in_embeddings_of_unknown_rows_names_those_of_the_config(
     unknown: Mapping[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -75,6 +79,29 @@ def test_embeddings_of_another_shape_cannot_be_trusted(tmp_path: Path) -> None:
     snapshot = store_of(tmp_path, dict(UNKNOWN_ENCODER), dim=8)
     with pytest.raises(StoreError, match="have 8 rows at 25 fps; the config's encoder has 512 at 25"):
         refuse_other_encoder(snapshot, RANDOM, trust_imported=True)
+
+
+def test_imported_embeddings_of_one_encoder_cannot_be_taken_for_another_s(tmp_path: Path) -> None:
+    wide = store_of(tmp_path, dict(imported_identity(ShuffleEncoder, "float16").encoder), dim=1024)
+    refuse_other_encoder(wide, replace(RANDOM, name="ShuffleNetV2_1x"), trust_imported=True)
+    said = (
+        r"imported as those of the encoder ShuffleNetV2_1x; the config's is ShuffleNetV2_05x\. Set .*: ShuffleNetV2_1x,"
+    )
+    with pytest.raises(StoreError, match=said):
+        refuse_other_encoder(wide, replace(RANDOM, name="ShuffleNetV2_05x"), trust_imported=True)
+
+
+@pytest.mark.parametrize(("fact", "there"), [("dim", 1024), ("fps", 50)])
+def test_other_rows_or_frames_a_second_are_named_even_where_the_weights_are_the_same(
+    tmp_path: Path, fact: str, there: int
+) -> None:
+    kernels = RANDOM.kernels(torch.device("cpu"))
+    built = identity_of(RANDOM, "0a", kernels, "float16")
+    snapshot = store_of(tmp_path, {"name": "made of this"})
+    other: Any = {fact: there}
+    snapshot = replace(snapshot, record=replace(snapshot.record, identity=replace(built, **other)))
+    with pytest.raises(StoreError, match=rf"\({fact}: {getattr(built, fact)} here, {there} there\)"):
+        refuse_other_encoder(snapshot, RANDOM)
 
 
 def test_trust_covers_imported_embeddings_alone(tmp_path: Path) -> None:
