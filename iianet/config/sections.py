@@ -21,6 +21,7 @@ from iianet.config.fields import (
     Whole,
     only,
 )
+from iianet.encoder.mouth import CROP_SIZE
 from iianet.encoder.registry import encoder_problem
 from iianet.wording import show
 
@@ -69,6 +70,9 @@ class VideonetConfig(Section):
     max_frames: Count | None = None
     """Frames that the encoder takes at a time, which bounds its memory, about 2 MB a frame; null is the default of the
     device, 32 on CPUs and 1024 on CUDA."""
+    crop_rows: Annotated[Count, Field(le=CROP_SIZE)] = CROP_SIZE
+    """Rows of the 88 x 88 crop that the encoder sees, from the top. The published IIANet networks were trained and
+    tested with 50, as the reference cuts rows where it means frames."""
 
 
 class VideonetSection(Section):

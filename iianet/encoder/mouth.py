@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 FRAME_SIZE = 96
 """Height and width of stored mouth frames, pixels."""
 CROP_SIZE = 88
-"""Height and width of the crop that the encoder sees, pixels."""
+"""Height and width of the crop, pixels. The encoder sees all of it, or its first `crop_rows` rows."""
+CROP_ROWS = "crop_rows"
+"""Name of how many rows of the crop the encoder sees: in configs, and in the identity of stores where not all."""
 MEAN = 0.421
 """Mean grey level of the mouths of LRW, of 0 to 1."""
 STD = 0.165
@@ -33,7 +35,7 @@ FLIP_PROBABILITY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """The square that the encoder sees of a clip.
+    """The square that is cut out of each frame of a clip.
 
     Attributes:
         top: First row kept, 0 to 8.

@@ -9,6 +9,7 @@ import torch
 
 from iianet.encoder.kernels import PRECISIONS, Kernels
 from iianet.encoder.protocol import Encoder
+from iianet.encoder.registry import ENCODERS
 from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
 from shardwriter.format.record import Identity
@@ -34,6 +35,12 @@ def imported_identity(encoder: type[Encoder], dtype: str, audio: str = "path") -
     """The identity of an earlier tool's embeddings: its files do not say what they were made with."""
     facts = {"name": encoder.name, "imported": True, "fingerprint": None}
     return Identity(encoder=facts, dtype=dtype, dim=encoder.dim, fps=encoder.fps, audio=audio)
+
+
+def imported_from(identity: Identity) -> str | None:
+    """Name of the encoder whose embeddings --import_embeddings packed, as its config named it; None of others."""
+    name = identity.encoder.get("name")
+    return name if identity.is_imported and isinstance(name, str) and name in ENCODERS else None
 
 
 def is_reindexed(identity: Identity) -> bool:
@@ -74,7 +81,7 @@ def refuse_other_identity(store: str, recorded: Identity, asked: Identity) -> No
         here, there = _shown(asked), _shown(recorded)
         raise StoreError(
             f"{store}: was made with another identity ({'; '.join(differences)}). Use the config and flags that it was "
-            "made with, another --shards folder, or --overwrite to build it again."
+            f"made with{_crop_rows_cure(recorded, asked)}, another --shards folder, or --overwrite to build it again."
             + (f"\n  here:  {here}\n  there: {there}" if here != there else "")
         )
 
@@ -102,6 +109,13 @@ def _refuse_unknown_maker(store: str, recorded: Identity) -> None:
             "build-shards cannot add to it, and IIANet cannot train from it; choose another --shards folder. "
             "loaders.ShardedEmbeddings reads it"
         )
+
+
+def _crop_rows_cure(recorded: Identity, asked: Identity) -> str:
+    """The setting that a store was made with, where that is another than the one asked for."""
+    if not recorded.preprocessing or recorded.crop_rows == asked.crop_rows:
+        return ""
+    return f" (--set videonet.videonet_config.crop_rows={recorded.crop_rows})"
 
 
 def _shown(identity: Identity) -> str:

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import torch
 from helpers.corpus import Corpus, copy_corpus
-from helpers.runs import ROOT
+from helpers.runs import ROOT, build_store
 
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.inference import scoring
@@ -102,6 +102,25 @@ def test_raw_mouths_give_the_figures_of_a_store(corpus: Corpus, store: Path, che
     Path("out").rename("stored")
     assert evaluate(corpus, checkpoint, "--no_shards", "--segment", "full") == 0
     assert {row["target"]: float(row["si_snr"]) for row in rows()} == pytest.approx(stored, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_published_file_is_evaluated_with_the_rows_of_the_crop_that_the_config_names(
+    corpus: Corpus, checkpoint: Path, here: Path
+) -> None:
+    rows_seen = "videonet.videonet_config.crop_rows"
+    contents = torch.load(checkpoint, weights_only=True)
+    torch.save({"state_dict": contents["state_dict"]}, "published.pth")  # which does not say what it was shown
+    store = build_store(corpus, "fifty", None, f"{rows_seen}=50")
+    figures: dict[str, dict[str, float]] = {}
+    for name, words in {"88": ["--no_shards"], "50": ["--no_shards"], "stored": ["--shards", store]}.items():
+        count = 88 if name == "88" else 50
+        assert evaluate(corpus, Path("published.pth"), *words, "--set", f"{rows_seen}={count}") == 0
+        figures[name] = {row["target"]: float(row["si_snr"]) for row in rows()}
+        Path("out").rename(name)
+    assert figures["stored"] == pytest.approx(figures["50"], abs=1e-3)
+    assert figures["88"] != pytest.approx(figures["50"], abs=1e-3)
+    assert evaluate(corpus, Path("published.pth"), "--no_shards", "--out", "50") == 2  # never resumed with other rows
 
 
 def test_a_complete_store_needs_no_encoder(

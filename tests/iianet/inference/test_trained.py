@@ -92,6 +92,7 @@ def test_a_published_file_without_a_config_iterates_as_published_and_says_so(
         (published, "audionet.audionet_config.in_channels=24", r"in_channels=\d+, and the config says 24"),
         (published, "audionet.audionet_config.upsampling_depth=2", r"upsampling_depth=\d, and the config says 2"),
         (checkpoint, "datamodule.data_config.normalize_audio=true", "normalize_audio=false, and the config says true"),
+        (checkpoint, "videonet.videonet_config.crop_rows=50", "crop_rows=88, and the config says 50"),
     ],
 )
 def test_a_config_that_contradicts_the_file_is_refused_by_its_key(
