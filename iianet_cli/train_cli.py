@@ -46,6 +46,7 @@ from iianet.training.termination import RunStopped, own_signals
 from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning, refuse_without_compiler
 from iianet.wording import counted
 from iianet_cli.data_flags import PREFIX, add_data_flags, data_overrides
+from iianet_cli.initial_weights import load_initial_weights, refuse_two_beginnings
 from iianet_cli.stores import build_command, log_mode, named_stores, open_stores
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
@@ -103,6 +104,12 @@ def _parser(prog: str) -> Parser:
         "that one command line serves the first start and every later one",
     )
     parser.add_argument(
+        "--init_from",
+        metavar="FILE",
+        help="begin a new run from the separator's weights in this file: a best_model.pth, a published one too, or a "
+        "checkpoint; with --resume auto only where no run is there to resume",
+    )
+    parser.add_argument(
         "--exp_dir", metavar="DIR", default="Experiments", help="folder that results go below (default Experiments)"
     )
     parser.add_argument(
@@ -121,6 +128,7 @@ def _parser(prog: str) -> Parser:
 def _run(argv: list[str], prog: str) -> int:
     arguments = _parser(prog).read(argv)
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_own_overrides(arguments)])
+    refuse_two_beginnings(arguments.init_from, arguments.resume)
     if arguments.record_steps:
         logging.getLogger().setLevel(logging.WARNING)
     source = config.encoder_source()
@@ -151,19 +159,25 @@ def _run(argv: list[str], prog: str) -> int:
         refuse_other_order(saved, module.order)
         tell_changed_settings(saved, config)
         logger.info("Resuming from %s", saved.path)
+        module.init_from = saved.init_from
+        if arguments.init_from is not None:
+            logger.info("--init_from %s is not used: it is for a new run", arguments.init_from)
+    elif arguments.init_from is not None:
+        module.init_from = load_initial_weights(arguments.init_from, config, folder.path, module.model)
     if config.training.compile:
         refuse_without_compiler(config.training, trainer.strategy.root_device)
     if not trainer.is_global_zero:
         return fit(trainer, module, data, folder.path, saved)
     fresh = saved is None or not saved.is_in(folder.path)
     with folder.claimed(fresh, 2 * module.checkpoint_bytes):
-        _write_config(arguments, config, folder.path)
+        _write_config(arguments, config, folder.path, module.init_from)
         return fit(trainer, module, data, folder.path, saved)
 
 
 def _compare_modes(arguments: argparse.Namespace, config: Config, source: EncoderSource) -> int:
     """Measure raw mode against the store, without reading or writing what training keeps."""
-    refuse_unfit_comparison(config, arguments.resume, stream_words(config.datamodule.data_config))
+    kept = [f"--{name}" for name in ("resume", "init_from") if getattr(arguments, name) is not None]
+    refuse_unfit_comparison(config, kept, stream_words(config.datamodule.data_config))
     open_stores(config, source)  # an unfit store is refused before the minutes of raw mode
     folder = expand_path(arguments.exp_dir) / "compare_modes"
     refuse_unwritable(folder)
@@ -197,9 +211,12 @@ def _order_facts(config: Config, data: SeparationData) -> dict[str, Any]:
     return {**data.order_facts(), "global batch": order.global_batch, "batches in an epoch": batches}
 
 
-def _write_config(arguments: argparse.Namespace, config: Config, folder: Path) -> None:
+def _write_config(arguments: argparse.Namespace, config: Config, folder: Path, init_from: Mapping[str, str]) -> None:
     """Write the run's conf.yml."""
-    config = config.model_copy(update={"main_args": {"conf_dir": arguments.conf_dir, "exp_dir": str(folder)}})
+    main_args: dict[str, Any] = {"conf_dir": arguments.conf_dir, "exp_dir": str(folder)}
+    if init_from:
+        main_args["init_from"] = dict(init_from)
+    config = config.model_copy(update={"main_args": main_args})
     with replacing(folder / "conf.yml") as stream:
         stream.write(dump_config(config).encode())
 

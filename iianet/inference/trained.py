@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +54,7 @@ class Trained:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_trained(path: Path, config: Config | None = None) -> Trained:
+def open_trained(path: Path, config: Config | None = None, *, trains_on: bool = False) -> Trained:
     """Make the network of a file, from the arguments that it was trained with.
 
     The file tells them itself, by its record or by the shapes of its tensors; only the iterations of the reference's
@@ -63,6 +63,8 @@ def open_trained(path: Path, config: Config | None = None) -> Trained:
     Args:
         path: Path of the file.
         config: Config that it is to be used with.
+        trains_on: Whether it is trained further with the config: another input, to which it will adapt, is then a
+            warning and no error.
 
     Raises:
         WeightsError: The file is missing, damaged, or holds no separator.
@@ -73,7 +75,11 @@ def open_trained(path: Path, config: Config | None = None) -> Trained:
     arguments = _arguments(settings) or _sizes(separator_weights(contents))
     if config is not None:
         _refuse_other(path, {f"{NETWORK}{name}": value for name, value in arguments.items()}, config)
-        _refuse_other(path, {key: settings[key] for key in INPUT if key in settings}, config)
+        given = {key: settings[key] for key in INPUT if key in settings}
+        if trains_on:
+            _warn_of_other(path, given, config)
+        else:
+            _refuse_other(path, given, config)
         arguments = config.audionet.audionet_config.model_dump()
     elif "num_blocks" not in arguments:
         logger.info("%s does not say how often its separator iterates; 16 times, as published", path)
@@ -108,10 +114,22 @@ def _sizes(weights: Mapping[str, object]) -> dict[str, Any]:
 
 def _refuse_other(path: Path, recorded: Mapping[str, Any], config: Config) -> None:
     """Raise ConfigError where a config says otherwise than the file was trained with."""
+    for key, value, fact in _differences(path, recorded, config):
+        raise ConfigError(
+            f"{fact}; give the config that it was trained with ({CONF_FILE} beside it), or --set {key}={value}"
+        )
+
+
+def _warn_of_other(path: Path, recorded: Mapping[str, Any], config: Config) -> None:
+    """Log where a config says otherwise than the file was trained with."""
+    for _, _, fact in _differences(path, recorded, config):
+        logger.warning("%s: training goes on with what the config says", fact)
+
+
+def _differences(path: Path, recorded: Mapping[str, Any], config: Config) -> Iterator[tuple[str, str, str]]:
+    """Keys that a config sets otherwise than the file was trained with: the key, the file's value, and the fact."""
     values = flattened(config.model_dump())
     for key, value in recorded.items():
         if values.get(key, value) != value:
-            raise ConfigError(
-                f"{path}: was trained with {key}={json.dumps(value)}, and the config says {json.dumps(values[key])}; "
-                f"give the config that it was trained with ({CONF_FILE} beside it), or --set {key}={json.dumps(value)}"
-            )
+            there, here = json.dumps(value), json.dumps(values[key])
+            yield key, there, f"{path}: was trained with {key}={there}, and the config says {here}"

@@ -49,6 +49,8 @@ class SeparationModule(pl.LightningModule):
         history: Per epoch, at its last validation: epoch, train_loss, val_loss, lr. Saved with checkpoints.
         order: Facts that decide the order of the examples, by name. Saved with checkpoints, for
             resume.refuse_other_order.
+        init_from: Path and sha256 of the file whose weights the run began from; empty where it drew them. Saved with
+            checkpoints.
         dropped: Number of rows skipped in this epoch, by utterance key.
         times: Time that steps take and wait.
         diverged: Whether a training loss of this rank was not finite. On a GPU that is known at the next step, by when
@@ -75,6 +77,7 @@ class SeparationModule(pl.LightningModule):
         self.val_mean = WeightedMean()
         self.history: list[dict[str, float]] = []
         self.order: dict[str, Any] = {}
+        self.init_from: Mapping[str, str] = {}
         self.dropped: dict[str, int] = {}
         self.diverged = False
         self.good_step: int | None = None
@@ -178,6 +181,7 @@ class SeparationModule(pl.LightningModule):
         checkpoint["settings"] = settings_of(self.config)
         checkpoint["history"] = self.history
         checkpoint["order"] = self.order
+        checkpoint["init_from"] = dict(self.init_from)
         checkpoint["validation_is_due"] = self._validation_is_due
         checkpoint["train_mean"] = self.trainer.strategy.reduce(self.train_mean.sums.clone(), reduce_op="sum")
         checkpoint["separation_scheduler"] = self.scheduler.state_dict() if self.scheduler else None

@@ -62,6 +62,7 @@ class SavedRun:
         history: Figures of each epoch, see `FIGURES`.
         order: Facts that decided the order of the examples, by name.
         settings: Settings of its steps as JSON texts, by dotted key.
+        init_from: Path and sha256 of the file whose weights it began from; empty where it drew them.
         best: Validation losses of its best checkpoints, by file name in the checkpoint's folder.
         epochs_done: Epochs that were trained and validated to their end.
         step: Optimizer steps made.
@@ -72,6 +73,7 @@ class SavedRun:
     history: list[dict[str, float]]
     order: Mapping[str, str | float | None]
     settings: Mapping[str, str]
+    init_from: Mapping[str, str]
     best: Mapping[str, float]
     epochs_done: int
     step: int
@@ -107,7 +109,8 @@ class SavedRun:
             order={
                 _only(name, str): _only(value, str, int, float, type(None)) for name, value in found["order"].items()
             },
-            settings={_only(name, str): _only(value, str) for name, value in found["settings"].items()},
+            settings=_texts(found["settings"]),
+            init_from=_texts(found.get("init_from", {})),
             best={checkpoint_name(name): _number(loss) for name, loss in found["best_checkpoints"].items()},
             epochs_done=_whole(found["epochs_done"]),
             step=_whole(found["global_step"]),
@@ -134,6 +137,10 @@ def _refuse_other_position(found: Mapping[str, Any]) -> None:
     for position in (found.get(POSITION), *restored_by_lightning):
         if position != expected or not all(type(number) is int for number in position.values()):
             raise ValueError(f"{POSITION}: found {show(position)}, expected {expected}, where its loops stand")
+
+
+def _texts(found: Any) -> dict[str, str]:
+    return {_only(name, str): _only(value, str) for name, value in found.items()}
 
 
 def _whole(value: Any) -> int:
