@@ -18,6 +18,8 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from iianet.command_line import Parser, add_config_flags, at_least_one, config_overrides, run_command
+from iianet.comparison.comparison_report import save_comparison
+from iianet.comparison.mode_comparison import refuse_unfit_comparison, run_ways
 from iianet.config.fields import CUDA_GRAPHS
 from iianet.config.schema import Config, dump_config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
@@ -28,11 +30,9 @@ from iianet.paths import expand_path
 from iianet.run_folder import RunFolder, refuse_unwritable, refusing_full_disk, replacing
 from iianet.terminal import say
 from iianet.training.best_checkpoints import BestCheckpoints, epoch_of
-from iianet.training.comparison_report import save_comparison
 from iianet.training.epoch_length import limited, refuse_unfit_interval
 from iianet.training.last_checkpoint import AtomicCheckpointIO
 from iianet.training.lightning_module import SeparationModule
-from iianet.training.mode_comparison import refuse_unfit_comparison, run_ways
 from iianet.training.results import BEST_MODEL_FILE, load_best, quality, save_curves, save_ranking, save_results
 from iianet.training.resume import (
     SavedRun,

@@ -1,6 +1,5 @@
 """Training of the separator as a LightningModule: steps, metrics, optimizer and scheduler."""
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,23 +20,18 @@ from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.errors import MouthError, TrainingError
 from iianet.losses import PermutationInvariantLoss
 from iianet.separator.model import IIANet
+from iianet.training.dropped_rows import DroppedRows
 from iianet.training.embedding_augmentation import augment_embedding, refuse_unfit_mask
 from iianet.training.loop_state import epoch_is_over, is_last_validation, validate_again
 from iianet.training.resume import changed_settings, refuse_unlike, refuse_unlike_moments, settings_of
 from iianet.training.step_times import Spent, StepTimes
 from iianet.training.weighted_mean import WeightedMean
-from iianet.wording import counted
-
-logger = logging.getLogger(__name__)
 
 MONITORED = "val_loss/dataloader_idx_0"
 """Name under which the published configs monitor the validation loss."""
 
 KERNELS = {"fused", "foreach", "capturable", "differentiable"}
 """Arguments by which an optimizer's kernels are chosen."""
-
-NAMED_DROPPED = 5
-"""Utterances named in the warning of an epoch that skipped rows."""
 
 
 class SeparationModule(pl.LightningModule):
@@ -51,7 +45,7 @@ class SeparationModule(pl.LightningModule):
             resume.refuse_other_order.
         init_from: Path and sha256 of the file whose weights the run began from; empty where it drew them. Saved with
             checkpoints.
-        dropped: Number of rows skipped in this epoch, by utterance key.
+        dropped: Rows skipped in this epoch.
         times: Time that steps take and wait.
         diverged: Whether a training loss of this rank was not finite. On a GPU that is known at the next step, by when
             the flag was copied; asking at once would wait until the GPU has done what it was given.
@@ -78,7 +72,7 @@ class SeparationModule(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self.order: dict[str, Any] = {}
         self.init_from: Mapping[str, str] = {}
-        self.dropped: dict[str, int] = {}
+        self.dropped = DroppedRows()
         self.diverged = False
         self.good_step: int | None = None
         self.has_stepped = False
@@ -89,7 +83,6 @@ class SeparationModule(pl.LightningModule):
         self._scheduler_state: dict[str, Any] | None = None
         self._train_sums: Tensor | None = None
         self._validation_is_due = False
-        self._named: set[str] = set()
         self.times = StepTimes()
 
     def forward(self, batch: Batch) -> Tensor:
@@ -155,12 +148,7 @@ class SeparationModule(pl.LightningModule):
         train_loss = self.train_mean.compute()
         self.log("train_loss_epoch", train_loss)
         self._log_times()
-        if self.dropped:
-            rows, keys = sum(self.dropped.values()), ", ".join(sorted(self.dropped)[:NAMED_DROPPED])
-            more = len(self.dropped) - NAMED_DROPPED
-            keys += f" and {counted(more, 'more utterance')}" if more > 0 else ""
-            logger.warning("epoch %d: skipped %s (%s)", self.current_epoch, counted(rows, "row"), keys)
-        self.dropped.clear()
+        self.dropped.end_epoch(self.current_epoch)
 
     def configure_optimizers(self) -> Optimizer:
         """Make the config's optimizer and scheduler; this module steps the scheduler itself."""
@@ -234,11 +222,7 @@ class SeparationModule(pl.LightningModule):
             if decide(bool(batch.dropped), all=False):
                 key, reason = batch.dropped[0] if batch.dropped else ("a row of another rank", "see its message")
                 raise MouthError(f"{key}: cannot be read, and --on_missing is error: {reason}")
-        for key, reason in batch.dropped:
-            if key not in self._named:
-                logger.warning("%s: skipped: %s", key, reason)
-                self._named.add(key)
-            self.dropped[key] = self.dropped.get(key, 0) + 1
+        self.dropped.count(batch)
 
     @property
     def checkpoint_bytes(self) -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from helpers.corpus import Corpus, make_corpus
 
+from iianet.comparison.comparison_report import save_comparison, table
+from iianet.comparison.mode_comparison import Figures, Way, refuse_unfit_comparison, run_ways, ways
 from iianet.errors import ConfigError, TrainingError
-from iianet.training.comparison_report import save_comparison, table
-from iianet.training.mode_comparison import Figures, Way, refuse_unfit_comparison, run_ways, ways
 from iianet.training.step_times import StepRecord
 
 RAW = Way(mode="raw", precision="32-true", compile=False)
