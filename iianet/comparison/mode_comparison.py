@@ -152,7 +152,7 @@ def run_ways(config: Config, command: Sequence[str], steps: int) -> list[Figures
     """
     records: dict[Way, list[StepRecord]] = defaultdict(list)
     asked = ways(config)
-    plain = config.training.model_copy(update={"precision": PLAIN, "compile": False})
+    plain = config.training.model_copy(update={"precision": PLAIN, "compile": False, "test_every_n_epochs": None})
     with tempfile.TemporaryDirectory(prefix="compare-modes-") as folder:
         config_file = Path(folder, "config.yml")
         config_file.write_text(dump_config(config.model_copy(update={"training": plain})), encoding="utf-8")

@@ -40,7 +40,9 @@ class SeparationModule(pl.LightningModule):
     Attributes:
         model: The separator, the only registered network.
         encoder: Encoder of the mouths in batches.
-        history: Per epoch, at its last validation: epoch, train_loss, val_loss, lr. Saved with checkpoints.
+        history: Per epoch, at its last validation: epoch, train_loss, val_loss, lr, and where it was tested test_loss.
+            Saved with checkpoints.
+        test_loss: Loss of the test split in this epoch; None where it was not tested.
         order: Facts that decide the order of the examples, by name. Saved with checkpoints, for
             resume.refuse_other_order.
         init_from: Path and sha256 of the file whose weights the run began from; empty where it drew them. Saved with
@@ -69,6 +71,8 @@ class SeparationModule(pl.LightningModule):
         }
         self.train_mean = WeightedMean()
         self.val_mean = WeightedMean()
+        self.test_mean = WeightedMean()
+        self.test_loss: float | None = None
         self.history: list[dict[str, float]] = []
         self.order: dict[str, Any] = {}
         self.init_from: Mapping[str, str] = {}
@@ -107,6 +111,11 @@ class SeparationModule(pl.LightningModule):
         """Gather the loss of the batch's rows."""
         self._count_dropped(batch)
         self._loss(batch, "val", self.val_mean)
+
+    def test_step(self, batch: Batch, _: int) -> None:
+        """Gather the same loss of a batch of the test split."""
+        self._count_dropped(batch)
+        self._loss(batch, "val", self.test_mean)
 
     def on_train_batch_end(self, _: Any, batch: Batch, __: int) -> None:
         """Show the examples per second of all ranks."""
@@ -339,10 +348,10 @@ class SeparationModule(pl.LightningModule):
     def _record(self, val_loss: float) -> None:
         train_mean = self.train_mean.compute()
         self._refuse_not_finite("training", train_mean, self.train_mean)
-        train_loss = float(train_mean)
-        self.history.append(
-            {"epoch": self.current_epoch, "train_loss": train_loss, "val_loss": val_loss, "lr": self._lr}
-        )
+        row = {"epoch": self.current_epoch, "train_loss": float(train_mean), "val_loss": val_loss, "lr": self._lr}
+        tested = {} if self.test_loss is None else {"test_loss": self.test_loss}
+        self.history.append({**row, **tested})
+        self.test_loss = None
 
     def _log_times(self) -> None:
         """Log rank 0's share of waiting in this epoch, and the gigabytes that all ranks read."""

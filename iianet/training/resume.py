@@ -28,6 +28,8 @@ POSITION = "SeparationData"
 """Entry of the loader's position, which Lightning names by its class."""
 FIGURES = ("epoch", "train_loss", "val_loss", "lr")
 """Figures of an epoch in the history."""
+TEST_FIGURE = "test_loss"
+"""One more, of epochs after which the test split was run."""
 SETTINGS = (
     "audionet",
     "videonet",
@@ -59,7 +61,7 @@ class SavedRun:
     Attributes:
         path: Path of the checkpoint.
         shapes: Shape of each tensor of the separator, by name.
-        history: Figures of each epoch, see `FIGURES`.
+        history: Figures of each epoch, see `FIGURES` and `TEST_FIGURE`.
         order: Facts that decided the order of the examples, by name.
         settings: Settings of its steps as JSON texts, by dotted key.
         init_from: Path and sha256 of the file whose weights it began from; empty where it drew them.
@@ -105,7 +107,7 @@ class SavedRun:
         return cls(
             path=path,
             shapes={name.removeprefix(NETWORK): _only(value, Tensor).shape for name, value in tensors.items()},
-            history=[{name: _number(row[name]) for name in FIGURES} for row in _only(found["history"], list)],
+            history=[_figures(row) for row in _only(found["history"], list)],
             order={
                 _only(name, str): _only(value, str, int, float, type(None)) for name, value in found["order"].items()
             },
@@ -137,6 +139,11 @@ def _refuse_other_position(found: Mapping[str, Any]) -> None:
     for position in (found.get(POSITION), *restored_by_lightning):
         if position != expected or not all(type(number) is int for number in position.values()):
             raise ValueError(f"{POSITION}: found {show(position)}, expected {expected}, where its loops stand")
+
+
+def _figures(row: Any) -> dict[str, float]:
+    names = FIGURES if TEST_FIGURE not in row else (*FIGURES, TEST_FIGURE)
+    return {name: _number(row[name]) for name in names}
 
 
 def _texts(found: Any) -> dict[str, str]:
