@@ -47,7 +47,7 @@ from iianet.training.trainer import make_measuring_trainer, make_trainer, quiete
 from iianet.wording import counted
 from iianet_cli.data_flags import PREFIX, add_data_flags, data_overrides
 from iianet_cli.initial_weights import load_initial_weights, refuse_two_beginnings
-from iianet_cli.stores import build_command, log_mode, named_stores, open_stores
+from iianet_cli.stores import build_command, log_mode, named_stores, open_stores, refuse_missing_weights
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
 from loaders.matching import kernels_of
@@ -131,7 +131,8 @@ def _run(argv: list[str], prog: str) -> int:
     refuse_two_beginnings(arguments.init_from, arguments.resume)
     if arguments.record_steps:
         logging.getLogger().setLevel(logging.WARNING)
-    source = config.encoder_source()
+    reads_stores = config.datamodule.data_config.use_precomputed_embeddings
+    source = config.encoder_source(encodes=not reads_stores or bool(arguments.compare_modes))
     if arguments.compare_modes:
         return _compare_modes(arguments, config, source)
     if not arguments.record_steps:
@@ -143,6 +144,8 @@ def _run(argv: list[str], prog: str) -> int:
     stored = SeparationData(config, snapshots, build_command(arguments, config), will_build)
     data = StreamData(config, streams) if streams else stored
     data.prepare_splits()  # data that cannot be used is reported before anything is written
+    if snapshots:
+        refuse_missing_weights(source, stored)
     quieten_lightning()
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
     module = SeparationModule(config, LazyEncoder(source, kernels_of(snapshots, source)))

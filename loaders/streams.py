@@ -304,7 +304,7 @@ class StreamData(RankedData):
             open_shard(urls[-1]).close()
             self._refuse_other_layout(split, urls[0])
         urls = [url for split in self.urls.values() for url in split]
-        refuse_other_encoder_of_tars(urls, self.config.encoder_source(), self.options.trust_imported)
+        refuse_other_encoder_of_tars(urls, self.config.encoder_source(encodes=False), self.options.trust_imported)
         counts = ", ".join(f"{split} {len(urls)}" for split, urls in self.urls.items())
         logger.info(
             "shards that are streamed: %s. The order of a stream depends on the numbers of ranks and workers; an epoch "
