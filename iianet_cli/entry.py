@@ -20,3 +20,8 @@ def train(prog: str = "train-iianet") -> None:
         prog: Name of the command in its help and errors.
     """
     main_of("iianet_cli.train_cli")(prog=prog)
+
+
+def export() -> None:
+    """Start export-iianet."""
+    main_of("iianet_cli.export_cli")()

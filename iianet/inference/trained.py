@@ -36,11 +36,13 @@ class Trained:
         model: The separator, on the CPU, in evaluation mode.
         settings: What the file records of the config that it was trained with, by dotted key; of the reference's
             files nothing.
+        step: Optimizer step of a checkpoint; None of a model file.
     """
 
     path: Path
     model: IIANet
     settings: Mapping[str, Any]
+    step: int | None = None
 
     @property
     def is_of_reference(self) -> bool:
@@ -85,7 +87,8 @@ def open_trained(path: Path, config: Config | None = None, *, trains_on: bool = 
         logger.info("%s does not say how often its separator iterates; 16 times, as published", path)
     model = IIANet(**arguments)
     load_published(model, contents, path)
-    return Trained(path=path, model=model.eval(), settings=settings)
+    step = contents.get("global_step")
+    return Trained(path=path, model=model.eval(), settings=settings, step=step if isinstance(step, int) else None)
 
 
 def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:

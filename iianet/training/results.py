@@ -40,8 +40,22 @@ def save_results(folder: Path, model: IIANet, config: Config, scores: Mapping[st
         TrainingError: A file cannot be written.
     """
     save_ranking(folder, scores)
+    save_model(folder / BEST_MODEL_FILE, model, settings_of(config))
+
+
+def save_model(path: Path, model: IIANet, settings: Mapping[str, str]) -> None:
+    """Write a model file as `save_best_model` does, with the versions of this software.
+
+    Args:
+        path: File to write or replace.
+        model: Trained separator.
+        settings: What it was trained with, see `settings_of`.
+
+    Raises:
+        TrainingError: The file cannot be written.
+    """
     versions = {"torch_version": torch.__version__, "pytorch_lightning_version": version("pytorch_lightning")}
-    save_best_model(folder / BEST_MODEL_FILE, model, versions, settings_of(config))
+    save_best_model(path, model, versions, settings)
 
 
 def save_ranking(folder: Path, scores: Mapping[str, float]) -> None:

@@ -281,11 +281,19 @@ def refuse_other_order(saved: SavedRun, order: Mapping[str, Any]) -> None:
 
 def settings_of(config: Config) -> dict[str, str]:
     """The settings of a run's steps as JSON texts, by dotted key; see `SETTINGS`."""
-    return {
-        name: json.dumps(value, sort_keys=True, default=str)
-        for name, value in flattened(config.model_dump()).items()
-        if any(name == key or name.startswith(f"{key}.") for key in SETTINGS)
-    }
+    values = flattened(config.model_dump())
+    return as_texts(
+        {
+            name: value
+            for name, value in values.items()
+            if any(name == key or name.startswith(f"{key}.") for key in SETTINGS)
+        }
+    )
+
+
+def as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as they are recorded: JSON texts, by dotted key."""
+    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in settings.items()}
 
 
 def changed_settings(saved: Mapping[str, str], config: Config) -> list[str]:
