@@ -21,6 +21,7 @@ from iianet.command_line import Parser, add_config_flags, at_least_one, config_o
 from iianet.comparison.comparison_report import save_comparison
 from iianet.comparison.mode_comparison import refuse_unfit_comparison, run_ways
 from iianet.config.fields import CUDA_GRAPHS
+from iianet.config.reference import REFERENCE_FILE, reference_config
 from iianet.config.schema import Config, dump_config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.encoder.source import EncoderSource
@@ -215,13 +216,16 @@ def _order_facts(config: Config, data: SeparationData) -> dict[str, Any]:
 
 
 def _write_config(arguments: argparse.Namespace, config: Config, folder: Path, init_from: Mapping[str, str]) -> None:
-    """Write the run's conf.yml."""
+    """Write the run's conf.yml, and beside it what the reference opens of it."""
     main_args: dict[str, Any] = {"conf_dir": arguments.conf_dir, "exp_dir": str(folder)}
     if init_from:
         main_args["init_from"] = dict(init_from)
     config = config.model_copy(update={"main_args": main_args})
     with replacing(folder / "conf.yml") as stream:
         stream.write(dump_config(config).encode())
+    if (text := reference_config(config)) is not None:
+        with replacing(folder / REFERENCE_FILE) as stream:
+            stream.write(text.encode())
 
 
 def _try_optimizer(module: SeparationModule) -> None:
