@@ -32,6 +32,8 @@ MONITORED = "val_loss/dataloader_idx_0"
 
 KERNELS = {"fused", "foreach", "capturable", "differentiable"}
 """Arguments by which an optimizer's kernels are chosen."""
+MOMENTA = {"betas", "momentum"}
+"""Arguments that a cyclic scheduler moves."""
 
 
 class SeparationModule(pl.LightningModule):
@@ -342,6 +344,7 @@ class SeparationModule(pl.LightningModule):
                 group["lr"] = section.lr
             if self._schedule_changed:
                 group.pop("initial_lr", None)
+                group.update({name: optimizer.defaults[name] for name in MOMENTA & optimizer.defaults.keys()})
         if self._schedule_changed and schedule.scheduler_class is not None:
             self.scheduler = schedule.scheduler_class(optimizer, **schedule.sche_config)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iianet.checkpoint import NETWORK, read_checkpoint
 from iianet.config.key_paths import flattened
+from iianet.config.optim_sections import SchedulerSection
 from iianet.config.schema import Config
 from iianet.errors import ConfigError, WeightsError
 from iianet.paths import expand_path
@@ -327,7 +328,16 @@ def tell_changed_settings(saved: SavedRun, config: Config) -> None:
     if "optimizer.lr" in changed:
         logger.warning("the learning rate is %g from here on, and its schedule starts anew", config.optimizer.lr)
     elif any(name.startswith("scheduler.") for name in changed):
-        logger.warning("the schedule starts anew, from the learning rate that the run had")
+        logger.warning("%s", _other_schedule(config.scheduler))
+
+
+def _other_schedule(schedule: SchedulerSection) -> str:
+    """What becomes of the learning rate where the schedule is another one now."""
+    if schedule.sche_name is None:
+        return "there is no schedule from here on: the learning rate stays at what the run had"
+    if "max_lr" in schedule.sche_config:  # a cycle, which begins where its own arguments say
+        return "the schedule starts anew, at the learning rates that it names"
+    return "the schedule starts anew, from the learning rate that the run had"
 
 
 def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
