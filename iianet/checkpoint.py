@@ -88,6 +88,11 @@ NETWORK = "model."
 PARALLEL = "module."
 """Prefix that torch's DataParallel puts before each name."""
 
+PUBLISHED_SEPARATORS = (
+    "best_model.pth of the releases v1.0.0 and v1.0.1 at https://github.com/JusperLee/IIANet/releases"
+)
+"""Where trained separators are published, in words."""
+
 MODEL_ARGS: Mapping[str, int] = {"n_src": 2}
 """What the reference writes beside its weights whatever the configuration, and never reads."""
 
@@ -259,8 +264,11 @@ def _check_fit(
         return
     if isinstance(module, VideoEncoder):
         cure = (
-            "give published lip-reading weights, a file with 'model_state_dict' of ResNetVideoModel (ResNet-18, PReLU)"
+            "give published lip-reading weights, a file with 'model_state_dict' of ResNetVideoModel (ResNet-18, PReLU) "
+            "such as lrw_resnet18_mstcn_adamw_s3.pth.tar"
         )
+    elif expected.keys().isdisjoint(found):
+        cure = f"give a separator: a best_model.pth or checkpoint of train.py, or {PUBLISHED_SEPARATORS}"
     else:
         cure = "build IIANet with the audionet_config of these weights, or give weights trained with yours"
     raise WeightsError(f"{source}: does not fit {type(module).__name__}: {'; '.join(faults)}. To fix it, {cure}")

@@ -11,10 +11,16 @@ from typing import Any
 
 from torch import Tensor
 
-from iianet.checkpoint import load_published, read_checkpoint, recorded_settings, separator_weights
+from iianet.checkpoint import (
+    PUBLISHED_SEPARATORS,
+    load_published,
+    read_checkpoint,
+    recorded_settings,
+    separator_weights,
+)
 from iianet.config.key_paths import flattened
 from iianet.config.schema import Config
-from iianet.errors import ConfigError
+from iianet.errors import ConfigError, WeightsError
 from iianet.separator.model import IIANet
 
 logger = logging.getLogger(__name__)
@@ -72,6 +78,11 @@ def open_trained(path: Path, config: Config | None = None, *, trains_on: bool = 
         WeightsError: The file is missing, damaged, or holds no separator.
         ConfigError: The config contradicts the file.
     """
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such weights file; expected a best_model.pth or checkpoint of train.py, or "
+            f"{PUBLISHED_SEPARATORS}"
+        )
     contents = read_checkpoint(path)
     settings = recorded_settings(contents)
     arguments = _arguments(settings) or _sizes(separator_weights(contents))

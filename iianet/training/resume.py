@@ -89,7 +89,7 @@ class SavedRun:
         if missing:
             raise ConfigError(
                 f"--resume {path}: not a checkpoint of train.py, it has no {', '.join(missing)}; give a last.ckpt or "
-                "epoch=N.ckpt that this version of it wrote"
+                "epoch=N.ckpt that this version of it wrote, or begin a new run from its weights with --init_from"
             )
         try:
             return cls.parse(path, found)
@@ -276,7 +276,7 @@ def refuse_other_order(saved: SavedRun, order: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"--resume {saved.path}: the examples would come in another order than it was trained in: "
             f"{_there_and_here(differing, saved.order, order)}. Resume with the config and the manifests that it was "
-            "trained with (conf.yml beside it), or start a new run without --resume"
+            "trained with (conf.yml beside it), or start a new run without --resume, from its weights with --init_from"
         )
 
 
@@ -322,7 +322,8 @@ def tell_changed_settings(saved: SavedRun, config: Config) -> None:
         raise ConfigError(
             f"--resume {saved.path}: {_there_and_here(unfit, saved.settings, now)}; what the optimizer keeps of its "
             "steps belongs to the settings there, and only optimizer.lr and optimizer.weight_decay may change. Resume "
-            "with those settings (conf.yml beside it), or start a new run without --resume"
+            "with those settings (conf.yml beside it), or start a new run without --resume, from its weights with "
+            "--init_from"
         )
     logger.warning("--resume %s: %s; from step %d on, what is here applies", saved.path, named, saved.step)
     if "optimizer.lr" in changed:
