@@ -142,7 +142,8 @@ def _run(argv: list[str], prog: str) -> int:
     snapshots = [] if streams else open_stores(config, source)
     folder = RunFolder(expand_path(arguments.exp_dir) / "checkpoint", config.exp.exp_name)
     will_build = bool(snapshots) and config.datamodule.data_config.build_missing
-    stored = SeparationData(config, snapshots, build_command(arguments, config), will_build)
+    names = ("train", "val", *(["test"] if config.training.test_every_n_epochs else []))
+    stored = SeparationData(config, snapshots, build_command(arguments, config), will_build, names)
     data = StreamData(config, streams) if streams else stored
     data.prepare_splits()  # data that cannot be used is reported before anything is written
     if snapshots:

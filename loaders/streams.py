@@ -39,7 +39,7 @@ from loaders.datamodule import RankedData
 from loaders.dataset import TimedLoader
 from loaders.epochs import EpochDataset, Epochs, Position
 from loaders.matching import record_beside, refuse_other_encoder_of_tars
-from loaders.mixing import Mixer, dropped
+from loaders.mixing import Mixer, dropped, refuse_apart_in_streams
 from loaders.read_ahead import Share, worker_share
 from loaders.workers import sendable, shared_zeros
 from shardwriter.corpus.outside import is_outside
@@ -150,7 +150,7 @@ class StreamDataset(EpochDataset[Batch]):
         self.options = options = config.datamodule.data_config
         self.batches = options.stream_batches if split == TRAIN else None
         self.num_samples = round(options.segment * options.sample_rate)
-        self.mixer = Mixer(read_audio=self._read_audio, normalise=options.normalize_audio)
+        self.mixer = Mixer(read_audio=self._read_audio, num_samples=self.num_samples, normalise=options.normalize_audio)
         self.dim, self.samples_per_frame = config.encoder.dim, options.sample_rate // config.encoder.fps
         self.frames = round(options.segment * config.encoder.fps)
         self.too_short = shared_zeros(max(num_workers, 1))
@@ -246,9 +246,9 @@ class StreamDataset(EpochDataset[Batch]):
         segment = torch.from_numpy(np.array(embedding[:, start : start + self.frames]))
         return Row(example.key, *mixed), fit_frames(segment, self.frames)
 
-    def _read_audio(self, kind: Kind, example: StreamExample, start: int) -> Segment:
+    def _read_audio(self, kind: Kind, example: StreamExample, start: int, num_samples: int) -> Segment:
         recording = example.source if kind == "source" else example.mixture
-        return read_segment(recording, start, self.num_samples, self.options.sample_rate, sample_name(example.sample))
+        return read_segment(recording, start, num_samples, self.options.sample_rate, sample_name(example.sample))
 
     def _batch(self, made: Sequence[tuple[Row, Tensor]]) -> Batch:
         rows = [row for row, _ in made]
@@ -300,16 +300,16 @@ class StreamData(RankedData):
 
     def prepare_splits(self) -> None:
         """Log what a stream does not promise. Raises FeatureStoreError where no first sample can be trained on."""
+        refuse_apart_in_streams(self.config.datamodule)
         for split, urls in self.urls.items():
             open_shard(urls[-1]).close()
             self._refuse_other_layout(split, urls[0])
         urls = [url for split in self.urls.values() for url in split]
         refuse_other_encoder_of_tars(urls, self.config.encoder_source(encodes=False), self.options.trust_imported)
-        counts = ", ".join(f"{split} {len(urls)}" for split, urls in self.urls.items())
         logger.info(
             "shards that are streamed: %s. The order of a stream depends on the numbers of ranks and workers; an epoch "
             "that is resumed in its middle starts over.",
-            counts,
+            ", ".join(f"{split} {len(urls)}" for split, urls in self.urls.items()),
         )
 
     def order_facts(self) -> dict[str, Any]:

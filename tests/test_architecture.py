@@ -27,6 +27,7 @@ ROOMS = {
         "format": (),
         "storage": ("format",),
         "corpus": ("format",),
+        "prepare": ("format", "corpus"),
         "store": ("format", "storage", "corpus"),
         "encode": STORE,
         "execute": (*STORE, "encode"),

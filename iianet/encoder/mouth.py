@@ -5,10 +5,13 @@ mean and divide by the standard deviation of LRW mouths. Cropping commutes with 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # whoever needs sizes and rates alone is spared the seconds that torch takes
 
 FRAME_SIZE = 96
 """Height and width of stored mouth frames, pixels."""
@@ -70,11 +73,11 @@ def view_crop(key: str, view: int) -> Crop:
     return random_crop(np.random.Generator(np.random.Philox(np.random.SeedSequence([view, *key.encode()]))))
 
 
-def center_crop(frames: Tensor) -> Tensor:
+def center_crop(frames: "Tensor") -> "Tensor":
     """`(frames, 96, 96)` -> `(frames, 88, 88)`, four pixels off every side."""
     return frames[..., *CENTER_CROP.square]
 
 
-def normalise(frames: Tensor) -> Tensor:
+def normalise(frames: "Tensor") -> "Tensor":
     """uint8 grey levels -> float32 with LRW's mean 0.421 and standard deviation 0.165, same shape."""
     return (frames / 255.0).sub_(MEAN).div_(STD)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from helpers.builds import build_store as build_splits
 from helpers.builds import tar
+from helpers.commands import run_main
 from helpers.corpus import Corpus
 from helpers.runs import build_store, last, losses, run
 
 from iianet.checkpoint import export_published
 from iianet.encoder.clip_encoder import load_network
+from iianet_cli import evaluate_cli
 
 PRETRAIN = "videonet.videonet_config.pretrain"
 
@@ -151,3 +153,17 @@ def test_a_shard_that_turns_out_to_be_damaged_needs_the_file_after_all(
     told = said(capsys)
     assert f"{path}" in told and "count as missing" in told
     assert "which is needed for utterances whose embeddings are not stored, or cannot be read any more" in told
+
+
+def test_an_evaluation_needs_the_file_where_its_split_lacks_something(
+    corpus: Corpus, complete: Path, partial: Path, here: Path, absent: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = run(corpus, "--shards", complete, "--set", absent)
+    words = ["--conf_dir", corpus.config_file, "--checkpoint", folder / "best_model.pth", "--set", absent, "--shards"]
+    assert run_main(evaluate_cli.main, [*words, complete, "--out", "whole"], capsys).code == 0
+    assert run_main(evaluate_cli.main, [*words, partial, "--out", "test"], capsys).code == 0, "its test split is whole"
+    refused = run_main(evaluate_cli.main, [*words, partial, "--data_split", "train", "--out", "train"], capsys)
+    assert refused.code == 2
+    assert "needed for 4 utterances not stored (train 4)" in refused.err
+    assert not Path("train").exists()
+    assert "Download" in run_main(evaluate_cli.main, [*words[:-1], "--no_shards"], capsys).err
