@@ -94,6 +94,11 @@ NETWORK = "model."
 PARALLEL = "module."
 """Prefix that torch's DataParallel puts before each name."""
 
+PUBLISHED_SEPARATORS = (
+    "best_model.pth of the releases v1.0.0 and v1.0.1 at https://github.com/JusperLee/IIANet/releases"
+)
+"""Where trained separators are published, in words."""
+
 MODEL_ARGS: Mapping[str, int] = {"n_src": 2}
 """What the reference writes beside its weights whatever the configuration, and never reads."""
 
@@ -123,11 +128,13 @@ class PublishedForm:
         parts: Parts of the network's names, ours -> published.
         weights: Takes the network's tensors, by published name, out of the contents of a file.
         cure: What to do where a file does not fit, as a sentence without its point.
+        other_cure: The same where it has none of the network's tensors; empty where that is `cure`, too.
     """
 
     parts: Mapping[str, str]
     weights: Callable[[Mapping[str, object]], dict[str, object]]
     cure: str
+    other_cure: str = ""
 
 
 def load_published(
@@ -154,8 +161,9 @@ def load_published(
         found = {published.get(name, name): value for name, value in found.items()}
     faults = list(_faults(found, {name: _shape(value) for name, (_, value) in expected.items()}))
     if faults:
-        name = type(module).__name__
-        raise WeightsError(f"{source}: does not fit {name}: {'; '.join(faults)}. To fix it, {form.cure}")
+        name, is_other = type(module).__name__, form.other_cure and expected.keys().isdisjoint(found)
+        cure = form.other_cure if is_other else form.cure
+        raise WeightsError(f"{source}: does not fit {name}: {'; '.join(faults)}. To fix it, {cure}")
     renamed = {ours: found.get(name, value) for name, (ours, value) in expected.items()}
     module.load_state_dict(renamed)
 
@@ -308,10 +316,12 @@ def _shape(value: object) -> str:
 ENCODER_FORM = PublishedForm(
     parts=ENCODER_PARTS,
     weights=lip_weights,
-    cure="give published lip-reading weights, a file with 'model_state_dict' of ResNetVideoModel (ResNet-18, PReLU)",
+    cure="give published lip-reading weights, a file with 'model_state_dict' of ResNetVideoModel (ResNet-18, PReLU) "
+    "such as lrw_resnet18_mstcn_adamw_s3.pth.tar",
 )
 SEPARATOR_FORM = PublishedForm(
     parts=SEPARATOR_PARTS,
     weights=separator_weights,
     cure="build IIANet with the audionet_config of these weights, or give weights trained with yours",
+    other_cure=f"give a separator: a best_model.pth or checkpoint of train.py, or {PUBLISHED_SEPARATORS}",
 )

@@ -39,3 +39,8 @@ def evaluate(prog: str = "evaluate-iianet") -> None:
         prog: Name of the command in its help and errors.
     """
     main_of("iianet_cli.evaluate_cli")(prog=prog)
+
+
+def export() -> None:
+    """Start export-iianet."""
+    main_of("iianet_cli.export_cli")()

@@ -36,7 +36,7 @@ from iianet.paths import expand_path
 from iianet.terminal import say
 from iianet.wording import counted
 from iianet_cli.data_flags import add_data_flags, data_overrides
-from iianet_cli.stores import build_command, log_mode, open_stores
+from iianet_cli.stores import build_command, log_mode, open_stores, refuse_missing_weights
 from loaders.evaluation import EvaluationData
 from loaders.matching import kernels_of
 from loaders.order import Indices
@@ -160,12 +160,14 @@ def _open_data(arguments: argparse.Namespace, config: Config) -> tuple[Evaluatio
             f"{words[0]}: tars without a store say neither which examples there are nor how many; make a store of them "
             "with inspect-shards --reindex or shardwriter.write_store, and evaluate from that"
         )
-    source = config.encoder_source()
+    source = config.encoder_source(encodes=not config.datamodule.data_config.use_precomputed_embeddings)
     log_mode(config, raw_is_meant=arguments.no_shards)
     snapshots = open_stores(config, source)
     segment = config.datamodule.data_config.segment if "segment" not in vars(arguments) else arguments.segment
     data = EvaluationData(config, snapshots, build_command(arguments, config), arguments.data_split, segment)
     data.prepare_splits()
+    if snapshots:
+        refuse_missing_weights(source, data)
     return data, source
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import xxhash
 
 from iianet.batch import Batch
 from iianet.config.schema import Config
-from iianet.errors import AudioError, ConfigError, ManifestError, MouthError
+from iianet.errors import AudioError, ConfigError, ManifestError, MouthError, StoreError
 from iianet.launch import usable_cores
 from iianet.wording import counted
 from loaders.assemble import Assembler
@@ -24,12 +25,14 @@ from loaders.order import Indices, Order
 from loaders.read_ahead import ReadAhead
 from loaders.split import Split, open_split, recorded_manifests, split_manifests, warn_of_idle_stores
 from shardwriter.corpus.groups import groups_of
-from shardwriter.corpus.manifest import Manifest, manifest_folders
+from shardwriter.corpus.manifest import Manifest, is_listed, manifest_folders
 from shardwriter.corpus.mouth_npz import read_mouth_npz
 from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
+NO_TEST = ", or leave training.test_every_n_epochs out"
+"""Words that end what is said of a test split that cannot be used."""
 PROBED_FILES = 8
 """Files of which one must be fit to train on, else the run does not start."""
 
@@ -93,7 +96,7 @@ class RankedData(pl.LightningDataModule):
 
 
 class SeparationData(RankedData):
-    """Loaders of a config's training and validation examples.
+    """Loaders of a config's training and validation examples, and of those that are tested meanwhile.
 
     Args:
         config: Configuration of the run.
@@ -115,6 +118,7 @@ class SeparationData(RankedData):
     ) -> None:
         super().__init__(config)
         self._names = tuple(names)
+        self._tests_meanwhile = {"train", "test"} <= {*names}
         self._shortest = shortest
         self.snapshots = tuple(snapshots)
         self.build_command = build_command
@@ -133,14 +137,17 @@ class SeparationData(RankedData):
     @cached_property
     def splits(self) -> dict[str, Split]:
         """The opened splits."""
-        manifests = split_manifests(self.config, self.snapshots, self._names)
         folders = manifest_folders(self.config)
+        if self._tests_meanwhile:
+            self._refuse_without_test(folders["test"])
+        manifests = split_manifests(self.config, self.snapshots, self._names)
         for split, manifest in manifests.items():
             if not len(manifest.examples):
                 named = " and ".join(map(str, folders[split]))
                 raise ManifestError(
                     f"{split}: there are no examples: {named} lists none, or is not on this machine and the "
-                    "store has no such split. Fix the folder in the config, or build the split."
+                    "store has no such split. Fix the folder in the config, or build the split"
+                    f"{NO_TEST if split == 'test' and self._tests_meanwhile else ''}."
                 )
         opened = {
             split: open_split(
@@ -151,6 +158,8 @@ class SeparationData(RankedData):
         warn_of_idle_stores(opened.values())
         for one in opened.values():
             self._refuse_unusable(one)
+        if self._tests_meanwhile:
+            self._refuse_skipped_test(opened["test"])
         return opened
 
     def reopen(self, snapshots: Sequence[Snapshot]) -> None:
@@ -169,6 +178,10 @@ class SeparationData(RankedData):
         """Every example once, in hash order."""
         return self._loader("val")
 
+    def test_dataloader(self) -> BatchLoader:
+        """The same of the test split."""
+        return self._loader("test")
+
     def state_dict(self) -> dict[str, int]:
         """Position of training. The Trainer restores loaders itself, but only within an epoch."""
         return self._train_loader.state_dict() if self._train_loader else self._position
@@ -181,7 +194,7 @@ class SeparationData(RankedData):
         """See `RankedData.order_facts`."""
         return {
             **super().order_facts(),
-            **{f"{split} manifest": opened.manifest.digest() for split, opened in self.splits.items()},
+            **{f"{split} manifest": self.splits[split].manifest.digest() for split in ("train", "val")},
             "block_size": self.options.block_size,
             "window_blocks": self.options.window_blocks,
             "order_lanes": self.options.order_lanes,
@@ -276,6 +289,23 @@ class SeparationData(RankedData):
         root = manifest.data_root if len(self.snapshots) == 1 else None
         recorded = recorded_manifests(self.config, self.snapshots, manifest.split, root, complete=True)
         return EmbeddedAudio(manifest, stored, recorded, wavs)
+
+    def _refuse_without_test(self, folders: Sequence[Path]) -> None:
+        """Raise ManifestError where nothing can say what the test split is."""
+        if not self.snapshots and not is_listed(folders):
+            named = " and ".join(map(str, folders))
+            raise ManifestError(
+                f"test: training.test_every_n_epochs is {self.config.training.test_every_n_epochs}, and {named} has no "
+                f"mix.json; correct datamodule.data_config.test_dir{NO_TEST}"
+            )
+
+    def _refuse_skipped_test(self, opened: Split) -> None:
+        """Raise StoreError where nothing of the test split would be left."""
+        if self.options.on_missing == "skip" and len(opened.missing) == len(opened.used):
+            raise StoreError(
+                f"test: {self.snapshots[0].storage.name} holds none of its {len(opened.used)} utterances, and "
+                f"--on_missing is skip; build them: {self.build_command}{NO_TEST}"
+            )
 
     def _refuse_unusable(self, opened: Split) -> None:
         """Raise ManifestError where none of the first npz or wavs that a split reads can be used."""

@@ -56,6 +56,8 @@ def _refuse_other(name: str, recorded: Identity | None, source: EncoderSource, t
     """
     if recorded and not recorded.is_imported:
         refuse_made_otherwise(name, recorded, source)
+        if source.is_absent:
+            _tell_absent(name, recorded, source)
         return
     if recorded and (recorded.dim, recorded.fps) != (source.dim, source.fps):
         raise StoreError(
@@ -92,3 +94,18 @@ def _refuse_other(name: str, recorded: Identity | None, source: EncoderSource, t
             "(datamodule.data_config.trust_imported), or build another store with build-shards."
         )
     logger.warning("%s, and --trust_imported takes it for the config's %s%s", fact, configured, mixed)
+
+
+def _tell_absent(name: str, recorded: Identity, source: EncoderSource) -> None:
+    """Log whose weights are taken for the config's, whose file is not there."""
+    assert source.pretrain is not None
+    pretrain, digest = recorded.encoder.get("pretrain"), recorded.encoder.get("pretrain_digest")
+    logger.log(
+        logging.INFO if pretrain == source.pretrain.name else logging.WARNING,
+        "%s was made with the weights %s (sha256 %s); the config's %s is not there to be compared, and is needed only "
+        "to encode what is missing",
+        name,
+        pretrain,
+        digest,
+        source.pretrain,
+    )

@@ -47,7 +47,7 @@ from shardwriter.format.names import AUDIO_MEMBER, METADATA_MEMBER
 from shardwriter.format.npy import read_npy
 from shardwriter.format.sample import audio_entries, parse_metadata
 from shardwriter.storage.tar_samples import RawSample, is_decoded, read_embedding, read_samples, sample_name
-from shardwriter.storage.tar_urls import TRAIN, VAL, is_tars, open_shard, split_tars
+from shardwriter.storage.tar_urls import TEST, TRAIN, VAL, is_tars, open_shard, split_tars
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class StreamDataset(EpochDataset[Batch]):
         self._dropped.clear()
         self.too_short[self._worker.number] = 0
         epoch = self.epochs.begin().epoch
-        yield from self._validation() if self.split == VAL else self._training(epoch)
+        yield from self._training(epoch) if self.split == TRAIN else self._validation()
         if self._dropped and self.batches is None:
             yield self._batch([])
 
@@ -296,7 +296,7 @@ class StreamData(RankedData):
 
     def __init__(self, config: Config, words: Sequence[str]) -> None:
         super().__init__(config)
-        self.urls = split_tars(words)
+        self.urls = split_tars(words, (VAL,) if config.training.test_every_n_epochs is None else (VAL, TEST))
 
     def prepare_splits(self) -> None:
         """Log what a stream does not promise. Raises FeatureStoreError where no first sample can be trained on."""
@@ -305,11 +305,11 @@ class StreamData(RankedData):
             open_shard(urls[-1]).close()
             self._refuse_other_layout(split, urls[0])
         urls = [url for split in self.urls.values() for url in split]
-        refuse_other_encoder_of_tars(urls, self.config.encoder_source(), self.options.trust_imported)
+        refuse_other_encoder_of_tars(urls, self.config.encoder_source(encodes=False), self.options.trust_imported)
         logger.info(
-            "train: %d shards are streamed, val: %d. The order of a stream depends on the numbers of ranks and "
-            "workers; an epoch that is resumed in its middle starts over.",
-            *map(len, self.urls.values()),
+            "shards that are streamed: %s. The order of a stream depends on the numbers of ranks and workers; an epoch "
+            "that is resumed in its middle starts over.",
+            ", ".join(f"{split} {len(urls)}" for split, urls in self.urls.items()),
         )
 
     def order_facts(self) -> dict[str, Any]:
@@ -331,6 +331,10 @@ class StreamData(RankedData):
     def val_dataloader(self) -> StreamLoader:
         """Every example once, as it was mixed."""
         return self._loader(VAL, len(self.urls[VAL]))
+
+    def test_dataloader(self) -> StreamLoader:
+        """The same of the test split."""
+        return self._loader(TEST, len(self.urls[TEST]))
 
     def _loader(self, split: str, shards: int) -> StreamLoader:
         options = self.loader_options(shards, "shards")

@@ -20,6 +20,7 @@ ROOMS = {
         "separator": (),
         "config": ("encoder",),
         "training": ("config", "encoder", "separator"),
+        "comparison": ("config", "encoder", "separator", "training"),
         "inference": ("config", "encoder", "separator"),
     },
     "shardwriter": {

@@ -97,8 +97,11 @@ class Config(Section):
         """Class of the encoder that the videonet section names. Raises ConfigError where no encoder has the name."""
         return encoder_class(self.videonet.videonet_name)  # a started process may lack it
 
-    def encoder_source(self) -> EncoderSource:
+    def encoder_source(self, *, encodes: bool = True) -> EncoderSource:
         """The encoder that the videonet section names; nothing is loaded.
+
+        Args:
+            encodes: Whether something will be encoded with it; else its weights file need not exist.
 
         Raises:
             ConfigError: No encoder has the name.
@@ -114,7 +117,8 @@ class Config(Section):
             max_frames=videonet.max_frames,
             crop_rows=videonet.crop_rows,
         )
-        source.require_weights()
+        if encodes:
+            source.require_weights()
         return source
 
 

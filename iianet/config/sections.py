@@ -162,6 +162,10 @@ class TrainingSection(Section):
     """Batches, or the share of an epoch, from one validation to the next; null validates once at its end. Early
     stopping and the best checkpoints use every validation. The scheduler is stepped once an epoch, by its last
     validation, which the loss curves show too."""
+    test_every_n_epochs: Count | None = None
+    """Epochs from one run of the test split (test_dir) through the network to the next: with 10, after epochs 0, 10, 20
+    and so on, as in the reference. Its figure is logged beside that of validation, and decides nothing; null never
+    opens the split."""
     checkpoint_every_n_steps: Count | None = None
     """Optimizer steps from one save of last.ckpt to the next, to survive kill -9 with little lost; null saves it after
     validation only. SIGTERM always saves it."""

@@ -44,11 +44,17 @@ class EncoderSource:
     max_frames: int | None = field(default=None, kw_only=True)
     crop_rows: int = field(default=CROP_SIZE, kw_only=True)
 
-    def require_weights(self) -> None:
-        """Raise WeightsError where the weights file does not exist."""
-        if self.pretrain is not None and not self.pretrain.is_file():
+    @property
+    def is_absent(self) -> bool:
+        """Whether the weights file does not exist: what is stored can be read, and nothing encoded."""
+        return self.pretrain is not None and not self.pretrain.is_file()
+
+    def require_weights(self, needed_for: str = "") -> None:
+        """Raise WeightsError where the weights file does not exist; `needed_for` says what it would encode."""
+        if self.is_absent:
+            reason = f", which is needed for {needed_for}" if needed_for else ""
             raise WeightsError(
-                f"{self.pretrain}: no such weights file (videonet.videonet_config.pretrain). Download "
+                f"{self.pretrain}: no such weights file (videonet.videonet_config.pretrain){reason}. Download "
                 f"{encoder_class(self.name).published}, or give --set videonet.videonet_config.pretrain=PATH; null "
                 "means random weights, for trials only."
             )

@@ -39,6 +39,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(corpus: C
     [
         (lambda path: path.write_bytes(b"cut"), "weights file"),
         (lambda path: torch.save({"state_dict": {}}, path), "not a checkpoint of train.py"),
+        (lambda path: torch.save({"state_dict": {}}, path), "begin a new run from its weights with --init_from"),
     ],
 )
 def test_what_is_no_checkpoint_is_not_resumed(

@@ -104,5 +104,17 @@ def test_a_config_that_contradicts_the_file_is_refused_by_its_key(
 
 def test_a_file_of_something_else_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=r"does not fit IIANet: .* missing .*1 surplus \(layer.weight"):
+    with pytest.raises(WeightsError, match=r"does not fit IIANet: .* missing .*1 surplus \(layer.weight") as refused:
         open_trained(tmp_path / "other.pth")
+    assert "give a separator: a best_model.pth or checkpoint of train.py, or best_model.pth of" in str(refused.value)
+
+
+def test_a_file_that_is_not_there_says_where_separators_are_published(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no such weights file; .*v1\.0\.1 at https://github.com/JusperLee/IIANet/"):
+        open_trained(tmp_path / "best_model.pth")
+
+
+def test_a_separator_of_other_sizes_is_told_apart_from_another_file(corpus: Corpus, tmp_path: Path) -> None:
+    other = IIANet(**{**SMALL_CONFIG, "out_channels": 24})
+    with pytest.raises(WeightsError, match="build IIANet with the audionet_config of these weights"):
+        load_published(other, published_weights(published_shapes("separator_small")))
