@@ -13,7 +13,7 @@ from helpers.corpus import Corpus
 from helpers.runs import build_store, last, losses, run
 
 from iianet.checkpoint import export_published
-from iianet.encoder.clip_encoder import load_network
+from iianet.encoder.clip_encoder import ClipEncoder
 from iianet_cli import evaluate_cli
 
 PRETRAIN = "videonet.videonet_config.pretrain"
@@ -22,7 +22,7 @@ PRETRAIN = "videonet.videonet_config.pretrain"
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "lips.pth"
-    torch.save({"model_state_dict": export_published(load_network(None, seed=3))}, path)
+    torch.save({"model_state_dict": export_published(ClipEncoder.load_network(None, seed=3))}, path)
     return path
 
 
