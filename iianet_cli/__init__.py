@@ -1,4 +1,4 @@
-"""The commands that use the separator: `train_cli` trains it."""
+"""The commands that use the separator: `train_cli` trains it, `separate_cli` separates recordings with it."""
 
 import os
 

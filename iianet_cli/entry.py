@@ -1,4 +1,5 @@
-"""Where the installed commands and train.py start: before the imports, which take seconds, so that Ctrl-C ends them."""
+"""Where the commands start, installed or from a clone: before the imports, which take seconds, so that Ctrl-C ends
+them."""
 
 from iianet.interruption import main_of
 
@@ -39,6 +40,15 @@ def evaluate(prog: str = "evaluate-iianet") -> None:
         prog: Name of the command in its help and errors.
     """
     main_of("iianet_cli.evaluate_cli")(prog=prog)
+
+
+def separate(prog: str = "separate-iianet") -> None:
+    """Start the separating command.
+
+    Args:
+        prog: Name of the command in its help and errors.
+    """
+    main_of("iianet_cli.separate_cli")(prog=prog)
 
 
 def export() -> None:

@@ -29,7 +29,7 @@ from iianet.inference.record import EvaluationRecord, Row
 from iianet.inference.saved_examples import chosen, outdated, save_example
 from iianet.inference.scoring import estimates, scored, scorer
 from iianet.inference.summary import Summary
-from iianet.inference.trained import Trained, open_trained
+from iianet.inference.trained import Trained, open_trained, warn_of_other_rows
 from iianet.interruption import terminable
 from iianet.launch import choose_device
 from iianet.paths import expand_path
@@ -146,6 +146,7 @@ def _run(argv: list[str], prog: str) -> int:
     device = choose_device(arguments.device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # figures are of float32
     trained = open_trained(expand_path(arguments.checkpoint), config)
+    warn_of_other_rows(trained, config)
     data, source = _open_data(arguments, config)
     encoder = LazyEncoder(source, kernels_of(data.snapshots, source))
     evaluation = Evaluation(arguments, trained, data, encoder, device)

@@ -20,6 +20,7 @@ from iianet.checkpoint import (
 )
 from iianet.config.key_paths import flattened
 from iianet.config.schema import Config
+from iianet.encoder.mouth import CROP_SIZE
 from iianet.errors import ConfigError, WeightsError
 from iianet.separator.model import IIANet
 
@@ -27,8 +28,14 @@ logger = logging.getLogger(__name__)
 
 NETWORK = "audionet.audionet_config."
 """How the keys of the network's arguments begin."""
-INPUT = ("datamodule.data_config.normalize_audio", "videonet.videonet_config.crop_rows")
+NORMALIZE = "datamodule.data_config.normalize_audio"
+INPUT = (NORMALIZE, "videonet.videonet_config.crop_rows")
 """Keys that say what the network was given to hear and see."""
+LOSS = "loss.train.sdr_type"
+SCALE_INVARIANT = "pairwise_neg_sisdr"
+REFERENCE_ROWS = 50
+"""Rows, from the top of the 88 that the encoder crops, that published separators were trained on: the reference cuts
+mouths to as many frames as a segment has, and cuts their rows instead."""
 CONF_FILE = "conf.yml"
 """Config that train.py, and the reference's, leave beside what they train."""
 
@@ -147,3 +154,36 @@ def _differences(path: Path, recorded: Mapping[str, Any], config: Config) -> Ite
         if values.get(key, value) != value:
             there, here = json.dumps(value), json.dumps(values[key])
             yield key, there, f"{path}: was trained with {key}={there}, and the config says {here}"
+
+
+def warn_of_other_rows(trained: Trained, config: Config | None) -> None:
+    """Warn where a published separator, which knows the upper part of mouths, is shown whole ones.
+
+    Args:
+        trained: Separator.
+        config: Config whose encoder sees the mouths; None where embeddings are given, which were made of whole mouths.
+    """
+    rows = None if config is None else config.videonet.videonet_config.crop_rows
+    if not trained.is_of_reference or rows == REFERENCE_ROWS:
+        return
+    cure = f"; give --set videonet.videonet_config.crop_rows={REFERENCE_ROWS}" if rows is not None else ""
+    logger.warning(
+        "%s: was not written by train.py, and published separators were trained on rows 0 to %d of the mouths' %d, but "
+        "the encoder here sees %s: estimates may be worse than published%s",
+        trained.path,
+        REFERENCE_ROWS - 1,
+        CROP_SIZE,
+        "all of them" if rows is None else f"{rows} rows",
+        cure,
+    )
+
+
+def warn_of_other_level(trained: Trained) -> None:
+    """Warn where a separator was trained with a loss that leaves the level of its estimates open."""
+    if trained.settings.get(LOSS) == SCALE_INVARIANT:
+        logger.warning(
+            "%s: was trained with %s=%s, which leaves the level of estimates open: it may change from window to window",
+            trained.path,
+            LOSS,
+            SCALE_INVARIANT,
+        )

@@ -131,7 +131,7 @@ def shares_of_means(
     """
     with torch.inference_mode(False):  # it is kept for steps that train, too
         place = torch.arange(few, dtype=torch.float32, device="cpu").view(1, 1, -1)
-        repeats = [(resize(place, count) == place.mT).sum((0, 2)) for count in columns]  # each (few,)
+        repeats = [torch.bincount(resize(place, count).flatten().long(), minlength=few) for count in columns]
         pairs = [(row, count) for row, count in zip(repeats, columns, strict=True) for _ in range(2)]
         rows = [row.double() / (channels * count) for row, count in pairs]
         return torch.stack(rows)[:, None, None].to(device, dtype)

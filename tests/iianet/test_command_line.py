@@ -19,7 +19,7 @@ import shardwriter
 from iianet import interruption, version
 from iianet.command_line import config_overrides, own_environment, run_command
 from iianet.config.schema import load_config
-from iianet_cli import entry, train_cli
+from iianet_cli import entry, evaluate_cli, export_cli, separate_cli, train_cli
 from shardwriter import build_cli, inspect_cli, prepare_lists_cli, prepare_mixtures_cli
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +47,9 @@ def test_a_command_that_is_started_again_imports_this_code(tmp_path: Path, monke
         (prepare_lists_cli, "prepare-lists"),
         (prepare_mixtures_cli, "prepare-mixtures"),
         (train_cli, "train-iianet"),
+        (evaluate_cli, "evaluate-iianet"),
+        (export_cli, "export-iianet"),
+        (separate_cli, "separate-iianet"),
     ],
 )
 def test_each_command_prints_its_version(command: ModuleType, name: str, capsys: pytest.CaptureFixture[str]) -> None:

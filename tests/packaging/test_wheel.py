@@ -24,6 +24,7 @@ COMMANDS = (
     "prepare-mixtures",
     "train-iianet",
     "evaluate-iianet",
+    "separate-iianet",
     "export-iianet",
 )
 TRAP = "raise SystemExit('a file of the working directory was imported: ' + __file__)\n"

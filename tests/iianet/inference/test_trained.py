@@ -12,7 +12,7 @@ from helpers.reference_golden import SMALL_CONFIG, published_shapes, published_w
 
 from iianet.checkpoint import NETWORK, load_published, save_best_model
 from iianet.errors import ConfigError, WeightsError
-from iianet.inference.trained import open_trained
+from iianet.inference.trained import open_trained, warn_of_other_level, warn_of_other_rows
 from iianet.separator.model import IIANet
 from iianet.training.resume import settings_of
 
@@ -118,3 +118,35 @@ def test_a_separator_of_other_sizes_is_told_apart_from_another_file(corpus: Corp
     other = IIANet(**{**SMALL_CONFIG, "out_channels": 24})
     with pytest.raises(WeightsError, match="build IIANet with the audionet_config of these weights"):
         load_published(other, published_weights(published_shapes("separator_small")))
+
+
+@pytest.mark.parametrize(("write", "is_told"), [(published, True), (best_model, False)])
+def test_a_published_separator_is_told_to_know_other_rows(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, write: Any, is_told: bool
+) -> None:
+    trained = open_trained(write(corpus, tmp_path))
+    said = "published separators were trained on rows 0 to 49 of the mouths' 88, but the encoder here sees all of them"
+    warn_of_other_rows(trained, None)
+    assert (said in caplog.text) == is_told
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"), [(50, ""), (88, "sees 88 rows: estimates may be worse than published; give --set")]
+)
+def test_a_config_decides_which_rows_a_published_separator_sees(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, said: str
+) -> None:
+    config = corpus.config(*SMALL, f"videonet.videonet_config.crop_rows={rows}")
+    warn_of_other_rows(open_trained(published(corpus, tmp_path), config), config)
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
+
+
+@pytest.mark.parametrize(("loss", "is_told"), [("pairwise_neg_snr", False), ("pairwise_neg_sisdr", True)])
+def test_a_loss_that_leaves_the_level_open_is_told(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, loss: str, is_told: bool
+) -> None:
+    settings = settings_of(corpus.config(*SMALL, f"loss.train.sdr_type={loss}"))
+    save_best_model(tmp_path / "best_model.pth", network(), {}, settings)
+    warn_of_other_level(open_trained(tmp_path / "best_model.pth"))
+    assert ("leaves the level of estimates open" in caplog.text) == is_told

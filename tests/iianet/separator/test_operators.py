@@ -82,6 +82,12 @@ def test_a_guide_is_normalised_as_if_its_columns_had_been_repeated(few: int, col
         torch.testing.assert_close(resize(found[place], columns), apply(normal), rtol=1e-9, atol=1e-10)
 
 
+def test_shares_of_a_minutes_columns_take_no_more_than_its_columns() -> None:
+    """One by one against each other they would take 57 GB."""
+    share = shares_of_means(4, 30_000, (240_000,), torch.device("cpu"), torch.float64)
+    torch.testing.assert_close(share, torch.full_like(share, 1 / (4 * 30_000)), rtol=1e-12, atol=0)
+
+
 def test_the_guide_of_the_next_scale_equals_two_convolutions_and_norms() -> None:
     torch.manual_seed(0)
     batch, channels, columns = 3, 4, 9
