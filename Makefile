@@ -5,7 +5,7 @@ BIN := .venv/bin
 TEST_PROCESSES ?= 8
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses $(TEST_PROCESSES) --dist loadfile
 INSTALLED := .venv/.installed
-RAY := .venv/.ray-installed
+EXTRAS := .venv/.extras-installed
 
 .PHONY: install demo test test-all check format lock bench-peers fuzz bounds clean
 
@@ -18,8 +18,8 @@ $(INSTALLED): requirements.lock pyproject.toml setup.py
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(RAY): $(INSTALLED) requirements-ray.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-ray.lock
+$(EXTRAS): $(INSTALLED) requirements-extras.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements-extras.lock
 	@touch $@
 
 demo: $(INSTALLED)
@@ -29,7 +29,7 @@ test: $(INSTALLED)
 	$(PYTEST) -m "not slow"
 
 # At its end it lists the errors of ours that no test has made.
-test-all: $(RAY)
+test-all: $(EXTRAS)
 	$(PYTEST) --raised build/raised.txt
 
 check: $(INSTALLED)
@@ -50,11 +50,11 @@ lock:
 	  build/lock/bin/python -m pip freeze --all | grep -v -E '^(#|-e|pip==|iianet-shards)' \
 	    | sed 's/+cpu$$//' | grep -v -E '^(nvidia|cuda|triton)'; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
-	build/lock/bin/python -m pip install --disable-pip-version-check --quiet ".[ray]"
-	{ sed -n '/^#/p' requirements-ray.lock; \
+	build/lock/bin/python -m pip install --disable-pip-version-check --quiet ".[ray,metrics]"
+	{ sed -n '/^#/p' requirements-extras.lock; \
 	  build/lock/bin/python -m pip freeze --all | grep -v -E '^(#|-e|pip==|iianet-shards|nvidia|cuda|triton)' \
-	    | sed 's/+cpu$$//' | grep -v -x -F -f requirements.lock; } > build/requirements-ray.lock
-	mv build/requirements-ray.lock requirements-ray.lock
+	    | sed 's/+cpu$$//' | grep -v -x -F -f requirements.lock; } > build/requirements-extras.lock
+	mv build/requirements-extras.lock requirements-extras.lock
 
 # The environment of benchmarks/loading.py: the project, and the peers that it is compared with.
 bench-peers: build/peers-venv/.installed

@@ -28,10 +28,11 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from iianet.config.schema import Config
-from iianet.encoder.clip_encoder import ClipEncoder, load_network
+from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.kernels import PRECISIONS, default_kernels
+from iianet.encoder.lip_network import LipNetwork
 from iianet.encoder.mouth import CROP_SIZE, FRAME_SIZE, MEAN, STD, center_crop
-from iianet.encoder.video_encoder import VideoEncoder
+from iianet.encoder.protocol import Encoder
 from shardwriter.corpus.manifest import load_manifests
 from shardwriter.corpus.planning import plan_utterances
 from shardwriter.encode.clips import Clip, read_clip
@@ -76,9 +77,9 @@ def main() -> None:
 def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], list[str]]:
     """Clips per second of every way, round by round; and the kernels of each precision."""
     source = bench.config.encoder_source()
-    network = load_network(source.pretrain, source.seed)
+    network = ClipEncoder.load_network(source.pretrain, source.seed)
     chosen = {name: default_kernels(bench.device, name) for name in PRECISIONS}
-    encoders = {name: ClipEncoder(network, kernels).to(bench.device) for name, kernels in chosen.items()}
+    encoders = {name: source.load(bench.device, kernels) for name, kernels in chosen.items()}
     ways: dict[str, Callable[[int], None]] = {}
     for name, encoder in encoders.items():
         ways[f"{name}: the encoder on ready tensors (limit)"] = _limit(bench, encoder)
@@ -95,7 +96,7 @@ def measure(bench: Bench, rounds: int) -> tuple[dict[str, list[float]], list[str
     return rates, [f"{name}: {kernels.memory_format}, {kernels.max_frames} frames" for name, kernels in chosen.items()]
 
 
-def _limit(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
+def _limit(bench: Bench, encoder: Encoder) -> Callable[[int], None]:
     ready = [center_crop(torch.from_numpy(np.load(path, allow_pickle=False)["data"])) for path in bench.mouths]
     ready = [frames.to(bench.device) for frames in ready]
 
@@ -108,7 +109,7 @@ def _limit(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
     return run
 
 
-def _build(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
+def _build(bench: Bench, encoder: Encoder) -> Callable[[int], None]:
     """From the manifest to the last published shard."""
     source = bench.config.encoder_source()
     identity = identity_of(source, encoder.fingerprint, encoder.kernels, "float16")
@@ -132,7 +133,7 @@ def _build(bench: Bench, encoder: ClipEncoder) -> Callable[[int], None]:
     return run
 
 
-def _earlier(bench: Bench, network: VideoEncoder) -> Callable[[int], None]:
+def _earlier(bench: Bench, network: LipNetwork) -> Callable[[int], None]:
     border = (FRAME_SIZE - CROP_SIZE) // 2
 
     def run(number: int) -> None:

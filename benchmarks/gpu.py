@@ -35,7 +35,6 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from iianet.config.schema import Config, load_config
-from iianet.encoder.clip_encoder import ClipEncoder, load_network
 from iianet.encoder.kernels import default_kernels
 from iianet.encoder.mouth import CROP_SIZE, FPS
 from iianet.losses import pairwise_neg_snr, permutation_invariant
@@ -179,7 +178,7 @@ def parity(bench: Bench) -> str:
     ]
     embeddings, estimates, gradients = [], [], []
     for device in (torch.device("cpu"), bench.device):
-        encoder = ClipEncoder(load_network(source.pretrain, source.seed), default_kernels(device, "float32")).to(device)
+        encoder = source.load(device, default_kernels(device, "float32"))
         embeddings.append(torch.cat(encoder.encode([clip.to(device) for clip in clips]), 1).cpu())
         model = bench.network().to(device).eval()
         mixture, embedding, target = (each.to(device) for each in bench.example(1))

@@ -49,7 +49,7 @@ from tqdm import tqdm
 
 from iianet.encoder.mouth import center_crop
 from iianet.errors import MouthError
-from loaders.sharded_embeddings import ShardedEmbeddings
+from loaders.embeddings.sharded_embeddings import ShardedEmbeddings
 from shardwriter import build_cli, inspect_cli
 from shardwriter.corpus.mouth_npz import read_mouth_npz
 

@@ -34,6 +34,7 @@ class Batch:
         weight: 1 for an example, 0 for a row that only keeps a rank from standing idle, `(batch,)`, float32.
         keys: The target utterance of each row.
         num_examples: Rows of weight 1.
+        examples: Number of each row's example in its manifest; none where there is no manifest.
         dropped: Skipped rows.
         bytes_read: Bytes of stored embeddings, npz and audio read for this batch.
     """
@@ -48,6 +49,7 @@ class Batch:
     weight: Tensor
     keys: tuple[str, ...]
     num_examples: int
+    examples: tuple[int, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     bytes_read: int = 0
 

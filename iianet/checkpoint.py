@@ -10,21 +10,23 @@ Published forms, all read by `load_published`:
 and a checkpoint of train.py, {"state_dict": {"model.separator...": ...}, "settings": {...}}, whose names are ours.
 
 Our name becomes the published one by replacing the parts listed in the tables below; the way back is read off the
-network itself, so that the two cannot drift apart.
+network itself, so that the two cannot drift apart. An encoder whose files have names of its own brings a
+`PublishedForm`.
 """
 
 import json
 import pickle
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from iianet.archive import refuse_damaged_archive
@@ -33,8 +35,12 @@ from iianet.errors import WeightsError
 from iianet.run_folder import replacing
 from iianet.separator.model import IIANet
 
+LIP_PARTS: Mapping[str, str] = {"front_end": "frontend3D"}
+"""Parts of the names of every lip network of mpc001/Lipreading_using_Temporal_Convolutional_Networks, ours ->
+published. A part is one or more whole words between dots."""
+
 ENCODER_PARTS: Mapping[str, str] = {
-    "front_end": "frontend3D",
+    **LIP_PARTS,
     **{f"trunk.{block}": f"trunk.layer{block // 2 + 1}.{block % 2}" for block in range(8)},
     "norm1": "bn1",
     "norm2": "bn2",
@@ -42,7 +48,7 @@ ENCODER_PARTS: Mapping[str, str] = {
     "act2": "relu2",
     "shortcut": "downsample",
 }
-"""Parts of the encoder's names, ours -> published. A part is one or more whole words between dots."""
+"""Parts of the encoder's names, ours -> published."""
 
 SEPARATOR_PARTS: Mapping[str, str] = {
     "encoder_norm": "ln",
@@ -88,6 +94,11 @@ NETWORK = "model."
 PARALLEL = "module."
 """Prefix that torch's DataParallel puts before each name."""
 
+PUBLISHED_SEPARATORS = (
+    "best_model.pth of the releases v1.0.0 and v1.0.1 at https://github.com/JusperLee/IIANet/releases"
+)
+"""Where trained separators are published, in words."""
+
 MODEL_ARGS: Mapping[str, int] = {"n_src": 2}
 """What the reference writes beside its weights whatever the configuration, and never reads."""
 
@@ -109,32 +120,58 @@ DAMAGE = (
 """What torch.load raises on cut or altered files besides UnpicklingError, found by cutting and altering some."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublishedForm:
+    """How published files hold the weights of a network.
+
+    Attributes:
+        parts: Parts of the network's names, ours -> published.
+        weights: Takes the network's tensors, by published name, out of the contents of a file.
+        cure: What to do where a file does not fit, as a sentence without its point.
+        other_cure: The same where it has none of the network's tensors; empty where that is `cure`, too.
+    """
+
+    parts: Mapping[str, str]
+    weights: Callable[[Mapping[str, object]], dict[str, object]]
+    cure: str
+    other_cure: str = ""
+
+
 def load_published(
-    module: VideoEncoder | IIANet, state_dict: Mapping[str, object], source: Path | str = "state dict"
+    module: nn.Module,
+    state_dict: Mapping[str, object],
+    source: Path | str = "state dict",
+    form: PublishedForm | None = None,
 ) -> None:
-    """Fill a network with published weights, in any of the forms above.
+    """Fill a network with published weights, in any of the forms above, or in one of its own.
 
     Args:
         module: Network to fill; unchanged if anything does not fit.
         state_dict: Contents of a published file, or a plain state dict.
         source: Where it came from, for the error message.
+        form: Form of its own; None for IIANet's two networks.
 
     Raises:
         WeightsError: Tensors are missing, surplus or misshapen. `num_batches_tracked` may be missing.
     """
-    found = _encoder_weights(state_dict) if isinstance(module, VideoEncoder) else separator_weights(state_dict)
-    expected = _by_published_name(module)
+    form = form or _form_of(module)
+    found, expected = form.weights(state_dict), _by_published_name(module, form.parts)
     if any(name.startswith(NETWORK) for name in found):
         published = {f"{NETWORK}{ours}": name for name, (ours, _) in expected.items()}
         found = {published.get(name, name): value for name, value in found.items()}
-    _check_fit(module, found, expected, source)
+    faults = list(_faults(found, {name: _shape(value) for name, (_, value) in expected.items()}))
+    if faults:
+        name, is_other = type(module).__name__, form.other_cure and expected.keys().isdisjoint(found)
+        cure = form.other_cure if is_other else form.cure
+        raise WeightsError(f"{source}: does not fit {name}: {'; '.join(faults)}. To fix it, {cure}")
     renamed = {ours: found.get(name, value) for name, (ours, value) in expected.items()}
     module.load_state_dict(renamed)
 
 
-def export_published(module: VideoEncoder | IIANet) -> dict[str, Tensor]:
-    """Copies of a network's weights on the CPU, under their published names."""
-    return {name: value.detach().cpu().clone() for name, (_, value) in _by_published_name(module).items()}
+def export_published(module: nn.Module, form: PublishedForm | None = None) -> dict[str, Tensor]:
+    """Copies of a network's weights on the CPU, under their published names; `form` as in `load_published`."""
+    parts = (form or _form_of(module)).parts
+    return {name: value.detach().cpu().clone() for name, (_, value) in _by_published_name(module, parts).items()}
 
 
 def read_checkpoint(path: Path) -> dict[str, object]:
@@ -207,9 +244,14 @@ def save_best_model(path: Path, model: IIANet, versions: Mapping[str, str], sett
         torch.save(contents, stream)
 
 
-def _by_published_name(module: VideoEncoder | IIANet) -> dict[str, tuple[str, Tensor]]:
+def _form_of(module: nn.Module) -> PublishedForm:
+    """The form of one of IIANet's two networks."""
+    assert isinstance(module, VideoEncoder | IIANet), f"{type(module).__name__} needs a form of its own"
+    return ENCODER_FORM if isinstance(module, VideoEncoder) else SEPARATOR_FORM
+
+
+def _by_published_name(module: nn.Module, parts: Mapping[str, str]) -> dict[str, tuple[str, Tensor]]:
     """A network's state dict as published name -> (our name, tensor)."""
-    parts = ENCODER_PARTS if isinstance(module, VideoEncoder) else SEPARATOR_PARTS
     alternatives = "|".join(re.escape(part) for part in sorted(parts, key=len, reverse=True))
     pattern = re.compile(rf"(?<![^.])({alternatives})(?![^.])")
     state = module.state_dict()
@@ -218,7 +260,8 @@ def _by_published_name(module: VideoEncoder | IIANet) -> dict[str, tuple[str, Te
     return named
 
 
-def _encoder_weights(contents: Mapping[str, object]) -> dict[str, object]:
+def lip_weights(contents: Mapping[str, object]) -> dict[str, object]:
+    """The tensors of a file of lip-reading weights, by published name, without those of its temporal network."""
     weights = _unwrap(contents, "model_state_dict")
     return {name: value for name, value in weights.items() if "tcn" not in name}
 
@@ -248,24 +291,6 @@ def _numpy_values() -> list[Any]:
     return [*names, np.dtype, *(type(np.dtype(number)) for number in numbers)]
 
 
-def _check_fit(
-    module: VideoEncoder | IIANet,
-    found: Mapping[str, object],
-    expected: Mapping[str, tuple[str, Tensor]],
-    source: Path | str,
-) -> None:
-    faults = list(_faults(found, {name: _shape(value) for name, (_, value) in expected.items()}))
-    if not faults:
-        return
-    if isinstance(module, VideoEncoder):
-        cure = (
-            "give published lip-reading weights, a file with 'model_state_dict' of ResNetVideoModel (ResNet-18, PReLU)"
-        )
-    else:
-        cure = "build IIANet with the audionet_config of these weights, or give weights trained with yours"
-    raise WeightsError(f"{source}: does not fit {type(module).__name__}: {'; '.join(faults)}. To fix it, {cure}")
-
-
 def _faults(found: Mapping[str, object], expected: Mapping[str, str]) -> Iterator[str]:
     missing = [f"{name} {shape}" for name, shape in expected.items() if name not in found and not _may_miss(name)]
     surplus = [f"{name} {_shape(value)}" for name, value in found.items() if name not in expected]
@@ -286,3 +311,17 @@ def _may_miss(name: str) -> bool:
 
 def _shape(value: object) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+ENCODER_FORM = PublishedForm(
+    parts=ENCODER_PARTS,
+    weights=lip_weights,
+    cure="give published lip-reading weights, a file with 'model_state_dict' of ResNetVideoModel (ResNet-18, PReLU) "
+    "such as lrw_resnet18_mstcn_adamw_s3.pth.tar",
+)
+SEPARATOR_FORM = PublishedForm(
+    parts=SEPARATOR_PARTS,
+    weights=separator_weights,
+    cure="build IIANet with the audionet_config of these weights, or give weights trained with yours",
+    other_cure=f"give a separator: a best_model.pth or checkpoint of train.py, or {PUBLISHED_SEPARATORS}",
+)

@@ -18,12 +18,33 @@ from iianet.terminal import complain, terminal
 from iianet.version import __version__
 from iianet.wording import either, nearest
 
+_EXAMPLE = "example:\n  "
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps all of --help but the example."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLE) else super()._fill_text(text, width, indent)
+
 
 class Parser(argparse.ArgumentParser):
-    """Parser with --version, whose errors are one line that names what was perhaps meant, not pages of usage."""
+    """Parser with --version, whose errors are one line that names what was perhaps meant, not pages of usage.
 
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=f"{description} Flags may be written with - or _.", allow_abbrev=False)
+    Args:
+        prog: Name of the command.
+        description: What it does, and its exit codes.
+        example: A command line that --help shows, to be copied.
+    """
+
+    def __init__(self, prog: str, description: str, example: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=f"{description} Flags may be written with - or _.",
+            epilog=example and f"{_EXAMPLE}{example}",
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
         self.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:

@@ -16,7 +16,7 @@ class ConfigError(FeatureStoreError):
 
 
 class OutputError(FeatureStoreError):
-    """What a command prints, or a recording that it makes, cannot be written."""
+    """What a command prints, or a list or recording that it makes, cannot be written."""
 
 
 class WeightsError(FeatureStoreError):

@@ -235,7 +235,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
         raise TrainingError(
             f"{path}: cannot be written: {_reason(refusal)}. What was there before is whole. Make room or make the "
-            "folder writable; then resume with --resume last"
+            "folder writable, then try again; a training resumes with --resume last"
         ) from error
 
 

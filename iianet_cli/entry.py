@@ -14,6 +14,16 @@ def inspect_shards() -> None:
     main_of("shardwriter.inspect_cli")()
 
 
+def prepare_lists() -> None:
+    """Start prepare-lists."""
+    main_of("shardwriter.prepare_lists_cli")()
+
+
+def prepare_mixtures() -> None:
+    """Start prepare-mixtures."""
+    main_of("shardwriter.prepare_mixtures_cli")()
+
+
 def train(prog: str = "train-iianet") -> None:
     """Start the training command.
 
@@ -23,6 +33,15 @@ def train(prog: str = "train-iianet") -> None:
     main_of("iianet_cli.train_cli")(prog=prog)
 
 
+def evaluate(prog: str = "evaluate-iianet") -> None:
+    """Start the evaluating command.
+
+    Args:
+        prog: Name of the command in its help and errors.
+    """
+    main_of("iianet_cli.evaluate_cli")(prog=prog)
+
+
 def separate(prog: str = "separate-iianet") -> None:
     """Start the separating command.
 
@@ -30,3 +49,8 @@ def separate(prog: str = "separate-iianet") -> None:
         prog: Name of the command in its help and errors.
     """
     main_of("iianet_cli.separate_cli")(prog=prog)
+
+
+def export() -> None:
+    """Start export-iianet."""
+    main_of("iianet_cli.export_cli")()

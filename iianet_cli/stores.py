@@ -11,6 +11,8 @@ from iianet.config.fields import several
 from iianet.config.schema import Config
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError
+from iianet.wording import counted
+from loaders.datamodule import SeparationData
 from loaders.matching import refuse_other_encoder
 from shardwriter.build.build import create
 from shardwriter.build.options import BuildOptions
@@ -83,6 +85,15 @@ def open_stores(config: Config, source: EncoderSource) -> list[Snapshot]:
     for snapshot in snapshots:
         refuse_other_encoder(snapshot, source, data.trust_imported)
     return snapshots
+
+
+def refuse_missing_weights(source: EncoderSource, data: SeparationData) -> None:
+    """Raise WeightsError where stores lack utterances that are to be encoded, and the weights file is not there."""
+    missing = {split: len(opened.missing) for split, opened in data.splits.items() if len(opened.missing)}
+    if missing and (data.will_build or data.options.on_missing == "encode"):
+        counts = ", ".join(f"{split} {count}" for split, count in missing.items())
+        cure = "" if data.will_build else "; --on_missing skip leaves them out"
+        source.require_weights(f"{counted(sum(missing.values()), 'utterance')} not stored ({counts}){cure}")
 
 
 def _begin_store(config: Config) -> None:

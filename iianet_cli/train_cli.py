@@ -18,7 +18,10 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from iianet.command_line import Parser, add_config_flags, at_least_one, config_overrides, run_command
+from iianet.comparison.comparison_report import save_comparison
+from iianet.comparison.mode_comparison import refuse_unfit_comparison, run_ways
 from iianet.config.fields import CUDA_GRAPHS
+from iianet.config.reference import REFERENCE_FILE, reference_config
 from iianet.config.schema import Config, dump_config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.encoder.source import EncoderSource
@@ -28,11 +31,9 @@ from iianet.paths import expand_path
 from iianet.run_folder import RunFolder, refuse_unwritable, refusing_full_disk, replacing
 from iianet.terminal import say
 from iianet.training.best_checkpoints import BestCheckpoints, epoch_of
-from iianet.training.comparison_report import save_comparison
 from iianet.training.epoch_length import limited, refuse_unfit_interval
 from iianet.training.last_checkpoint import AtomicCheckpointIO
 from iianet.training.lightning_module import SeparationModule
-from iianet.training.mode_comparison import refuse_unfit_comparison, run_ways
 from iianet.training.results import BEST_MODEL_FILE, load_best, quality, save_curves, save_ranking, save_results
 from iianet.training.resume import (
     SavedRun,
@@ -46,7 +47,8 @@ from iianet.training.termination import RunStopped, own_signals
 from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning, refuse_without_compiler
 from iianet.wording import counted
 from iianet_cli.data_flags import PREFIX, add_data_flags, data_overrides
-from iianet_cli.stores import build_command, log_mode, named_stores, open_stores
+from iianet_cli.initial_weights import load_initial_weights, refuse_two_beginnings
+from iianet_cli.stores import build_command, log_mode, named_stores, open_stores, refuse_missing_weights
 from loaders.build_missing import BuildMissing
 from loaders.datamodule import SeparationData
 from loaders.matching import kernels_of
@@ -103,6 +105,12 @@ def _parser(prog: str) -> Parser:
         "that one command line serves the first start and every later one",
     )
     parser.add_argument(
+        "--init_from",
+        metavar="FILE",
+        help="begin a new run from the separator's weights in this file: a best_model.pth, a published one too, or a "
+        "checkpoint; with --resume auto only where no run is there to resume",
+    )
+    parser.add_argument(
         "--exp_dir", metavar="DIR", default="Experiments", help="folder that results go below (default Experiments)"
     )
     parser.add_argument(
@@ -121,9 +129,11 @@ def _parser(prog: str) -> Parser:
 def _run(argv: list[str], prog: str) -> int:
     arguments = _parser(prog).read(argv)
     config = load_config(arguments.conf_dir, [*config_overrides(arguments), *_own_overrides(arguments)])
+    refuse_two_beginnings(arguments.init_from, arguments.resume)
     if arguments.record_steps:
         logging.getLogger().setLevel(logging.WARNING)
-    source = config.encoder_source()
+    reads_stores = config.datamodule.data_config.use_precomputed_embeddings
+    source = config.encoder_source(encodes=not reads_stores or bool(arguments.compare_modes))
     if arguments.compare_modes:
         return _compare_modes(arguments, config, source)
     if not arguments.record_steps:
@@ -132,9 +142,12 @@ def _run(argv: list[str], prog: str) -> int:
     snapshots = [] if streams else open_stores(config, source)
     folder = RunFolder(expand_path(arguments.exp_dir) / "checkpoint", config.exp.exp_name)
     will_build = bool(snapshots) and config.datamodule.data_config.build_missing
-    stored = SeparationData(config, snapshots, build_command(arguments, config), will_build)
+    names = ("train", "val", *(["test"] if config.training.test_every_n_epochs else []))
+    stored = SeparationData(config, snapshots, build_command(arguments, config), will_build, names)
     data = StreamData(config, streams) if streams else stored
     data.prepare_splits()  # data that cannot be used is reported before anything is written
+    if snapshots:
+        refuse_missing_weights(source, stored)
     quieten_lightning()
     pl.seed_everything(config.training.seed, workers=True, verbose=False)
     module = SeparationModule(config, LazyEncoder(source, kernels_of(snapshots, source)))
@@ -151,19 +164,25 @@ def _run(argv: list[str], prog: str) -> int:
         refuse_other_order(saved, module.order)
         tell_changed_settings(saved, config)
         logger.info("Resuming from %s", saved.path)
+        module.init_from = saved.init_from
+        if arguments.init_from is not None:
+            logger.info("--init_from %s is not used: it is for a new run", arguments.init_from)
+    elif arguments.init_from is not None:
+        module.init_from = load_initial_weights(arguments.init_from, config, folder.path, module.model)
     if config.training.compile:
         refuse_without_compiler(config.training, trainer.strategy.root_device)
     if not trainer.is_global_zero:
         return fit(trainer, module, data, folder.path, saved)
     fresh = saved is None or not saved.is_in(folder.path)
     with folder.claimed(fresh, 2 * module.checkpoint_bytes):
-        _write_config(arguments, config, folder.path)
+        _write_config(arguments, config, folder.path, module.init_from)
         return fit(trainer, module, data, folder.path, saved)
 
 
 def _compare_modes(arguments: argparse.Namespace, config: Config, source: EncoderSource) -> int:
     """Measure raw mode against the store, without reading or writing what training keeps."""
-    refuse_unfit_comparison(config, arguments.resume, stream_words(config.datamodule.data_config))
+    kept = [f"--{name}" for name in ("resume", "init_from") if getattr(arguments, name) is not None]
+    refuse_unfit_comparison(config, kept, stream_words(config.datamodule.data_config))
     open_stores(config, source)  # an unfit store is refused before the minutes of raw mode
     folder = expand_path(arguments.exp_dir) / "compare_modes"
     refuse_unwritable(folder)
@@ -197,11 +216,17 @@ def _order_facts(config: Config, data: SeparationData) -> dict[str, Any]:
     return {**data.order_facts(), "global batch": order.global_batch, "batches in an epoch": batches}
 
 
-def _write_config(arguments: argparse.Namespace, config: Config, folder: Path) -> None:
-    """Write the run's conf.yml."""
-    config = config.model_copy(update={"main_args": {"conf_dir": arguments.conf_dir, "exp_dir": str(folder)}})
+def _write_config(arguments: argparse.Namespace, config: Config, folder: Path, init_from: Mapping[str, str]) -> None:
+    """Write the run's conf.yml, and beside it what the reference opens of it."""
+    main_args: dict[str, Any] = {"conf_dir": arguments.conf_dir, "exp_dir": str(folder)}
+    if init_from:
+        main_args["init_from"] = dict(init_from)
+    config = config.model_copy(update={"main_args": main_args})
     with replacing(folder / "conf.yml") as stream:
         stream.write(dump_config(config).encode())
+    if (text := reference_config(config)) is not None:
+        with replacing(folder / REFERENCE_FILE) as stream:
+            stream.write(text.encode())
 
 
 def _try_optimizer(module: SeparationModule) -> None:

@@ -1,7 +1,7 @@
 """Assemble Batches: audio, stored embeddings, and the mouths of rows whose embedding is not stored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ class Row(NamedTuple):
         bytes_read: Bytes read for the audio and the mouth.
         mouth: Frames to encode the embedding from; None where it is stored.
         stored: Utterance, view and first frame of a stored embedding.
+        example: Number of the example in its manifest; None where there is none.
     """
 
     key: str
@@ -53,6 +54,7 @@ class Row(NamedTuple):
     bytes_read: int
     mouth: MouthSegment | None = None
     stored: tuple[int, int, int] | None = None
+    example: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,15 @@ class Assembler:
         if stored is not None:
             video = stored.centre.dtype.itemsize * values
         return self.order.batch_size * row_bytes(self.split.num_samples, video)
+
+    def of_length(self, num_samples: int) -> "Assembler":
+        """The same for segments of another length."""
+        return replace(
+            self,
+            split=replace(self.split, num_samples=num_samples),
+            mixer=replace(self.mixer, num_samples=num_samples),
+            frames=max(1, round(num_samples / self.split.samples_per_frame)),
+        )
 
     def batch(self, epoch: int, positions: Sequence[int]) -> Batch:
         """Assemble the rows at some positions of an epoch. A row that cannot be read is left out and listed.
@@ -129,7 +140,8 @@ class Assembler:
             int(order.interferer_start[position]) * self.split.samples_per_frame,
         )
         bytes_read = mixed.bytes_read + (mouth.bytes_read if mouth else 0)
-        return Row(key, mixed.mixture, mixed.target, bytes_read, mouth, (utterance, view, start) if stored else None)
+        place = (utterance, view, start) if stored else None
+        return Row(key, mixed.mixture, mixed.target, bytes_read, mouth, place, example)
 
     def _mouth(self, key: str, epoch: int, position: int, utterance: int) -> MouthSegment:
         path = str(self.split.manifest.utterances.column("mouth")[utterance])
@@ -209,6 +221,7 @@ def collate(
         weight=torch.ones(len(rows)) if rows else torch.zeros(1),
         keys=tuple(row.key for row in rows) if rows else ("",),
         num_examples=len(rows),
+        examples=tuple(row.example for row in rows if row.example is not None),
         dropped=tuple(lost),
         bytes_read=bytes_read + sum(row.bytes_read for row in rows),
     )

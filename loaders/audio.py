@@ -42,20 +42,18 @@ class WavFiles:
 
     Args:
         manifest: Examples of the split, with the paths of their wavs.
-        num_samples: Length of the segment.
         sample_rate: Hz.
     """
 
-    def __init__(self, manifest: Manifest, num_samples: int, sample_rate: int) -> None:
-        self.num_samples = num_samples
+    def __init__(self, manifest: Manifest, sample_rate: int) -> None:
         self.sample_rate = sample_rate
         self._root = manifest.data_root
         self._paths = {"source": manifest.examples.column("source"), "mixture": manifest.examples.column("mixture")}
 
-    def read(self, kind: Kind, example: int, start: int) -> Segment:
+    def read(self, kind: Kind, example: int, start: int, num_samples: int) -> Segment:
         """Read a segment of an example's source or mixture, from sample `start` on. Raises AudioError."""
         path = self._root / self._paths[kind][example].as_py()
-        return read_segment(path, start, self.num_samples, self.sample_rate)
+        return read_segment(path, start, num_samples, self.sample_rate)
 
 
 def read_segment(
@@ -120,16 +118,16 @@ class EmbeddedAudio:
         self._starts = {"source": sources, "mixture": sources + manifest.num_samples()}
         self._rows = np.where(sources < 0, -1, rows)
 
-    def read(self, kind: Kind, example: int, start: int) -> Segment:
+    def read(self, kind: Kind, example: int, start: int, num_samples: int) -> Segment:
         """See `WavFiles.read`."""
         row = int(self._rows[example])
         if row < 0 or self.stored.is_damaged(shard := int(self.reader.shard_of[row])):
-            return self.wavs.read(kind, example, start)
+            return self.wavs.read(kind, example, start, num_samples)
         try:
-            stored = self._stored(row, int(self._starts[kind][example]) + start, self.wavs.num_samples)
+            stored = self._stored(row, int(self._starts[kind][example]) + start, num_samples)
         except StoreError as error:
             self.stored.give_up(shard, error)
-            return self.wavs.read(kind, example, start)
+            return self.wavs.read(kind, example, start, num_samples)
         return decode_segment(stored, self._where(row) if stored.dtype == np.float32 else "")
 
     def _stored(self, row: int, first: int, count: int) -> npt.NDArray[Any]:

@@ -8,6 +8,7 @@ import numpy as np
 from iianet.batch import Batch
 from loaders.assemble import Assembler
 from loaders.epochs import EpochDataset, EpochLoader, Epochs, Position
+from loaders.order import Indices
 from loaders.read_ahead import ReadAhead, worker_share
 from loaders.workers import sendable
 
@@ -57,8 +58,12 @@ class ExampleDataset(EpochDataset[Batch]):
         with self.read_ahead.start_epoch(shard[ours], order.window[ours], worker) as ahead:
             for positions in batches[worker.number :: worker.of]:
                 ahead.settle(int(order.window[positions].max(initial=0)), shard[positions])
-                yield self.assembler.batch(epoch, positions.tolist())
+                yield self.assembled(epoch, positions)
             ahead.finish()
+
+    def assembled(self, epoch: int, positions: Indices) -> Batch:
+        """The batch at some positions of an epoch."""
+        return self.assembler.batch(epoch, positions.tolist())
 
 
 class TimedLoader(EpochLoader[Batch]):

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iianet.encoder.kernels import Kernels
+from iianet.encoder.mouth import CROP_SIZE
 from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
 from shardwriter.format.record import Identity, StoreRecord
 from shardwriter.storage.folder import Folder
 from shardwriter.storage.tar_urls import is_fetched
-from shardwriter.store.identity import recorded_kernels, refuse_made_otherwise, unknown_origin
+from shardwriter.store.identity import imported_from, recorded_kernels, refuse_made_otherwise, unknown_origin
 from shardwriter.store.snapshot import Snapshot, is_store, read_record
 
 logger = logging.getLogger(__name__)
@@ -55,12 +56,26 @@ def _refuse_other(name: str, recorded: Identity | None, source: EncoderSource, t
     """
     if recorded and not recorded.is_imported:
         refuse_made_otherwise(name, recorded, source)
+        if source.is_absent:
+            _tell_absent(name, recorded, source)
         return
     if recorded and (recorded.dim, recorded.fps) != (source.dim, source.fps):
         raise StoreError(
             f"{name}: its embeddings have {recorded.dim} rows at {recorded.fps:g} fps; the config's "
             f"encoder has {source.dim} at {source.fps}. Other models read them through loaders.ShardedEmbeddings; for "
             "IIANet build another store with build-shards"
+        )
+    imported = imported_from(recorded) if recorded else None
+    if imported not in (None, source.name):
+        raise StoreError(
+            f"{name}: its embeddings were imported as those of the encoder {imported}; the config's is {source.name}. "
+            f"Set videonet.videonet_name: {imported}, or build another store with build-shards"
+        )
+    if imported and source.crop_rows != CROP_SIZE:
+        raise StoreError(
+            f"{name}: an earlier tool made its embeddings, of all {CROP_SIZE} rows of the crop, and the config's "
+            f"encoder sees {source.crop_rows} (videonet.videonet_config.crop_rows). Set crop_rows: {CROP_SIZE}, or "
+            "build another store with build-shards"
         )
     origin, agree, mixed = "nothing beside it says which", "If it is that one,", ""
     if recorded:
@@ -71,6 +86,7 @@ def _refuse_other(name: str, recorded: Identity | None, source: EncoderSource, t
             "with another, the run mixes two encoders. --on_missing skip or error rules that out."
         )
     configured = f"weights {source.pretrain.name}" if source.pretrain else f"random weights of seed {source.seed}"
+    configured += f" and crop_rows {source.crop_rows}" if source.crop_rows != CROP_SIZE else ""
     fact = f"{name}: the encoder of its embeddings is unknown ({origin})"
     if not trusted:
         raise StoreError(
@@ -78,3 +94,18 @@ def _refuse_other(name: str, recorded: Identity | None, source: EncoderSource, t
             "(datamodule.data_config.trust_imported), or build another store with build-shards."
         )
     logger.warning("%s, and --trust_imported takes it for the config's %s%s", fact, configured, mixed)
+
+
+def _tell_absent(name: str, recorded: Identity, source: EncoderSource) -> None:
+    """Log whose weights are taken for the config's, whose file is not there."""
+    assert source.pretrain is not None
+    pretrain, digest = recorded.encoder.get("pretrain"), recorded.encoder.get("pretrain_digest")
+    logger.log(
+        logging.INFO if pretrain == source.pretrain.name else logging.WARNING,
+        "%s was made with the weights %s (sha256 %s); the config's %s is not there to be compared, and is needed only "
+        "to encode what is missing",
+        name,
+        pretrain,
+        digest,
+        source.pretrain,
+    )

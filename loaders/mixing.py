@@ -7,7 +7,8 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from iianet.batch import Dropped
-from iianet.errors import AudioError, FeatureStoreError
+from iianet.config.data_section import DatamoduleSection
+from iianet.errors import AudioError, ConfigError, FeatureStoreError
 from loaders.audio import Kind, Samples, Segment
 
 Example = TypeVar("Example")
@@ -32,11 +33,13 @@ class Mixer(Generic[Example]):
     """Makes the audio of examples.
 
     Attributes:
-        read_audio: Reads a segment of an example's source or mixture, from a sample on; raises AudioError.
+        read_audio: Reads a segment of an example's source or mixture, from a sample on, of a length; raises AudioError.
+        num_samples: Length of the segments.
         normalise: Whether to bring mixtures to unit variance.
     """
 
-    read_audio: Callable[[Kind, Example, int], Segment]
+    read_audio: Callable[[Kind, Example, int, int], Segment]
+    num_samples: int
     normalise: bool
 
     def read(self, example: Example, start: int, interferer: Example | None = None, interferer_start: int = 0) -> Mixed:
@@ -51,18 +54,28 @@ class Mixer(Generic[Example]):
         Raises:
             AudioError: A recording cannot be read; InterfererError where it is the interferer's.
         """
-        target, first = self.read_audio("source", example, start)
+        target, first = self.read_audio("source", example, start, self.num_samples)
         if interferer is None:
-            mixture, second = self.read_audio("mixture", example, start)
+            mixture, second = self.read_audio("mixture", example, start, self.num_samples)
         else:
             try:
-                added, second = self.read_audio("source", interferer, interferer_start)
+                added, second = self.read_audio("source", interferer, interferer_start, self.num_samples)
             except AudioError as error:
                 raise InterfererError(str(error)) from error
             mixture = target + added
         if self.normalise:
             mixture, target = normalised(mixture, target)
         return Mixed(mixture, target, first + second)
+
+
+def refuse_apart_in_streams(section: DatamoduleSection) -> None:
+    """Raise ConfigError where a stream is to mix speakers or videos apart: it adds the next utterance that comes."""
+    whose = section.data_config.mix_apart
+    if whose is not None and section.dynamic_mixing:
+        raise ConfigError(
+            f"datamodule.data_config.mix_apart: {whose} needs to choose what is mixed, and a stream of tars adds the "
+            "next utterance that comes; train from a store or from raw mouths, or set mix_apart: null"
+        )
 
 
 def dropped(error: FeatureStoreError, key: str, interferer: str) -> Dropped:

@@ -6,6 +6,11 @@ permuted. Global batch g is a slice of that sequence, a rank takes its part of i
 With lanes, hash order is first cut into as many equal parts, each is permuted so on its own, and a global batch takes
 equally many examples of each: the ranks of one node then read one part of the shards. The order depends on the number
 of lanes and not on how many nodes share them.
+
+In dynamic mixing, an interferer is drawn for each example out of its window: of another group, which is another
+utterance, or of another speaker or video where the config says so. Where a window is of one group alone, its
+interferers come from the lane, and where that is of one group too, from the whole set; if that is, it is refused. So
+no two examples of a group are ever mixed.
 """
 
 from collections.abc import Sequence
@@ -36,7 +41,7 @@ class EpochOrder:
     Attributes:
         example: Of each position.
         window: Of each position: within a lane ascending, and what is read together.
-        interferer: For dynamic mixing, an example whose source is mixed in: of another video; -1 in static mixing.
+        interferer: For dynamic mixing, an example whose source is mixed in: of another group; -1 in static mixing.
         view: Which embedding of the utterance is used; 0 is the centre crop.
         start: First mouth frame of the segment.
         interferer_start: First mouth frame of the interferer's segment.
@@ -69,6 +74,7 @@ class Order:
         views: Augmented embeddings of each utterance to choose from, beside the centre crop: one a block and epoch.
         spare_frames: Frames by which each example is longer than the segment, `(examples,)`: the segment starts at
             random within them. None starts it at 0.
+        group_of_example: Group of every example, `(examples,)`: no two of one are mixed. None: its utterance.
     """
 
     utterance_of_example: Indices
@@ -84,18 +90,26 @@ class Order:
     lanes: int = 1
     views: int = 0
     spare_frames: Indices | None = None
+    group_of_example: Indices | None = None
 
     def __post_init__(self) -> None:
-        if self.dynamic_mixing and len(np.unique(self.utterance_of_example[self.eligible])) == 1:
+        if self.dynamic_mixing and len(np.unique(self._groups[self.eligible])) == 1:
+            what, cure = "utterance", "train_mixing: static"
+            if self.group_of_example is not None:
+                what, cure = "group than its own (mix_apart)", "mix_apart: null"
             raise ManifestError(
-                "dynamic mixing adds a source of another video, but the training set has only one; add utterances or "
-                "set datamodule.data_config.train_mixing: static"
+                f"dynamic mixing adds a source of another {what}, but the training set has only one; add utterances or "
+                f"set datamodule.data_config.{cure}"
             )
         if self.lanes > 1 and (not self.drop_last or self.global_batch % self.lanes):
             raise ConfigError(
                 f"datamodule.data_config.order_lanes is {self.lanes}, and a step has {self.global_batch} examples "
                 f"({self.batch_size} on each of {self.world_size} ranks); expected a multiple of the lanes"
             )
+
+    @property
+    def _groups(self) -> Indices:
+        return self.utterance_of_example if self.group_of_example is None else self.group_of_example
 
     @property
     def global_batch(self) -> int:
@@ -167,15 +181,15 @@ class Order:
         ]
 
     def _interferers(self, epoch: int, lane: int, number: int, window: Indices, part: Indices) -> Indices:
-        """For each row of a window, a uniformly drawn one of another video; where the window has but one video, of the
+        """For each row of a window, a uniformly drawn one of another group; where the window has but one group, of the
         lane, and where that has but one too, of the whole set."""
-        utterances = self.utterance_of_example[window]
-        pools = (pool for pool in (window, part, self.eligible) if len(np.unique(self.utterance_of_example[pool])) > 1)
-        pool = np.sort(next(pools))  # examples of a video lie together
-        pooled = self.utterance_of_example[pool]
-        own, after = np.searchsorted(pooled, utterances), np.searchsorted(pooled, utterances, side="right")
+        pools = (pool for pool in (window, part, self.eligible) if len(np.unique(self._groups[pool])) > 1)
+        pool = np.sort(next(pools))
+        pool = pool[np.argsort(self._groups[pool], kind="stable")]  # examples of a group lie together
+        pooled, groups = self._groups[pool], self._groups[window]
+        own, after = np.searchsorted(pooled, groups), np.searchsorted(pooled, groups, side="right")
         drawn = generator(self.seed, epoch, _INTERFERER, lane, number).integers(len(pool) - (after - own))
-        chosen: Indices = pool[np.where(drawn < own, drawn, drawn + after - own)]  # pass over the row's own video
+        chosen: Indices = pool[np.where(drawn < own, drawn, drawn + after - own)]  # pass over the row's own group
         return chosen
 
     def _interleaved(self, lanes: Sequence[Indices]) -> Indices:

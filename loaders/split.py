@@ -229,7 +229,12 @@ class Split:
 
 
 def open_split(
-    config: Config, snapshots: Sequence[Snapshot], manifest: Manifest, build_command: str, will_build: bool = False
+    config: Config,
+    snapshots: Sequence[Snapshot],
+    manifest: Manifest,
+    build_command: str,
+    will_build: bool = False,
+    segment: float | None = None,
 ) -> Split:
     """Open a split.
 
@@ -239,12 +244,13 @@ def open_split(
         manifest: Utterances and examples of the split.
         build_command: Command that would add missing utterances, for the message about them.
         will_build: Whether they will be added before the first epoch.
+        segment: Length of an example, seconds; None is the config's.
 
     Raises:
         FeatureStoreError: No example is left, or utterances are missing and on_missing is error.
     """
     options = config.datamodule.data_config
-    num_samples = round(options.segment * options.sample_rate)
+    num_samples = round((segment or options.segment) * options.sample_rate)
     eligible = _eligible_examples(options, manifest, num_samples)
     stored = None
     if snapshots:
@@ -282,11 +288,11 @@ def _eligible_examples(options: DataConfig, manifest: Manifest, num_samples: int
     if left_out := len(lengths) - len(eligible):
         hours = lengths[lengths < num_samples].sum() / options.sample_rate / 3600
         message = "%s: %d of %d examples (%.2f h) are shorter than the segment of %g s and left out"
-        logger.info(message, manifest.split, left_out, len(lengths), hours, options.segment)
+        logger.info(message, manifest.split, left_out, len(lengths), hours, num_samples / options.sample_rate)
     if not len(eligible):
         raise ManifestError(
-            f"{manifest.split}: none of its {len(lengths)} examples is as long as the segment of {options.segment:g} "
-            "s; add longer mixtures or shorten datamodule.data_config.segment"
+            f"{manifest.split}: none of its {len(lengths)} examples is as long as the segment of "
+            f"{num_samples / options.sample_rate:g} s; add longer mixtures or shorten datamodule.data_config.segment"
         )
     return eligible
 

@@ -39,7 +39,7 @@ from loaders.datamodule import RankedData
 from loaders.dataset import TimedLoader
 from loaders.epochs import EpochDataset, Epochs, Position
 from loaders.matching import record_beside, refuse_other_encoder_of_tars
-from loaders.mixing import Mixer, dropped
+from loaders.mixing import Mixer, dropped, refuse_apart_in_streams
 from loaders.read_ahead import Share, worker_share
 from loaders.workers import sendable, shared_zeros
 from shardwriter.corpus.outside import is_outside
@@ -47,7 +47,7 @@ from shardwriter.format.names import AUDIO_MEMBER, METADATA_MEMBER
 from shardwriter.format.npy import read_npy
 from shardwriter.format.sample import audio_entries, parse_metadata
 from shardwriter.storage.tar_samples import RawSample, is_decoded, read_embedding, read_samples, sample_name
-from shardwriter.storage.tar_urls import TRAIN, VAL, is_tars, open_shard, split_tars
+from shardwriter.storage.tar_urls import TEST, TRAIN, VAL, is_tars, open_shard, split_tars
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class StreamDataset(EpochDataset[Batch]):
         self.options = options = config.datamodule.data_config
         self.batches = options.stream_batches if split == TRAIN else None
         self.num_samples = round(options.segment * options.sample_rate)
-        self.mixer = Mixer(read_audio=self._read_audio, normalise=options.normalize_audio)
+        self.mixer = Mixer(read_audio=self._read_audio, num_samples=self.num_samples, normalise=options.normalize_audio)
         self.dim, self.samples_per_frame = config.encoder.dim, options.sample_rate // config.encoder.fps
         self.frames = round(options.segment * config.encoder.fps)
         self.too_short = shared_zeros(max(num_workers, 1))
@@ -172,7 +172,7 @@ class StreamDataset(EpochDataset[Batch]):
         self._dropped.clear()
         self.too_short[self._worker.number] = 0
         epoch = self.epochs.begin().epoch
-        yield from self._validation() if self.split == VAL else self._training(epoch)
+        yield from self._training(epoch) if self.split == TRAIN else self._validation()
         if self._dropped and self.batches is None:
             yield self._batch([])
 
@@ -246,9 +246,9 @@ class StreamDataset(EpochDataset[Batch]):
         segment = torch.from_numpy(np.array(embedding[:, start : start + self.frames]))
         return Row(example.key, *mixed), fit_frames(segment, self.frames)
 
-    def _read_audio(self, kind: Kind, example: StreamExample, start: int) -> Segment:
+    def _read_audio(self, kind: Kind, example: StreamExample, start: int, num_samples: int) -> Segment:
         recording = example.source if kind == "source" else example.mixture
-        return read_segment(recording, start, self.num_samples, self.options.sample_rate, sample_name(example.sample))
+        return read_segment(recording, start, num_samples, self.options.sample_rate, sample_name(example.sample))
 
     def _batch(self, made: Sequence[tuple[Row, Tensor]]) -> Batch:
         rows = [row for row, _ in made]
@@ -296,19 +296,20 @@ class StreamData(RankedData):
 
     def __init__(self, config: Config, words: Sequence[str]) -> None:
         super().__init__(config)
-        self.urls = split_tars(words)
+        self.urls = split_tars(words, (VAL,) if config.training.test_every_n_epochs is None else (VAL, TEST))
 
     def prepare_splits(self) -> None:
         """Log what a stream does not promise. Raises FeatureStoreError where no first sample can be trained on."""
+        refuse_apart_in_streams(self.config.datamodule)
         for split, urls in self.urls.items():
             open_shard(urls[-1]).close()
             self._refuse_other_layout(split, urls[0])
         urls = [url for split in self.urls.values() for url in split]
-        refuse_other_encoder_of_tars(urls, self.config.encoder_source(), self.options.trust_imported)
+        refuse_other_encoder_of_tars(urls, self.config.encoder_source(encodes=False), self.options.trust_imported)
         logger.info(
-            "train: %d shards are streamed, val: %d. The order of a stream depends on the numbers of ranks and "
-            "workers; an epoch that is resumed in its middle starts over.",
-            *map(len, self.urls.values()),
+            "shards that are streamed: %s. The order of a stream depends on the numbers of ranks and workers; an epoch "
+            "that is resumed in its middle starts over.",
+            ", ".join(f"{split} {len(urls)}" for split, urls in self.urls.items()),
         )
 
     def order_facts(self) -> dict[str, Any]:
@@ -330,6 +331,10 @@ class StreamData(RankedData):
     def val_dataloader(self) -> StreamLoader:
         """Every example once, as it was mixed."""
         return self._loader(VAL, len(self.urls[VAL]))
+
+    def test_dataloader(self) -> StreamLoader:
+        """The same of the test split."""
+        return self._loader(TEST, len(self.urls[TEST]))
 
     def _loader(self, split: str, shards: int) -> StreamLoader:
         options = self.loader_options(shards, "shards")

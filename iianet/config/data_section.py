@@ -3,9 +3,11 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from iianet.config.fields import Count, Few, NotNegative, PathName, PathNames, Real, Section, Whole, only
+from iianet.config.fields import Count, Few, Name, NotNegative, PathName, PathNames, Real, Section, Whole, only
+from iianet.config.problems import raise_problems
+from iianet.config.utterance_names import Whose, names_problem
 
 ONE_TARGET = "each mixture has one target speaker, and the reference never ran with another number; set n_src: 1"
 ONE_RATE = (
@@ -69,6 +71,13 @@ class DataConfig(Section):
     """Frames by which a mouth may be longer or shorter than its audio before it is listed."""
     train_mixing: Literal["dynamic", "static"] | None = None
     """Mix training sources anew each epoch, or use the manifest's mixtures; null follows `data_name`."""
+    mix_apart: Whose | None = None
+    """What two sources that dynamic mixing adds may never share, as in the published mixtures: a video, or a speaker;
+    null adds any two utterances. `utterance_names` says how to tell."""
+    utterance_names: Name | None = None
+    """How the names of mouths tell the video or the speaker, for `mix_apart`: as those of lrs2, lrs3 (the video alone)
+    or vox2; or a regular expression with a group `(?P<video>...)` or `(?P<speaker>...)`, which is searched for in the
+    path of each mouth below `data_root`, without .npz."""
     augment_mouth: bool = True
     """Crop and flip training mouths at random where they are read raw, as the reference does."""
     on_missing: Literal["encode", "skip", "error"] = "encode"
@@ -103,6 +112,12 @@ class DataConfig(Section):
                 "give the length of training examples in seconds, such as segment: 2.0"
             )
         return value
+
+    @model_validator(mode="after")
+    def _tells_what_is_mixed_apart(self) -> "DataConfig":
+        problem = names_problem(self.utterance_names, self.mix_apart) if self.mix_apart else None
+        raise_problems({"utterance_names": problem} if problem else {})
+        return self
 
 
 class DatamoduleSection(Section):

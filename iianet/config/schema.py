@@ -27,6 +27,7 @@ from iianet.config.sections import (
     TrainingSection,
     VideonetSection,
 )
+from iianet.encoder.mouth import CROP_SIZE
 from iianet.encoder.protocol import Encoder
 from iianet.encoder.registry import encoder_class
 from iianet.encoder.source import EncoderSource
@@ -79,6 +80,12 @@ class Config(Section):
                 f"found {channels}, expected {encoder.dim}: the encoder {encoder.name} gives {encoder.dim} channels; "
                 f"set vpre_channels: {encoder.dim}"
             )
+        rows = self.videonet.videonet_config.crop_rows
+        if rows < encoder.fewest_rows:
+            wrong["videonet.videonet_config.crop_rows"] = (
+                f"found {rows}, expected {_at_least(encoder.fewest_rows)}: with fewer rows of the crop the encoder "
+                f"{encoder.name} cannot work; set crop_rows: {CROP_SIZE} for the whole crop"
+            )
         problem = segment_problem(self.datamodule.data_config.segment, encoder.fps)
         if problem is not None:
             wrong["datamodule.data_config.segment"] = problem
@@ -90,8 +97,11 @@ class Config(Section):
         """Class of the encoder that the videonet section names. Raises ConfigError where no encoder has the name."""
         return encoder_class(self.videonet.videonet_name)  # a started process may lack it
 
-    def encoder_source(self) -> EncoderSource:
+    def encoder_source(self, *, encodes: bool = True) -> EncoderSource:
         """The encoder that the videonet section names; nothing is loaded.
+
+        Args:
+            encodes: Whether something will be encoded with it; else its weights file need not exist.
 
         Raises:
             ConfigError: No encoder has the name.
@@ -105,8 +115,10 @@ class Config(Section):
             name=self.encoder.name,
             memory_format=videonet.memory_format,
             max_frames=videonet.max_frames,
+            crop_rows=videonet.crop_rows,
         )
-        source.require_weights()
+        if encodes:
+            source.require_weights()
         return source
 
 
@@ -137,6 +149,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
             for place, problem in problems(details, Config)
         ]
         raise ConfigError("\n".join(lines)) from error
+
+
+def _at_least(rows: int) -> str:
+    """Which numbers of rows are allowed, in words."""
+    return str(rows) if rows == CROP_SIZE else f"{rows} to {CROP_SIZE}"
 
 
 def _origin(place: Place, document: Document, settings: Sequence[Override]) -> str:

@@ -21,6 +21,7 @@ from iianet.config.fields import (
     Whole,
     only,
 )
+from iianet.encoder.mouth import CROP_SIZE
 from iianet.encoder.registry import encoder_problem
 from iianet.wording import show
 
@@ -69,6 +70,9 @@ class VideonetConfig(Section):
     max_frames: Count | None = None
     """Frames that the encoder takes at a time, which bounds its memory, about 2 MB a frame; null is the default of the
     device, 32 on CPUs and 1024 on CUDA."""
+    crop_rows: Annotated[Count, Field(le=CROP_SIZE)] = CROP_SIZE
+    """Rows of the 88 x 88 crop that the encoder sees, from the top. The published IIANet networks were trained and
+    tested with 50, as the reference cuts rows where it means frames."""
 
 
 class VideonetSection(Section):
@@ -158,6 +162,10 @@ class TrainingSection(Section):
     """Batches, or the share of an epoch, from one validation to the next; null validates once at its end. Early
     stopping and the best checkpoints use every validation. The scheduler is stepped once an epoch, by its last
     validation, which the loss curves show too."""
+    test_every_n_epochs: Count | None = None
+    """Epochs from one run of the test split (test_dir) through the network to the next: with 10, after epochs 0, 10, 20
+    and so on, as in the reference. Its figure is logged beside that of validation, and decides nothing; null never
+    opens the split."""
     checkpoint_every_n_steps: Count | None = None
     """Optimizer steps from one save of last.ckpt to the next, to survive kill -9 with little lost; null saves it after
     validation only. SIGTERM always saves it."""

@@ -1,4 +1,4 @@
-"""The lip encoder's layers in forms that compute the same with less work."""
+"""The layers of a lip network in forms that compute the same with less work."""
 
 from typing import TypeVar
 
@@ -8,7 +8,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from iianet.encoder.kernels import MEMORY_FORMATS
-from iianet.encoder.video_encoder import ResidualBlock
 
 Convolution = TypeVar("Convolution", nn.Conv2d, nn.Conv3d)
 
@@ -19,7 +18,7 @@ class FrontEnd(nn.Module):
     That is the same sum as the 3-D convolution's, and kernels for it are better.
 
     Args:
-        front_end: Conv3d 1 -> 64 of (5, 7, 7), BatchNorm3d, PReLU, MaxPool3d.
+        front_end: That of a `LipNetwork`: Conv3d, BatchNorm3d, PReLU, MaxPool3d.
         memory_format: contiguous or channels_last.
     """
 
@@ -35,23 +34,27 @@ class FrontEnd(nn.Module):
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def forward(self, window: Tensor) -> Tensor:
-        """`(frames + 4, 88, 88)` -> `(frames, 64, 22, 22)`."""
-        stacked = window.unfold(0, self.frames, 1).permute(0, 3, 1, 2)  # (frames, 5, 88, 88), overlapping
+        """`(frames + 4, rows, 88)` -> `(frames, channels, rows / 4, 22)`, a part of a row for a whole one."""
+        stacked = window.unfold(0, self.frames, 1).permute(0, 3, 1, 2)  # (frames, 5, rows, 88), overlapping
         stacked = stacked.contiguous(memory_format=self.memory_format)
         result: Tensor = self.pool(self.activation(self.convolution(stacked)))
         return result
 
 
-def fold_batch_norms(trunk: nn.Sequential) -> None:
-    """Fold every BatchNorm of some residual blocks into the convolution before it, in place."""
-    for block in trunk:
-        assert isinstance(block, ResidualBlock)
-        block.conv1, block.norm1 = _folded(block.conv1, block.norm1), nn.Identity()
-        block.conv2, block.norm2 = _folded(block.conv2, block.norm2), nn.Identity()
-        if isinstance(block.shortcut, nn.Sequential):
-            convolution, norm = block.shortcut
-            assert isinstance(convolution, nn.Conv2d)
-            block.shortcut = _folded(convolution, norm)
+def fold_batch_norms(module: nn.Module) -> None:
+    """Fold every BatchNorm of a trunk into the convolution before it, in place.
+
+    Both are children of one module, one directly after the other, as they are computed.
+    """
+    before, convolution = "", nn.Module()
+    for name, child in list(module.named_children()):
+        if isinstance(child, _BatchNorm):
+            assert isinstance(convolution, nn.Conv2d), f"{name} follows no convolution"
+            setattr(module, before, _folded(convolution, child))
+            setattr(module, name, nn.Identity())
+        else:
+            fold_batch_norms(child)
+        before, convolution = name, child
 
 
 @torch.no_grad()

@@ -42,8 +42,9 @@ class Kernels:
         device: Type of device that the settings are for: cpu or cuda.
         dtype: Type of weights and features: float32 or bfloat16. Embeddings are float32 in any case.
         memory_format: Layout of features: contiguous (channel by channel) or channels_last.
-        max_frames: Frames encoded at a time. It bounds the memory for features, in the lip encoder about 2 MB a frame;
-            the pixels of a whole pack, 8 KB a frame, are in memory at once.
+        max_frames: Frames encoded at a time. It bounds the memory for features, in the lip encoder about 2 MB a frame
+            of 88 rows, and less in proportion for fewer; the pixels of a whole pack, 8 KB a frame, are in memory at
+            once.
     """
 
     device: str = "cpu"

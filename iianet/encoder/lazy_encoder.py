@@ -40,5 +40,6 @@ class LazyEncoder:
 
     def _on(self, device: torch.device) -> Encoder:
         if self.encoder is None:
+            self.source.require_weights("utterances whose embeddings are not stored, or cannot be read any more")
             self.encoder = self.source.load(device, self.kernels.on(device) if self.kernels else None)
         return self.encoder.to(device)

@@ -5,15 +5,20 @@ mean and divide by the standard deviation of LRW mouths. Cropping commutes with 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # whoever needs sizes and rates alone is spared the seconds that torch takes
 
 FRAME_SIZE = 96
 """Height and width of stored mouth frames, pixels."""
 CROP_SIZE = 88
-"""Height and width of the crop that the encoder sees, pixels."""
+"""Height and width of the crop, pixels. The encoder sees all of it, or its first `crop_rows` rows."""
+CROP_ROWS = "crop_rows"
+"""Name of how many rows of the crop the encoder sees: in configs, and in the identity of stores where not all."""
 MEAN = 0.421
 """Mean grey level of the mouths of LRW, of 0 to 1."""
 STD = 0.165
@@ -30,7 +35,7 @@ FLIP_PROBABILITY = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """The square that the encoder sees of a clip.
+    """The square that is cut out of each frame of a clip.
 
     Attributes:
         top: First row kept, 0 to 8.
@@ -70,11 +75,11 @@ def view_crop(key: str, view: int) -> Crop:
     return random_crop(np.random.Generator(np.random.Philox(np.random.SeedSequence([view, *key.encode()]))))
 
 
-def center_crop(frames: Tensor) -> Tensor:
+def center_crop(frames: "Tensor") -> "Tensor":
     """`(frames, 96, 96)` -> `(frames, 88, 88)`, four pixels off every side."""
     return frames[..., *CENTER_CROP.square]
 
 
-def normalise(frames: Tensor) -> Tensor:
+def normalise(frames: "Tensor") -> "Tensor":
     """uint8 grey levels -> float32 with LRW's mean 0.421 and standard deviation 0.165, same shape."""
     return (frames / 255.0).sub_(MEAN).div_(STD)

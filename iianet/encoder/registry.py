@@ -5,11 +5,14 @@ Configs, sources and stores carry the name and no class: a started process looks
 
 from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.protocol import Encoder
+from iianet.encoder.shuffle_encoder import HalfShuffleEncoder, ShuffleEncoder
 from iianet.errors import ConfigError
 from iianet.wording import either, nearest, show
 
 ENCODERS: dict[str, type[Encoder]] = {
     ClipEncoder.name: ClipEncoder,
+    ShuffleEncoder.name: ShuffleEncoder,
+    HalfShuffleEncoder.name: HalfShuffleEncoder,
 }
 """Name -> class."""
 

@@ -12,7 +12,7 @@ import torch
 
 from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.kernels import Kernels, default_kernels
-from iianet.encoder.mouth import SAMPLE_RATE
+from iianet.encoder.mouth import CROP_ROWS, CROP_SIZE, SAMPLE_RATE
 from iianet.encoder.protocol import Encoder
 from iianet.encoder.registry import encoder_class
 from iianet.errors import WeightsError
@@ -33,6 +33,7 @@ class EncoderSource:
         name: Name of the encoder in the registry.
         memory_format: Layout of features, contiguous or channels_last; None is the default of the device.
         max_frames: Frames encoded at a time; None is the default of the device.
+        crop_rows: Rows of a crop that the encoder sees, from the top.
     """
 
     pretrain: Path | None
@@ -41,12 +42,19 @@ class EncoderSource:
     name: str = field(default=ClipEncoder.name, kw_only=True)
     memory_format: str | None = field(default=None, kw_only=True)
     max_frames: int | None = field(default=None, kw_only=True)
+    crop_rows: int = field(default=CROP_SIZE, kw_only=True)
 
-    def require_weights(self) -> None:
-        """Raise WeightsError where the weights file does not exist."""
-        if self.pretrain is not None and not self.pretrain.is_file():
+    @property
+    def is_absent(self) -> bool:
+        """Whether the weights file does not exist: what is stored can be read, and nothing encoded."""
+        return self.pretrain is not None and not self.pretrain.is_file()
+
+    def require_weights(self, needed_for: str = "") -> None:
+        """Raise WeightsError where the weights file does not exist; `needed_for` says what it would encode."""
+        if self.is_absent:
+            reason = f", which is needed for {needed_for}" if needed_for else ""
             raise WeightsError(
-                f"{self.pretrain}: no such weights file (videonet.videonet_config.pretrain). Download "
+                f"{self.pretrain}: no such weights file (videonet.videonet_config.pretrain){reason}. Download "
                 f"{encoder_class(self.name).published}, or give --set videonet.videonet_config.pretrain=PATH; null "
                 "means random weights, for trials only."
             )
@@ -73,8 +81,12 @@ class EncoderSource:
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
-        """What happens to frames before the first layer, as the identity of stores records it."""
-        return encoder_class(self.name).preprocessing
+        """What happens to frames before the first layer, as the identity of stores records it.
+
+        Of whole crops it does not mention rows: stores were made of those before there was a choice.
+        """
+        preprocessing = encoder_class(self.name).preprocessing
+        return preprocessing if self.crop_rows == CROP_SIZE else {**preprocessing, CROP_ROWS: self.crop_rows}
 
     @cached_property
     def digest(self) -> str | None:
@@ -102,7 +114,7 @@ class EncoderSource:
         self._warn_of_random_weights()
         kernels = kernels or self.kernels(device)
         with torch.random.fork_rng(devices=[]):  # loading it in the middle of training must not move other draws
-            encoder = encoder_class(self.name).load(self.pretrain, self.seed, kernels)
+            encoder = encoder_class(self.name).load(self.pretrain, self.seed, kernels, self.crop_rows)
         return encoder.to(device)
 
     def facts(self, fingerprint: str) -> dict[str, Any]:

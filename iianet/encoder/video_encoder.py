@@ -1,20 +1,17 @@
-"""The frozen lip encoder: mouth frames -> one 512-vector per frame.
+"""The network of IIANet's lip encoder: mouth frames -> one 512-vector per frame.
 
-A 3-D convolution that sees five frames, then a ResNet-18 trunk per frame (Martinez et al., ICASSP 2020, as
-`ResNetVideoModel` in JusperLee/IIANet). About 0.31 GMAC a frame. It is frozen: always in eval mode, always without
-gradients, so that its BatchNorm neither uses nor drifts with batch statistics.
+A front end that sees five frames, then a ResNet-18 trunk per frame (Martinez et al., ICASSP 2020, as
+`ResNetVideoModel` in JusperLee/IIANet). About 0.31 GMAC a frame.
 """
 
-import math
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
+
+from iianet.encoder.lip_network import LipNetwork
 
 EMBEDDING_DIM = 512
 """Rows of an embedding."""
-CONTEXT_FRAMES = 2
-"""Frames that an output column sees to its left and to its right."""
 STAGE_CHANNELS = (64, 128, 256, 512)
 """Channels of the four stages of the trunk."""
 
@@ -25,10 +22,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm1: nn.Module = nn.BatchNorm2d(out_channels)
+        self.norm1 = nn.BatchNorm2d(out_channels)
         self.act1 = nn.PReLU(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2: nn.Module = nn.BatchNorm2d(out_channels)
+        self.norm2 = nn.BatchNorm2d(out_channels)
         self.act2 = nn.PReLU(out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
@@ -45,50 +42,12 @@ class ResidualBlock(nn.Module):
         return result
 
 
-class VideoEncoder(nn.Module):
-    """Frozen ResNet-18 lip encoder, as published. Weights are random until some are loaded
-    (`iianet.checkpoint.load_published`). `iianet.encoder.clip_encoder` makes it fast."""
+class VideoEncoder(LipNetwork):
+    """The lip network as published."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.front_end = nn.Sequential(
-            nn.Conv3d(1, 64, (5, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
-            nn.BatchNorm3d(64),
-            nn.PReLU(64),
-            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
-        )
         blocks: list[nn.Module] = []
         for in_channels, out_channels in pairwise((64, *STAGE_CHANNELS)):
             blocks.append(ResidualBlock(in_channels, out_channels, stride=1 if out_channels == 64 else 2))
             blocks.append(ResidualBlock(out_channels, out_channels, stride=1))
-        self.trunk = nn.Sequential(*blocks)
-        self.requires_grad_(False)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> "VideoEncoder":  # noqa: ARG002 (frozen: there is no other mode)
-        """Stay in eval mode, whatever a parent module or a Trainer asks for."""
-        return super().train(False)
-
-    @torch.no_grad()
-    def init_weights(self, seed: int) -> None:
-        """Fill with He-normal weights (fan out, as the reference initialises) from `seed`, the same on any device."""
-        generator = torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
-                fan_out = math.prod(module.kernel_size) * module.out_channels
-                noise = torch.randn(module.weight.shape, generator=generator)
-                module.weight.copy_(noise * math.sqrt(2.0 / fan_out))
-
-    @torch.no_grad()
-    def forward(self, mouths: Tensor) -> Tensor:
-        """Encode clips of one length.
-
-        Args:
-            mouths: Normalised crops, `(batch, 1, frames, 88, 88)`.
-
-        Returns:
-            Embeddings, `(batch, 512, frames)`.
-        """
-        features = self.front_end(nn.functional.pad(mouths, (0, 0, 0, 0, CONTEXT_FRAMES, CONTEXT_FRAMES)))
-        columns = [self.trunk(clip.transpose(0, 1)).mean(dim=(2, 3)) for clip in features]  # (frames, 512) each
-        return torch.stack(columns).transpose(1, 2)
+        super().__init__(64, nn.Sequential(*blocks))

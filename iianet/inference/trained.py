@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,17 @@ from typing import Any
 
 from torch import Tensor
 
-from iianet.checkpoint import load_published, read_checkpoint, recorded_settings, separator_weights
+from iianet.checkpoint import (
+    PUBLISHED_SEPARATORS,
+    load_published,
+    read_checkpoint,
+    recorded_settings,
+    separator_weights,
+)
 from iianet.config.key_paths import flattened
 from iianet.config.schema import Config
 from iianet.encoder.mouth import CROP_SIZE
-from iianet.errors import ConfigError
+from iianet.errors import ConfigError, WeightsError
 from iianet.separator.model import IIANet
 
 logger = logging.getLogger(__name__)
@@ -43,11 +49,13 @@ class Trained:
         model: The separator, on the CPU, in evaluation mode.
         settings: What the file records of the config that it was trained with, by dotted key; of the reference's
             files nothing.
+        step: Optimizer step of a checkpoint; None of a model file.
     """
 
     path: Path
     model: IIANet
     settings: Mapping[str, Any]
+    step: int | None = None
 
     @property
     def is_of_reference(self) -> bool:
@@ -61,7 +69,7 @@ class Trained:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def open_trained(path: Path, config: Config | None = None) -> Trained:
+def open_trained(path: Path, config: Config | None = None, *, trains_on: bool = False) -> Trained:
     """Make the network of a file, from the arguments that it was trained with.
 
     The file tells them itself, by its record or by the shapes of its tensors; only the iterations of the reference's
@@ -70,23 +78,35 @@ def open_trained(path: Path, config: Config | None = None) -> Trained:
     Args:
         path: Path of the file.
         config: Config that it is to be used with.
+        trains_on: Whether it is trained further with the config: another input, to which it will adapt, is then a
+            warning and no error.
 
     Raises:
         WeightsError: The file is missing, damaged, or holds no separator.
         ConfigError: The config contradicts the file.
     """
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such weights file; expected a best_model.pth or checkpoint of train.py, or "
+            f"{PUBLISHED_SEPARATORS}"
+        )
     contents = read_checkpoint(path)
     settings = recorded_settings(contents)
     arguments = _arguments(settings) or _sizes(separator_weights(contents))
     if config is not None:
         _refuse_other(path, {f"{NETWORK}{name}": value for name, value in arguments.items()}, config)
-        _refuse_other(path, {key: settings[key] for key in INPUT if key in settings}, config)
+        given = {key: settings[key] for key in INPUT if key in settings}
+        if trains_on:
+            _warn_of_other(path, given, config)
+        else:
+            _refuse_other(path, given, config)
         arguments = config.audionet.audionet_config.model_dump()
     elif "num_blocks" not in arguments:
         logger.info("%s does not say how often its separator iterates; 16 times, as published", path)
     model = IIANet(**arguments)
     load_published(model, contents, path)
-    return Trained(path=path, model=model.eval(), settings=settings)
+    step = contents.get("global_step")
+    return Trained(path=path, model=model.eval(), settings=settings, step=step if isinstance(step, int) else None)
 
 
 def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,13 +135,25 @@ def _sizes(weights: Mapping[str, object]) -> dict[str, Any]:
 
 def _refuse_other(path: Path, recorded: Mapping[str, Any], config: Config) -> None:
     """Raise ConfigError where a config says otherwise than the file was trained with."""
+    for key, value, fact in _differences(path, recorded, config):
+        raise ConfigError(
+            f"{fact}; give the config that it was trained with ({CONF_FILE} beside it), or --set {key}={value}"
+        )
+
+
+def _warn_of_other(path: Path, recorded: Mapping[str, Any], config: Config) -> None:
+    """Log where a config says otherwise than the file was trained with."""
+    for _, _, fact in _differences(path, recorded, config):
+        logger.warning("%s: training goes on with what the config says", fact)
+
+
+def _differences(path: Path, recorded: Mapping[str, Any], config: Config) -> Iterator[tuple[str, str, str]]:
+    """Keys that a config sets otherwise than the file was trained with: the key, the file's value, and the fact."""
     values = flattened(config.model_dump())
     for key, value in recorded.items():
         if values.get(key, value) != value:
-            raise ConfigError(
-                f"{path}: was trained with {key}={json.dumps(value)}, and the config says {json.dumps(values[key])}; "
-                f"give the config that it was trained with ({CONF_FILE} beside it), or --set {key}={json.dumps(value)}"
-            )
+            there, here = json.dumps(value), json.dumps(values[key])
+            yield key, there, f"{path}: was trained with {key}={there}, and the config says {here}"
 
 
 def warn_of_other_rows(trained: Trained, config: Config | None) -> None:
@@ -131,11 +163,10 @@ def warn_of_other_rows(trained: Trained, config: Config | None) -> None:
         trained: Separator.
         config: Config whose encoder sees the mouths; None where embeddings are given, which were made of whole mouths.
     """
-    videonet = None if config is None else config.videonet.videonet_config
-    rows = getattr(videonet, "crop_rows", None)
+    rows = None if config is None else config.videonet.videonet_config.crop_rows
     if not trained.is_of_reference or rows == REFERENCE_ROWS:
         return
-    cure = f"; give --set videonet.videonet_config.crop_rows={REFERENCE_ROWS}" if hasattr(videonet, "crop_rows") else ""
+    cure = f"; give --set videonet.videonet_config.crop_rows={REFERENCE_ROWS}" if rows is not None else ""
     logger.warning(
         "%s: was not written by train.py, and published separators were trained on rows 0 to %d of the mouths' %d, but "
         "the encoder here sees %s: estimates may be worse than published%s",

@@ -12,7 +12,7 @@ import torch
 
 from iianet.config.schema import Config
 from iianet.training.lightning_module import MONITORED, SeparationModule
-from iianet.training.results import save_curves, save_results
+from iianet.training.results import save_curves, save_ranking, save_results
 from iianet.training.resume import checkpoint_name
 from iianet.wording import show
 
@@ -100,12 +100,14 @@ class BestCheckpoints(pl.callbacks.ModelCheckpoint):
             self.kth_best_model_path, self.kth_value = list(self.best_k_models.items())[-1]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save a checkpoint where it is among the best, and the results where it is the best."""
+        """Save a checkpoint where it is among the best, with their ranking, and the results where it is the best."""
         assert isinstance(pl_module, SeparationModule)
-        before = self.best_model_path
+        best, scores = self.best_model_path, self.scores
         super().on_validation_end(trainer, pl_module)
-        if self.best_model_path != before and trainer.is_global_zero:
+        if self.best_model_path != best and trainer.is_global_zero:
             save_results(self.folder, pl_module.model, pl_module.config, self.scores)
+        elif self.scores != scores and trainer.is_global_zero:
+            save_ranking(self.folder, self.scores)
         if time.monotonic() - self._drawn_at > SECONDS_BETWEEN_PICTURES and trainer.is_global_zero:
             save_curves(self.folder, pl_module.history, pl_module.config)
             self._drawn_at = time.monotonic()

@@ -57,7 +57,7 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Save the last step, where no validation has done so. Raises RunStopped."""
         if not validation_follows(trainer):
-            self._stop_if_asked(trainer)
+            self.stop_if_asked(trainer)
             trainer.save_checkpoint(self.path)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
@@ -66,18 +66,19 @@ class LastCheckpoint(pl.callbacks.Checkpoint):
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         """Stop all ranks where one was asked to. Raises RunStopped."""
-        self._stop_if_asked(trainer)
+        self.stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Save the state with the results of validation."""
         trainer.save_checkpoint(self.path)
 
     def _save_step(self, trainer: pl.Trainer) -> None:
-        self._stop_if_asked(trainer)
+        self.stop_if_asked(trainer)
         if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
             trainer.save_checkpoint(self.path)
 
-    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+    def stop_if_asked(self, trainer: pl.Trainer) -> None:
+        """Save and stop all ranks where one was asked to. Raises RunStopped, and TrainingError where one diverged."""
         module = trainer.lightning_module
         assert isinstance(module, SeparationModule)
         if any_rank(trainer, self.termination.is_asked or module.diverged):

@@ -1,6 +1,5 @@
 """Training of the separator as a LightningModule: steps, metrics, optimizer and scheduler."""
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,23 +20,20 @@ from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.errors import MouthError, TrainingError
 from iianet.losses import PermutationInvariantLoss
 from iianet.separator.model import IIANet
+from iianet.training.dropped_rows import DroppedRows
 from iianet.training.embedding_augmentation import augment_embedding, refuse_unfit_mask
 from iianet.training.loop_state import epoch_is_over, is_last_validation, validate_again
 from iianet.training.resume import changed_settings, refuse_unlike, refuse_unlike_moments, settings_of
 from iianet.training.step_times import Spent, StepTimes
 from iianet.training.weighted_mean import WeightedMean
-from iianet.wording import counted
-
-logger = logging.getLogger(__name__)
 
 MONITORED = "val_loss/dataloader_idx_0"
 """Name under which the published configs monitor the validation loss."""
 
 KERNELS = {"fused", "foreach", "capturable", "differentiable"}
 """Arguments by which an optimizer's kernels are chosen."""
-
-NAMED_DROPPED = 5
-"""Utterances named in the warning of an epoch that skipped rows."""
+MOMENTA = {"betas", "momentum"}
+"""Arguments that a cyclic scheduler moves."""
 
 
 class SeparationModule(pl.LightningModule):
@@ -46,10 +42,14 @@ class SeparationModule(pl.LightningModule):
     Attributes:
         model: The separator, the only registered network.
         encoder: Encoder of the mouths in batches.
-        history: Per epoch, at its last validation: epoch, train_loss, val_loss, lr. Saved with checkpoints.
+        history: Per epoch, at its last validation: epoch, train_loss, val_loss, lr, and where it was tested test_loss.
+            Saved with checkpoints.
+        test_loss: Loss of the test split in this epoch; None where it was not tested.
         order: Facts that decide the order of the examples, by name. Saved with checkpoints, for
             resume.refuse_other_order.
-        dropped: Number of rows skipped in this epoch, by utterance key.
+        init_from: Path and sha256 of the file whose weights the run began from; empty where it drew them. Saved with
+            checkpoints.
+        dropped: Rows skipped in this epoch.
         times: Time that steps take and wait.
         diverged: Whether a training loss of this rank was not finite. On a GPU that is known at the next step, by when
             the flag was copied; asking at once would wait until the GPU has done what it was given.
@@ -73,9 +73,12 @@ class SeparationModule(pl.LightningModule):
         }
         self.train_mean = WeightedMean()
         self.val_mean = WeightedMean()
+        self.test_mean = WeightedMean()
+        self.test_loss: float | None = None
         self.history: list[dict[str, float]] = []
         self.order: dict[str, Any] = {}
-        self.dropped: dict[str, int] = {}
+        self.init_from: Mapping[str, str] = {}
+        self.dropped = DroppedRows()
         self.diverged = False
         self.good_step: int | None = None
         self.has_stepped = False
@@ -86,7 +89,6 @@ class SeparationModule(pl.LightningModule):
         self._scheduler_state: dict[str, Any] | None = None
         self._train_sums: Tensor | None = None
         self._validation_is_due = False
-        self._named: set[str] = set()
         self.times = StepTimes()
 
     def forward(self, batch: Batch) -> Tensor:
@@ -111,6 +113,11 @@ class SeparationModule(pl.LightningModule):
         """Gather the loss of the batch's rows."""
         self._count_dropped(batch)
         self._loss(batch, "val", self.val_mean)
+
+    def test_step(self, batch: Batch, _: int) -> None:
+        """Gather the same loss of a batch of the test split."""
+        self._count_dropped(batch)
+        self._loss(batch, "val", self.test_mean)
 
     def on_train_batch_end(self, _: Any, batch: Batch, __: int) -> None:
         """Show the examples per second of all ranks."""
@@ -152,12 +159,7 @@ class SeparationModule(pl.LightningModule):
         train_loss = self.train_mean.compute()
         self.log("train_loss_epoch", train_loss)
         self._log_times()
-        if self.dropped:
-            rows, keys = sum(self.dropped.values()), ", ".join(sorted(self.dropped)[:NAMED_DROPPED])
-            more = len(self.dropped) - NAMED_DROPPED
-            keys += f" and {counted(more, 'more utterance')}" if more > 0 else ""
-            logger.warning("epoch %d: skipped %s (%s)", self.current_epoch, counted(rows, "row"), keys)
-        self.dropped.clear()
+        self.dropped.end_epoch(self.current_epoch)
 
     def configure_optimizers(self) -> Optimizer:
         """Make the config's optimizer and scheduler; this module steps the scheduler itself."""
@@ -178,6 +180,7 @@ class SeparationModule(pl.LightningModule):
         checkpoint["settings"] = settings_of(self.config)
         checkpoint["history"] = self.history
         checkpoint["order"] = self.order
+        checkpoint["init_from"] = dict(self.init_from)
         checkpoint["validation_is_due"] = self._validation_is_due
         checkpoint["train_mean"] = self.trainer.strategy.reduce(self.train_mean.sums.clone(), reduce_op="sum")
         checkpoint["separation_scheduler"] = self.scheduler.state_dict() if self.scheduler else None
@@ -230,11 +233,7 @@ class SeparationModule(pl.LightningModule):
             if decide(bool(batch.dropped), all=False):
                 key, reason = batch.dropped[0] if batch.dropped else ("a row of another rank", "see its message")
                 raise MouthError(f"{key}: cannot be read, and --on_missing is error: {reason}")
-        for key, reason in batch.dropped:
-            if key not in self._named:
-                logger.warning("%s: skipped: %s", key, reason)
-                self._named.add(key)
-            self.dropped[key] = self.dropped.get(key, 0) + 1
+        self.dropped.count(batch)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -345,16 +344,17 @@ class SeparationModule(pl.LightningModule):
                 group["lr"] = section.lr
             if self._schedule_changed:
                 group.pop("initial_lr", None)
+                group.update({name: optimizer.defaults[name] for name in MOMENTA & optimizer.defaults.keys()})
         if self._schedule_changed and schedule.scheduler_class is not None:
             self.scheduler = schedule.scheduler_class(optimizer, **schedule.sche_config)
 
     def _record(self, val_loss: float) -> None:
         train_mean = self.train_mean.compute()
         self._refuse_not_finite("training", train_mean, self.train_mean)
-        train_loss = float(train_mean)
-        self.history.append(
-            {"epoch": self.current_epoch, "train_loss": train_loss, "val_loss": val_loss, "lr": self._lr}
-        )
+        row = {"epoch": self.current_epoch, "train_loss": float(train_mean), "val_loss": val_loss, "lr": self._lr}
+        tested = {} if self.test_loss is None else {"test_loss": self.test_loss}
+        self.history.append({**row, **tested})
+        self.test_loss = None
 
     def _log_times(self) -> None:
         """Log rank 0's share of waiting in this epoch, and the gigabytes that all ranks read."""

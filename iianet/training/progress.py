@@ -21,7 +21,7 @@ LINE_SECONDS = 60.0
 """Time from one line to the next, where there is no terminal."""
 
 
-def progress(epochs: int) -> list[pl.Callback]:
+def progress(epochs: int) -> tuple["ProgressLines", *tuple["Bar", ...]]:
     """The callbacks that show progress: where standard error is a terminal, a bar there instead of lines.
 
     Args:
@@ -29,7 +29,7 @@ def progress(epochs: int) -> list[pl.Callback]:
     """
     is_terminal = sys.stderr.isatty()
     lines = ProgressLines(epochs, seconds=None if is_terminal else LINE_SECONDS)
-    return [lines, Bar(leave=True)] if is_terminal else [lines]
+    return (lines, Bar(leave=True)) if is_terminal else (lines,)
 
 
 FIGURES = ("train_loss", "val_si_snr", "val_quality")
@@ -109,14 +109,20 @@ class ProgressLines(pl.Callback):
             (total,) = trainer.num_val_batches
             logger.info("epoch %d: validation, batch %d of %s", trainer.current_epoch, batch_idx + 1, total)
 
+    def tell_test(self, trainer: pl.Trainer, number: int, total: float) -> None:
+        """Log how far the test split is, where it is time to: the number of a batch, from 1 on, and of all."""
+        if self._is_time():
+            logger.info("epoch %d: test, batch %d of %s", trainer.current_epoch, number, total)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Log the figures of the epoch."""
         assert isinstance(pl_module, SeparationModule)
         if pl_module.history and self._worked:
             self._worked = False
             figures, config = pl_module.history[-1], pl_module.config
+            tested = f", test {-figures['test_loss']:.2f} dB" if "test_loss" in figures else ""
             logger.info(
-                "epoch %d (%d of %d): train loss %.2f dB (negative %s), validation %s %.2f dB, lr %.3g, %s",
+                "epoch %d (%d of %d): train loss %.2f dB (negative %s), validation %s %.2f dB%s, lr %.3g, %s",
                 figures["epoch"],
                 figures["epoch"] + 1,
                 self.epochs,
@@ -124,6 +130,7 @@ class ProgressLines(pl.Callback):
                 quality(config, "train"),
                 quality(config, "val"),
                 -figures["val_loss"],
+                tested,
                 figures["lr"],
                 duration(time.monotonic() - self._start),
             )

@@ -40,8 +40,22 @@ def save_results(folder: Path, model: IIANet, config: Config, scores: Mapping[st
         TrainingError: A file cannot be written.
     """
     save_ranking(folder, scores)
+    save_model(folder / BEST_MODEL_FILE, model, settings_of(config))
+
+
+def save_model(path: Path, model: IIANet, settings: Mapping[str, str]) -> None:
+    """Write a model file as `save_best_model` does, with the versions of this software.
+
+    Args:
+        path: File to write or replace.
+        model: Trained separator.
+        settings: What it was trained with, see `settings_of`.
+
+    Raises:
+        TrainingError: The file cannot be written.
+    """
     versions = {"torch_version": torch.__version__, "pytorch_lightning_version": version("pytorch_lightning")}
-    save_best_model(folder / BEST_MODEL_FILE, model, versions, settings_of(config))
+    save_best_model(path, model, versions, settings)
 
 
 def save_ranking(folder: Path, scores: Mapping[str, float]) -> None:
@@ -56,7 +70,7 @@ def load_best(folder: Path, name: str, model: IIANet) -> None:
 
 
 def save_curves(folder: Path, history: Sequence[Mapping[str, float]], config: Config) -> None:
-    """Draw the loss curves of a run whose epochs have such figures: epoch, train_loss, val_loss, lr.
+    """Draw the loss curves of a run whose epochs have such figures: epoch, train_loss, val_loss, lr; some test_loss.
 
     Raises:
         TrainingError: The picture cannot be written.
@@ -67,24 +81,26 @@ def save_curves(folder: Path, history: Sequence[Mapping[str, float]], config: Co
 
 
 def plot_curves(path: Path, history: Sequence[Mapping[str, float]], training: str, validation: str) -> None:
-    """Draw both losses over the epochs, dB, and the learning rate below. Losses of two kinds have an axis each.
+    """Draw the losses over the epochs, dB, and the learning rate below. Losses of two kinds have an axis each.
 
     Args:
         path: Picture to write.
         history: Figures of each epoch.
         training: What the training loss is the negative of.
-        validation: What the validation loss is the negative of.
+        validation: What the losses of validation and test are the negative of.
     """
     epochs = [row["epoch"] for row in history]
     names = [("train_loss", "training", training), ("val_loss", "validation", validation)]
+    if any("test_loss" in row for row in history):
+        names.append(("test_loss", "test", validation))
     kinds = list(dict.fromkeys(kind for _, _, kind in names))
     with drawing(figsize=(7, 3 + 2 * len(kinds))) as figure:
         *losses, rate = figure.subplots(len(kinds) + 1, 1, sharex=True, height_ratios=[*[4] * len(kinds), 1])
         for loss, kind in zip(losses, kinds, strict=True):
             for number, (name, label, own) in enumerate(names):
                 if own == kind:
-                    values = [row[name] for row in history]
-                    loss.plot(epochs, values, marker="o", markersize=3, label=label, color=f"C{number}")
+                    points = [(row["epoch"], row[name]) for row in history if name in row]
+                    loss.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label, color=f"C{number}")
             loss.set_ylabel(f"negative {kind} (dB)")
             loss.legend(frameon=False)
         rate.step(epochs, [row["lr"] for row in history], where="mid")

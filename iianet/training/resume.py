@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iianet.checkpoint import NETWORK, read_checkpoint
 from iianet.config.key_paths import flattened
+from iianet.config.optim_sections import SchedulerSection
 from iianet.config.schema import Config
 from iianet.errors import ConfigError, WeightsError
 from iianet.paths import expand_path
@@ -28,6 +29,8 @@ POSITION = "SeparationData"
 """Entry of the loader's position, which Lightning names by its class."""
 FIGURES = ("epoch", "train_loss", "val_loss", "lr")
 """Figures of an epoch in the history."""
+TEST_FIGURE = "test_loss"
+"""One more, of epochs after which the test split was run."""
 SETTINGS = (
     "audionet",
     "videonet",
@@ -59,9 +62,10 @@ class SavedRun:
     Attributes:
         path: Path of the checkpoint.
         shapes: Shape of each tensor of the separator, by name.
-        history: Figures of each epoch, see `FIGURES`.
+        history: Figures of each epoch, see `FIGURES` and `TEST_FIGURE`.
         order: Facts that decided the order of the examples, by name.
         settings: Settings of its steps as JSON texts, by dotted key.
+        init_from: Path and sha256 of the file whose weights it began from; empty where it drew them.
         best: Validation losses of its best checkpoints, by file name in the checkpoint's folder.
         epochs_done: Epochs that were trained and validated to their end.
         step: Optimizer steps made.
@@ -72,6 +76,7 @@ class SavedRun:
     history: list[dict[str, float]]
     order: Mapping[str, str | float | None]
     settings: Mapping[str, str]
+    init_from: Mapping[str, str]
     best: Mapping[str, float]
     epochs_done: int
     step: int
@@ -84,7 +89,7 @@ class SavedRun:
         if missing:
             raise ConfigError(
                 f"--resume {path}: not a checkpoint of train.py, it has no {', '.join(missing)}; give a last.ckpt or "
-                "epoch=N.ckpt that this version of it wrote"
+                "epoch=N.ckpt that this version of it wrote, or begin a new run from its weights with --init_from"
             )
         try:
             return cls.parse(path, found)
@@ -103,11 +108,12 @@ class SavedRun:
         return cls(
             path=path,
             shapes={name.removeprefix(NETWORK): _only(value, Tensor).shape for name, value in tensors.items()},
-            history=[{name: _number(row[name]) for name in FIGURES} for row in _only(found["history"], list)],
+            history=[_figures(row) for row in _only(found["history"], list)],
             order={
                 _only(name, str): _only(value, str, int, float, type(None)) for name, value in found["order"].items()
             },
-            settings={_only(name, str): _only(value, str) for name, value in found["settings"].items()},
+            settings=_texts(found["settings"]),
+            init_from=_texts(found.get("init_from", {})),
             best={checkpoint_name(name): _number(loss) for name, loss in found["best_checkpoints"].items()},
             epochs_done=_whole(found["epochs_done"]),
             step=_whole(found["global_step"]),
@@ -134,6 +140,15 @@ def _refuse_other_position(found: Mapping[str, Any]) -> None:
     for position in (found.get(POSITION), *restored_by_lightning):
         if position != expected or not all(type(number) is int for number in position.values()):
             raise ValueError(f"{POSITION}: found {show(position)}, expected {expected}, where its loops stand")
+
+
+def _figures(row: Any) -> dict[str, float]:
+    names = FIGURES if TEST_FIGURE not in row else (*FIGURES, TEST_FIGURE)
+    return {name: _number(row[name]) for name in names}
+
+
+def _texts(found: Any) -> dict[str, str]:
+    return {_only(name, str): _only(value, str) for name, value in found.items()}
 
 
 def _whole(value: Any) -> int:
@@ -261,17 +276,25 @@ def refuse_other_order(saved: SavedRun, order: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"--resume {saved.path}: the examples would come in another order than it was trained in: "
             f"{_there_and_here(differing, saved.order, order)}. Resume with the config and the manifests that it was "
-            "trained with (conf.yml beside it), or start a new run without --resume"
+            "trained with (conf.yml beside it), or start a new run without --resume, from its weights with --init_from"
         )
 
 
 def settings_of(config: Config) -> dict[str, str]:
     """The settings of a run's steps as JSON texts, by dotted key; see `SETTINGS`."""
-    return {
-        name: json.dumps(value, sort_keys=True, default=str)
-        for name, value in flattened(config.model_dump()).items()
-        if any(name == key or name.startswith(f"{key}.") for key in SETTINGS)
-    }
+    values = flattened(config.model_dump())
+    return as_texts(
+        {
+            name: value
+            for name, value in values.items()
+            if any(name == key or name.startswith(f"{key}.") for key in SETTINGS)
+        }
+    )
+
+
+def as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as they are recorded: JSON texts, by dotted key."""
+    return {name: json.dumps(value, sort_keys=True, default=str) for name, value in settings.items()}
 
 
 def changed_settings(saved: Mapping[str, str], config: Config) -> list[str]:
@@ -299,13 +322,23 @@ def tell_changed_settings(saved: SavedRun, config: Config) -> None:
         raise ConfigError(
             f"--resume {saved.path}: {_there_and_here(unfit, saved.settings, now)}; what the optimizer keeps of its "
             "steps belongs to the settings there, and only optimizer.lr and optimizer.weight_decay may change. Resume "
-            "with those settings (conf.yml beside it), or start a new run without --resume"
+            "with those settings (conf.yml beside it), or start a new run without --resume, from its weights with "
+            "--init_from"
         )
     logger.warning("--resume %s: %s; from step %d on, what is here applies", saved.path, named, saved.step)
     if "optimizer.lr" in changed:
         logger.warning("the learning rate is %g from here on, and its schedule starts anew", config.optimizer.lr)
     elif any(name.startswith("scheduler.") for name in changed):
-        logger.warning("the schedule starts anew, from the learning rate that the run had")
+        logger.warning("%s", _other_schedule(config.scheduler))
+
+
+def _other_schedule(schedule: SchedulerSection) -> str:
+    """What becomes of the learning rate where the schedule is another one now."""
+    if schedule.sche_name is None:
+        return "there is no schedule from here on: the learning rate stays at what the run had"
+    if "max_lr" in schedule.sche_config:  # a cycle, which begins where its own arguments say
+        return "the schedule starts anew, at the learning rates that it names"
+    return "the schedule starts anew, from the learning rate that the run had"
 
 
 def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,7 @@ from iianet.training.progress import Bar, progress
 from iianet.training.results import quality
 from iianet.training.step_times import StepRecorder
 from iianet.training.termination import waiting
+from iianet.training.testing import PeriodicTest
 from iianet.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -210,11 +211,10 @@ def _all_or(limit: float | None) -> float:
 
 def _callbacks(config: Config, folder: RunFolder) -> list[pl.Callback]:
     training = config.training
-    callbacks: list[pl.Callback] = [
-        BestCheckpoints(folder.path, config),
-        LastCheckpoint(folder.last, training.checkpoint_every_n_steps),
-        *progress(training.epochs),
-    ]
+    last, shown = LastCheckpoint(folder.last, training.checkpoint_every_n_steps), progress(training.epochs)
+    callbacks: list[pl.Callback] = [BestCheckpoints(folder.path, config), last, *shown]
+    if training.test_every_n_epochs is not None:
+        callbacks.append(PeriodicTest(training.test_every_n_epochs, last.stop_if_asked, shown[0].tell_test))
     if training.early_stop is not None:
         callbacks.append(EarlyStopping(config))
     return callbacks

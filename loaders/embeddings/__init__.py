@@ -1,1 +1,1 @@
-"""What ShardedEmbeddings is made of: how many ranks read it, the loader that resumes, the one with a thread."""
+"""Embeddings for any model: ShardedEmbeddings, how many ranks read it, its loader, and the one with a thread."""

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from loaders.embeddings.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
 from loaders.epochs import EpochLoader
-from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
 
 
 class EmbeddingLoader(EpochLoader[EmbeddingBatch]):

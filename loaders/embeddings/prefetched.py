@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from loaders.embeddings.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
 from loaders.epochs import Position
 from loaders.order import Indices
-from loaders.sharded_embeddings import EmbeddingBatch, ShardedEmbeddings
 
 STOP = -1
 GROUPS = 2

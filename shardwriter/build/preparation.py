@@ -1,10 +1,12 @@
 """What a build needs, loaded step by step: build-shards takes the steps, --check shows them. Nothing is written."""
 
 import logging
+from collections.abc import Collection
 from functools import cached_property
 
 from iianet.config.schema import Config
 from iianet.encoder.kernels import Kernels
+from iianet.encoder.mouth import CROP_SIZE
 from iianet.encoder.protocol import Encoder
 from iianet.errors import ConfigError, ManifestError
 from shardwriter.build.options import BuildOptions
@@ -43,11 +45,8 @@ class Preparation:
             if split == AUGMENTED_SPLIT:
                 raise ManifestError(f"{folder}: its lists are empty, so there is nothing to train on; make them again")
             logger.warning("%s: its lists are empty: there is nothing to store for %s", folder, split)
-        if self.options.import_embeddings and self.config.shardwriter.views and AUGMENTED_SPLIT in manifests:
-            raise ConfigError(
-                "--import_embeddings: the earlier tool made one embedding of each utterance, so there is nothing to "
-                "make views of; leave --views out, and shardwriter.views at 0"
-            )
+        if self.options.import_embeddings:
+            self._refuse_unfit_import(manifests)
         return manifests
 
     @cached_property
@@ -84,6 +83,21 @@ class Preparation:
     def resumes_overwrite(self) -> bool:
         """Whether an --overwrite with this identity is in progress."""
         return self.snapshot is not None and is_overwrite(self.snapshot.pending, self.identity)
+
+    def _refuse_unfit_import(self, splits: Collection[str]) -> None:
+        """Raise ConfigError where the config asks for what the earlier tool did not make."""
+        if self.config.shardwriter.views and AUGMENTED_SPLIT in splits:
+            raise ConfigError(
+                "--import_embeddings: the earlier tool made one embedding of each utterance, so there is nothing to "
+                "make views of; leave --views out, and shardwriter.views at 0"
+            )
+        rows = self.config.videonet.videonet_config.crop_rows
+        if rows != CROP_SIZE:
+            raise ConfigError(
+                f"--import_embeddings: the earlier tool encoded all {CROP_SIZE} rows of the crop, and "
+                f"videonet.videonet_config.crop_rows is {rows}; set crop_rows: {CROP_SIZE}, or encode the mouths again "
+                "by leaving --import_embeddings out"
+            )
 
     def refuse_other_identity(self) -> None:
         """Raise StoreError where the store has another identity, and keeps it."""

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final
 
+from iianet.encoder.mouth import CROP_ROWS, CROP_SIZE
 from iianet.wording import either, show
 from shardwriter.format.document import parse_object, refuse_broken_seal, seal, take, take_count
 from shardwriter.format.names import (
@@ -35,7 +36,7 @@ class Identity:
             `pretrain_digest` (sha256 of the file), or `seed` for random weights. Empty where unknown.
         precision: Arithmetic and kernel settings of the encoder. Other kernels change only the last bits, so just the
             arithmetic must be equal; later additions use the recorded kernels.
-        preprocessing: Crop, mean and standard deviation of the mouths.
+        preprocessing: Crop, mean and standard deviation of the mouths; `crop_rows` where not all rows of it were seen.
         dtype: Type of the stored embeddings: float16, float32, or int8 with a scale per row.
         dim: Rows of an embedding; its layout is `(dim, frames)`.
         fps: Frames per second.
@@ -61,6 +62,14 @@ class Identity:
         return self.encoder.get("imported") is True
 
     @property
+    def crop_rows(self) -> Any:
+        """Rows of a mouth's crop that the encoder saw, from the top: all where the preprocessing says nothing of them.
+
+        It is what the store says, which nobody has checked.
+        """
+        return self.preprocessing.get(CROP_ROWS, CROP_SIZE)
+
+    @property
     def writes_again(self) -> str:
         """What writes shards again that are lost, in words."""
         is_given = not self.precision and not self.is_imported
@@ -79,7 +88,8 @@ def _compared(identity: Identity) -> dict[str, Any]:
         # unknown is not the same as unknown
         "encoder fingerprint": dict(identity.encoder) if fingerprint is None else fingerprint,
         "precision": {name: identity.precision.get(name) for name in ("dtype", "tf32")},
-        "preprocessing": dict(identity.preprocessing),
+        "preprocessing": {name: value for name, value in identity.preprocessing.items() if name != CROP_ROWS},
+        CROP_ROWS: identity.crop_rows,
         "dim": identity.dim,
         "fps": identity.fps,
         "dtype": identity.dtype,

@@ -24,7 +24,9 @@ from iianet.paths import expand_word, scheme
 from shardwriter.format.names import TAR_SUFFIX
 from shardwriter.storage.locate import is_bucket, refuse_secrets, shown
 
-TRAIN, VAL = "train", "val"
+TRAIN, VAL, TEST = "train", "val", "test"
+PURPOSES = {VAL: "validation", TEST: "the test split (training.test_every_n_epochs)"}
+"""Splits besides train, in words."""
 FETCHED = ("http", "https")
 TIMEOUT_SECONDS = 60
 """Longest wait for a server's next bytes."""
@@ -156,30 +158,40 @@ def _most_tars(pattern: str) -> int:
     return count
 
 
-def split_tars(words: Sequence[str]) -> dict[str, list[str]]:
-    """List the tars of train and val.
+def split_tars(words: Sequence[str], others: Sequence[str] = (VAL,)) -> dict[str, list[str]]:
+    """List the tars of train and of other splits.
 
     Words with `val` and no `train` in their last part validate; where there are none, `val` takes the place of `train`.
+    Likewise `test`, where that split is asked for.
+
+    Args:
+        words: Paths, patterns and URLs.
+        others: Splits to list besides train.
 
     Raises:
         ConfigError: None are named for one of them.
         StoreError: One is missing, refused, or named twice.
     """
-    val = [word for word in words if VAL in _last_part(word) and TRAIN not in _last_part(word)]
-    train = [word for word in words if word not in val]
+    named = {split: [word for word in words if _is_of(split, word)] for split in others}
+    train = [word for word in words if not any(word in own for own in named.values())]
     if not train:
         raise ConfigError(
-            f"--shards {' '.join(map(shown, words))}: names shards for validation alone; name some to train from"
+            f"--shards {' '.join(map(shown, words))}: names shards for {PURPOSES[others[0]]} alone; name some to train "
+            "from"
         )
-    tars = _expand_all(train)  # first, since it says what is refused
-    try:
-        return {TRAIN: tars, VAL: _expand_all(val or [validation_word(word) for word in train])}
-    except StoreError as error:
-        raise StoreError(f"{error}. Name the shards to validate by one more --shards, with {VAL!r} in it") from error
+    tars = {TRAIN: _expand_all(train)}  # first, since it says what is refused
+    for split, own in named.items():
+        try:
+            tars[split] = _expand_all(own or [word_of(split, word) for word in train])
+        except StoreError as error:
+            raise StoreError(
+                f"{error}. Name the shards for {PURPOSES[split]} by one more --shards, with {split!r} in it"
+            ) from error
+    return tars
 
 
-def validation_word(word: str) -> str:
-    """The word for the validation tars that belong to some training tars.
+def word_of(split: str, word: str) -> str:
+    """The word for the tars of another split that belong to some training tars.
 
     Raises:
         ConfigError: There is no `train` in its last part.
@@ -187,10 +199,16 @@ def validation_word(word: str) -> str:
     last = _last_part(word)
     if TRAIN not in last:
         raise ConfigError(
-            f"--shards {word}: has no {TRAIN!r} in its last part, so the validation shards cannot be told from it; "
-            f"rename them, or name those too, by one more --shards, with {VAL!r} in theirs"
+            f"--shards {word}: has no {TRAIN!r} in its last part, so the shards for {PURPOSES[split]} cannot be told "
+            f"from it; rename them, or name those too, by one more --shards, with {split!r} in theirs"
         )
-    return word.removesuffix(last) + last.replace(TRAIN, VAL, 1)
+    return word.removesuffix(last) + last.replace(TRAIN, split, 1)
+
+
+def _is_of(split: str, word: str) -> bool:
+    """Whether a word names tars of a split by its last part, of which train wins over val, and val over test."""
+    last = _last_part(word)
+    return split in last and not any(first in last for first in (TRAIN, VAL, TEST)[: (TRAIN, VAL, TEST).index(split)])
 
 
 def _last_part(word: str) -> str:

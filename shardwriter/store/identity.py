@@ -9,6 +9,7 @@ import torch
 
 from iianet.encoder.kernels import PRECISIONS, Kernels
 from iianet.encoder.protocol import Encoder
+from iianet.encoder.registry import ENCODERS
 from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
 from shardwriter.format.record import Identity
@@ -34,6 +35,12 @@ def imported_identity(encoder: type[Encoder], dtype: str, audio: str = "path") -
     """The identity of an earlier tool's embeddings: its files do not say what they were made with."""
     facts = {"name": encoder.name, "imported": True, "fingerprint": None}
     return Identity(encoder=facts, dtype=dtype, dim=encoder.dim, fps=encoder.fps, audio=audio)
+
+
+def imported_from(identity: Identity) -> str | None:
+    """Name of the encoder whose embeddings --import_embeddings packed, as its config named it; None of others."""
+    name = identity.encoder.get("name")
+    return name if identity.is_imported and isinstance(name, str) and name in ENCODERS else None
 
 
 def is_reindexed(identity: Identity) -> bool:
@@ -74,7 +81,8 @@ def refuse_other_identity(store: str, recorded: Identity, asked: Identity) -> No
         here, there = _shown(asked), _shown(recorded)
         raise StoreError(
             f"{store}: was made with another identity ({'; '.join(differences)}). Use the config and flags that it was "
-            "made with, another --shards folder, or --overwrite to build it again."
+            f"made with{_crop_rows_cure(recorded, asked)}, another --shards folder, or --overwrite to build it again."
+            + _name_of_file(recorded, asked)
             + (f"\n  here:  {here}\n  there: {there}" if here != there else "")
         )
 
@@ -83,8 +91,11 @@ def refuse_made_otherwise(store: str, recorded: Identity, source: EncoderSource)
     """Raise StoreError, with both fingerprints, where a store was not made with the encoder of a config.
 
     An equal weights file or seed is enough; only where it differs are the weights loaded and compared, since a file may
-    have been saved again.
+    have been saved again. Where the config's file is not there, the store's record tells its weights.
     """
+    if source.is_absent:
+        refuse_other_identity(store, recorded, _as_recorded(store, recorded, source))
+        return
     is_same = source.made(recorded.encoder) and "fingerprint" in recorded.encoder
     fingerprint = recorded.encoder["fingerprint"] if is_same else source.load(torch.device("cpu")).fingerprint
     if fingerprint == recorded.encoder.get("fingerprint"):
@@ -92,6 +103,25 @@ def refuse_made_otherwise(store: str, recorded: Identity, source: EncoderSource)
     else:  # the fingerprint is to be named, and not the kernels
         kernels = source.kernels(torch.device("cpu"))
     refuse_other_identity(store, recorded, identity_of(source, fingerprint, kernels, recorded.dtype, recorded.audio))
+
+
+def _as_recorded(store: str, recorded: Identity, source: EncoderSource) -> Identity:
+    """The identity that a config asks for whose weights file is not there, with the weights that a store records.
+
+    Raises StoreError where those are no weights of a file, or are another encoder's.
+    """
+    kernels = recorded_kernels(store, recorded, source.precision)
+    name, pretrain = recorded.encoder.get("name"), recorded.encoder.get("pretrain")
+    if name != source.name or pretrain is None:
+        weights = f"the weights {pretrain}" if pretrain else f"random weights of seed {recorded.encoder.get('seed')}"
+        raise StoreError(
+            f"{store}: was made with the encoder {name} and {weights}; the config asks for {source.name} and the "
+            f"weights {source.pretrain}, which are not there. Use the config that it was made with, or another "
+            "--shards folder"
+        )
+    return replace(
+        recorded, precision=kernels.record(), preprocessing=source.preprocessing, dim=source.dim, fps=source.fps
+    )
 
 
 def _refuse_unknown_maker(store: str, recorded: Identity) -> None:
@@ -102,6 +132,25 @@ def _refuse_unknown_maker(store: str, recorded: Identity) -> None:
             "build-shards cannot add to it, and IIANet cannot train from it; choose another --shards folder. "
             "loaders.ShardedEmbeddings reads it"
         )
+
+
+def _crop_rows_cure(recorded: Identity, asked: Identity) -> str:
+    """The setting that a store was made with, where that is another than the one asked for."""
+    if not recorded.preprocessing or recorded.crop_rows == asked.crop_rows:
+        return ""
+    return f" (--set videonet.videonet_config.crop_rows={recorded.crop_rows})"
+
+
+def _name_of_file(recorded: Identity, asked: Identity) -> str:
+    """What to do where weights of a file were meant, and the config gives random ones."""
+    pretrain = recorded.encoder.get("pretrain")
+    if pretrain is None or asked.encoder.get("pretrain", "") is not None:
+        return ""
+    return (
+        " videonet.videonet_config.pretrain is null, which stands for random weights: to train from this store, name "
+        f"its file, --set videonet.videonet_config.pretrain={pretrain}, which need not be there while nothing has to "
+        "be encoded."
+    )
 
 
 def _shown(identity: Identity) -> str:

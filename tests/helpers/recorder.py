@@ -25,7 +25,7 @@ class Stop(NamedTuple):
     """Where and how a run is stopped.
 
     Attributes:
-        stage: "train" or "validation".
+        stage: "train", "validation" or "test".
         step: Number of the step of that stage before which it is stopped, counted from 1 over all epochs.
         by: SIGTERM or SIGINT, sent to rank 0; SIGKILL, sent to all ranks; or Crash, which leaves what SIGKILL leaves
             and spares the process.
@@ -45,7 +45,8 @@ def recorded(record: Path, stop: Stop | None = None, ranks: int = 1) -> Iterator
     """Let runs inside the block use `ranks` ranks, and write what each training step sees to record/RANK.jsonl."""
     record.mkdir(exist_ok=True)
     training_step, validation_step = SeparationModule.training_step, SeparationModule.validation_step
-    seen = {"train": 0, "validation": 0}
+    test_step = SeparationModule.test_step
+    seen = {"train": 0, "validation": 0, "test": 0}
 
     def count(stage: str, module: SeparationModule) -> None:
         seen[stage] += 1
@@ -63,9 +64,14 @@ def recorded(record: Path, stop: Stop | None = None, ranks: int = 1) -> Iterator
         count("validation", self)
         validation_step(self, batch, batch_idx)
 
+    def test(self: SeparationModule, batch: Batch, batch_idx: int) -> None:
+        count("test", self)
+        test_step(self, batch, batch_idx)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SeparationModule, "training_step", train_and_record)
         patch.setattr(SeparationModule, "validation_step", validate)
+        patch.setattr(SeparationModule, "test_step", test)
         patch.setattr(trainer, "training_devices", lambda *_: ("cpu", ranks))
         yield
 

@@ -25,22 +25,24 @@ class TinyEncoder(nn.Module):
     dim: ClassVar[int] = ROWS * COLUMNS
     fps: ClassVar[int] = 25
     context_frames: ClassVar[int] = 1
+    fewest_rows: ClassVar[int] = ROWS * HEIGHT
     preprocessing: ClassVar[Mapping[str, Any]] = {"crop": "center", "crop_size": 88, "scale": 255}
     published: ClassVar[str] = "no file: TinyEncoder has random weights alone"
 
-    def __init__(self, seed: int, kernels: Kernels) -> None:
+    def __init__(self, seed: int, kernels: Kernels, crop_rows: int) -> None:
         super().__init__()
         self.kernels = kernels
+        self.crop_rows = crop_rows
         self.gains: Tensor
         self.register_buffer("gains", 1 + torch.rand(self.dim, generator=torch.Generator().manual_seed(seed)))
         self.fingerprint = weights_fingerprint(self)
         self.to(DTYPES[kernels.dtype])
 
     @classmethod
-    def load(cls, pretrain: Path | None, seed: int, kernels: Kernels) -> Self:
+    def load(cls, pretrain: Path | None, seed: int, kernels: Kernels, crop_rows: int) -> Self:
         if pretrain is not None:
             raise WeightsError(f"{pretrain}: TinyEncoder reads no weights; set videonet.videonet_config.pretrain=null")
-        return cls(seed, kernels)
+        return cls(seed, kernels, crop_rows)
 
     def encode(self, clips: Sequence[Tensor]) -> list[Tensor]:
         return encode_clips(self.columns, clips)

@@ -19,8 +19,8 @@ import shardwriter
 from iianet import interruption, version
 from iianet.command_line import config_overrides, own_environment, run_command
 from iianet.config.schema import load_config
-from iianet_cli import entry, separate_cli, train_cli
-from shardwriter import build_cli, inspect_cli
+from iianet_cli import entry, evaluate_cli, export_cli, separate_cli, train_cli
+from shardwriter import build_cli, inspect_cli, prepare_lists_cli, prepare_mixtures_cli
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "import iianet, os; print(iianet.__file__); print(os.environ['PYTHONPATH'])"
@@ -44,7 +44,11 @@ def test_a_command_that_is_started_again_imports_this_code(tmp_path: Path, monke
     [
         (build_cli, "build-shards"),
         (inspect_cli, "inspect-shards"),
+        (prepare_lists_cli, "prepare-lists"),
+        (prepare_mixtures_cli, "prepare-mixtures"),
         (train_cli, "train-iianet"),
+        (evaluate_cli, "evaluate-iianet"),
+        (export_cli, "export-iianet"),
         (separate_cli, "separate-iianet"),
     ],
 )
@@ -149,7 +153,7 @@ def test_splits_are_given_alone_together_or_by_the_keys_of_the_config(text: str,
     assert given.data_split == splits
 
 
-@pytest.mark.parametrize("start", ["build_shards", "inspect_shards", "train"])
+@pytest.mark.parametrize("start", ["build_shards", "inspect_shards", "prepare_lists", "prepare_mixtures", "train"])
 def test_ctrl_c_while_the_imports_run_ends_a_command_as_later(start: str) -> None:
     """Even where a library would turn the interruption into an error of its own."""
     program = f"""
@@ -180,7 +184,16 @@ def test_the_handler_of_ctrl_c_is_put_back(handler: Any, monkeypatch: pytest.Mon
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("command", ["shardwriter.build_cli", "shardwriter.inspect_cli", "iianet_cli.train_cli"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "shardwriter.build_cli",
+        "shardwriter.inspect_cli",
+        "shardwriter.prepare_lists_cli",
+        "shardwriter.prepare_mixtures_cli",
+        "iianet_cli.train_cli",
+    ],
+)
 def test_ctrl_c_while_the_imports_run_ends_a_command_that_python_starts(command: str, tmp_path: Path) -> None:
     """`python -m` is the way of a clone that is not installed."""
     (tmp_path / "argparse.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")

@@ -194,7 +194,7 @@ def test_what_cannot_be_written_leaves_what_was_there_and_no_fragment(tmp_path: 
             raise RuntimeError("[enforce fail at inline_container.cc]")  # as torch.save raises over it
     assert str(path) in str(refusal.value)
     assert "No space left on device" in str(refusal.value)
-    assert "then resume with --resume last" in str(refusal.value)
+    assert "then try again; a training resumes with --resume last" in str(refusal.value)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -184,7 +184,7 @@ def test_a_state_costs_one_digest_of_the_keys(store: Path, monkeypatch: pytest.M
         digests.append(table)
         return "0"
 
-    monkeypatch.setattr("loaders.sharded_embeddings.digest_table", digest)
+    monkeypatch.setattr("loaders.embeddings.sharded_embeddings.digest_table", digest)
     dataset = opened(store)
     for _ in dataset:
         assert dataset.state_dict()["keys"] == "0"

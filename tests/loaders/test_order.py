@@ -197,3 +197,76 @@ def test_segments_start_anywhere_within_what_is_spare() -> None:
                 found.setdefault(frames, set()).add(start)
     assert found == {frames: set(range(frames + 1)) for frames in range(4)}
     assert not order().epoch(0).start.any()
+
+
+GROUPS = np.repeat(np.arange(50) * 7 % 6, 3)
+"""Six groups, whose utterances lie scattered in hash order."""
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_no_two_of_a_group_are_mixed_and_partners_come_from_the_window(lanes: int) -> None:
+    settings = {"dynamic_mixing": True, "lanes": lanes, "batch_size": 8}
+    for number in range(20):
+        epoch = order(group_of_example=GROUPS, **settings).epoch(number)
+        assert (GROUPS[epoch.interferer] != GROUPS[epoch.example]).all()
+        lane = np.arange(len(epoch.example)) % 8 // 4 if lanes == 2 else np.zeros(len(epoch.example))
+        places = set(zip(lane.tolist(), epoch.window.tolist(), (epoch.example // 15).tolist(), strict=True))
+        drawn = set(zip(lane.tolist(), epoch.window.tolist(), (epoch.interferer // 15).tolist(), strict=True))
+        assert lanes == 2 or drawn <= places  # with lanes, a window's last examples may be left out
+    without = order(**settings).epoch(0)
+    assert (GROUPS[without.interferer] == GROUPS[without.example]).any(), "else nothing was to be avoided"
+
+
+def test_groups_change_partners_alone() -> None:
+    apart, before = order(group_of_example=GROUPS, dynamic_mixing=True).epoch(2), order(dynamic_mixing=True).epoch(2)
+    assert apart.example.tolist() == before.example.tolist()
+    assert apart.interferer.tolist() != before.interferer.tolist()
+
+
+def test_each_utterance_as_a_group_is_the_order_without_groups() -> None:
+    alone = order(group_of_example=np.repeat(np.arange(50), 3)[::-1].copy(), dynamic_mixing=True).epoch(1)
+    assert (alone.interferer // 3 != alone.example // 3).all()
+    same = order(group_of_example=np.repeat(np.arange(50), 3), dynamic_mixing=True).epoch(1)
+    assert same.interferer.tolist() == order(dynamic_mixing=True).epoch(1).interferer.tolist()
+
+
+def test_the_order_of_runs_that_began_before_there_were_groups_is_what_it_was() -> None:
+    epoch = order(dynamic_mixing=True).epoch(3)
+    assert epoch.example[:12].tolist() == [125, 120, 30, 127, 131, 35, 124, 130, 128, 123, 34, 32]
+    assert epoch.interferer[:12].tolist() == [44, 35, 129, 121, 134, 122, 36, 31, 124, 130, 123, 122]
+    lanes = order(dynamic_mixing=True, lanes=2, batch_size=8).epoch(1)
+    assert lanes.example[:8].tolist() == [22, 26, 56, 49, 79, 84, 98, 82]
+    assert lanes.interferer[:8].tolist() == [56, 21, 21, 18, 96, 102, 99, 90]
+
+
+def test_partners_of_other_groups_are_drawn_evenly() -> None:
+    groups = np.repeat([0, 0, 1, 2, 2, 2, 1, 0, 3, 3], 500)  # by utterance; lies together for none of them but 2 and 3
+    settings = {"utterances": 10, "per_utterance": 500, "block_size": 10, "window_blocks": 1}
+    epoch = order(group_of_example=groups, dynamic_mixing=True, **settings).epoch(0)
+    for group in range(4):
+        counts = np.bincount(epoch.interferer[groups[epoch.example] == group] // 500, minlength=10)
+        others = counts[groups[::500] != group]
+        assert counts.sum() == others.sum()
+        assert others.min() > 0.7 * others.mean()
+        assert others.max() < 1.3 * others.mean()
+
+
+def test_a_window_of_one_group_takes_its_partners_from_the_whole_set() -> None:
+    groups = np.repeat(np.arange(50) // 10, 3)  # a window is ten utterances: hash order gives each a group of its own
+    epoch = order(group_of_example=groups, dynamic_mixing=True, shuffle=False).epoch(0)
+    for start in range(0, 150, 30):
+        assert len(set(groups[epoch.example[start : start + 30]].tolist())) == 1
+    assert (groups[epoch.interferer] != groups[epoch.example]).all()
+    assert len(set(groups[epoch.interferer].tolist())) == 5
+
+
+def test_a_lane_of_one_group_takes_its_partners_from_the_other_lane() -> None:
+    groups = np.repeat(np.arange(50) // 25, 3)
+    epoch = order(group_of_example=groups, dynamic_mixing=True, lanes=2, batch_size=8).epoch(0)
+    assert (groups[epoch.interferer] != groups[epoch.example]).all()
+
+
+def test_a_training_set_of_one_group_is_refused() -> None:
+    with pytest.raises(ManifestError, match=r"has only one; .*mix_apart: null"):
+        order(group_of_example=np.zeros(150, dtype=np.int64), dynamic_mixing=True)
+    order(group_of_example=np.zeros(150, dtype=np.int64), dynamic_mixing=False)

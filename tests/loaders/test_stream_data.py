@@ -12,7 +12,7 @@ from helpers.corpus import Corpus, make_corpus
 from helpers.streamed_tars import SEGMENT, keys, stream
 
 from iianet.errors import ConfigError, FeatureStoreError, StoreError
-from shardwriter.storage.tar_urls import validation_word
+from shardwriter.storage.tar_urls import VAL, word_of
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +147,9 @@ def test_dynamic_mixing_adds_a_source_of_another_utterance(corpus: Corpus, store
 
 
 def test_validation_shards_are_named_by_train_or_by_themselves(corpus: Corpus, store: Path, tmp_path: Path) -> None:
-    assert validation_word("http://train/x/train-{00..19}.tar") == "http://train/x/val-{00..19}.tar"
+    assert word_of(VAL, "http://train/x/train-{00..19}.tar") == "http://train/x/val-{00..19}.tar"
     with pytest.raises(ConfigError, match="no 'train' in its last part"):
-        validation_word("/data/train/{00..19}.tar")
+        word_of(VAL, "/data/train/{00..19}.tar")
     one = stream(corpus, [pattern(store), str(tar(store, "val"))])
     assert [Path(url).name for url in one.urls["val"]] == [tar(store, "val").name]
     with pytest.raises(StoreError, match="is named 2 times"):

@@ -17,7 +17,16 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("iianet", "iianet_cli", "loaders", "shardwriter")
 SOURCES = (*PACKAGES, "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
-COMMANDS = ("build-shards", "inspect-shards", "train-iianet", "separate-iianet")
+COMMANDS = (
+    "build-shards",
+    "inspect-shards",
+    "prepare-lists",
+    "prepare-mixtures",
+    "train-iianet",
+    "evaluate-iianet",
+    "separate-iianet",
+    "export-iianet",
+)
 TRAP = "raise SystemExit('a file of the working directory was imported: ' + __file__)\n"
 SCRIPT = """
 import subprocess, sys

@@ -12,7 +12,7 @@ from helpers.runs import EPOCHS, build_store, losses, run, run_recorded
 from helpers.s3 import Fault, S3Server
 from torch.utils.data import DataLoader
 
-from loaders.sharded_embeddings import ShardedEmbeddings
+from loaders.embeddings.sharded_embeddings import ShardedEmbeddings
 from shardwriter.storage.folder import Folder
 from shardwriter.storage.storage import Storage
 from shardwriter.store.snapshot import Snapshot

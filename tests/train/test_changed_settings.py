@@ -63,8 +63,68 @@ def test_another_schedule_starts_anew_from_the_rate_that_the_run_had(
     assert "scheduler.sche_config.gamma was 0.5 there and is 0.1 here" in capsys.readouterr().err
 
 
-def test_a_scheduler_of_another_kind_takes_over_or_none(corpus: Corpus, store: Path, folder: Path) -> None:
+KINDS = {
+    "CosineAnnealingLR": "{T_max: 2}",
+    "ReduceLROnPlateau": "{patience: 0, factor: 0.1, mode: max}",  # each validation is too good
+    "ExponentialLR": "{gamma: 0.1}",
+    "CyclicLR": "{base_lr: 0.01, max_lr: 0.02, step_size_up: 1, step_size_down: 1, cycle_momentum: false}",
+}
+HAD = "from the learning rate that the run had"
+
+
+@pytest.mark.parametrize(
+    ("kind", "rates", "where"),
+    [
+        ("CosineAnnealingLR", [2.5e-4, 1.25e-4], HAD),
+        ("ReduceLROnPlateau", [2.5e-4, 2.5e-4], HAD),
+        ("ExponentialLR", [2.5e-4, 2.5e-5], HAD),
+        ("CyclicLR", [0.01, 0.02], "at the learning rates that it names"),
+    ],
+)
+def test_a_scheduler_of_another_kind_starts_anew_and_it_is_said_from_where(
+    corpus: Corpus,
+    store: Path,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    rates: list[float],
+    where: str,
+) -> None:
+    other = f"scheduler={{sche_name: {kind}, sche_config: {KINDS[kind]}}}"
+    assert resumed(corpus, store, other) == pytest.approx(rates)
+    said = capsys.readouterr().err
+    assert f'scheduler.sche_name was "StepLR" there and is "{kind}" here' in said
+    assert f"the schedule starts anew, {where}" in said
+
+
+def test_a_scheduler_that_is_taken_away_leaves_the_rate_and_one_that_is_added_starts_from_it(
+    corpus: Corpus, store: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert resumed(corpus, store, "scheduler={sche_name: null}") == pytest.approx([2.5e-4, 2.5e-4])
+    said = capsys.readouterr().err
+    assert 'scheduler.sche_name was "StepLR" there and is null here' in said
+    assert "there is no schedule from here on: the learning rate stays at what the run had" in said
+    shutil.rmtree("steps")
+    with recorded(Path("steps")):
+        words = ("--set", "training.epochs=6", FALLING, "--resume", "last")
+        assert run(corpus, "--shards", store, *words)[0] == 0
+    assert [step["lr"] for step in steps(Path("steps"))][::5] == pytest.approx([2.5e-4, 1.25e-4])
+    said = capsys.readouterr().err
+    assert 'scheduler.sche_name was null there and is "StepLR" here' in said
+    assert "the schedule starts anew, from the learning rate that the run had" in said
+
+
+def test_a_scheduler_that_moved_the_optimizer_s_momentum_leaves_it_as_the_config_has_it(
+    corpus: Corpus, store: Path, here: Path
+) -> None:
+    """Else it would stay where the schedule happened to be."""
+    cycle = "scheduler={sche_name: OneCycleLR, sche_config: {max_lr: 0.002, total_steps: 20}}"
+    assert run(corpus, "--shards", store, "--set", "training.epochs=2", cycle)[0] == 0
+    (group,) = last()["optimizer_states"][0]["param_groups"]
+    assert group["betas"][0] != 0.9
+    assert run(corpus, "--shards", store, "--set", "training.epochs=3", FALLING, "--resume", "last")[0] == 0
+    (group,) = last()["optimizer_states"][0]["param_groups"]
+    assert tuple(group["betas"]) == (0.9, 0.999)
 
 
 def test_another_weight_decay_applies_to_the_steps(corpus: Corpus, store: Path, folder: Path) -> None:
@@ -108,6 +168,8 @@ def test_what_steps_compute_otherwise_is_said(
     ("settings", "said"),
     [
         (["optimizer.optim_name=sgd"], 'optimizer.optim_name was "adam" there and is "sgd" here'),
+        (["optimizer.optim_name=AdamW"], 'optimizer.optim_name was "adam" there and is "AdamW" here'),
+        (["optimizer.betas=[0.8, 0.9]"], "optimizer.betas was not recorded there and is [0.8, 0.9] here"),
         (["optimizer.amsgrad=true"], "optimizer.amsgrad was not recorded there and is true here"),
     ],
 )

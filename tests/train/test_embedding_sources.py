@@ -9,7 +9,7 @@ from helpers.runs import EPOCHS, build_store, last, losses, run
 
 from iianet.checkpoint import export_published
 from iianet.config.schema import load_config
-from iianet.encoder.clip_encoder import ClipEncoder, load_network
+from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.kernels import Kernels
 from iianet.encoder.source import EncoderSource
 from shardwriter.storage.folder import Folder
@@ -119,7 +119,7 @@ def test_the_command_line_wins_over_the_config(corpus: Corpus, store: Path, here
 
 
 def test_weights_saved_again_in_another_file_are_the_same_encoder(corpus: Corpus, here: Path) -> None:
-    encoder = load_network(None, seed=corpus.config().videonet.videonet_config.seed)
+    encoder = ClipEncoder.load_network(None, seed=corpus.config().videonet.videonet_config.seed)
     for name, extra in (("one.pth", {}), ("two.pth", {"epoch": 3})):
         torch.save({"model_state_dict": export_published(encoder), **extra}, name)
     weights = build_store(corpus, "weights", None, f"videonet.videonet_config.pretrain={here / 'one.pth'}")

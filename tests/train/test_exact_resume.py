@@ -25,12 +25,15 @@ TWICE = "training.val_check_interval=2"
 """Validate after batches 2 and 4 of 5."""
 LIMITED = "training.limit_train_batches=3"
 ACCUMULATED = "training.accumulate_grad_batches=2"
+TESTED = "training.test_every_n_epochs=2"
+"""Test after epochs 0 and 2: two examples, in a batch."""
 STOPS = {
     "in the middle of an epoch": ((), Stop("train", 8, "SIGTERM")),
     "in the first epoch's last step": ((), Stop("train", 5, "SIGTERM")),
     "in validation": ((), Stop("validation", 1, "SIGTERM")),
     "killed in the middle of an epoch": ((), Stop("train", 8, "Crash")),
     "while gradients are accumulated": ((ACCUMULATED,), Stop("train", 8, "SIGTERM")),
+    "in the test split": ((TESTED,), Stop("test", 1, "SIGTERM")),
 }
 MORE_STOPS = {
     "before validation in an epoch": ((TWICE,), Stop("train", 2, "SIGTERM")),
@@ -52,6 +55,11 @@ MORE_STOPS = {
     "killed after a limited epoch": ((LIMITED,), Stop("train", 4, "Crash")),
     "in a step of one batch": ((ACCUMULATED,), Stop("train", 5, "SIGTERM")),
     "killed while gradients are accumulated": ((ACCUMULATED,), Stop("train", 9, "Crash")),
+    "in the run's last batch of the test split": ((TESTED,), Stop("test", 2, "SIGTERM")),
+    "killed in the test split": ((TESTED,), Stop("test", 2, "Crash")),
+    "in validation before the test split": ((TESTED,), Stop("validation", 6, "SIGTERM")),
+    "in an epoch after the test split": ((TESTED,), Stop("train", 8, "SIGTERM")),
+    "in the test split of an epoch that is validated twice": ((TESTED, TWICE), Stop("test", 1, "SIGTERM")),
 }
 CASES = [
     *(pytest.param(*case, id=name) for name, case in STOPS.items()),

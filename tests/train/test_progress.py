@@ -1,5 +1,6 @@
 """What a run tells of its progress: lines where there is no terminal, curves, and what ended it."""
 
+import json
 import os
 import pty
 import re
@@ -20,8 +21,10 @@ from helpers.runs import EPOCHS, RESULTS, TRAIN, last, losses, run
 from matplotlib.figure import Figure
 from torch._dynamo.utils import counters
 
+from iianet.inference.trained import open_trained
 from iianet.separator.blocks import Separator
 from iianet.training import best_checkpoints, progress, results
+from iianet.training.lightning_module import SeparationModule
 from iianet_cli import train_cli
 
 NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
@@ -168,13 +171,44 @@ def recorded_by_nobody(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor], *
     return graph
 
 
+@pytest.mark.parametrize(("by", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 143)])
 def test_results_are_there_as_soon_as_an_epoch_is_the_best(
-    corpus: Corpus, store: Path, here: Path, pictures: None
+    corpus: Corpus, store: Path, here: Path, pictures: None, by: str, code: int
 ) -> None:
-    with recorded(here / "record", Stop("train", 8, "SIGTERM")):
-        assert run(corpus, "--shards", store, *EPOCHS)[0] == 143
+    with recorded(here / "record", Stop("train", 8, by)):
+        assert run(corpus, "--shards", store, *EPOCHS)[0] == code
     for name in (results.BEST_MODEL_FILE, results.BEST_K_FILE, results.CURVES_FILE):
         assert (RESULTS / name).exists(), name
+    best = torch.load(RESULTS / "epoch=0.ckpt", weights_only=True)["state_dict"]
+    model = open_trained(RESULTS / results.BEST_MODEL_FILE).model
+    assert all(torch.equal(value, best[f"model.{name}"]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("epochs", "ranking"), [(1, {0: 1.0}), (2, {0: 1.0, 1: 3.0}), (3, {0: 1.0, 2: 2.0}), (4, {0: 1.0, 2: 2.0})]
+)
+def test_the_ranking_names_the_checkpoints_that_are_there_whenever_the_run_ends(
+    corpus: Corpus,
+    store: Path,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epochs: int,
+    ranking: dict[int, float],
+) -> None:
+    """Two are kept, of which the first epoch's stays the best, and another one the second."""
+    losses, init = iter([1.0, 3.0, 2.0, 4.0]), SeparationModule.__init__
+
+    def with_losses(self: SeparationModule, *words: Any) -> None:
+        init(self, *words)
+        self.val_mean.compute = lambda: torch.tensor(next(losses))
+
+    monkeypatch.setattr(SeparationModule, "__init__", with_losses)
+    with recorded(here / "record", Stop("train", 5 * epochs + 2, "SIGTERM")):
+        words = ("--set", "training.epochs=9", "training.save_top_k=2")
+        assert run(corpus, "--shards", store, *words)[0] == 143
+    expected = {f"epoch={epoch}.ckpt": loss for epoch, loss in ranking.items()}
+    assert json.loads((RESULTS / results.BEST_K_FILE).read_text()) == expected
+    assert {path.name for path in RESULTS.glob("epoch=*.ckpt")} == expected.keys()
 
 
 def test_the_loss_curves_are_drawn_while_it_runs_but_not_after_each_short_epoch(

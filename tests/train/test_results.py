@@ -11,6 +11,7 @@ from helpers.corpus import Corpus, make_corpus
 from helpers.runs import EPOCHS, last, losses, run
 
 from iianet.checkpoint import export_published, load_published, read_checkpoint
+from iianet.config.reference import reference_config
 from iianet.config.schema import load_config
 from iianet.separator.model import IIANet
 
@@ -26,6 +27,8 @@ def test_a_run_leaves_its_results(corpus: Corpus, store: Path, here: Path, pictu
     saved = load_config(folder / "conf.yml")
     assert saved.main_args["conf_dir"] == str(corpus.config_file)
     assert saved.datamodule.data_config.shards == str(store)
+    assert (folder / "conf_reference.yml").read_text() == reference_config(saved)
+    assert load_config(folder / "conf_reference.yml").audionet == saved.audionet, "ours reads it too"
 
 
 def test_best_model_is_the_best_checkpoint_under_published_names(corpus: Corpus, store: Path, here: Path) -> None:

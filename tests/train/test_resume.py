@@ -39,6 +39,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_never_stopped(corpus: C
     [
         (lambda path: path.write_bytes(b"cut"), "weights file"),
         (lambda path: torch.save({"state_dict": {}}, path), "not a checkpoint of train.py"),
+        (lambda path: torch.save({"state_dict": {}}, path), "begin a new run from its weights with --init_from"),
     ],
 )
 def test_what_is_no_checkpoint_is_not_resumed(
@@ -136,3 +137,13 @@ def test_a_run_that_stopped_early_stays_so_unless_it_has_more_patience(
     assert (folder / "best_model.pth").exists()
     run(corpus, "--shards", store, *flat, "training.early_stop.patience=3", "--resume", "last")
     assert len(last()["history"]) == 4
+
+
+def test_a_run_that_would_mix_others_is_not_resumed(
+    corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "datamodule.data_config"
+    apart = ["--set", f"{key}.mix_apart=video", f"{key}.utterance_names='_00(?P<video>[0-9])'"]
+    assert run(corpus, "--shards", store, "--resume", "auto")[0] == 0
+    assert run(corpus, "--shards", store, *apart, "--resume", "last")[0] == 2
+    assert "in another order than it was trained in: mix_apart was not recorded there" in capsys.readouterr().err

@@ -329,7 +329,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_a_sentence_and_without_fragments
     )
     assert ended.returncode == 1, ended.stderr[-2000:]
     assert "epoch=0.ckpt: cannot be written: File too large" in ended.stderr
-    assert "then resume with --resume last" in ended.stderr
+    assert "then try again; a training resumes with --resume last" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not list(RESULTS.glob("*.partial"))
     assert not list(RESULTS.glob("*.ckpt"))

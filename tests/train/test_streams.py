@@ -54,7 +54,7 @@ def test_the_validation_shards_are_named_after_the_training_shards(
     corpus: Corpus, store: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(corpus, "--shards", brace(store, 1), "--set", f"{BATCHES}=2")[0] == 0
-    assert "train: 1 shards are streamed, val: 1" in capsys.readouterr().err
+    assert "shards that are streamed: train 1, val 1. The" in capsys.readouterr().err
 
 
 def test_a_resumed_epoch_starts_over(corpus: Corpus, store: Path, here: Path) -> None:

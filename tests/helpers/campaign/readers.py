@@ -25,7 +25,7 @@ from iianet.wording import printable
 from iianet_cli import train_cli
 from iianet_cli.stores import open_stores
 from loaders.datamodule import SeparationData
-from loaders.sharded_embeddings import ShardedEmbeddings
+from loaders.embeddings.sharded_embeddings import ShardedEmbeddings
 from loaders.streams import StreamData
 from shardwriter import build_cli, inspect_cli
 

@@ -210,7 +210,7 @@ def test_missing_keys_and_sections_say_what_belongs_there(tmp_path: Path) -> Non
         ("optimizer.lr=.inf", "optimizer.lr: found inf (float), expected a finite number"),
         ("audionet.audionet_name=IIAnet", "found 'IIAnet' (str), expected IIANet; did you mean IIANet?"),
         ("videonet.videonet_name=VGG", "videonet.videonet_name: found 'VGG' (str), expected ResNetVideoModel"),
-        ("videonet.videonet_name=ResnetVidoeModel", "expected ResNetVideoModel; did you mean ResNetVideoModel?"),
+        ("videonet.videonet_name=ResnetVidoeModel", "; did you mean ResNetVideoModel?"),
         ("videonet.videonet_name=3", "videonet.videonet_name: found 3 (int), expected text; quote it"),
         (
             "videonet.videonet_config.memory_format=channel_last",
@@ -544,3 +544,30 @@ def test_config_is_frozen(tmp_path: Path) -> None:
         config.exp.exp_name = "other"  # type: ignore[misc]
     with pytest.raises(ValueError, match="frozen"):
         config.optimizer.lr = 0.1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("apart", "names", "expected"),
+    [
+        ("video", "null", "missing; mix_apart: video needs the names of utterances to tell the video: expected lrs2,"),
+        ("speaker", "lrs3", "found lrs3, whose names tell the video and no speaker; set mix_apart: video"),
+        ("video", "'(a'", "found '(a', which is no regular expression"),
+        ("speaker", "'(?P<video>a)'", "found '(?P<video>a)', which has no group named speaker; expected lrs2, lrs3,"),
+    ],
+)
+def test_names_that_cannot_tell_what_is_mixed_apart_are_refused(
+    tmp_path: Path, apart: str, names: str, expected: str
+) -> None:
+    key = "datamodule.data_config"
+    message = error_of(tmp_path, SHORT, f"{key}.mix_apart={apart}", f"{key}.utterance_names={names}")
+    assert message.startswith(f"x.yml: {key}.utterance_names: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("apart", "names"), [("speaker", "vox2"), ("video", "vox2"), ("video", "lrs2"), ("speaker", "'(?P<speaker>a)'")]
+)
+def test_names_that_tell_what_is_mixed_apart_load(tmp_path: Path, apart: str, names: str) -> None:
+    key = "datamodule.data_config"
+    config = load(tmp_path, SHORT, f"{key}.mix_apart={apart}", f"{key}.utterance_names={names}")
+    assert config.datamodule.data_config.mix_apart == apart
+    assert load(tmp_path, SHORT).datamodule.data_config.mix_apart is None

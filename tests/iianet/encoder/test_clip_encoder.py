@@ -86,6 +86,26 @@ def test_all_kernels_give_equal_embeddings(kernels: Kernels) -> None:
         assert relative_difference(embedding, expected.numpy()) <= 2e-6
 
 
+@pytest.mark.parametrize("rows", [50, 1])
+def test_with_crop_rows_the_network_sees_the_first_rows_of_each_crop(rows: int) -> None:
+    clips = [clip(frames, seed) for seed, frames in enumerate((4, 1, 9))]
+    kernels = replace(default_kernels(CPU), max_frames=7)
+    packed = ClipEncoder(network(), kernels, rows).encode(clips)
+    for mouths, embedding in zip(clips, packed, strict=True):
+        expected = network()(normalise(mouths[:, :rows])[None, None])[0]
+        assert expected.isfinite().all()
+        assert relative_difference(embedding, expected.numpy()) <= 2e-6
+        (alone,) = ClipEncoder(network(), kernels, rows).encode([mouths])
+        assert torch.equal(embedding, alone)
+
+
+def test_rows_change_what_becomes_of_a_clip_and_not_the_fingerprint() -> None:
+    fifty = ClipEncoder(network(), default_kernels(CPU), 50)
+    assert fifty.fingerprint == encoder().fingerprint
+    (few,), (whole,) = fifty.encode([clip(3)]), encoder().encode([clip(3)])
+    assert relative_difference(few, whole.numpy()) > 1e-2
+
+
 def test_bfloat16_embeddings_are_float32_and_near() -> None:
     mouths = clip(5)
     (embedding,) = encoder(default_kernels(CPU, "bf16")).encode([mouths])
@@ -169,6 +189,6 @@ def test_the_encoder_normalises_a_window_at_a_time(monkeypatch: pytest.MonkeyPat
         given.append(len(frames))
         return normalise(frames)
 
-    monkeypatch.setattr("iianet.encoder.clip_encoder.normalise", normalise_few)
+    monkeypatch.setattr("iianet.encoder.lip_encoder.normalise", normalise_few)
     assert torch.equal(encoder(kernels).columns(clip(30), [30]), whole)
     assert 0 < max(given) <= 7 + 4

@@ -1,5 +1,6 @@
 """What every encoder promises: add yours to DIMS. The second one is registered by one line, as a new one would be."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,17 @@ from torch import Tensor
 from iianet.config.schema import Config, load_config
 from iianet.encoder.clip_encoder import ClipEncoder
 from iianet.encoder.kernels import Kernels, default_kernels
+from iianet.encoder.mouth import CROP_SIZE
 from iianet.encoder.protocol import Encoder
 from iianet.encoder.registry import ENCODERS
 from iianet.encoder.source import EncoderSource
+from iianet.errors import ConfigError
 
 CPU = torch.device("cpu")
 SMALL = Kernels(max_frames=4)
 """Cuts packs of a few frames into several windows."""
 
-DIMS = {"ResNetVideoModel": 512, "TinyEncoder": 8}
+DIMS = {"ResNetVideoModel": 512, "ShuffleNetV2_1x": 1024, "ShuffleNetV2_05x": 1024, "TinyEncoder": 8}
 EVERY = pytest.mark.parametrize("name", DIMS)
 
 
@@ -32,8 +35,8 @@ def source(name: str, seed: int = 0) -> EncoderSource:
     return EncoderSource(None, seed, name=name)
 
 
-def load(name: str, seed: int = 0, kernels: Kernels = SMALL) -> Encoder:
-    return source(name, seed).load(CPU, kernels)
+def load(name: str, seed: int = 0, kernels: Kernels = SMALL, crop_rows: int = CROP_SIZE) -> Encoder:
+    return replace(source(name, seed), crop_rows=crop_rows).load(CPU, kernels)
 
 
 def clips(*lengths: int) -> list[Tensor]:
@@ -85,9 +88,10 @@ def test_embedding_has_a_float32_column_for_each_frame(name: str) -> None:
 
 
 @EVERY
-def test_clip_becomes_the_same_alone_and_in_any_pack(name: str) -> None:
-    encoder = load(name)
-    given = clips(5, 1, 3, 1, 9)
+@pytest.mark.parametrize("kernels", [SMALL, default_kernels(CPU)])
+def test_clip_becomes_the_same_alone_and_in_any_pack(name: str, kernels: Kernels) -> None:
+    encoder = load(name, kernels=kernels)
+    given = clips(5, 1, 3, 1, 20)
     packed = encoder.encode(given)
     for clip, embedding in zip(given, packed, strict=True):
         assert torch.equal(encoder.encode([clip])[0], embedding)
@@ -105,6 +109,31 @@ def test_column_sees_as_many_frames_on_each_side_as_it_says(name: str) -> None:
     differs = (encoder.encode([changed])[0] != embedding).any(dim=0)
     context = encoder.context_frames
     assert differs.nonzero()[:, 0].tolist() == list(range(4 - context, 4 + context + 1))
+
+
+@EVERY
+def test_of_a_crop_it_sees_the_rows_that_it_is_to_see_and_no_others(name: str) -> None:
+    few, whole = load(name, crop_rows=ENCODERS[name].fewest_rows), load(name)
+    assert (few.crop_rows, whole.crop_rows) == (ENCODERS[name].fewest_rows, CROP_SIZE)
+    [clip] = clips(4)
+    for encoder in (few, whole):
+        [embedding] = encoder.encode([clip])
+        assert embedding.isfinite().all()
+        differs = []
+        for row in (0, encoder.crop_rows - 1, encoder.crop_rows):
+            changed = clip.clone()
+            changed[:, row : row + 1] = 255 - changed[:, row : row + 1]
+            differs.append(not torch.equal(encoder.encode([changed])[0], embedding))
+        assert differs == [True, True, False]
+
+
+@EVERY
+def test_fewer_rows_than_it_works_with_are_refused_with_the_cure(tmp_path: Path, name: str) -> None:
+    fewest = ENCODERS[name].fewest_rows
+    key = "videonet.videonet_config.crop_rows"
+    assert config(tmp_path, name, f"{key}={fewest}").encoder_source().crop_rows == fewest
+    with pytest.raises(ConfigError, match=rf"crop_rows: found {fewest - 1}\b.*, expected .*\(override "):
+        config(tmp_path, name, f"{key}={fewest - 1}")
 
 
 @EVERY

@@ -14,6 +14,7 @@ from iianet.encoder.kernels import Kernels, default_kernels
 from iianet.encoder.registry import ENCODERS, encoder_class
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError, WeightsError
+from iianet.wording import either
 
 CPU = torch.device("cpu")
 TINY = ("videonet.videonet_name=TinyEncoder", "audionet.audionet_config.vpre_channels=8")
@@ -31,7 +32,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_encoder_names_the_known_ones_and_the_nearest(tiny: None, tmp_path: Path) -> None:
-    problem = "found 'TinyEncodr' \\(str\\), expected ResNetVideoModel or TinyEncoder; did you mean TinyEncoder\\?"
+    known = either(sorted(ENCODERS))
+    assert "ResNetVideoModel" in known and "TinyEncoder" in known
+    problem = f"found 'TinyEncodr' \\(str\\), expected {known}; did you mean TinyEncoder\\?"
     with pytest.raises(ConfigError, match=f"^videonet.videonet_name: {problem}$"):
         encoder_class("TinyEncodr")
     with pytest.raises(ConfigError, match=rf"x\.yml: videonet\.videonet_name: {problem} \(override "):
@@ -57,6 +60,41 @@ def test_segment_counts_the_frames_of_the_encoder(tiny: None, tmp_path: Path, mo
     monkeypatch.setattr(TinyEncoder, "fps", 50)
     config = load(tmp_path, *TINY, segment)
     assert config.encoder_source().samples_per_frame == 320
+
+
+def test_rows_of_the_crop_are_part_of_the_preprocessing_where_not_all_are_seen(tmp_path: Path) -> None:
+    whole = load(tmp_path).encoder_source()
+    assert whole.crop_rows == 88
+    assert whole.preprocessing == {
+        "frame_size": 96,
+        "crop": "center",
+        "crop_size": 88,
+        "mean": 0.421,
+        "std": 0.165,
+    }  # what stores of earlier versions hold
+    few = load(tmp_path, "videonet.videonet_config.crop_rows=50").encoder_source()
+    assert few.preprocessing == {**whole.preprocessing, "crop_rows": 50}
+    encoder = few.load(CPU)
+    assert (encoder.crop_rows, encoder.fingerprint) == (50, whole.load(CPU).fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("0", "found 0 .*expected a number above 0"),
+        ("89", "found 89 .*expected a number not above 88"),
+        ("50.0", r"found 50\.0 .*expected an integer"),
+    ],
+)
+def test_rows_that_a_crop_does_not_have_are_refused(tmp_path: Path, value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"videonet\.videonet_config\.crop_rows: {said}"):
+        load(tmp_path, f"videonet.videonet_config.crop_rows={value}")
+
+
+def test_encoder_that_needs_the_whole_crop_says_so(tiny: None, tmp_path: Path) -> None:
+    said = "found 50, expected 88: with fewer rows .* TinyEncoder cannot work; set crop_rows: 88 for the whole crop"
+    with pytest.raises(ConfigError, match=rf"videonet\.videonet_config\.crop_rows: {said}"):
+        load(tmp_path, *TINY, "videonet.videonet_config.crop_rows=50")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])

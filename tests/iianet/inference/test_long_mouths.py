@@ -6,6 +6,7 @@ import torch
 from helpers.tiny_encoder import TinyEncoder
 
 from iianet.encoder.kernels import default_kernels
+from iianet.encoder.mouth import CROP_SIZE
 from iianet.encoder.protocol import Encoder
 from iianet.encoder.registry import encoder_class
 from iianet.errors import MouthError
@@ -21,7 +22,7 @@ def test_pieces_give_the_columns_of_the_whole(
     monkeypatch: pytest.MonkeyPatch, make: type[Encoder], frames: int
 ) -> None:
     monkeypatch.setattr(long_mouths, "PIECE", 16)
-    encoder = make.load(None, 0, default_kernels(CPU))
+    encoder = make.load(None, 0, default_kernels(CPU), CROP_SIZE)
     mouth = np.random.default_rng(0).integers(0, 256, (frames, 96, 96), dtype=np.uint8)[:, 4:92, 4:92]  # a view
     done: list[int] = []
     found = encode_long(encoder, mouth, CPU, done.append)

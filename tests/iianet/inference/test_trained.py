@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from helpers.corpus import Corpus, make_corpus
 from helpers.reference_golden import SMALL_CONFIG, published_shapes, published_weights
 
 from iianet.checkpoint import NETWORK, load_published, save_best_model
-from iianet.config.schema import Config
 from iianet.errors import ConfigError, WeightsError
 from iianet.inference.trained import open_trained, warn_of_other_level, warn_of_other_rows
 from iianet.separator.model import IIANet
@@ -94,6 +92,7 @@ def test_a_published_file_without_a_config_iterates_as_published_and_says_so(
         (published, "audionet.audionet_config.in_channels=24", r"in_channels=\d+, and the config says 24"),
         (published, "audionet.audionet_config.upsampling_depth=2", r"upsampling_depth=\d, and the config says 2"),
         (checkpoint, "datamodule.data_config.normalize_audio=true", "normalize_audio=false, and the config says true"),
+        (checkpoint, "videonet.videonet_config.crop_rows=50", "crop_rows=88, and the config says 50"),
     ],
 )
 def test_a_config_that_contradicts_the_file_is_refused_by_its_key(
@@ -105,8 +104,20 @@ def test_a_config_that_contradicts_the_file_is_refused_by_its_key(
 
 def test_a_file_of_something_else_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=r"does not fit IIANet: .* missing .*1 surplus \(layer.weight"):
+    with pytest.raises(WeightsError, match=r"does not fit IIANet: .* missing .*1 surplus \(layer.weight") as refused:
         open_trained(tmp_path / "other.pth")
+    assert "give a separator: a best_model.pth or checkpoint of train.py, or best_model.pth of" in str(refused.value)
+
+
+def test_a_file_that_is_not_there_says_where_separators_are_published(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no such weights file; .*v1\.0\.1 at https://github.com/JusperLee/IIANet/"):
+        open_trained(tmp_path / "best_model.pth")
+
+
+def test_a_separator_of_other_sizes_is_told_apart_from_another_file(corpus: Corpus, tmp_path: Path) -> None:
+    other = IIANet(**{**SMALL_CONFIG, "out_channels": 24})
+    with pytest.raises(WeightsError, match="build IIANet with the audionet_config of these weights"):
+        load_published(other, published_weights(published_shapes("separator_small")))
 
 
 @pytest.mark.parametrize(("write", "is_told"), [(published, True), (best_model, False)])
@@ -115,21 +126,20 @@ def test_a_published_separator_is_told_to_know_other_rows(
 ) -> None:
     trained = open_trained(write(corpus, tmp_path))
     said = "published separators were trained on rows 0 to 49 of the mouths' 88, but the encoder here sees all of them"
-    for config in (corpus.config(*SMALL), None):
-        caplog.clear()
-        warn_of_other_rows(trained, config)
-        assert (said in caplog.text) == is_told
+    warn_of_other_rows(trained, None)
+    assert (said in caplog.text) == is_told
 
 
 @pytest.mark.parametrize(
     ("rows", "said"), [(50, ""), (88, "sees 88 rows: estimates may be worse than published; give --set")]
 )
-def test_it_is_not_told_where_the_encoder_sees_those_rows(
+def test_a_config_decides_which_rows_a_published_separator_sees(
     corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture, rows: int, said: str
 ) -> None:
-    videonet = SimpleNamespace(videonet_config=SimpleNamespace(crop_rows=rows))
-    warn_of_other_rows(open_trained(published(corpus, tmp_path)), cast(Config, SimpleNamespace(videonet=videonet)))
-    assert said in caplog.text and bool(caplog.text) == bool(said)
+    config = corpus.config(*SMALL, f"videonet.videonet_config.crop_rows={rows}")
+    warn_of_other_rows(open_trained(published(corpus, tmp_path), config), config)
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
 
 
 @pytest.mark.parametrize(("loss", "is_told"), [("pairwise_neg_snr", False), ("pairwise_neg_sisdr", True)])

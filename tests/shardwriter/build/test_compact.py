@@ -36,8 +36,8 @@ from helpers.corpus import Corpus, make_corpus
 
 from iianet.encoder.source import EncoderSource
 from iianet.errors import StoreError
+from loaders.embeddings.sharded_embeddings import ShardedEmbeddings
 from loaders.reader import StoreReader
-from loaders.sharded_embeddings import ShardedEmbeddings
 from shardwriter import inspect_cli
 from shardwriter.build.compact import Compaction, CompactReport
 from shardwriter.execute.executor import OneProcess

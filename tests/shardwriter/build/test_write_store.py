@@ -13,7 +13,7 @@ from helpers.builds import CPU, build_store, contents, opened, plans, quick_enco
 from helpers.corpus import make_corpus
 
 from iianet.errors import StoreError
-from loaders.sharded_embeddings import ShardedEmbeddings
+from loaders.embeddings.sharded_embeddings import ShardedEmbeddings
 from shardwriter import build_cli, open_store, write_store
 from shardwriter.build.compact import Compaction
 from shardwriter.build.write_store import Sample

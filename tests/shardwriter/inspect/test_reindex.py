@@ -30,7 +30,7 @@ from helpers.foreign_tars import embedding, npy, own_members, traps, write_tar
 from helpers.inspection import BROKEN, STORED, Place, make_place, run
 
 from iianet.errors import StoreError
-from loaders.sharded_embeddings import ShardedEmbeddings
+from loaders.embeddings.sharded_embeddings import ShardedEmbeddings
 from shardwriter import write_store
 from shardwriter.build.compact import Compaction
 from shardwriter.execute.executor import OneProcess

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tabulate import tabulate
 
+from iianet.comparison.mode_comparison import ROUNDS, Figures
 from iianet.config.schema import Config
 from iianet.drawing import drawing
 from iianet.run_folder import replacing
-from iianet.training.mode_comparison import ROUNDS, Figures
 from iianet.training.step_times import WARM_UP
 
 if TYPE_CHECKING:

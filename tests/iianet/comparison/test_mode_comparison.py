@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from helpers.corpus import Corpus, make_corpus
 
+from iianet.comparison.comparison_report import save_comparison, table
+from iianet.comparison.mode_comparison import Figures, Way, refuse_unfit_comparison, run_ways, ways
 from iianet.errors import ConfigError, TrainingError
-from iianet.training.comparison_report import save_comparison, table
-from iianet.training.mode_comparison import Figures, Way, refuse_unfit_comparison, run_ways, ways
 from iianet.training.step_times import StepRecord
 
 RAW = Way(mode="raw", precision="32-true", compile=False)
@@ -119,20 +119,20 @@ def test_the_table_tells_what_the_store_changes(corpus: Corpus, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "resume", "streams", "ranks", "said"),
+    ("overrides", "kept", "streams", "ranks", "said"),
     [
-        (["use_precomputed_embeddings=false"], None, [], "1", "add --shards STORE"),
-        ([], None, ["x.tar"], "1", "x.tar is read as a stream"),
-        (["build_missing=true"], None, [], "1", "leave --build_missing out"),
-        ([], "last", [], "1", "leave --resume out"),
-        ([], None, [], "2", "without torchrun"),
+        (["use_precomputed_embeddings=false"], [], [], "1", "add --shards STORE"),
+        ([], [], ["x.tar"], "1", "x.tar is read as a stream"),
+        (["build_missing=true"], [], [], "1", "leave --build_missing out"),
+        ([], ["--resume"], [], "1", "leave --resume out"),
+        ([], [], [], "2", "without torchrun"),
     ],
 )
 def test_what_would_measure_something_else_is_refused(
     corpus: Corpus,
     monkeypatch: pytest.MonkeyPatch,
     overrides: list[str],
-    resume: str | None,
+    kept: list[str],
     streams: list[str],
     ranks: str,
     said: str,
@@ -143,4 +143,4 @@ def test_what_would_measure_something_else_is_refused(
     data = ["shards=store", "use_precomputed_embeddings=true", *overrides]
     config = corpus.config(*(f"datamodule.data_config.{override}" for override in data))
     with pytest.raises(ConfigError, match=said):
-        refuse_unfit_comparison(config, resume, streams)
+        refuse_unfit_comparison(config, kept, streams)

@@ -100,12 +100,12 @@ class Figures:
         )
 
 
-def refuse_unfit_comparison(config: Config, resume: str | None, streams: Sequence[str]) -> None:
+def refuse_unfit_comparison(config: Config, kept: Sequence[str], streams: Sequence[str]) -> None:
     """Raise ConfigError if --compare_modes would measure something else than was asked for.
 
     Args:
         config: Config with the command line's values.
-        resume: Value of --resume.
+        kept: Flags of the command line that are for a training whose model is kept, such as --resume.
         streams: Tars that --shards names without a store's folder.
     """
     data = config.datamodule.data_config
@@ -118,8 +118,8 @@ def refuse_unfit_comparison(config: Config, resume: str | None, streams: Sequenc
             f"--compare_modes compares raw mode with a store of the same examples; {streams[0]} is read as a stream, "
             "which may hold others. Make a store of it with inspect-shards --reindex"
         )
-    if data.build_missing or resume is not None:
-        word = "--build_missing" if data.build_missing else "--resume"
+    if data.build_missing or kept:
+        word = "--build_missing" if data.build_missing else kept[0]
         raise ConfigError(f"--compare_modes builds and trains nothing that is kept; leave {word} out")
     if ranks > 1 or config.training.num_nodes > 1:
         raise ConfigError(
@@ -152,7 +152,7 @@ def run_ways(config: Config, command: Sequence[str], steps: int) -> list[Figures
     """
     records: dict[Way, list[StepRecord]] = defaultdict(list)
     asked = ways(config)
-    plain = config.training.model_copy(update={"precision": PLAIN, "compile": False})
+    plain = config.training.model_copy(update={"precision": PLAIN, "compile": False, "test_every_n_epochs": None})
     with tempfile.TemporaryDirectory(prefix="compare-modes-") as folder:
         config_file = Path(folder, "config.yml")
         config_file.write_text(dump_config(config.model_copy(update={"training": plain})), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Training in several ways, measured side by side: --compare_modes."""

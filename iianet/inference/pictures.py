@@ -1,0 +1,79 @@
+"""Pictures of an evaluation: how much better estimates are than mixtures, and what an example looks like."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from iianet.drawing import drawing
+from iianet.inference.metrics import MIXTURE_SNR, SAMPLE_RATE, Heard
+from iianet.inference.record import Row
+from iianet.run_folder import replacing
+
+DPI = 130
+IMPROVEMENT = "si_snri"
+FLOOR = 80.0
+"""Range of levels that a spectrogram shows, dB."""
+
+
+def draw_improvement(rows: Sequence[Row], title: str, path: Path) -> bool:
+    """Draw the histogram of SI-SNRi, and SI-SNRi against the mixture's SNR; nothing, and False, where none is known."""
+    known = [row.figures.values for row in rows if IMPROVEMENT in row.figures.values]
+    if not known:
+        return False
+    improvements = np.array([values[IMPROVEMENT] for values in known])
+    both = np.array([(values[MIXTURE_SNR], values[IMPROVEMENT]) for values in known if MIXTURE_SNR in values])
+    with drawing({"font.size": 9}, figsize=(8.4, 3.4)) as canvas:
+        canvas.suptitle(title, fontsize=9, color="0.3")
+        left, right = canvas.subplots(1, 2)
+        left.hist(improvements, bins=min(40, max(8, len(known) // 8)), color="#4477aa")
+        mean = float(improvements.mean())
+        left.axvline(mean, color="#ee6677", label=f"mean {mean:.2f} dB")
+        left.set_xlabel("SI-SNRi (dB)")
+        left.set_ylabel("examples")
+        left.yaxis.get_major_locator().set_params(integer=True)
+        left.legend(frameon=False)
+        if len(both):
+            right.scatter(*both.T, s=12, alpha=0.6, color="#4477aa", linewidths=0)
+        right.axhline(0, color="0.7", linewidth=0.8)
+        right.set_xlabel("SNR of the mixture (dB)")
+        right.set_ylabel("SI-SNRi (dB)")
+        with replacing(path) as stream:
+            canvas.savefig(stream, dpi=DPI, format="png")
+    return True
+
+
+def draw_spectrograms(heard: Heard, title: str, path: Path) -> None:
+    """Draw the spectrograms of mixture, target and estimate below each other, on one scale."""
+    spectra = {name: _spectrum(samples) for name, samples in heard._asdict().items()}
+    top = max(float(levels.max()) for levels in spectra.values())
+    seconds = len(heard.target) / SAMPLE_RATE
+    with drawing({"font.size": 9}, figsize=(7.2, 5.6)) as canvas:
+        canvas.suptitle(title, fontsize=9, color="0.3")
+        axes = canvas.subplots(len(spectra), 1, sharex=True, sharey=True)
+        for axis, (name, levels) in zip(axes, spectra.items(), strict=True):
+            picture = axis.imshow(
+                levels,
+                origin="lower",
+                aspect="auto",
+                extent=(0, seconds, 0, SAMPLE_RATE / 2000),
+                vmin=top - FLOOR,
+                vmax=top,
+                cmap="magma",
+            )
+            axis.set_title(name, fontsize=9, loc="left")
+            axis.set_ylabel("kHz")
+        axes[-1].set_xlabel("seconds")
+        canvas.colorbar(picture, ax=list(axes), label="dB")
+        with replacing(path) as stream:
+            canvas.savefig(stream, dpi=DPI, format="png")
+
+
+def _spectrum(samples: np.ndarray) -> np.ndarray:
+    """Levels of a short-time Fourier transform of 32 ms every 8 ms, `(frequencies, times)`, dB."""
+    size, hop = 512, 128
+    padded = np.pad(samples, (size // 2, size))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+    power = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) ** 2
+    levels: np.ndarray = 10 * np.log10(power.T + 1e-12)
+    return levels
