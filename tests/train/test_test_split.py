@@ -30,12 +30,12 @@ def as_test(corpus: Corpus, split: str) -> str:
     return f"datamodule.data_config.test_dir={corpus.list_file(split, 'mix').parent}"
 
 
-@pytest.mark.parametrize("mode", ["store", "raw"])
+@pytest.mark.parametrize(("mode", "precision"), [("store", "32-true"), ("raw", "32-true"), ("store", "bf16-mixed")])
 def test_the_figure_is_what_validation_would_be_on_the_same_examples(
-    corpus: Corpus, store: Path, here: Path, mode: str
+    corpus: Corpus, store: Path, here: Path, mode: str, precision: str
 ) -> None:
     """4 examples in batches of 3 and 1."""
-    words = ["--shards", store] if mode == "store" else ["--no_shards"]
+    words = [*(["--shards", store] if mode == "store" else ["--no_shards"]), "--precision", precision]
     settings = [f"{EVERY}=1", as_test(corpus, "val"), "datamodule.data_config.batch_size=3", "training.epochs=2"]
     assert run(corpus, *words, "--set", *settings)[0] == 0
     assert figures() == {row["epoch"]: row["val_loss"] for row in last()["history"]}
