@@ -71,6 +71,11 @@ class Batch:
         return replace(self, **tensors)
 
 
+def frames_over(num_samples: int, samples_per_frame: int) -> int:
+    """Mouth frames that a number of samples spans, the last one perhaps in part."""
+    return -(-num_samples // samples_per_frame)
+
+
 def fit_frames(embedding: Tensor, frames: int) -> Tensor:
     """Cut an embedding `(dim, any)` to `(dim, frames)`; one that is short has its last column repeated.
 

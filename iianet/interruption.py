@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from typing import Any
 
 INTERRUPTED = 130
@@ -36,6 +38,27 @@ def terminable(*others: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that is not of Python
+
+
+def end_with_parent() -> None:
+    """Let this started process end as soon as the one that started it has, however that ended.
+
+    It would else wait for work for ever, or write to what nobody holds.
+    """
+    parent = parent_process()
+    assert parent is not None, "this process was not started by multiprocessing"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def begin_helper() -> None:
+    """Begin a process of a pool: Ctrl-C is its parent's, with which it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _raise(*_: Any) -> None:

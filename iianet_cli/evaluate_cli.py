@@ -6,6 +6,7 @@ if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/
     main_of("iianet_cli.evaluate_cli")()
 
 import argparse
+import json
 import logging
 import shutil
 import sys
@@ -22,7 +23,7 @@ from iianet.command_line import Parser, add_config_flags, at_least_zero, config_
 from iianet.config.schema import Config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.encoder.source import EncoderSource
-from iianet.errors import ConfigError
+from iianet.errors import ConfigError, MouthError
 from iianet.inference.metrics import COLUMNS, Heard, columns_of, refuse_missing_packages
 from iianet.inference.pictures import draw_improvement
 from iianet.inference.record import EvaluationRecord, Row
@@ -35,13 +36,12 @@ from iianet.launch import choose_device
 from iianet.paths import expand_path
 from iianet.terminal import say
 from iianet.wording import counted
-from iianet_cli.data_flags import add_data_flags, data_overrides
+from iianet_cli.data_flags import PREFIX, add_data_flags, data_overrides
 from iianet_cli.stores import build_command, log_mode, open_stores, refuse_missing_weights
 from loaders.evaluation import EvaluationData
 from loaders.matching import kernels_of
 from loaders.order import Indices
 from loaders.streams import stream_words
-from shardwriter.format.record import Identity
 from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -66,9 +66,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "evaluate-iianet") -> No
 def _parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
-        description="Evaluate a trained separator on every example of a split, for example: "
-        f"{prog} --conf_dir configs/LRS2-IIANet.yml --checkpoint Experiments/checkpoint/LRS2/best_model.pth --shards "
-        "STORE. An evaluation that was interrupted resumes with the same command.",
+        description="Evaluate a trained separator on every example of a split. An evaluation that was interrupted "
+        "resumes with the same command. Exit codes: 0 all evaluated; 3 some examples could not be read; 2 could not "
+        "start or continue; 130 and 143 stopped by Ctrl-C and SIGTERM.",
+        example=f"{prog} --conf_dir configs/LRS2-IIANet.yml --shards STORE "
+        "--checkpoint Experiments/checkpoint/LRS2-IIANet/best_model.pth",
     )
     add_config_flags(parser)
     parser.add_argument(
@@ -142,16 +144,24 @@ def _metrics(text: str) -> tuple[str, ...]:
 def _run(argv: list[str], prog: str) -> int:
     arguments = _parser(prog).read(argv)
     refuse_missing_packages(arguments.metrics)
-    config = load_config(arguments.conf_dir, [*config_overrides(arguments), *data_overrides(arguments)])
+    if arguments.save and "si_snr" not in arguments.metrics:
+        raise ConfigError(f"--save {arguments.save}: examples are chosen by their SI-SNRi; add si_snr to --metrics")
+    overrides = [*config_overrides(arguments), *data_overrides(arguments), f"{PREFIX}.build_missing=false"]
+    config = load_config(arguments.conf_dir, overrides)
     device = choose_device(arguments.device)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # figures are of float32
     trained = open_trained(expand_path(arguments.checkpoint), config)
     warn_of_other_rows(trained, config)
     data, source = _open_data(arguments, config)
     encoder = LazyEncoder(source, kernels_of(data.snapshots, source))
     evaluation = Evaluation(arguments, trained, data, encoder, device)
     with terminable():
-        return evaluation.run()
+        try:
+            return evaluation.run()
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"examples do not fit into the memory of the GPU, {data.options.batch_size} at a time; lower --set "
+                f"{PREFIX}.batch_size, or give a shorter --segment. What was evaluated is recorded"
+            ) from error
 
 
 def _open_data(arguments: argparse.Namespace, config: Config) -> tuple[EvaluationData, EncoderSource]:
@@ -207,8 +217,10 @@ class Evaluation:
             "checkpoint": trained.digest,
             "split": arguments.data_split,
             "segment": length,
+            "num_samples": None if data.segment is None else data.opened.num_samples,
+            "network": json.dumps(data.config.audionet.audionet_config.model_dump()),
             "examples_digest": data.opened.manifest.digest(),
-            "embeddings": _embeddings(data.snapshots, encoder.source),
+            "embeddings": _embeddings(data.snapshots, arguments.data_split, encoder.source, device),
             "normalize_audio": data.options.normalize_audio,
         }
         columns = columns_of(arguments.metrics, arguments.published_sdr)
@@ -217,7 +229,8 @@ class Evaluation:
 
     def run(self) -> int:
         """Evaluate what is left, and write and print the results; returns the exit code."""
-        eligible = self.data.opened.eligible
+        skipped = self.data.skipped
+        eligible = np.setdiff1d(self.data.opened.eligible, skipped)
         left = np.array([example for example in eligible.tolist() if self.names[example] not in self.record.rows])
         if len(left) < len(eligible):
             done = len(eligible) - len(left)
@@ -253,28 +266,35 @@ class Evaluation:
     def _separated(self, loader: Any) -> Iterator[tuple[Batch, list[Heard]]]:
         for batch in loader:
             for key, reason in batch.dropped:
-                logger.warning("%s: left out: %s", key, reason)
-                self.unreadable.setdefault(key, reason)
+                if self.data.options.on_missing == "error":
+                    raise MouthError(f"{key}: cannot be read, and --on_missing is error: {reason}")
+                if key not in self.unreadable:
+                    logger.warning("%s: left out: %s", key, reason)
+                    self.unreadable[key] = reason
             yield batch, estimates(self.model, self.encoder, batch, self.device)
 
     def _summary(self, eligible: Indices, rows: Mapping[int, Row]) -> Summary:
-        short = sorted(set(range(len(self.names))) - set(eligible.tolist()))
+        short = sorted(set(range(len(self.names))) - set(self.data.opened.eligible.tolist()))
         failed = [self.names[example] for example in eligible.tolist() if example not in rows]
         return Summary.of(
             list(rows.values()),
             self.record.columns,
             examples=len(self.names),
             too_short=[self.names[example][1] for example in short],
+            skipped=len(self.data.skipped),
             unreadable={f"{key}, {mixture}": self.unreadable.get(key, "see above") for key, mixture, _ in failed},
         )
 
     def _save(self, rows: Mapping[int, Row]) -> int:
         """Separate the chosen examples once more, and save them; returns their number."""
         names = chosen(rows, self.arguments.save)
+        if not names:
+            logger.warning("--save: no example has an SI-SNRi, so none is saved")
+            return 0
         folder = self.folder / EXAMPLES_FOLDER
         for path in outdated(folder):
             shutil.rmtree(path)
-        loader = self.data.examples_loader(np.array(sorted(names)))
+        loader = self.data.examples_loader(np.array(sorted(names), dtype=np.int64))
         bar = tqdm(total=len(names), desc="saving", unit="example", delay=1.0)
         for batch, heard in self._separated(loader):
             for example, one in zip(batch.examples, heard, strict=False):
@@ -289,14 +309,20 @@ class Evaluation:
         return self.data.options.sample_rate
 
 
-def _embeddings(snapshots: Sequence[Snapshot], source: EncoderSource) -> str:
+def _embeddings(snapshots: Sequence[Snapshot], split: str, source: EncoderSource, device: torch.device) -> str:
     """What the embeddings are, in words that differ where they do."""
     if snapshots:
-        return "; ".join(f"stored, {_identity(snapshot.identity)}" for snapshot in snapshots)
+        return "; ".join(f"stored, {_stored(snapshot, split)}" for snapshot in snapshots)
     weights = source.digest or f"random weights of seed {source.seed}"
-    return f"raw mouths, {source.name}, {weights}, {dict(source.preprocessing)}"
+    dtype = source.kernels(device).dtype
+    return f"raw mouths, {source.name}, {weights}, {dtype}, {dict(source.preprocessing)}"
 
 
-def _identity(identity: Identity) -> str:
-    encoder = identity.encoder.get("fingerprint", "unknown encoder")
+def _stored(snapshot: Snapshot, split: str) -> str:
+    """A store's encoder; where that is unknown, the digests of the split's shards."""
+    identity = snapshot.identity
+    encoder = identity.encoder.get("fingerprint")
+    if encoder is None:
+        shards = sorted(record.tar_digest for record in snapshot.split(split, ("key",)).shards)
+        encoder = f"unknown encoder, shards {', '.join(shards)}"
     return f"{identity.dtype}, {encoder}, {dict(identity.preprocessing)}"

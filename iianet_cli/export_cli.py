@@ -38,6 +38,7 @@ def _parser(prog: str) -> Parser:
         description="Write the separator of any checkpoint as train.py writes that of the best one to best_model.pth: "
         "the weights under their published names, and the settings that they were trained with. Needs neither the "
         "config nor the data.",
+        example=f"{prog} Experiments/checkpoint/LRS2-IIANet/epoch=12.ckpt --out model.pth",
     )
     parser.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a run, such as last.ckpt or epoch=12.ckpt")
     parser.add_argument(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from iianet.config.schema import Config
 from iianet.errors import ConfigError
-from iianet.inference.trained import open_trained
+from iianet.inference.trained import open_trained, warn_of_other_rows
 from iianet.paths import expand_path
 from iianet.separator.model import IIANet
 
@@ -49,6 +49,7 @@ def load_initial_weights(init_from: str, config: Config, folder: Path, model: II
             "there, give --resume last alone"
         )
     trained = open_trained(path, config, trains_on=True)
+    warn_of_other_rows(trained, config)
     model.load_state_dict(trained.model.state_dict())
     logger.info(
         "a new run begins from the weights in %s (sha256 %s...); its optimizer starts anew",

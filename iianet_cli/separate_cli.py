@@ -66,10 +66,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "separate-iianet") -> No
 def _parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
-        description="Separate the speakers of a recording of any length: one wav for each mouth. Example: "
-        f"{prog} --checkpoint Experiments/checkpoint/toy/best_model.pth --mixture talk.wav --mouth anna.npz --mouth "
-        "ben.npz --out talk-separated. Exit codes: 0 all written; 2 could not start or continue; 130 and 143 stopped "
-        "by Ctrl-C and SIGTERM. A wav is there whole or not at all.",
+        description="Separate the speakers of a recording of any length: one wav for each mouth. Exit codes: 0 all "
+        "written; 2 could not start or continue; 130 and 143 stopped by Ctrl-C and SIGTERM. A wav is there whole or "
+        "not at all.",
+        example=f"{prog} --checkpoint Experiments/checkpoint/toy/best_model.pth --mixture talk.wav --mouth anna.npz "
+        "ben.npz --out talk-separated",
     )
     parser.add_argument(
         "--checkpoint",
@@ -87,6 +88,9 @@ def _parser(prog: str) -> Parser:
     add_speaker_flags(parser)
     parser.add_argument(
         "--out", metavar="DIR", help="folder of the estimates, NAME.wav each (default: separated/<name of the mixture>)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace wavs that are there already, of an earlier run or of others"
     )
     parser.add_argument(
         "--own_rate", action="store_true", help="write the estimates at the mixture's own rate (default: 16 kHz)"
@@ -134,6 +138,7 @@ def _run(argv: list[str], prog: str) -> int:
     separator = NamedSeparator.of(arguments)
     accept = partial(separator.accept, trusts_imported=arguments.trust_imported)
     speakers = read_speakers(arguments.speakers, separator.dim, separator.cache, accept)
+    separator.refuse_embeddings_of_other_rows(speakers)
     mouths = [speaker for speaker in speakers if isinstance(speaker, Mouth)]
     source = separator.encoder_of(mouths[0].word) if mouths else None
     recording = look_through(expand_path(arguments.mixture))
@@ -200,6 +205,8 @@ def _paths(arguments: argparse.Namespace, recording: Recording, speakers: Sequen
     for path in paths:
         if path.exists() and os.path.samefile(path, recording.path):
             raise ConfigError(f"--out {folder}: {path} is the mixture itself; choose another folder")
+        if os.path.lexists(path) and not arguments.overwrite:
+            raise ConfigError(f"{path}: exists; give another folder, --out DIR, or --overwrite to replace it")
     return paths
 
 

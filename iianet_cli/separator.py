@@ -5,17 +5,19 @@ It is apart from the command, for there may be no config: then the file itself, 
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from iianet.command_line import config_overrides
 from iianet.config.data_section import DataConfig
 from iianet.config.schema import Config, load_config
-from iianet.encoder.mouth import FPS, SAMPLE_RATE
+from iianet.encoder.mouth import CROP_SIZE, FPS, SAMPLE_RATE
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError, WeightsError
 from iianet.inference.trained import CONF_FILE, NORMALIZE, Trained, open_trained
 from iianet.paths import expand_path
+from iianet_cli.speakers import EmbeddingFile, Speaker
 from loaders.matching import refuse_other_encoder
 from shardwriter.storage.locate import Cache
 from shardwriter.store.snapshot import Snapshot
@@ -92,6 +94,16 @@ class NamedSeparator:
             )
         return self.config.encoder_source()
 
+    def refuse_embeddings_of_other_rows(self, speakers: Sequence[Speaker]) -> None:
+        """Raise ConfigError where the separator knows fewer rows of mouths than an earlier tool's embeddings are of."""
+        rows = CROP_SIZE if self.config is None else self.config.videonet.videonet_config.crop_rows
+        for speaker in speakers:
+            if isinstance(speaker, EmbeddingFile) and rows != CROP_SIZE:
+                raise ConfigError(
+                    f"--embedding {speaker.word}: an earlier tool made it, of all {CROP_SIZE} rows of the mouths, and "
+                    f"videonet.videonet_config.crop_rows is {rows}; give the mouth itself, --mouth NPZ"
+                )
+
     def accept(self, snapshot: Snapshot, trusts_imported: bool) -> None:
         """Raise StoreError where a store was not made with the config's encoder; say so where that cannot be seen."""
         name = snapshot.storage.name
@@ -102,11 +114,7 @@ class NamedSeparator:
                 name,
             )
             return
-        try:
-            source = self.config.encoder_source()
-        except WeightsError as error:
-            logger.warning("%s: its encoder cannot be compared with the config's: %s", name, error)
-            return
+        source = self.config.encoder_source(encodes=False)
         refuse_other_encoder(snapshot, source, trusts_imported or self.config.datamodule.data_config.trust_imported)
 
 

@@ -163,6 +163,7 @@ def read_speakers(
     """
     speakers: list[Speaker] = []
     snapshot: Snapshot | None = None
+    unused: str | None = None
     for flag, word in words or []:
         if flag == "--mouth":
             speakers.append(Mouth(path=expand_path(word)))
@@ -172,10 +173,16 @@ def read_speakers(
             snapshot = Snapshot.open(open_storage(expand_word(word), cache))
             _refuse_other_dim(snapshot, dim)
             accept(snapshot)
+            unused = word
         elif snapshot is None:
             raise ConfigError(f"--key {word}: of which store? Give --shards STORE before it")
         else:
             speakers.append(Stored(store=snapshot.storage.name, sample=find_sample(snapshot, word)))
+            unused = None
+    if unused is not None:
+        raise ConfigError(
+            f"--shards {unused}: no --key follows it; give --key KEY for each speaker that is stored there"
+        )
     if not speakers:
         raise ConfigError(
             "no speaker: give --mouth NPZ, --embedding NPZ, or --shards STORE --key KEY, once for each whose voice is "

@@ -79,6 +79,7 @@ def _parser(prog: str) -> Parser:
         prog=prog,
         description="Train IIANet. The default encodes raw mouths in every step; --shards, or `shards:` with "
         "`use_precomputed_embeddings: true` in the config, trains from a store.",
+        example=f"{prog} --conf_dir configs/LRS2-IIANet.yml --shards STORE --resume auto",
     )
     add_config_flags(parser)
     add_data_flags(parser, "train")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from iianet.batch import Batch, Dropped
+from iianet.batch import Batch, Dropped, frames_over
 from iianet.encoder.mouth import CENTER_CROP, CROP_SIZE, Crop, random_crop, view_crop
 from iianet.errors import AudioError, MouthError
 from loaders.audio import Samples
@@ -96,7 +96,7 @@ class Assembler:
             self,
             split=replace(self.split, num_samples=num_samples),
             mixer=replace(self.mixer, num_samples=num_samples),
-            frames=max(1, round(num_samples / self.split.samples_per_frame)),
+            frames=frames_over(num_samples, self.split.samples_per_frame),
         )
 
     def batch(self, epoch: int, positions: Sequence[int]) -> Batch:

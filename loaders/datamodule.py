@@ -262,7 +262,8 @@ class SeparationData(RankedData):
     def _groups(self) -> Indices | None:
         """Group of each training utterance that is mixed apart, `(utterances,)`; None where any two may be mixed."""
         whose, names = self.options.mix_apart, self.options.utterance_names
-        if whose is None or names is None or not self.config.datamodule.dynamic_mixing:
+        is_mixed = "train" in self._names and self.config.datamodule.dynamic_mixing
+        if whose is None or names is None or not is_mixed:
             return None
         return groups_of(self.splits["train"].manifest, whose, names)
 

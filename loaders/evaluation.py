@@ -93,6 +93,16 @@ class EvaluationData(SeparationData):
         """The split, opened; its eligible examples can be evaluated."""
         return self.splits[self.split_name]
 
+    @property
+    def skipped(self) -> Indices:
+        """Eligible examples that --on_missing skip leaves out, since their utterance is not stored."""
+        opened = self.opened
+        if opened.stored is None or self.options.on_missing != "skip":
+            return opened.eligible[:0]
+        utterances = opened.manifest.utterance_of_example()[opened.eligible]
+        left_out: Indices = opened.eligible[opened.stored.rows[0, utterances] < 0]
+        return left_out
+
     def example_names(self) -> list[ExampleName]:
         """Name of each example of the split by its number, also of those that are too short."""
         manifest = self.opened.manifest

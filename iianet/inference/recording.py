@@ -23,8 +23,8 @@ from iianet.regular_file import open_regular
 
 BLOCK = 1 << 16
 """Samples of each channel that are read at a time."""
-FLOATS = ("FLOAT", "DOUBLE")
-"""Subtypes that hold any level."""
+FLOATS = ("FLOAT", "DOUBLE", "PCM_24", "PCM_32")
+"""Subtypes that hold more than 16 bits, whose estimates are floats: nothing of them is lost."""
 LOWEST_RATE, HIGHEST_RATE = 4_000, 768_000
 """Rates that are resampled, Hz: from below a telephone's to above any recorder's."""
 LOUDEST = 1e9

@@ -1,10 +1,10 @@
 """Figures of estimates, computed beside the network: in processes where a metric takes a tenth of a second a row."""
 
 import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from iianet.batch import Batch
+from iianet.encoder.kernels import exact_kernels
 from iianet.encoder.lazy_encoder import LazyEncoder
+from iianet.errors import OutputError
 from iianet.inference.metrics import PACKAGES, Figures, Heard, figures_of
+from iianet.inference.trained import refuse_not_finite
+from iianet.interruption import begin_helper
 from iianet.launch import usable_cores
 from iianet.separator.model import IIANet
 
@@ -36,9 +40,15 @@ def estimates(model: IIANet, encoder: LazyEncoder, batch: Batch, device: torch.d
 
     Returns:
         What was heard, meant and estimated in each row, float64.
+
+    Raises:
+        WeightsError: An estimate is not finite.
     """
     sent = batch.to(device, non_blocking=True)
-    estimate: Tensor = model(sent.mixture, encoder.complete(sent))[:, 0]  # (batch, num_samples)
+    embedding = encoder.complete(sent)
+    with exact_kernels(device):
+        estimate: Tensor = model(sent.mixture, embedding)[:, 0]  # (batch, num_samples)
+    refuse_not_finite(estimate)
     columns = (batch.mixture, batch.target, estimate)
     rows = zip(*(column.double().cpu().numpy() for column in columns), strict=True)
     return [Heard(*row) for row in rows]
@@ -66,13 +76,17 @@ def scorer(metrics: Sequence[str], published_sdr: bool) -> Iterator[Score]:
     with ProcessPoolExecutor(usable_cores(), context, initializer=_begin) as pool:
         try:
             yield lambda heard: pool.submit(compute, heard)
+        except BrokenProcessPool as error:
+            raise OutputError(
+                "a process that computed figures was ended, often because memory ran out. What was evaluated is "
+                "recorded: run the command again to resume"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:
-    """Begin a process: it has one core, and Ctrl-C is its parent's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_helper()
     torch.set_num_threads(1)
 
 

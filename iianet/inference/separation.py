@@ -8,7 +8,7 @@ from torch import Tensor
 
 from iianet.batch import fit_frames
 from iianet.encoder.kernels import exact_kernels
-from iianet.errors import WeightsError
+from iianet.inference.trained import refuse_not_finite
 from iianet.inference.windows import OverlapAdd, Samples, Windows
 
 EPSILON = 1e-8
@@ -56,7 +56,8 @@ class WindowSeparator:
             rows = torch.stack([embedding[:, frames] for frames in seen for embedding in fitted])
             estimates = self._estimates(mixtures.repeat_interleave(len(fitted), 0), rows)
             for estimate in estimates.view(len(mixtures), len(fitted), -1):
-                yield joined.add(_finite(estimate)).numpy()
+                refuse_not_finite(estimate)
+                yield joined.add(estimate).numpy()
 
     @torch.inference_mode()
     def _estimates(self, mixtures: Tensor, embeddings: Tensor) -> Tensor:
@@ -77,16 +78,6 @@ class WindowSeparator:
         deviation = mixture.std(1, keepdim=True) if mixture.shape[1] > 1 else torch.zeros_like(mixture)
         heard = (mixture - mixture.mean(1, keepdim=True)) / (deviation + EPSILON)
         return self.network(heard, embedding)[:, 0] * (deviation + EPSILON)
-
-
-def _finite(estimate: Tensor) -> Tensor:
-    """The estimate. Raises WeightsError where it is no sound: what is heard is finite, so the weights are not."""
-    if not estimate.isfinite().all():
-        raise WeightsError(
-            "the separator's estimate has samples that are not finite, and its mixture has none; its weights diverged "
-            "or are damaged: give another checkpoint"
-        )
-    return estimate
 
 
 def _together(windows: Iterable[Tensor], step: int) -> Iterator[tuple[int, Tensor]]:

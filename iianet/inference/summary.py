@@ -68,6 +68,7 @@ class Summary:
         examples: Examples of the split.
         evaluated: Examples that were evaluated.
         too_short: Names of examples that are shorter than the segment, and so left out.
+        skipped: Number of examples that are not in the store, and were to be skipped.
         unreadable: Examples that could not be read, by name, each with the reason.
         no_figure: Number of examples that lack a figure, by "figure: reason".
     """
@@ -76,6 +77,7 @@ class Summary:
     examples: int
     evaluated: int
     too_short: Sequence[str] = ()
+    skipped: int = 0
     unreadable: Mapping[str, str] = field(default_factory=dict)
     no_figure: Mapping[str, int] = field(default_factory=dict)
 
@@ -87,6 +89,7 @@ class Summary:
         examples: int,
         too_short: Sequence[str],
         unreadable: Mapping[str, str],
+        skipped: int = 0,
     ) -> "Summary":
         """Sum up the rows of an evaluation; a figure that an example lacks does not count for it."""
         values = {name: [row.figures.values[name] for row in rows if name in row.figures.values] for name in columns}
@@ -96,6 +99,7 @@ class Summary:
             examples=examples,
             evaluated=len(rows),
             too_short=too_short,
+            skipped=skipped,
             unreadable=unreadable,
             no_figure=dict(lacking.most_common()),
         )
@@ -120,6 +124,8 @@ class Summary:
         lines = [f"{self.evaluated} of {counted(self.examples, 'example')} evaluated"]
         if self.too_short:
             lines.append(f"{len(self.too_short)} shorter than the segment, left out: {_some(self.too_short)}")
+        if self.skipped:
+            lines.append(f"{self.skipped} not in the store, left out: --on_missing is skip")
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} could not be read:")
             lines += [f"  {name}: {reason}" for name, reason in list(self.unreadable.items())[:NAMED]]

@@ -144,7 +144,7 @@ def _refuse_other(path: Path, recorded: Mapping[str, Any], config: Config) -> No
 def _warn_of_other(path: Path, recorded: Mapping[str, Any], config: Config) -> None:
     """Log where a config says otherwise than the file was trained with."""
     for _, _, fact in _differences(path, recorded, config):
-        logger.warning("%s: training goes on with what the config says", fact)
+        logger.warning("%s: training uses what the config says", fact)
 
 
 def _differences(path: Path, recorded: Mapping[str, Any], config: Config) -> Iterator[tuple[str, str, str]]:
@@ -154,6 +154,15 @@ def _differences(path: Path, recorded: Mapping[str, Any], config: Config) -> Ite
         if values.get(key, value) != value:
             there, here = json.dumps(value), json.dumps(values[key])
             yield key, there, f"{path}: was trained with {key}={there}, and the config says {here}"
+
+
+def refuse_not_finite(estimate: Tensor) -> None:
+    """Raise WeightsError where an estimate is no sound: what is heard is finite, so the weights are not."""
+    if not estimate.isfinite().all():
+        raise WeightsError(
+            "the separator's estimate has samples that are not finite, and its mixture has none; its weights diverged "
+            "or are damaged: give another checkpoint"
+        )
 
 
 def warn_of_other_rows(trained: Trained, config: Config | None) -> None:

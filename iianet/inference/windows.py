@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from iianet.batch import frames_over
 from iianet.errors import AudioError
 
 Samples = npt.NDArray[np.float32]
@@ -61,7 +62,7 @@ class Windows:
             length: Mouth frames of a window, at least `SHORTEST`.
         """
         assert num_samples > 0 and length >= SHORTEST
-        frames = -(-num_samples // samples_per_frame)
+        frames = frames_over(num_samples, samples_per_frame)
         fade = round(length * FADING)
         hop = length - math.ceil(length * OVERLAPPING)
         beyond = max(0, frames - length)

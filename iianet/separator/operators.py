@@ -131,10 +131,15 @@ def shares_of_means(
     """
     with torch.inference_mode(False):  # it is kept for steps that train, too
         place = torch.arange(few, dtype=torch.float32, device="cpu").view(1, 1, -1)
-        repeats = [torch.bincount(resize(place, count).flatten().long(), minlength=few) for count in columns]
+        repeats = [_counted(resize(place, count).flatten().long(), few) for count in columns]
         pairs = [(row, count) for row, count in zip(repeats, columns, strict=True) for _ in range(2)]
         rows = [row.double() / (channels * count) for row, count in pairs]
         return torch.stack(rows)[:, None, None].to(device, dtype)
+
+
+def _counted(numbers: Tensor, few: int) -> Tensor:
+    """How often each number below `few` comes, `(few,)`; as bincount, whose shape is known before its result is."""
+    return torch.zeros(few, device="cpu").index_add(0, numbers, torch.ones(len(numbers), device="cpu"))
 
 
 class _GuidesOfScales(Function):

@@ -2,15 +2,12 @@
 
 import logging
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -18,6 +15,7 @@ from typing import Any
 import torch
 
 from iianet.errors import FeatureStoreError, StoreError
+from iianet.interruption import end_with_parent
 from shardwriter.encode.write_shards import Event, Progress, Published, write_shards
 from shardwriter.execute.executor import Job
 from shardwriter.format.files import delete_temporary_files
@@ -205,7 +203,7 @@ def _signals_for_the_parent() -> Iterator[None]:
 
 def work(job: Job, device: torch.device, num_threads: int, parent: "Connection[Any, Any]") -> None:
     """Run tasks until the parent has no more."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # it would write to a store that it does not hold
     torch.set_num_threads(num_threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -217,14 +215,6 @@ def work(job: Job, device: torch.device, num_threads: int, parent: "Connection[A
     except FeatureStoreError as error:
         with suppress(OSError):  # the parent was killed, and we are about to end
             parent.send(error)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would write to a store that it does not hold."""
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def _ask(parent: "Connection[Any, Any]", how: str) -> ShardTask | None:

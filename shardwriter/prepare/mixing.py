@@ -3,8 +3,6 @@
 import json
 import multiprocessing
 import os
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,14 +10,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
 from iianet.errors import AudioError, ConfigError, OutputError
+from iianet.interruption import begin_helper
 from iianet.wording import printable
 from shardwriter.format.files import delete_dead_temporary_files
 from shardwriter.prepare.mixing_list import Pair
@@ -146,7 +143,7 @@ def _mapped(num_processes: int) -> Iterator[Callable[..., Iterable[str | Failed]
         yield map
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_begin_process)
+    pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=begin_helper)
     try:
         with pool:
             yield partial(pool.map, chunksize=AT_A_TIME)
@@ -155,16 +152,3 @@ def _mapped(num_processes: int) -> Iterator[Callable[..., Iterable[str | Failed]
             "a process that mixed was ended, often because memory ran out. What was made is whole: run the command "
             "again to resume, with fewer --num_processes"
         ) from error
-
-
-def _begin_process() -> None:
-    """Leave signals to the parent, which ends its processes, and end with it where it was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)

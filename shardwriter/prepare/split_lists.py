@@ -142,7 +142,7 @@ def mouths_in(folder: Path) -> frozenset[str]:
     """Names of the files in the folder of mouths. Raises ConfigError where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.name.endswith(MOUTH))
+            return frozenset(entry.name for entry in entries if entry.name.endswith(MOUTH) and entry.is_file())
     except OSError as error:
         raise ConfigError(
             f"--mouths {folder}: cannot be listed ({error.strerror}); expected the folder of the mouths, one "

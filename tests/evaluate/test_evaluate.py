@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers.corpus import Corpus, copy_corpus
+from helpers.corpus import Corpus, copy_corpus, make_corpus
 from helpers.runs import ROOT, build_store
 
 from iianet.encoder.lazy_encoder import LazyEncoder
@@ -23,6 +23,10 @@ from iianet.inference import scoring
 from iianet.inference.trained import open_trained
 from iianet_cli import evaluate_cli
 from shardwriter import open_store
+from shardwriter.build.build import build
+from shardwriter.build.options import BuildOptions
+from shardwriter.corpus.embedding_npz import write_embedding_npz
+from shardwriter.storage.folder import Folder
 
 LENGTHS = {"t0_t1": 5, "t1_t2": 8, "t2_t3": 4, "t3_t4": 4, "t4_t5": 5}
 """Mixture -> frames."""
@@ -205,6 +209,10 @@ def test_saved_examples_are_to_be_heard_and_seen(corpus: Corpus, store: Path, ch
         (["--checkpoint", "nowhere.pth"], "nowhere.pth: no such weights file"),
         (["--segment", "9"], "none of its 10 examples is as long as the segment of 9 s"),
         (["--shards", "a-{000..002}.tar"], "tars without a store"),
+        (
+            ["--metrics", "sdr", "--save", "2"],
+            "--save 2: examples are chosen by their SI-SNRi; add si_snr",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
@@ -224,6 +232,101 @@ def test_another_checkpoint_does_not_mix_with_a_record(
     torch.save(contents, here / "other.pth")
     assert evaluate(corpus, here / "other.pth", "--shards", store) == 2
     assert "holds another evaluation: its checkpoint is" in capsys.readouterr().err
+
+
+def other_rounds(corpus: Corpus, checkpoint: Path, folder: Path) -> tuple[list[object], list[object]]:
+    """A published file does not say how often its separator iterates: the config does."""
+    contents = torch.load(checkpoint, weights_only=True)
+    del contents["infos"]
+    torch.save(contents, folder / "published.pth")
+    rounds = "audionet.audionet_config.num_blocks"
+    words = ["--no_shards", "--checkpoint", folder / "published.pth", "--set"]
+    return [*words, f"{rounds}=2"], [*words, f"{rounds}=1"]
+
+
+def other_arithmetic(corpus: Corpus, checkpoint: Path, folder: Path) -> tuple[list[object], list[object]]:
+    precision = "videonet.videonet_config.precision"
+    return ["--no_shards"], ["--no_shards", "--set", f"{precision}=bf16"]
+
+
+def other_length(corpus: Corpus, checkpoint: Path, folder: Path) -> tuple[list[object], list[object]]:
+    return ["--no_shards", "--segment", "0.1200001"], ["--no_shards", "--segment", "0.12007"]
+
+
+def other_imports(corpus: Corpus, checkpoint: Path, folder: Path) -> tuple[list[object], list[object]]:
+    """Nothing records which encoder made an earlier tool's embeddings."""
+    stores = []
+    for number in (1, 2):
+        copy = copy_corpus(corpus, folder / f"imported{number}")
+        for mouth in copy.names["test"]:
+            frames = len(np.load(copy.mouth(mouth))["data"])
+            made = np.random.default_rng(number).standard_normal((512, frames)).astype(np.float32)
+            write_embedding_npz(copy.mouth(mouth).with_name(f"{mouth}_embedding.npz"), made)
+        options = BuildOptions(device=torch.device("cpu"), splits=("test",), import_embeddings=True)
+        build(copy.config(), Folder(folder / f"store{number}"), options)
+        stores.append(folder / f"store{number}")
+    return tuple(["--trust_imported", "--shards", store] for store in stores)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("change", [other_rounds, other_arithmetic, other_length, other_imports])
+def test_whatever_changes_figures_never_resumes(
+    corpus: Corpus, checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str], change: Any
+) -> None:
+    one, other = change(corpus, checkpoint, here)
+    assert evaluate(corpus, checkpoint, *one) == 0
+    assert evaluate(corpus, checkpoint, *one) == 0
+    assert evaluate(corpus, checkpoint, *other) == 2
+    assert "holds another evaluation: its " in capsys.readouterr().err
+
+
+def test_a_config_that_mixes_apart_in_training_is_evaluated(corpus: Corpus, checkpoint: Path, here: Path) -> None:
+    apart = ["datamodule.data_config.mix_apart=video", "datamodule.data_config.utterance_names=(?P<video>[^/]+)$"]
+    assert evaluate(corpus, checkpoint, "--no_shards", "--set", *apart) == 0
+
+
+def test_what_is_to_be_skipped_is_counted_and_is_no_failure(
+    corpus: Corpus, checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = build_store(corpus, "some", 4)
+    words = ["--shards", store, "--on_missing", "skip"]
+    assert evaluate(corpus, checkpoint, *words) == 0
+    found = capsys.readouterr()
+    skipped = summary()["skipped"]
+    assert 0 < skipped == 10 - len(rows())
+    assert f"{skipped} not in the store, left out: --on_missing is skip" in found.out
+    assert "left out: /" not in found.err, "no line for each of them"
+    assert evaluate(corpus, checkpoint, "--shards", store, "--on_missing", "error", "--out", "strict") == 2
+
+
+def test_weights_that_diverged_are_an_error_not_a_table(
+    corpus: Corpus, store: Path, checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = torch.load(checkpoint, weights_only=True)
+    contents["state_dict"]["bottleneck.bias"].fill_(torch.nan)
+    torch.save(contents, here / "diverged.pth")
+    assert evaluate(corpus, here / "diverged.pth", "--shards", store) == 2
+    assert "its weights diverged or are damaged" in capsys.readouterr().err
+
+
+def test_no_store_is_made_where_one_is_only_read(
+    corpus: Corpus, checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--shards", "misspelt", "--set", "datamodule.data_config.build_missing=true"]
+    assert evaluate(corpus, checkpoint, *words) == 2
+    assert not Path("misspelt").exists()
+    assert "misspelt" in capsys.readouterr().err
+
+
+@torch.inference_mode()
+def test_a_length_off_the_frames_spans_its_last_frame(checkpoint: Path, here: Path) -> None:
+    """As separate.py hears it."""
+    odd = make_corpus(here / "odd", {"train": 2, "val": 2, "test": {"a": 8, "b": 8}}, frames=8, num_samples=4780)
+    store = build_store(odd, "full")
+    assert evaluate(odd, checkpoint, "--shards", store, "--segment", "full") == 0
+    for row in rows():
+        assert float(row["seconds"]) == pytest.approx(4780 / 16000, abs=1e-6)
+        expected, _ = by_hand(odd, store, checkpoint, row, 8)
+        assert float(row["si_snr"]) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -51,9 +51,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*words: object, checkpoint: Path | None = None) -> Outcome:
-        return run_main(
-            separate_cli.main, ["--checkpoint", checkpoint or corpus.root / "best_model.pth", *words], capsys
-        )
+        own = ["--checkpoint", checkpoint or corpus.root / "best_model.pth", "--overwrite"]
+        return run_main(separate_cli.main, [*own, *words], capsys)
 
     return run
 
@@ -247,7 +246,7 @@ def test_a_store_of_another_encoder_is_refused_and_one_that_cannot_be_compared_t
     refused = run(*words, "--set", "videonet.videonet_config.seed=1")
     assert refused.code == 2 and "fingerprint" in refused.err
     missing = run(*words, "--set", "videonet.videonet_config.pretrain=none.pth")
-    assert missing.code == 0 and "its encoder cannot be compared with the config's: " in missing.err
+    assert missing.code == 2 and "none.pth, which are not there" in missing.err, "nor needs the file to be there"
     alone = here / "alone.pth"
     alone.write_bytes((corpus.root / "best_model.pth").read_bytes())
     unknown = run(*words, checkpoint=alone)
@@ -329,3 +328,41 @@ def test_a_store_for_another_network_is_refused(run: Run, corpus: Corpus, store:
     words = ["--mixture", mixture(here / "talk.wav"), "--shards", store, "--key", "tr_000"]
     ended = run(*words, checkpoint=here / "narrow.pth")
     assert ended.code == 2 and "its embeddings have 512 rows, and the separator takes 8" in ended.err
+
+
+def test_what_is_there_is_replaced_only_where_that_is_asked_for(
+    corpus: Corpus, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--checkpoint", corpus.root / "best_model.pth", "--mixture", mixture(here / "talk.wav")]
+    words += ["--mouth", corpus.mouth("tr_000"), "--out", here]
+    (here / "tr_000.wav").write_bytes(b"her own voice")
+    refused = run_main(separate_cli.main, words, capsys)
+    assert refused.code == 2 and "tr_000.wav: exists; give another folder, --out DIR, or --overwrite" in refused.err
+    assert (here / "tr_000.wav").read_bytes() == b"her own voice"
+
+
+def test_flags_without_effect_are_refused(run: Run, corpus: Corpus, store: Path, here: Path) -> None:
+    words = ["--mixture", mixture(here / "talk.wav"), "--mouth", corpus.mouth("tr_000"), "--shards", store]
+    ended = run(*words)
+    assert ended.code == 2 and "no --key follows it; give --key KEY" in ended.err
+
+
+def test_an_earlier_tools_embedding_is_not_for_a_separator_that_knows_fewer_rows(
+    run: Run, corpus: Corpus, here: Path
+) -> None:
+    write_embedding_npz(here / "a_embedding.npz", np.zeros((512, NUM_SAMPLES // 640), np.float32))
+    words = ["--mixture", mixture(here / "talk.wav"), "--embedding", here / "a_embedding.npz"]
+    config = ["--conf_dir", corpus.config_file]
+    assert run(*words, *config).code == 0
+    model = IIANet(**corpus.config().audionet.audionet_config.model_dump())
+    fifty = corpus.config("videonet.videonet_config.crop_rows=50")
+    save_best_model(here / "fifty.pth", model, {}, settings_of(fifty))
+    rows = ["--set", "videonet.videonet_config.crop_rows=50"]
+    ended = run(*words, *config, *rows, checkpoint=here / "fifty.pth")
+    assert ended.code == 2 and "of all 88 rows of the mouths, and videonet.videonet_config.crop_rows is 50" in ended.err
+
+
+def test_estimates_of_24_bits_are_floats(run: Run, corpus: Corpus, here: Path) -> None:
+    words = ["--mixture", mixture(here / "talk.wav", subtype="PCM_24"), "--mouth", corpus.mouth("tr_000")]
+    assert run(*words, "--out", "out").code == 0
+    assert soundfile.info("out/tr_000.wav").subtype == "FLOAT"

@@ -139,7 +139,7 @@ def test_another_input_than_the_weights_were_trained_with_is_said(
     other = ("--set", "datamodule.data_config.normalize_audio=true")
     assert run(corpus, "--shards", store, "--init_from", trained / "best_model.pth", *other)[0] == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "normalize_audio=false, and the config says true: training goes on with what the config says" in said
+    assert "normalize_audio=false, and the config says true: training uses what the config says" in said
 
 
 def test_weights_among_the_results_that_a_new_run_replaces_are_refused(
