@@ -317,7 +317,6 @@ def test_no_store_is_made_where_one_is_only_read(
     assert "misspelt" in capsys.readouterr().err
 
 
-@torch.inference_mode()
 def test_a_length_off_the_frames_spans_its_last_frame(checkpoint: Path, here: Path) -> None:
     """As separate.py hears it."""
     odd = make_corpus(here / "odd", {"train": 2, "val": 2, "test": {"a": 8, "b": 8}}, frames=8, num_samples=4780)
