@@ -30,7 +30,7 @@ test: $(INSTALLED)
 
 # At its end it lists the errors of ours that no test has made.
 test-all: $(EXTRAS)
-	$(PYTEST) --raised build/raised.txt
+	$(PYTEST) --raised=build/raised.txt
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
