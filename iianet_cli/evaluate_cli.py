@@ -114,7 +114,7 @@ def _parser(prog: str) -> Parser:
         metavar="N",
         help="save the N best, N worst and N median examples as wavs, with spectrograms",
     )
-    parser.add_argument("--device", help="cpu or cuda:N (default: the first GPU where there is one)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the first GPU where there is one)")
     parser.add_argument(
         "--out", metavar="DIR", help="folder of the results (default: results/SPLIT-SECONDS beside the checkpoint)"
     )
@@ -241,7 +241,8 @@ class Evaluation:
         rows = {one: finished[self.names[one]] for one in eligible.tolist() if self.names[one] in finished}
         summary = self._summary(eligible, rows)
         summary.save(self.folder, self.facts)
-        title = f"{self.arguments.checkpoint}, {self.facts['split']}, {self.facts['segment']}"
+        length = "whole examples" if self.data.segment is None else f"the first {self.data.segment:g} s"
+        title = f"{self.arguments.checkpoint}, {self.facts['split']} split, {length}"
         drawn = draw_improvement(list(rows.values()), title, self.folder / PICTURE_FILE)
         saved = self._save(rows) if self.arguments.save else 0
         say(summary.table())

@@ -251,7 +251,8 @@ def open_split(
     """
     options = config.datamodule.data_config
     num_samples = round((segment or options.segment) * options.sample_rate)
-    eligible = _eligible_examples(options, manifest, num_samples)
+    shorten = "datamodule.data_config.segment" if segment is None else "--segment"
+    eligible = _eligible_examples(options, manifest, num_samples, shorten)
     stored = None
     if snapshots:
         views = _num_views(options, snapshots, manifest.split, config.shardwriter.views if will_build else 0)
@@ -281,8 +282,8 @@ def _num_views(options: DataConfig, snapshots: Sequence[Snapshot], split: str, t
     return found if options.views is None else options.views
 
 
-def _eligible_examples(options: DataConfig, manifest: Manifest, num_samples: int) -> Indices:
-    """The examples that are as long as the segment."""
+def _eligible_examples(options: DataConfig, manifest: Manifest, num_samples: int, shorten: str) -> Indices:
+    """The examples that are as long as the segment; messages name what would shorten it."""
     lengths = manifest.num_samples()
     eligible = np.flatnonzero(lengths >= num_samples)
     if left_out := len(lengths) - len(eligible):
@@ -292,7 +293,7 @@ def _eligible_examples(options: DataConfig, manifest: Manifest, num_samples: int
     if not len(eligible):
         raise ManifestError(
             f"{manifest.split}: none of its {len(lengths)} examples is as long as the segment of "
-            f"{num_samples / options.sample_rate:g} s; add longer mixtures or shorten datamodule.data_config.segment"
+            f"{num_samples / options.sample_rate:g} s; add longer mixtures or shorten {shorten}"
         )
     return eligible
 

@@ -69,8 +69,8 @@ def refuse_missing_packages(metrics: Sequence[str]) -> None:
         package = PACKAGES.get(metric)
         if package is not None and find_spec(package) is None:
             raise ConfigError(
-                f'--metrics {metric}: needs the package {package}, which is not installed: pip install ".[metrics]" in '
-                "the project's folder (pesq is compiled there, which needs a C compiler); or leave it out of --metrics"
+                f"--metrics {metric}: needs the package {package}, which is not installed: pip install -e '.[metrics]' "
+                "in the project's folder (pesq is compiled there, which needs a C compiler); or leave it out"
             )
 
 

@@ -12,6 +12,9 @@ from iianet.run_folder import replacing
 
 DPI = 130
 IMPROVEMENT = "si_snri"
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Widths of a histogram's bars, dB."""
+MOST_BARS = 30
 FLOOR = 80.0
 """Range of levels that a spectrogram shows, dB."""
 
@@ -26,7 +29,8 @@ def draw_improvement(rows: Sequence[Row], title: str, path: Path) -> bool:
     with drawing({"font.size": 9}, figsize=(8.4, 3.4)) as canvas:
         canvas.suptitle(title, fontsize=9, color="0.3")
         left, right = canvas.subplots(1, 2)
-        left.hist(improvements, bins=min(40, max(8, len(known) // 8)), color="#4477aa")
+        left.hist(improvements, bins=_edges(improvements), color="#4477aa")
+        left.axvline(0, color="0.7", linewidth=0.8)
         mean = float(improvements.mean())
         left.axvline(mean, color="#ee6677", label=f"mean {mean:.2f} dB")
         left.set_xlabel("SI-SNRi (dB)")
@@ -41,6 +45,15 @@ def draw_improvement(rows: Sequence[Row], title: str, path: Path) -> bool:
         with replacing(path) as stream:
             canvas.savefig(stream, dpi=DPI, format="png")
     return True
+
+
+def _edges(improvements: np.ndarray) -> np.ndarray:
+    """Edges of bars of one width, one of them 0, so that it is seen how many examples became worse."""
+    spread = float(np.ptp(improvements))
+    width = next((one for one in WIDTHS if spread / one <= MOST_BARS), WIDTHS[-1])
+    first, last = np.floor(improvements.min() / width), np.ceil(improvements.max() / width)
+    edges: np.ndarray = width * np.arange(first, max(last, first + 1) + 1)
+    return edges
 
 
 def draw_spectrograms(heard: Heard, title: str, path: Path) -> None:

@@ -92,8 +92,8 @@ class EvaluationRecord:
             if differing:
                 name = differing[0]
                 raise ConfigError(
-                    f"{self.folder}: holds another evaluation: its {name} is {found.get(name)}, and here it is "
-                    f"{facts.get(name)}. Give another folder with --out DIR, or delete this one"
+                    f"{self.folder}: holds another evaluation, of which {name} is {_shown(found.get(name))}; here it "
+                    f"is {_shown(facts.get(name))}. Give another folder with --out DIR, or delete this one"
                 )
         with replacing(path) as stream:
             stream.write(json.dumps(facts, indent=2, ensure_ascii=False).encode())
@@ -138,6 +138,10 @@ class EvaluationRecord:
         if not isinstance(reasons, dict):
             raise ValueError(f"found {missing!r} in {MISSING}, expected names and reasons")
         return Row(name=(key, mixture, target), seconds=float(seconds), figures=Figures(values=values, missing=reasons))
+
+
+def _shown(fact: object) -> str:
+    return ", ".join(map(str, fact)) if isinstance(fact, list) else str(fact)
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def refuse_missing(pairs: Sequence[Pair], path: Path, audio: Path) -> None:
             common = os.path.commonpath(elsewhere)
             cure = f"for the paths of another machine say what --audio stands for, such as --list_root {common}"
         raise ManifestError(
-            f"{path}: none of its first {len(wavs)} wavs exists, e.g. {wavs[0]}. Relative paths start at {audio}; "
-            f"{cure}"
+            f"{path}: none of its first {len(wavs)} wavs exists, e.g. {wavs[0]}. Relative paths start at "
+            f"{audio}; {cure}"
         )
 
 

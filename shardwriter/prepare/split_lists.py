@@ -26,6 +26,10 @@ BAD_WAV = "with a wav that cannot be opened, or is not mono at 16 kHz"
 OTHER_LENGTH = "whose mix, s1 and s2 differ in length"
 PROBLEMS = (NOT_IN_ALL, NO_NAME, NO_MOUTH, BAD_WAV, OTHER_LENGTH)
 MOUTH = ".npz"
+NAMES_EXPECTED = (
+    "expected <utterance>_<snr>_<utterance>_<snr>.wav, an utterance being <video>_<clip> (lrs2, lrs3) or "
+    "<id>_<video>_<clip> (vox2)"
+)
 
 
 class Mixture(NamedTuple):
@@ -123,7 +127,10 @@ def _without_opening(
             f"in {' and '.join(there)}; not in {' and '.join(kind for kind in KINDS if kind not in there)}",
         )
     if utterances is None:
-        yield NO_NAME, "expected <utterance>_<snr>_<utterance>_<snr>.wav, readable in one way"
+        yield (
+            NO_NAME,
+            NAMES_EXPECTED,
+        )
         return
     for utterance in dict.fromkeys(utterances):
         if f"{utterance}{MOUTH}" not in mouths:

@@ -231,7 +231,7 @@ def test_another_checkpoint_does_not_mix_with_a_record(
     contents["state_dict"]["bottleneck.bias"] += 1
     torch.save(contents, here / "other.pth")
     assert evaluate(corpus, here / "other.pth", "--shards", store) == 2
-    assert "holds another evaluation: its checkpoint is" in capsys.readouterr().err
+    assert "holds another evaluation, of which checkpoint is" in capsys.readouterr().err
 
 
 def other_rounds(corpus: Corpus, checkpoint: Path, folder: Path) -> tuple[list[object], list[object]]:
@@ -276,7 +276,7 @@ def test_whatever_changes_figures_never_resumes(
     assert evaluate(corpus, checkpoint, *one) == 0
     assert evaluate(corpus, checkpoint, *one) == 0
     assert evaluate(corpus, checkpoint, *other) == 2
-    assert "holds another evaluation: its " in capsys.readouterr().err
+    assert "holds another evaluation, of which " in capsys.readouterr().err
 
 
 def test_a_config_that_mixes_apart_in_training_is_evaluated(corpus: Corpus, checkpoint: Path, here: Path) -> None:

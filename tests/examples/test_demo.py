@@ -15,7 +15,7 @@ DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 def test_the_demo_learns_and_leaves_what_it_names(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, DEMO], cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    results = Path("Experiments/checkpoint/toy")
+    results = Path("demo/checkpoint/toy")
     pictures = (Path("demo/store.png"), results / "loss_curves.png", Path("demo/figures/si_snri.png"))
     for path in (Path("demo/store"), results / "best_model.pth", *pictures, Path("demo/figures/examples")):
         assert (tmp_path / path).exists()

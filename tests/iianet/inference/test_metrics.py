@@ -99,7 +99,7 @@ def test_equations_that_cannot_be_solved_leave_the_other_figures(monkeypatch: py
 @pytest.mark.parametrize("metric", SPEECH)
 def test_a_metric_without_its_package_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch, metric: str) -> None:
     monkeypatch.setattr(metrics, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=rf"--metrics {metric}: needs the package .*pip install \"\.\[metrics\]\""):
+    with pytest.raises(ConfigError, match=rf"--metrics {metric}: needs the package .*pip install -e '\.\[metrics\]'"):
         refuse_missing_packages(("si_snr", metric))
     refuse_missing_packages(("si_snr", "sdr"))
 

@@ -41,9 +41,9 @@ def test_a_row_that_a_kill_has_cut_is_made_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "columns", "said"),
     [
-        ({**FACTS, "checkpoint": "def"}, COLUMNS, "its checkpoint is abc, and here it is def"),
-        ({**FACTS, "segment": "full"}, COLUMNS, "its segment is None, and here it is full"),
-        (FACTS, ("si_snr",), r"its columns is \['si_snr', 'sdr'\]"),
+        ({**FACTS, "checkpoint": "def"}, COLUMNS, "of which checkpoint is abc; here it is def"),
+        ({**FACTS, "segment": "full"}, COLUMNS, "of which segment is None; here it is full"),
+        (FACTS, ("si_snr",), "of which columns is si_snr, sdr; here it is si_snr"),
     ],
 )
 def test_another_evaluation_in_the_folder_is_refused(
