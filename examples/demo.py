@@ -33,14 +33,8 @@ def main() -> None:
     if code == SOME_FAILED:
         print("\n(One npz of the toy corpus is broken on purpose: the build lists it, continues, and exits with 3.)")
     run("Look into the store", "-m", "shardwriter.inspect_cli", str(STORE), "--plot", str(PICTURE))
-    run(
-        "Train from the store",
-        str(HOME / "train.py"),
-        *("--conf_dir", CONFIG),
-        *("--shards", str(STORE)),
-        "--exp_dir",
-        str(DEMO),
-    )
+    train = (str(HOME / "train.py"), "--conf_dir", CONFIG, "--shards", str(STORE), "--exp_dir", str(DEMO))
+    run("Train from the store", *train)
     best = str(RESULTS / "best_model.pth")
     chosen = ("--checkpoint", best, "--segment", "full", "--save", "2", "--out", str(FIGURES))
     run(

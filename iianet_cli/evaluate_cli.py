@@ -24,9 +24,9 @@ from iianet.config.schema import Config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.encoder.source import EncoderSource
 from iianet.errors import ConfigError, MouthError
-from iianet.inference.metrics import COLUMNS, Heard, columns_of, refuse_missing_packages
+from iianet.inference.metrics import COLUMNS, Signals, columns_of, refuse_missing_packages
 from iianet.inference.pictures import draw_improvement
-from iianet.inference.record import EvaluationRecord, Row
+from iianet.inference.record import EvaluatedRow, EvaluationRecord
 from iianet.inference.saved_examples import chosen, outdated, save_example
 from iianet.inference.scoring import estimates, scored, scorer
 from iianet.inference.summary import Summary
@@ -258,13 +258,13 @@ class Evaluation:
             bar = tqdm(total=len(examples), desc="evaluating", unit="example", delay=1.0)
             for rows in scored(self._separated(loader), score):
                 self.record.add(
-                    Row(name=self.names[row.example], seconds=row.num_samples / self.rate, figures=row.figures)
+                    EvaluatedRow(name=self.names[row.example], seconds=row.num_samples / self.rate, figures=row.figures)
                     for row in rows
                 )
                 bar.update(len(rows))
             bar.close()
 
-    def _separated(self, loader: Any) -> Iterator[tuple[Batch, list[Heard]]]:
+    def _separated(self, loader: Any) -> Iterator[tuple[Batch, list[Signals]]]:
         for batch in loader:
             for key, reason in batch.dropped:
                 if self.data.options.on_missing == "error":
@@ -274,7 +274,7 @@ class Evaluation:
                     self.unreadable[key] = reason
             yield batch, estimates(self.model, self.encoder, batch, self.device)
 
-    def _summary(self, eligible: Indices, rows: Mapping[int, Row]) -> Summary:
+    def _summary(self, eligible: Indices, rows: Mapping[int, EvaluatedRow]) -> Summary:
         short = sorted(set(range(len(self.names))) - set(self.data.opened.eligible.tolist()))
         failed = [self.names[example] for example in eligible.tolist() if example not in rows]
         return Summary.of(
@@ -286,7 +286,7 @@ class Evaluation:
             unreadable={f"{key}, {mixture}": self.unreadable.get(key, "see above") for key, mixture, _ in failed},
         )
 
-    def _save(self, rows: Mapping[int, Row]) -> int:
+    def _save(self, rows: Mapping[int, EvaluatedRow]) -> int:
         """Separate the chosen examples once more, and save them; returns their number."""
         names = chosen(rows, self.arguments.save)
         if not names:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio, signal_distortion_ratio
 
+from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.errors import ConfigError
 
 Samples = npt.NDArray[np.float64]
@@ -35,7 +36,6 @@ MIXTURE_SNR = "mixture_snr"
 PACKAGES = {"pesq": "pesq", "stoi": "pystoi"}
 FILTER_LENGTH = 512
 """Taps by which SDR lets an estimate differ from its target, samples."""
-SAMPLE_RATE = 16_000
 
 
 class NoFigure(ValueError):
@@ -43,7 +43,7 @@ class NoFigure(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class ExampleFigures:
     """Figures of one example.
 
     Attributes:
@@ -55,7 +55,7 @@ class Figures:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-class Heard(NamedTuple):
+class Signals(NamedTuple):
     """Samples of an example, `(num_samples,)` each, float64."""
 
     mixture: Samples
@@ -80,9 +80,9 @@ def columns_of(metrics: Sequence[str], published_sdr: bool) -> list[str]:
     return [*names, *PUBLISHED_SDR] if published_sdr else names
 
 
-def figures_of(heard: Heard, metrics: Sequence[str], published_sdr: bool) -> Figures:
+def figures_of(heard: Signals, metrics: Sequence[str], published_sdr: bool) -> ExampleFigures:
     """Compute the figures of an example, each on its own: one that cannot be given does not hide the others."""
-    found = Figures()
+    found = ExampleFigures()
     _take(found, MIXTURE_SNR, partial(_snr, heard.mixture, heard.target))
     if silence := _silence(heard):
         found.missing.update(dict.fromkeys(columns_of(metrics, published_sdr)[1:], silence))
@@ -101,7 +101,7 @@ def figures_of(heard: Heard, metrics: Sequence[str], published_sdr: bool) -> Fig
     return found
 
 
-def _take(found: Figures, name: str, compute: Callable[[], float]) -> None:
+def _take(found: ExampleFigures, name: str, compute: Callable[[], float]) -> None:
     """Add a figure, or the reason why there is none."""
     try:
         value = compute()
@@ -112,7 +112,9 @@ def _take(found: Figures, name: str, compute: Callable[[], float]) -> None:
         found.missing[name] = str(reason)
 
 
-def _take_both(found: Figures, names: Sequence[str], ratio: Callable[[Samples, Samples], float], heard: Heard) -> None:
+def _take_both(
+    found: ExampleFigures, names: Sequence[str], ratio: Callable[[Samples, Samples], float], heard: Signals
+) -> None:
     """Add a ratio of the estimate, and by how much it is above that of the mixture."""
     own, improvement = names
     _take(found, own, lambda: ratio(heard.estimate, heard.target))
@@ -122,7 +124,7 @@ def _take_both(found: Figures, names: Sequence[str], ratio: Callable[[Samples, S
         found.missing[improvement] = found.missing[own]
 
 
-def _silence(heard: Heard) -> str:
+def _silence(heard: Signals) -> str:
     """Why there are no figures at all; nothing where there are."""
     for name, samples in heard._asdict().items():
         if not np.isfinite(samples).all():
@@ -152,7 +154,7 @@ def _sdr(estimate: Samples, target: Samples) -> float:
         raise NoFigure("SDR's equations cannot be solved: the target has too little sound") from error
 
 
-def _pesq(heard: Heard) -> float:
+def _pesq(heard: Signals) -> float:
     from pesq import PesqError, pesq  # of the extra [metrics]
 
     try:
@@ -162,7 +164,7 @@ def _pesq(heard: Heard) -> float:
         raise NoFigure(f"PESQ: {words.decode() if isinstance(words, bytes) else words}") from error
 
 
-def _stoi(heard: Heard, extended: bool) -> float:
+def _stoi(heard: Signals, extended: bool) -> float:
     from pystoi import stoi  # of the extra [metrics]
 
     try:

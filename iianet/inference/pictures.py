@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from iianet.drawing import drawing
-from iianet.inference.metrics import MIXTURE_SNR, SAMPLE_RATE, Heard
-from iianet.inference.record import Row
+from iianet.encoder.mouth import SAMPLE_RATE
+from iianet.inference.metrics import MIXTURE_SNR, Signals
+from iianet.inference.record import EvaluatedRow
 from iianet.run_folder import replacing
 
 DPI = 130
@@ -19,7 +20,7 @@ FLOOR = 80.0
 """Range of levels that a spectrogram shows, dB."""
 
 
-def draw_improvement(rows: Sequence[Row], title: str, path: Path) -> bool:
+def draw_improvement(rows: Sequence[EvaluatedRow], title: str, path: Path) -> bool:
     """Draw the histogram of SI-SNRi, and SI-SNRi against the mixture's SNR; nothing, and False, where none is known."""
     known = [row.figures.values for row in rows if IMPROVEMENT in row.figures.values]
     if not known:
@@ -56,7 +57,7 @@ def _edges(improvements: np.ndarray) -> np.ndarray:
     return edges
 
 
-def draw_spectrograms(heard: Heard, title: str, path: Path) -> None:
+def draw_spectrograms(heard: Signals, title: str, path: Path) -> None:
     """Draw the spectrograms of mixture, target and estimate below each other, on one scale."""
     spectra = {name: _spectrum(samples) for name, samples in heard._asdict().items()}
     top = max(float(levels.max()) for levels in spectra.values())

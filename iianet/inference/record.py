@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iianet.errors import ConfigError
-from iianet.inference.metrics import Figures
+from iianet.inference.metrics import ExampleFigures
 from iianet.run_folder import replacing
 
 CSV_FILE = "metrics.csv"
@@ -21,7 +21,7 @@ MISSING = "no_figure"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class EvaluatedRow:
     """An example that was evaluated.
 
     Attributes:
@@ -32,7 +32,7 @@ class Row:
 
     name: tuple[str, str, str]
     seconds: float
-    figures: Figures
+    figures: ExampleFigures
 
 
 class EvaluationRecord:
@@ -56,7 +56,7 @@ class EvaluationRecord:
         self.folder = folder
         self.columns = tuple(columns)
         self._header = [*NAMES, SECONDS, *columns, MISSING]
-        self.rows: dict[tuple[str, str, str], Row] = {}
+        self.rows: dict[tuple[str, str, str], EvaluatedRow] = {}
         facts = {**facts, "columns": list(columns)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ class EvaluationRecord:
         """Path of metrics.csv."""
         return self.folder / CSV_FILE
 
-    def add(self, rows: Iterable[Row]) -> None:
+    def add(self, rows: Iterable[EvaluatedRow]) -> None:
         """Append rows."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -98,7 +98,7 @@ class EvaluationRecord:
         with replacing(path) as stream:
             stream.write(json.dumps(facts, indent=2, ensure_ascii=False).encode())
 
-    def _read(self) -> list[Row]:
+    def _read(self) -> list[EvaluatedRow]:
         """The whole rows of metrics.csv, each example's last one."""
         if not self.csv.exists():
             return []
@@ -118,18 +118,18 @@ class EvaluationRecord:
             ) from error
         return list({row.name: row for row in rows}.values())
 
-    def _write(self, rows: Sequence[Row]) -> None:
+    def _write(self, rows: Sequence[EvaluatedRow]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows([self._header, *map(self._cells, rows)])
         with replacing(self.csv) as stream:
             stream.write(text.getvalue().encode())
 
-    def _cells(self, row: Row) -> list[str]:
+    def _cells(self, row: EvaluatedRow) -> list[str]:
         figures = [repr(row.figures.values[name]) if name in row.figures.values else "" for name in self.columns]
         return [*row.name, f"{row.seconds:g}", *figures, json.dumps(row.figures.missing) if row.figures.missing else ""]
 
-    def _row(self, cells: Sequence[str]) -> Row:
+    def _row(self, cells: Sequence[str]) -> EvaluatedRow:
         if len(cells) != len(self._header):
             raise ValueError(f"found {len(cells)} cells, expected {len(self._header)}")
         key, mixture, target, seconds, *figures, missing = cells
@@ -137,7 +137,9 @@ class EvaluationRecord:
         reasons = json.loads(missing) if missing else {}
         if not isinstance(reasons, dict):
             raise ValueError(f"found {missing!r} in {MISSING}, expected names and reasons")
-        return Row(name=(key, mixture, target), seconds=float(seconds), figures=Figures(values=values, missing=reasons))
+        return EvaluatedRow(
+            name=(key, mixture, target), seconds=float(seconds), figures=ExampleFigures(values=values, missing=reasons)
+        )
 
 
 def _shown(fact: object) -> str:

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from iianet.inference.metrics import SAMPLE_RATE, Heard
+from iianet.encoder.mouth import SAMPLE_RATE
+from iianet.inference.metrics import Signals
 from iianet.inference.pictures import IMPROVEMENT, draw_spectrograms
-from iianet.inference.record import Row
+from iianet.inference.record import EvaluatedRow
 from iianet.run_folder import replacing
 
 LOUDEST = 0.99
 """Level to which three wavs are turned down together where one of them would be cut off, of full scale."""
 
 
-def chosen(rows: Mapping[int, Row], count: int) -> dict[int, str]:
+def chosen(rows: Mapping[int, EvaluatedRow], count: int) -> dict[int, str]:
     """Choose the examples with the highest SI-SNRi, the lowest, and those about the median.
 
     Args:
@@ -40,7 +41,7 @@ def chosen(rows: Mapping[int, Row], count: int) -> dict[int, str]:
     return found
 
 
-def save_example(folder: Path, name: str, row: Row, heard: Heard) -> None:
+def save_example(folder: Path, name: str, row: EvaluatedRow, heard: Signals) -> None:
     """Write mixture.wav, target.wav and estimate.wav, 16 bit, and spectrograms.png into a folder of their own."""
     key = re.sub(r"[^A-Za-z0-9_.-]+", "-", row.name[0])[:80]
     own = folder / f"{name}-{key}"

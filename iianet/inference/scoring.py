@@ -16,14 +16,14 @@ from iianet.batch import Batch
 from iianet.encoder.kernels import exact_kernels
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.errors import OutputError
-from iianet.inference.metrics import PACKAGES, Figures, Heard, figures_of
+from iianet.inference.metrics import PACKAGES, ExampleFigures, Signals, figures_of
 from iianet.inference.trained import refuse_not_finite
 from iianet.interruption import begin_helper
 from iianet.launch import usable_cores
 from iianet.separator.model import IIANet
 
 Item = TypeVar("Item")
-Score = Callable[[Heard], "Future[Figures]"]
+Score = Callable[[Signals], "Future[ExampleFigures]"]
 
 
 class Scored(NamedTuple):
@@ -31,11 +31,11 @@ class Scored(NamedTuple):
 
     example: int
     num_samples: int
-    figures: Figures
+    figures: ExampleFigures
 
 
 @torch.inference_mode()
-def estimates(model: IIANet, encoder: LazyEncoder, batch: Batch, device: torch.device) -> list[Heard]:
+def estimates(model: IIANet, encoder: LazyEncoder, batch: Batch, device: torch.device) -> list[Signals]:
     """Separate the examples of a batch, in float32 on the device.
 
     Returns:
@@ -51,12 +51,12 @@ def estimates(model: IIANet, encoder: LazyEncoder, batch: Batch, device: torch.d
     refuse_not_finite(estimate)
     columns = (batch.mixture, batch.target, estimate)
     rows = zip(*(column.double().cpu().numpy() for column in columns), strict=True)
-    return [Heard(*row) for row in rows]
+    return [Signals(*row) for row in rows]
 
 
-def scored(batches: Iterable[tuple[Batch, list[Heard]]], score: Score) -> Iterator[list[Scored]]:
+def scored(batches: Iterable[tuple[Batch, list[Signals]]], score: Score) -> Iterator[list[Scored]]:
     """The figures of each batch's examples, in order; the next batches are separated while figures are computed."""
-    pending: deque[list[tuple[int, int, Future[Figures]]]] = deque()
+    pending: deque[list[tuple[int, int, Future[ExampleFigures]]]] = deque()
     for batch, heard in batches:
         rows = zip(batch.examples, heard, strict=False)  # a batch of no example has a silent row
         pending.append([(example, len(row.target), score(row)) for example, row in rows])
@@ -90,11 +90,11 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
-def _results(rows: list[tuple[int, int, "Future[Figures]"]]) -> list[Scored]:
+def _results(rows: list[tuple[int, int, "Future[ExampleFigures]"]]) -> list[Scored]:
     return [Scored(example, num_samples, figures.result()) for example, num_samples, figures in rows]
 
 
-def _done(figures: Figures) -> "Future[Figures]":
-    future: Future[Figures] = Future()
+def _done(figures: ExampleFigures) -> "Future[ExampleFigures]":
+    future: Future[ExampleFigures] = Future()
     future.set_result(figures)
     return future

@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from iianet.inference.record import Row
+from iianet.inference.record import EvaluatedRow
 from iianet.run_folder import replacing
 from iianet.wording import counted
 
@@ -84,7 +84,7 @@ class Summary:
     @classmethod
     def of(
         cls,
-        rows: Sequence[Row],
+        rows: Sequence[EvaluatedRow],
         columns: Sequence[str],
         examples: int,
         too_short: Sequence[str],

@@ -26,7 +26,7 @@ from iianet.separator.model import IIANet
 
 logger = logging.getLogger(__name__)
 
-NETWORK = "audionet.audionet_config."
+NETWORK_KEYS = "audionet.audionet_config."
 """How the keys of the network's arguments begin."""
 NORMALIZE = "datamodule.data_config.normalize_audio"
 INPUT = (NORMALIZE, "videonet.videonet_config.crop_rows")
@@ -94,7 +94,7 @@ def open_trained(path: Path, config: Config | None = None, *, trains_on: bool = 
     settings = recorded_settings(contents)
     arguments = _arguments(settings) or _sizes(separator_weights(contents))
     if config is not None:
-        _refuse_other(path, {f"{NETWORK}{name}": value for name, value in arguments.items()}, config)
+        _refuse_other(path, {f"{NETWORK_KEYS}{name}": value for name, value in arguments.items()}, config)
         given = {key: settings[key] for key in INPUT if key in settings}
         if trains_on:
             _warn_of_other(path, given, config)
@@ -111,7 +111,7 @@ def open_trained(path: Path, config: Config | None = None, *, trains_on: bool = 
 
 def _arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the network among recorded settings."""
-    return {key.removeprefix(NETWORK): value for key, value in settings.items() if key.startswith(NETWORK)}
+    return {key.removeprefix(NETWORK_KEYS): value for key, value in settings.items() if key.startswith(NETWORK_KEYS)}
 
 
 def _sizes(weights: Mapping[str, object]) -> dict[str, Any]:

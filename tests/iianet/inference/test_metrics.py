@@ -8,7 +8,7 @@ import torch
 
 from iianet.errors import ConfigError
 from iianet.inference import metrics
-from iianet.inference.metrics import Heard, columns_of, figures_of, refuse_missing_packages
+from iianet.inference.metrics import Signals, columns_of, figures_of, refuse_missing_packages
 
 RATE = 16_000
 SPEECH = ("pesq", "stoi")
@@ -20,10 +20,10 @@ def orthogonal(num_samples: int = RATE) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(2) * np.sin(2 * np.pi * 440 * time), np.sqrt(2) * np.sin(2 * np.pi * 1000 * time)
 
 
-def heard(gain: float = 1.0, noise: float = 0.1, interferer: float = 0.5) -> Heard:
+def heard(gain: float = 1.0, noise: float = 0.1, interferer: float = 0.5) -> Signals:
     """A target, a mixture in which the other voice has `interferer` of its level, and an estimate with less of it."""
     target, other = orthogonal()
-    return Heard(mixture=target + interferer * other, target=target, estimate=gain * (target + noise * other))
+    return Signals(mixture=target + interferer * other, target=target, estimate=gain * (target + noise * other))
 
 
 def test_si_snr_is_the_ratio_of_target_and_rest_and_knows_no_gain() -> None:
@@ -39,13 +39,13 @@ def test_a_constant_does_not_count_for_si_snr() -> None:
     assert figures_of(shifted, ("si_snr",), False).values["si_snr"] == pytest.approx(20.0, abs=1e-6)
 
 
-def filtered_noise() -> Heard:
+def filtered_noise() -> Signals:
     """An estimate that is the target through a short filter, with noise 20 dB below: SDR forgives the filter."""
     random = np.random.default_rng(0)
     target, noise, other = random.standard_normal((3, RATE))
     echo = np.convolve(target, [1.0, 0.0, 0.5, -0.3])[:RATE]
     noise *= 0.1 * np.sqrt(np.mean(echo**2))
-    return Heard(mixture=target + other, target=target, estimate=echo + noise)
+    return Signals(mixture=target + other, target=target, estimate=echo + noise)
 
 
 def test_sdr_forgives_a_short_filter_and_not_noise() -> None:
@@ -79,7 +79,7 @@ def test_silence_has_no_figure_and_says_so(change: dict[str, np.ndarray], reason
 
 def test_too_few_samples_for_sdr_leave_si_snr() -> None:
     target, other = orthogonal(400)
-    found = figures_of(Heard(target + other, target, target + 0.1 * other), ("si_snr", "sdr"), False)
+    found = figures_of(Signals(target + other, target, target + 0.1 * other), ("si_snr", "sdr"), False)
     assert "si_snri" in found.values
     assert found.missing == dict.fromkeys(("sdr", "sdri"), "400 samples are too few for SDR, which needs more than 512")
 
@@ -115,10 +115,10 @@ def voice(num_samples: int) -> np.ndarray:
 @pytest.mark.skipif(find_spec("pesq") is None or find_spec("pystoi") is None, reason="needs the extra [metrics]")
 def test_speech_metrics_rank_estimates_and_say_what_they_cannot_take() -> None:
     target, noise = voice(3 * RATE), 0.1 * np.random.default_rng(1).standard_normal(3 * RATE)
-    near = figures_of(Heard(target + noise, target, target + 0.05 * noise), SPEECH, False).values
-    far = figures_of(Heard(target + noise, target, target + noise), SPEECH, False).values
+    near = figures_of(Signals(target + noise, target, target + 0.05 * noise), SPEECH, False).values
+    far = figures_of(Signals(target + noise, target, target + noise), SPEECH, False).values
     for name in ("pesq", "stoi", "estoi"):
         assert near[name] > far[name]
-    short = figures_of(Heard(target[:300] + noise[:300], target[:300], target[:300]), SPEECH, False)
+    short = figures_of(Signals(target[:300] + noise[:300], target[:300], target[:300]), SPEECH, False)
     assert short.missing["pesq"].startswith("PESQ: Buffer needs to be at least")
     assert short.missing["stoi"].startswith("STOI: ")

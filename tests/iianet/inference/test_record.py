@@ -5,18 +5,18 @@ from pathlib import Path
 import pytest
 
 from iianet.errors import ConfigError
-from iianet.inference.metrics import Figures
-from iianet.inference.record import EvaluationRecord, Row
+from iianet.inference.metrics import ExampleFigures
+from iianet.inference.record import EvaluatedRow, EvaluationRecord
 from iianet.inference.summary import Summary
 
 FACTS = {"checkpoint": "abc", "split": "test"}
 COLUMNS = ("si_snr", "sdr")
 
 
-def row(number: int, value: float = 1.5, **missing: str) -> Row:
+def row(number: int, value: float = 1.5, **missing: str) -> EvaluatedRow:
     values = {name: value + number / 3 for name in COLUMNS if name not in missing}
     name = (f"key{number}", f"a, mix {number}.wav", f"target\u00fc{number}.wav")
-    return Row(name=name, seconds=2.0, figures=Figures(values=values, missing=missing))
+    return EvaluatedRow(name=name, seconds=2.0, figures=ExampleFigures(values=values, missing=missing))
 
 
 def test_rows_come_back_bit_by_bit(tmp_path: Path) -> None:
