@@ -34,7 +34,7 @@ finally:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 """The command, and then its largest resident memory, bytes."""
-WORDS = ["--checkpoint", "tiny.pth", "--mixture", "long.wav", "--embedding", "one.npz", "one.npz"]
+WORDS = ["--overwrite", "--checkpoint", "tiny.pth", "--mixture", "long.wav", "--embedding", "one.npz", "one.npz"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
@@ -94,5 +94,5 @@ def test_help_has_an_example(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert (
-        "Example: separate.py --checkpoint Experiments/checkpoint/toy/best_model.pth --mixture talk.wav --mouth" in said
+        "example: separate.py --checkpoint Experiments/checkpoint/toy/best_model.pth --mixture talk.wav --mouth" in said
     )
