@@ -2,11 +2,13 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -326,6 +328,53 @@ def test_a_length_off_the_frames_spans_its_last_frame(checkpoint: Path, here: Pa
         assert float(row["seconds"]) == pytest.approx(4780 / 16000, abs=1e-6)
         expected, _ = by_hand(odd, store, checkpoint, row, 8)
         assert float(row["si_snr"]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(
+    corpus: Corpus, store: Path, checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out").write_bytes(b"a file")
+    assert evaluate(corpus, checkpoint, "--shards", store) == 2
+    assert "out: cannot be written to: " in capsys.readouterr().err
+
+
+def test_too_little_memory_of_a_gpu_is_told_with_the_cure(
+    corpus: Corpus,
+    store: Path,
+    checkpoint: Path,
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(evaluate_cli, "estimates", full)
+    assert evaluate(corpus, checkpoint, "--shards", store) == 2
+    assert "do not fit into the memory of the GPU, 2 at a time; lower --set" in capsys.readouterr().err
+
+
+def test_a_broken_row_ends_it_where_nothing_may_be_missing(
+    corpus: Corpus, checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = copy_corpus(corpus, here / "broken")
+    (broken.root / "audio/tt/s1/t1_1.00_t2_-1.00.wav").write_bytes(b"no wav")
+    assert evaluate(broken, checkpoint, "--no_shards", "--on_missing", "error") == 2
+    assert "t1: cannot be read, and --on_missing is error" in capsys.readouterr().err
+
+
+def test_a_process_of_figures_that_is_ended_is_told(
+    corpus: Corpus, store: Path, checkpoint: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel ends one where memory runs out; here it is the first to ask for a figure that finds it so."""
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    assert pool.submit(int).result() == 0
+    for process in pool._processes.values():
+        process.kill()
+        process.join()
+    monkeypatch.setattr(scoring, "ProcessPoolExecutor", lambda *_, **__: pool)
+    monkeypatch.setattr(scoring, "PACKAGES", {"sdr": "takes long"})
+    assert evaluate(corpus, checkpoint, "--shards", store) == 2
 
 
 @pytest.mark.slow

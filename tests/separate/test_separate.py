@@ -366,3 +366,14 @@ def test_estimates_of_24_bits_are_floats(run: Run, corpus: Corpus, here: Path) -
     words = ["--mixture", mixture(here / "talk.wav", subtype="PCM_24"), "--mouth", corpus.mouth("tr_000")]
     assert run(*words, "--out", "out").code == 0
     assert soundfile.info("out/tr_000.wav").subtype == "FLOAT"
+
+
+def test_too_little_memory_of_a_gpu_is_told_with_the_cure(
+    run: Run, corpus: Corpus, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(separate_cli.WindowSeparator, "separate", full)
+    ended = run("--mixture", mixture(here / "talk.wav"), "--mouth", corpus.mouth("tr_000"))
+    assert ended.code == 2 and "do not fit into the memory of the GPU; give a smaller --batch_size" in ended.err
