@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.corpus import Corpus, make_corpus
 from helpers.runs import build_store
 
 from iianet.checkpoint import save_best_model
 from iianet.separator.model import IIANet
 from iianet.training.resume import settings_of
+from iianet_cli import evaluate_cli
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +26,6 @@ def store(corpus: Corpus) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
-
     torch.manual_seed(0)
     config = corpus.config()
     path = tmp_path_factory.mktemp("trained") / "best_model.pth"
@@ -38,3 +38,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Let evaluations in this process draw their picture."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they draw none, which takes longer than all the rest of a small one."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(evaluate_cli, "draw_improvement", lambda *_: False)

@@ -132,7 +132,10 @@ def trained_network() -> IIANet:
     return model.eval()
 
 
-@pytest.mark.parametrize("batch_size", [2, 3, 5, 16])
+@pytest.mark.parametrize(
+    "batch_size",
+    [pytest.param(2, marks=pytest.mark.slow), 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 16))],
+)
 @pytest.mark.parametrize("normalises", [False, True])
 def test_results_do_not_depend_on_the_batch_size(batch_size: int, normalises: bool) -> None:
     mixture, mouths = speech(6.01), [embedding(151, seed) for seed in range(3)]
