@@ -18,6 +18,8 @@ from iianet.terminal import complain, terminal
 from iianet.version import __version__
 from iianet.wording import either, nearest
 
+SOME_FAILED = 3
+"""Exit code of a command that has ended, and could not use some of what it was given."""
 _EXAMPLE = "example:\n  "
 
 
@@ -91,15 +93,21 @@ def _whole(text: str, least: int, expected: str) -> int:
     return int(text)
 
 
-def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --conf_dir, --data_root and --set."""
+def add_config_flags(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add --conf_dir, --data_root and --set.
+
+    Args:
+        parser: Parser to add them to.
+        default: Config that is taken where none is given, in words; None where one must be given.
+    """
     parser.add_argument(
         "--conf_dir",
-        required=True,
+        required=default is None,
         type=expand_word,
         metavar="FILE",
         help="YAML config, as IIANet's train.py takes; LRS2-IIANet.yml, LRS3-IIANet.yml and Vox2-IIANet.yml come with "
-        "the project and are found from any folder. Paths in it, such as train_dir, start at the working directory",
+        "the project and are found from any folder. Paths in it, such as train_dir, start at the working directory"
+        + (f" (default: {default})" if default else ""),
     )
     add_override_flags(parser)
 
@@ -154,6 +162,20 @@ def run_command(command: Callable[[list[str]], int], argv: Sequence[str] | None 
             was_terminated = isinstance(interruption, Terminated)
             complain("terminated" if was_terminated else "interrupted")
             return TERMINATED if was_terminated else INTERRUPTED
+
+
+def command(run: Callable[[list[str], str], int], name: str) -> Callable[..., None]:
+    """The `main` of a command: it takes the words of its command line, by default those of this process, and its name.
+
+    Args:
+        run: Runs the command with its words, and the name that its help and errors have; returns the exit code.
+        name: Name of the command where it is installed.
+    """
+
+    def main(argv: Sequence[str] | None = None, prog: str = name) -> None:
+        sys.exit(run_command(lambda words: run(words, prog), argv))
+
+    return main
 
 
 def own_environment() -> dict[str, str]:

@@ -9,9 +9,7 @@ import argparse
 import json
 import logging
 import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,48 +17,37 @@ import torch
 from tqdm import tqdm
 
 from iianet.batch import Batch
-from iianet.command_line import Parser, add_config_flags, at_least_zero, config_overrides, run_command
+from iianet.command_line import SOME_FAILED, Parser, add_config_flags, at_least_zero, command, config_overrides
 from iianet.config.schema import Config, load_config
 from iianet.encoder.lazy_encoder import LazyEncoder
 from iianet.encoder.source import EncoderSource
-from iianet.errors import ConfigError, MouthError
+from iianet.errors import ConfigError
 from iianet.inference.metrics import COLUMNS, Signals, columns_of, refuse_missing_packages
 from iianet.inference.pictures import draw_improvement
 from iianet.inference.record import EvaluatedRow, EvaluationRecord
 from iianet.inference.saved_examples import chosen, outdated, save_example
 from iianet.inference.scoring import estimates, scored, scorer
 from iianet.inference.summary import Summary
-from iianet.inference.trained import Trained, open_trained, warn_of_other_rows
+from iianet.inference.trained import CONF_FILE, Trained, open_trained, warn_of_other_rows
 from iianet.interruption import terminable
 from iianet.launch import choose_device
 from iianet.paths import expand_path
 from iianet.terminal import say
+from iianet.training.dropped_rows import DroppedRows, refuse_dropped
 from iianet.wording import counted
-from iianet_cli.data_flags import PREFIX, add_data_flags, data_overrides
+from iianet_cli.flags import PREFIX, add_checkpoint_flag, add_data_flags, add_device_flag, data_overrides
+from iianet_cli.separator import config_beside
 from iianet_cli.stores import build_command, log_mode, open_stores, refuse_missing_weights
 from loaders.evaluation import EvaluationData
 from loaders.matching import kernels_of
 from loaders.order import Indices
 from loaders.streams import stream_words
-from shardwriter.store.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
 WHOLE = "full"
 PICTURE_FILE = "si_snri.png"
 EXAMPLES_FOLDER = "examples"
-SOME_FAILED = 3
-"""Exit code where examples could not be read, as that of build-shards."""
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "evaluate-iianet") -> None:
-    """Run the command.
-
-    Args:
-        argv: Words of the command line; None takes those of this process.
-        prog: Name of the command in its help and errors.
-    """
-    sys.exit(run_command(partial(_run, prog=prog), argv))
 
 
 def _parser(prog: str) -> Parser:
@@ -72,13 +59,8 @@ def _parser(prog: str) -> Parser:
         example=f"{prog} --conf_dir configs/LRS2-IIANet.yml --shards STORE "
         "--checkpoint Experiments/checkpoint/LRS2-IIANet/best_model.pth",
     )
-    add_config_flags(parser)
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="what to evaluate: a best_model.pth or .ckpt of train.py, or a published best_model.pth",
-    )
+    add_config_flags(parser, default=f"{CONF_FILE} beside the checkpoint")
+    add_checkpoint_flag(parser)
     add_data_flags(parser, "evaluate")
     parser.add_argument(
         "--data_split",
@@ -114,7 +96,7 @@ def _parser(prog: str) -> Parser:
         metavar="N",
         help="save the N best, N worst and N median examples as wavs, with spectrograms",
     )
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the first GPU where there is one)")
+    add_device_flag(parser)
     parser.add_argument(
         "--out", metavar="DIR", help="folder of the results (default: results/SPLIT-SECONDS beside the checkpoint)"
     )
@@ -147,8 +129,14 @@ def _run(argv: list[str], prog: str) -> int:
     if arguments.save and "si_snr" not in arguments.metrics:
         raise ConfigError(f"--save {arguments.save}: examples are chosen by their SI-SNRi; add si_snr to --metrics")
     overrides = [*config_overrides(arguments), *data_overrides(arguments), f"{PREFIX}.build_missing=false"]
-    config = load_config(arguments.conf_dir, overrides)
     device = choose_device(arguments.device)
+    arguments.conf_dir = config_beside(arguments)
+    if arguments.conf_dir is None:
+        raise ConfigError(
+            f"--checkpoint {arguments.checkpoint}: no {CONF_FILE} lies beside it, and no other config says where the "
+            "examples are; give --conf_dir CONFIG"
+        )
+    config = load_config(arguments.conf_dir, overrides)
     trained = open_trained(expand_path(arguments.checkpoint), config)
     warn_of_other_rows(trained, config)
     data, source = _open_data(arguments, config)
@@ -215,17 +203,12 @@ class Evaluation:
         self.folder = expand_path(arguments.out) if arguments.out else default
         self.facts = {
             "checkpoint": trained.digest,
-            "split": arguments.data_split,
-            "segment": length,
-            "num_samples": None if data.segment is None else data.opened.num_samples,
             "network": json.dumps(data.config.audionet.audionet_config.model_dump()),
-            "examples_digest": data.opened.manifest.digest(),
-            "embeddings": _embeddings(data.snapshots, arguments.data_split, encoder.source, device),
-            "normalize_audio": data.options.normalize_audio,
+            **data.facts(encoder.source, device),
         }
         columns = columns_of(arguments.metrics, arguments.published_sdr)
         self.record = EvaluationRecord(self.folder, self.facts, columns)
-        self.unreadable: dict[str, str] = {}
+        self.dropped = DroppedRows()
 
     def run(self) -> int:
         """Evaluate what is left, and write and print the results; returns the exit code."""
@@ -242,7 +225,7 @@ class Evaluation:
         summary = self._summary(eligible, rows)
         summary.save(self.folder, self.facts)
         length = "whole examples" if self.data.segment is None else f"the first {self.data.segment:g} s"
-        title = f"{self.arguments.checkpoint}, {self.facts['split']} split, {length}"
+        title = f"{self.arguments.checkpoint}, {self.data.split_name} split, {length}"
         drawn = draw_improvement(list(rows.values()), title, self.folder / PICTURE_FILE)
         saved = self._save(rows) if self.arguments.save else 0
         say(summary.table())
@@ -266,12 +249,9 @@ class Evaluation:
 
     def _separated(self, loader: Any) -> Iterator[tuple[Batch, list[Signals]]]:
         for batch in loader:
-            for key, reason in batch.dropped:
-                if self.data.options.on_missing == "error":
-                    raise MouthError(f"{key}: cannot be read, and --on_missing is error: {reason}")
-                if key not in self.unreadable:
-                    logger.warning("%s: left out: %s", key, reason)
-                    self.unreadable[key] = reason
+            if self.data.options.on_missing == "error":
+                refuse_dropped(batch.dropped)
+            self.dropped.count(batch)
             yield batch, estimates(self.model, self.encoder, batch, self.device)
 
     def _summary(self, eligible: Indices, rows: Mapping[int, EvaluatedRow]) -> Summary:
@@ -283,7 +263,7 @@ class Evaluation:
             examples=len(self.names),
             too_short=[self.names[example][1] for example in short],
             skipped=len(self.data.skipped),
-            unreadable={f"{key}, {mixture}": self.unreadable.get(key, "see above") for key, mixture, _ in failed},
+            unreadable={f"{key}, {mixture}": self.dropped.reasons.get(key, "see above") for key, mixture, _ in failed},
         )
 
     def _save(self, rows: Mapping[int, EvaluatedRow]) -> int:
@@ -310,20 +290,5 @@ class Evaluation:
         return self.data.options.sample_rate
 
 
-def _embeddings(snapshots: Sequence[Snapshot], split: str, source: EncoderSource, device: torch.device) -> str:
-    """What the embeddings are, in words that differ where they do."""
-    if snapshots:
-        return "; ".join(f"stored, {_stored(snapshot, split)}" for snapshot in snapshots)
-    weights = source.digest or f"random weights of seed {source.seed}"
-    dtype = source.kernels(device).dtype
-    return f"raw mouths, {source.name}, {weights}, {dtype}, {dict(source.preprocessing)}"
-
-
-def _stored(snapshot: Snapshot, split: str) -> str:
-    """A store's encoder; where that is unknown, the digests of the split's shards."""
-    identity = snapshot.identity
-    encoder = identity.encoder.get("fingerprint")
-    if encoder is None:
-        shards = sorted(record.tar_digest for record in snapshot.split(split, ("key",)).shards)
-        encoder = f"unknown encoder, shards {', '.join(shards)}"
-    return f"{identity.dtype}, {encoder}, {dict(identity.preprocessing)}"
+main = command(_run, "evaluate-iianet")
+"""Start the command."""

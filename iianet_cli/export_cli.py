@@ -6,12 +6,9 @@ if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/
     main_of("iianet_cli.export_cli")()
 
 import os
-import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from iianet.command_line import Parser, run_command
+from iianet.command_line import Parser, command
 from iianet.errors import ConfigError
 from iianet.inference.trained import open_trained
 from iianet.paths import expand_path
@@ -20,16 +17,6 @@ from iianet.training.results import save_model
 from iianet.training.resume import as_texts
 
 MODEL_SUFFIX = ".pth"
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "export-iianet") -> None:
-    """Run the command.
-
-    Args:
-        argv: Words of the command line; None takes those of this process.
-        prog: Name of the command in its help and errors.
-    """
-    sys.exit(run_command(partial(_run, prog=prog), argv))
 
 
 def _parser(prog: str) -> Parser:
@@ -75,3 +62,7 @@ def _refuse_unfit(source: Path, target: Path, overwrite: bool) -> None:
         raise ConfigError(
             f"{target}: exists; give another file to write, --out FILE, or --overwrite to replace this one"
         )
+
+
+main = command(_run, "export-iianet")
+"""Start the command."""

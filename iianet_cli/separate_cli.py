@@ -9,7 +9,6 @@ import argparse
 import logging
 import math
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -22,7 +21,7 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from iianet.command_line import Parser, add_override_flags, at_least_one, at_least_zero, run_command
+from iianet.command_line import Parser, add_config_flags, at_least_one, at_least_zero, command, config_overrides
 from iianet.encoder.mouth import SAMPLE_RATE
 from iianet.encoder.protocol import Encoder
 from iianet.encoder.source import EncoderSource
@@ -35,9 +34,10 @@ from iianet.inference.trained import CONF_FILE, warn_of_other_level, warn_of_oth
 from iianet.inference.windows import SHORTEST, Windows
 from iianet.interruption import terminable
 from iianet.launch import choose_device
-from iianet.paths import expand_path, expand_word
+from iianet.paths import expand_path
 from iianet.terminal import say
 from iianet.wording import counted
+from iianet_cli.flags import add_checkpoint_flag, add_device_flag, add_trust_flag
 from iianet_cli.separator import FRAME_TOLERANCE, NamedSeparator
 from iianet_cli.speakers import Mouth, Speaker, add_speaker_flags, file_stems, read_speakers
 
@@ -53,16 +53,6 @@ network separated 0.4 dB worse at this peak, and 1.8 dB at a tenth of it."""
 logger = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "separate-iianet") -> None:
-    """Run the command.
-
-    Args:
-        argv: Words of the command line; None takes those of this process.
-        prog: Name of the command in its help and errors.
-    """
-    sys.exit(run_command(partial(_run, prog=prog), argv))
-
-
 def _parser(prog: str) -> Parser:
     parser = Parser(
         prog=prog,
@@ -72,12 +62,7 @@ def _parser(prog: str) -> Parser:
         example=f"{prog} --checkpoint Experiments/checkpoint/toy/best_model.pth --mixture talk.wav --mouth anna.npz "
         "ben.npz --out talk-separated",
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="trained separator: best_model.pth or a checkpoint of train.py, or a published one",
-    )
+    add_checkpoint_flag(parser)
     parser.add_argument(
         "--mixture",
         required=True,
@@ -95,15 +80,8 @@ def _parser(prog: str) -> Parser:
     parser.add_argument(
         "--own_rate", action="store_true", help="write the estimates at the mixture's own rate (default: 16 kHz)"
     )
-    parser.add_argument(
-        "--conf_dir",
-        type=expand_word,
-        metavar="FILE",
-        help=f"YAML config that the separator was trained with (default: {CONF_FILE} beside the checkpoint); it says "
-        "which encoder sees the mouths, and is not needed for embeddings",
-    )
-    add_override_flags(parser)
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the first GPU where there is one)")
+    add_config_flags(parser, default=f"{CONF_FILE} beside the checkpoint; embeddings need none")
+    add_device_flag(parser)
     parser.add_argument(
         "--window",
         type=float,
@@ -124,18 +102,14 @@ def _parser(prog: str) -> Parser:
         help="frames by which a mouth may be longer or shorter than the mixture (default: the config's, else "
         f"{FRAME_TOLERANCE})",
     )
-    parser.add_argument(
-        "--trust_imported",
-        action="store_true",
-        help="use keys of a store whose encoder is not recorded as if the config's had made them",
-    )
+    add_trust_flag(parser)
     return parser
 
 
 def _run(argv: list[str], prog: str) -> int:
     arguments = _parser(prog).read(argv)
     device = choose_device(arguments.device)
-    separator = NamedSeparator.of(arguments)
+    separator = NamedSeparator.of(arguments, config_overrides(arguments))
     accept = partial(separator.accept, trusts_imported=arguments.trust_imported)
     speakers = read_speakers(arguments.speakers, separator.dim, separator.cache, accept)
     separator.refuse_embeddings_of_other_rows(speakers)
@@ -263,3 +237,7 @@ def _table(speakers: Sequence[Speaker], wavs: Sequence[EstimateWav]) -> str:
         for speaker, wav in zip(speakers, wavs, strict=True)
     ]
     return tabulate(rows, headers=["speaker", "estimate", "length", "Hz", "samples", "peak"], disable_numparse=True)
+
+
+main = command(_run, "separate-iianet")
+"""Start the command."""

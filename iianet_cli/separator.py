@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from iianet.command_line import config_overrides
 from iianet.config.data_section import DataConfig
 from iianet.config.schema import Config, load_config
 from iianet.encoder.mouth import CROP_SIZE, FPS, SAMPLE_RATE
@@ -40,15 +39,22 @@ class NamedSeparator:
     config: Config | None
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Self:
+    def of(cls, arguments: argparse.Namespace, overrides: Sequence[str]) -> Self:
         """Open the one that --checkpoint names, with the config of --conf_dir, or with the one that lies beside it.
+
+        Args:
+            arguments: Command line.
+            overrides: Overrides of the config.
 
         Raises:
             ConfigError: The config is wrong or contradicts the checkpoint, or --set is given and there is none.
             WeightsError: The checkpoint is missing, damaged, or holds no separator of one voice.
         """
         path = expand_path(arguments.checkpoint)
-        config = _config(arguments)
+        named = config_beside(arguments)
+        if named is None and overrides:
+            raise ConfigError(f"{overrides[0]}: there is no config to override; give --conf_dir CONFIG")
+        config = None if named is None else load_config(named, overrides)
         trained = open_trained(path, config)
         if trained.model.num_sources != 1:
             raise WeightsError(
@@ -118,15 +124,12 @@ class NamedSeparator:
         refuse_other_encoder(snapshot, source, trusts_imported or self.config.datamodule.data_config.trust_imported)
 
 
-def _config(arguments: argparse.Namespace) -> Config | None:
-    """The config that is given, or that lies beside the checkpoint; None where there is none."""
-    path = arguments.conf_dir
-    if path is None:
-        beside = expand_path(arguments.checkpoint).with_name(CONF_FILE)
-        if not beside.is_file():
-            if overrides := config_overrides(arguments):
-                raise ConfigError(f"{overrides[0]}: there is no config to override; give --conf_dir CONFIG")
-            return None
-        logger.info("config: %s", beside)
-        path = beside
-    return load_config(path, config_overrides(arguments))
+def config_beside(arguments: argparse.Namespace) -> str | None:
+    """The config that --conf_dir names, else the one that lies beside --checkpoint; None where there is none."""
+    if arguments.conf_dir is not None:
+        return str(arguments.conf_dir)
+    beside = expand_path(arguments.checkpoint).with_name(CONF_FILE)
+    if not beside.is_file():
+        return None
+    logger.info("config: %s", beside)
+    return str(beside)

@@ -8,8 +8,7 @@ if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from iianet.command_line import Parser, add_config_flags, at_least_one, config_overrides, run_command
+from iianet.command_line import Parser, add_config_flags, at_least_one, command, config_overrides
 from iianet.comparison.comparison_report import save_comparison
 from iianet.comparison.mode_comparison import refuse_unfit_comparison, run_ways
 from iianet.config.fields import CUDA_GRAPHS
@@ -46,7 +45,7 @@ from iianet.training.step_times import StepRecorder
 from iianet.training.termination import RunStopped, own_signals
 from iianet.training.trainer import make_measuring_trainer, make_trainer, quieten_lightning, refuse_without_compiler
 from iianet.wording import counted
-from iianet_cli.data_flags import PREFIX, add_data_flags, data_overrides
+from iianet_cli.flags import PREFIX, add_data_flags, data_overrides
 from iianet_cli.initial_weights import load_initial_weights, refuse_two_beginnings
 from iianet_cli.stores import build_command, log_mode, named_stores, open_stores, refuse_missing_weights
 from loaders.build_missing import BuildMissing
@@ -62,16 +61,6 @@ UNFIT = (ArithmeticError, AttributeError, LookupError, MisconfigurationException
 """What Lightning and torch raise where a checkpoint's states are not what they expect."""
 
 logger = logging.getLogger(__name__)
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "train-iianet") -> None:
-    """Run the command.
-
-    Args:
-        argv: Words of the command line; None takes those of this process.
-        prog: Name of the command in its help and errors.
-    """
-    sys.exit(run_command(partial(_run, prog=prog), argv))
 
 
 def _parser(prog: str) -> Parser:
@@ -324,3 +313,7 @@ def _own_overrides(arguments: argparse.Namespace) -> list[str]:
     if arguments.compile is not None:
         overrides.append(f"training.compile={arguments.compile}")
     return overrides
+
+
+main = command(_run, "train-iianet")
+"""Start the command."""

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from iianet.batch import Batch
 from iianet.config.schema import Config
+from iianet.encoder.source import EncoderSource
 from iianet.launch import usable_cores
 from loaders.datamodule import SeparationData
 from loaders.dataset import BatchLoader, ExampleDataset
@@ -110,6 +112,26 @@ class EvaluationData(SeparationData):
         wavs = (manifest.examples.column(kind).to_pylist() for kind in ("mixture", "source"))
         return [ExampleName(*names) for names in zip(keys, *wavs, strict=True)]
 
+    def facts(self, source: EncoderSource, device: torch.device) -> dict[str, Any]:
+        """What decides the figures of an example, beside the separator; `source` encodes what is not stored."""
+        return {
+            "split": self.split_name,
+            "num_samples": None if self.segment is None else self.opened.num_samples,
+            "examples": self.opened.manifest.digest(),
+            "embeddings": [self._stored(snapshot) for snapshot in self.snapshots] or [_encoded(source, device)],
+            "normalize_audio": self.options.normalize_audio,
+        }
+
+    def _stored(self, snapshot: Snapshot) -> str:
+        """A store's arithmetic; where its encoder is unknown, the digests of the split's shards."""
+        identity = snapshot.identity
+        encoder = identity.encoder.get("fingerprint")
+        if encoder is None:
+            shards = sorted(record.tar_digest for record in snapshot.split(self.split_name, ("key",)).shards)
+            encoder = f"unknown encoder, shards {', '.join(shards)}"
+        precision = identity.precision.get("dtype")
+        return f"stored as {identity.dtype}, {encoder}, {precision}, {dict(identity.preprocessing)}"
+
     def lengths(self) -> Indices:
         """Samples that are read of each example, `(examples,)`."""
         lengths = self.opened.manifest.num_samples()
@@ -136,6 +158,12 @@ class EvaluationData(SeparationData):
         if len(dataset) <= options["num_workers"]:  # workers take longer to start than these batches to read
             options |= {"num_workers": 0, "persistent_workers": False}
         return BatchLoader(dataset, **options)
+
+
+def _encoded(source: EncoderSource, device: torch.device) -> str:
+    """The arithmetic of mouths that are encoded anew."""
+    weights = source.digest or f"random weights of seed {source.seed}"
+    return f"raw mouths, {source.name}, {weights}, {source.kernels(device).dtype}, {dict(source.preprocessing)}"
 
 
 class EqualLengthDataset(ExampleDataset):

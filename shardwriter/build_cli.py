@@ -7,45 +7,47 @@ if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/
 
 import argparse
 import logging
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable
 from itertools import chain
-from pathlib import Path
 
 import pyarrow as pa
 import torch
 from tabulate import tabulate
 
-from iianet.command_line import Parser, add_config_flags, at_least_one, at_least_zero, config_overrides, run_command
+from iianet.command_line import (
+    SOME_FAILED,
+    Parser,
+    add_config_flags,
+    at_least_one,
+    at_least_zero,
+    command,
+    config_overrides,
+)
 from iianet.config.schema import Config, load_config
 from iianet.encoder.kernels import PRECISIONS
-from iianet.errors import ConfigError, FeatureStoreError, StoreError
+from iianet.errors import ConfigError, FeatureStoreError
 from iianet.interruption import terminable
-from iianet.launch import Launch, choose_device
+from iianet.launch import Launch, choose_device, choose_devices
 from iianet.paths import expand_word
-from iianet.terminal import PrintableFormatter, complain, say
+from iianet.terminal import say
 from iianet.wording import counted, nearest
 from shardwriter.build.build import Build, prepare
 from shardwriter.build.check import Finding, check, show
 from shardwriter.build.compact import Compaction, abandon
+from shardwriter.build.log_file import log_file
 from shardwriter.build.options import BuildOptions
-from shardwriter.execute.devices import choose_devices
 from shardwriter.execute.executor import Executor, OneProcess
 from shardwriter.execute.operation import Operation, run_operation
 from shardwriter.execute.processes import Processes
 from shardwriter.execute.ranks import run_as_rank
 from shardwriter.execute.ray_cluster import RayCluster
-from shardwriter.format.files import make_own_folder
-from shardwriter.format.names import LOG_FOLDER, SPLITS, STORED_DTYPES
+from shardwriter.format.names import SPLITS, STORED_DTYPES
 from shardwriter.storage.folder import Folder
 from shardwriter.storage.locate import Cache, open_storage
 from shardwriter.storage.storage import Storage
 from shardwriter.store.snapshot import read_record
 
 ALL_STORED = 0
-SOME_FAILED = 3
 ENCODING_FLAGS = (
     *("overwrite", "limit", "verify_sources", "retry_failed", "import_embeddings", "check"),
     *("dtype", "views", "audio", "encoder_precision", "batch_size", "num_workers"),
@@ -57,19 +59,9 @@ NOTHING_TO_COMPACT = "Nothing to do: no embedding is superseded, and all shards 
 logger = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point."""
-    before = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())  # gives freed tables back to the system; Arrow's own keeps them
-    try:
-        sys.exit(run_command(_run, argv))
-    finally:
-        pa.set_memory_pool(before)
-
-
-def _parser() -> Parser:
+def _parser(prog: str) -> Parser:
     parser = Parser(
-        prog="build-shards",
+        prog=prog,
         description="Encode each utterance's mouth video once and write the embeddings into tar shards. Run again, it "
         "resumes: missing, new and changed utterances are encoded. Exit codes: 0 all stored; 3 finished, but some "
         "failed or an --overwrite still lacks splits; 2 could not start or continue; 130 and 143 stopped by SIGINT and "
@@ -163,8 +155,17 @@ def _parser() -> Parser:
     return parser
 
 
-def _run(argv: list[str]) -> int:
-    arguments = _parser().read(argv)
+def _run(argv: list[str], prog: str) -> int:
+    arguments = _parser(prog).read(argv)
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())  # gives freed tables back to the system; Arrow's own keeps them
+    try:
+        return _run_asked(arguments)
+    finally:
+        pa.set_memory_pool(before)
+
+
+def _run_asked(arguments: argparse.Namespace) -> int:
     if arguments.check and not (arguments.abandon or arguments.compact):
         return _run_check(arguments)
     config, storage, options = _request(arguments)
@@ -196,7 +197,7 @@ def _run_check(arguments: argparse.Namespace) -> int:
 
 def _run_build(config: Config, storage: Storage, options: BuildOptions) -> int:
     made = prepare(config, storage, options)
-    with _log_file(storage, f"-rank{options.rank.number}" if options.rank else "") as log:
+    with log_file(storage, f"-rank{options.rank.number}" if options.rank else "") as log:
         if not _operate(made, storage, options, lambda: _what_is_left(made)):
             return ALL_STORED
         report = made.report
@@ -362,38 +363,13 @@ def _store_word(config: Config, given: str | None) -> str:
     return folder
 
 
-@contextmanager
-def _log_file(storage: Storage, ending: str = "") -> Iterator[Path]:
-    folder = storage.staging / LOG_FOLDER
-    try:
-        make_own_folder(folder)
-        path = folder / f"build-{datetime.now():%Y%m%d-%H%M%S-%f}{ending}.log"
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(
-            f"{error.filename or folder}: cannot be written ({error.strerror}); make room or fix its rights, or choose "
-            "another --shards folder"
-        ) from error
-    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
-    root, ours = logging.getLogger(), logging.getLogger("shardwriter")
-    level = ours.level
-    root.addHandler(handler)
-    ours.setLevel(logging.DEBUG)  # the file keeps every utterance, the terminal what matters
-    try:
-        yield path
-    except BaseException:
-        logger.debug("stopped", exc_info=True)
-        complain(f"log: {path}")
-        raise
-    finally:
-        ours.setLevel(level)
-        root.removeHandler(handler)
-        handler.close()
-
-
 def _dry_run(config: Config, storage: Storage, options: BuildOptions) -> int:
     found = prepare(config, storage, options).survey()
     rows = [(split, *item.counts.values(), len(item.manifest.utterances)) for split, item in found.items()]
     say(tabulate(rows, headers=["split", "new", "changed", "retried", "unfinished", "total"]))
     say(f"\nNothing was written to {storage.name}.")
     return ALL_STORED
+
+
+main = command(_run, "build-shards")
+"""Start the command."""

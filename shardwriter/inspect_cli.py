@@ -6,11 +6,9 @@ if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/
     main_of("shardwriter.inspect_cli")()
 
 import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from iianet.command_line import Parser, add_override_flags, at_least_one, config_overrides, run_command
+from iianet.command_line import Parser, add_override_flags, at_least_one, command, config_overrides
 from iianet.config.schema import Config, load_config
 from iianet.errors import ConfigError, StoreError
 from iianet.launch import choose_device
@@ -37,14 +35,9 @@ PLOTTED = 3
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point."""
-    sys.exit(run_command(_run, argv))
-
-
-def _parser() -> Parser:
+def _parser(prog: str) -> Parser:
     parser = Parser(
-        prog="inspect-shards",
+        prog=prog,
         description="Show what a store holds, look at a sample, compare it with the corpus, verify every byte. Exit "
         "codes: 0 fine, also where a build is not finished yet; 1 problems found: what was built is damaged or gone, "
         "or something that was asked for has failed; 2 not a store or could not start.",
@@ -91,8 +84,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _run(argv: list[str]) -> int:
-    arguments = _parser().read(argv)
+def _run(argv: list[str], prog: str) -> int:
+    arguments = _parser(prog).read(argv)
     if not arguments.reindex and is_tars(arguments.store):
         _refuse_store_flags(arguments)
         sections = [read_foreign(expand(arguments.store))]
@@ -190,3 +183,7 @@ def _plot(
     path = Path(arguments.plot)
     draw([drawing_of(sample, store.identity.fps, data_root) for sample in chosen], path)
     return Section(text=f"picture: {path}")
+
+
+main = command(_run, "inspect-shards")
+"""Start the command."""

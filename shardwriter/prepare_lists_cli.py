@@ -7,10 +7,9 @@ if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
-from iianet.command_line import Parser, run_command
+from iianet.command_line import SOME_FAILED, Parser, command
 from iianet.config.utterance_names import NAMES
 from iianet.interruption import terminable
 from iianet.paths import expand_path
@@ -22,24 +21,17 @@ from shardwriter.prepare.recordings import Recordings
 from shardwriter.prepare.split_lists import SplitLists, list_split, mouths_in, places_below
 
 ALL_LISTED = 0
-SOME_LEFT_OUT = 3
 SPLITS = ("tr", "cv", "tt")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point."""
-    sys.exit(run_command(_run, argv))
-
-
-def _parser() -> Parser:
+def _parser(prog: str) -> Parser:
     parser = Parser(
-        prog="prepare-lists",
+        prog=prog,
         description="Make mix.json, s1.json and s2.json of each split from the folders of its mixtures, as IIANet's "
         "process_lrs23.py and process_vox2.py do. What cannot be used is left out of all three, shown, and listed in "
         "left_out.tsv beside them. Exit codes: 0 all listed; 3 finished, but some mixtures are left out; 2 nothing was "
         "written, or not all; 130 and 143 stopped by SIGINT and SIGTERM.",
-        example="prepare-lists lrs2 --audio /data/lrs2/audio/wav16k/min --mouths /data/lrs2/mouths "
-        "--out DataPreProcess/LRS2",
+        example=f"{prog} lrs2 --audio /data/lrs2/audio/wav16k/min --mouths /data/lrs2/mouths --out DataPreProcess/LRS2",
     )
     parser.add_argument(
         "corpus",
@@ -76,8 +68,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _run(argv: list[str]) -> int:
-    arguments = _parser().read(argv)
+def _run(argv: list[str], prog: str) -> int:
+    arguments = _parser(prog).read(argv)
     place = places_below(arguments.data_root)
     for folder in (arguments.audio, arguments.mouths):
         place(os.path.abspath(folder))  # one outside data_root is refused before anything is read
@@ -90,7 +82,7 @@ def _run(argv: list[str]) -> int:
         for one in lists:
             one.write(arguments.out / one.split, arguments.mouths, place)
     say("\n".join([*report_lines(lists, arguments.out), "", *_hints(lists, arguments)]))
-    return SOME_LEFT_OUT if any(one.left_out for one in lists) else ALL_LISTED
+    return SOME_FAILED if any(one.left_out for one in lists) else ALL_LISTED
 
 
 def _hints(lists: Sequence[SplitLists], arguments: argparse.Namespace) -> list[str]:
@@ -109,3 +101,7 @@ def _splits(text: str) -> tuple[str, ...]:
             meant = f"; did you mean {near}?" if near else ""
             raise argparse.ArgumentTypeError(f"found {word!r}, expected some of {', '.join(SPLITS)}{meant}")
     return tuple(split for split in SPLITS if split in words)
+
+
+main = command(_run, "prepare-lists")
+"""Start the command."""

@@ -5,11 +5,9 @@ if __name__ == "__main__":  # `python -m`, before the imports, as in iianet_cli/
 
     main_of("shardwriter.prepare_mixtures_cli")()
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from iianet.command_line import Parser, at_least_one, run_command
+from iianet.command_line import SOME_FAILED, Parser, at_least_one, command
 from iianet.interruption import terminable
 from iianet.launch import usable_cores
 from iianet.paths import expand_path
@@ -20,22 +18,16 @@ from shardwriter.prepare.mixing_list import read_mixing_list, refuse_missing
 from shardwriter.prepare.speech_level import LEVELS
 
 ALL_MADE = 0
-SOME_FAILED = 3
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point."""
-    sys.exit(run_command(_run, argv))
-
-
-def _parser() -> Parser:
+def _parser(prog: str) -> Parser:
     parser = Parser(
-        prog="prepare-mixtures",
+        prog=prog,
         description="Make the mixtures of a published list, lines of `wav1 snr1 wav2 snr2`, from single recordings: "
         "mix, s1 and s2 of each. Run again, it resumes: what is there whole is not made again. Exit codes: 0 all made; "
         "3 finished, but some failed; 2 could not start or continue; 130 and 143 stopped by SIGINT and SIGTERM, with "
         "every file whole.",
-        example="prepare-mixtures --list mix_2_spk_tr.scp --audio /data/lrs2/wavs --out /data/lrs2/audio/tr",
+        example=f"{prog} --list mix_2_spk_tr.scp --audio /data/lrs2/wavs --out /data/lrs2/audio/tr",
     )
     parser.add_argument(
         "--list", required=True, type=expand_path, metavar="FILE", help="list of mixtures, such as mix_2_spk_tr.scp"
@@ -68,8 +60,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _run(argv: list[str]) -> int:
-    arguments = _parser().read(argv)
+def _run(argv: list[str], prog: str) -> int:
+    arguments = _parser(prog).read(argv)
     pairs = read_mixing_list(arguments.list, arguments.audio, arguments.list_root)
     refuse_missing(pairs, arguments.list, arguments.audio)
     num_processes = min(arguments.num_processes or usable_cores(), len(pairs))
@@ -96,3 +88,7 @@ def _lines(outcome: Outcome, folder: Path) -> list[str]:
         "",
         f"mixtures: {folder}",
     ]
+
+
+main = command(_run, "prepare-mixtures")
+"""Start the command."""

@@ -17,10 +17,10 @@ from iianet.batch import Batch
 from iianet.config.fields import CUDA_GRAPHS
 from iianet.config.schema import Config
 from iianet.encoder.lazy_encoder import LazyEncoder
-from iianet.errors import MouthError, TrainingError
+from iianet.errors import TrainingError
 from iianet.losses import PermutationInvariantLoss
 from iianet.separator.model import IIANet
-from iianet.training.dropped_rows import DroppedRows
+from iianet.training.dropped_rows import DroppedRows, refuse_dropped
 from iianet.training.embedding_augmentation import augment_embedding, refuse_unfit_mask
 from iianet.training.loop_state import epoch_is_over, is_last_validation, validate_again
 from iianet.training.resume import changed_settings, refuse_unlike, refuse_unlike_moments, settings_of
@@ -230,9 +230,7 @@ class SeparationModule(pl.LightningModule):
         """Count skipped rows; with --on_missing error, stop all ranks at once."""
         if self.config.datamodule.data_config.on_missing == "error":
             decide = self.trainer.strategy.reduce_boolean_decision
-            if decide(bool(batch.dropped), all=False):
-                key, reason = batch.dropped[0] if batch.dropped else ("a row of another rank", "see its message")
-                raise MouthError(f"{key}: cannot be read, and --on_missing is error: {reason}")
+            refuse_dropped(batch.dropped, elsewhere=decide(bool(batch.dropped), all=False))
         self.dropped.count(batch)
 
     @property

@@ -1,4 +1,6 @@
-"""Utterances of one speaker or of one video, as their names tell: groups of which no two are mixed with each other."""
+"""Utterances of one speaker or of one video, as their names tell: groups of which no two are mixed with each other.
+
+Apart from the manifest, which asks nothing of names."""
 
 import re
 from collections.abc import Iterator

@@ -34,13 +34,6 @@ def checkpoint(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def pictures() -> None:
     """Let evaluations in this process draw their picture."""
 

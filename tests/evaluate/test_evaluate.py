@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers.commands import run_main
 from helpers.corpus import Corpus, copy_corpus, make_corpus
 from helpers.runs import ROOT, build_store
 
@@ -274,7 +275,17 @@ def other_imports(corpus: Corpus, checkpoint: Path, folder: Path) -> tuple[list[
     return tuple(["--trust_imported", "--shards", store] for store in stores)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("change", [other_rounds, other_arithmetic, other_length, other_imports])
+def other_stores(corpus: Corpus, checkpoint: Path, folder: Path) -> tuple[list[object], list[object]]:
+    """One encoder, whose arithmetic differs."""
+    stores = []
+    for precision in ("float32", "bf16"):
+        config = corpus.config(f"videonet.videonet_config.precision={precision}")
+        build(config, Folder(folder / precision), BuildOptions(device=torch.device("cpu"), splits=("test",)))
+        stores.append(["--shards", folder / precision])
+    return stores[0], stores[1]
+
+
+@pytest.mark.parametrize("change", [other_rounds, other_arithmetic, other_length, other_imports, other_stores])
 def test_whatever_changes_figures_never_resumes(
     corpus: Corpus, checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str], change: Any
 ) -> None:
@@ -302,6 +313,19 @@ def test_what_is_to_be_skipped_is_counted_and_is_no_failure(
     assert f"{skipped} not in the store, left out: --on_missing is skip" in found.out
     assert "left out: /" not in found.err, "no line for each of them"
     assert evaluate(corpus, checkpoint, "--shards", store, "--on_missing", "error", "--out", "strict") == 2
+
+
+def test_the_config_beside_the_checkpoint_is_taken_where_none_is_given(
+    corpus: Corpus, store: Path, checkpoint: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "best_model.pth").write_bytes(checkpoint.read_bytes())
+    words = ["--checkpoint", here / "best_model.pth", "--shards", store]
+    alone = run_main(evaluate_cli.main, words, capsys)
+    assert alone.code == 2
+    assert "no conf.yml lies beside it" in alone.err
+    (here / "conf.yml").write_bytes(corpus.config_file.read_bytes())
+    assert run_main(evaluate_cli.main, words, capsys).code == 0
+    assert len(rows("results/test-0.16s")) == 10
 
 
 def test_weights_that_diverged_are_an_error_not_a_table(

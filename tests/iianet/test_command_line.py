@@ -133,7 +133,7 @@ def test_what_a_launcher_left_behind_silences_no_command(
 
 def test_a_path_that_a_variable_holds_is_expanded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A", f"{tmp_path}/$B")
-    given = build_cli._parser().read(["--conf_dir", "LRS2-IIANet.yml", "--data_root", "$A/corpus"])
+    given = build_cli._parser("build-shards").read(["--conf_dir", "LRS2-IIANet.yml", "--data_root", "$A/corpus"])
     config = load_config(given.conf_dir, config_overrides(given))
     assert config.datamodule.data_config.data_root == f"{tmp_path}/$B/corpus"
 
@@ -149,7 +149,7 @@ def test_a_path_that_a_variable_holds_is_expanded_once(tmp_path: Path, monkeypat
     ],
 )
 def test_splits_are_given_alone_together_or_by_the_keys_of_the_config(text: str, splits: tuple[str, ...]) -> None:
-    given = build_cli._parser().read(["--conf_dir", "x.yml", "--data_split", text])
+    given = build_cli._parser("build-shards").read(["--conf_dir", "x.yml", "--data_split", text])
     assert given.data_split == splits
 
 

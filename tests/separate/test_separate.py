@@ -24,6 +24,9 @@ NUM_SAMPLES = FRAMES * SAMPLES_PER_FRAME
 Run = Callable[..., Outcome]
 
 
+pytestmark = pytest.mark.usefixtures("here")
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Mouths tr_000 to tr_002 of 30 frames, in a store too, and a checkpoint beside its config."""
@@ -39,13 +42,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture(scope="module")
 def store(corpus: Corpus) -> Path:
     return build_store(corpus, "store")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

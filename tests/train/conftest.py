@@ -20,13 +20,6 @@ def store(corpus: Corpus) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory: results go to Experiments below it."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def pictures() -> None:
     """Let runs in this process draw their loss curves."""
 

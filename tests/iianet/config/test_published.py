@@ -15,10 +15,7 @@ NAMES = ["LRS2-IIANet.yml", "LRS3-IIANet.yml", "Vox2-IIANet.yml"]
 OWN = "datamodule: {data_config: {train_dir: tr, valid_dir: cv, test_dir: tt}}\nexp: {exp_name: own}\n"
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_the_published_configs_are_those_of_the_repository() -> None:

@@ -16,12 +16,12 @@ from helpers.builds import CPU, Run, build_store, contents, opened, reasons
 from helpers.corpus import Corpus, make_corpus
 
 from iianet.errors import ConfigError, StoreError, WeightsError
+from iianet.launch import choose_devices
 from shardwriter.build.build import build, prepare
 from shardwriter.build.options import BuildOptions
 from shardwriter.encode.encoded import EncodedClips
 from shardwriter.encode.write_shards import Stored
 from shardwriter.execute import processes
-from shardwriter.execute.devices import choose_devices
 from shardwriter.execute.executor import Job
 from shardwriter.execute.operation import run_operation
 from shardwriter.execute.processes import CLAIM, Processes

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import pytest
 from helpers.builds import Run
 
-from iianet.launch import Launch
-from shardwriter.execute.devices import own_gpus
+from iianet.launch import Launch, own_gpus
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,34 @@
-"""Flags of the data that the commands of the separator share: which store they read, or raw mouths."""
+"""Flags that the commands of the separator share: the trained one, the device, which store they read, or raw mouths."""
 
 import argparse
 import json
 
 PREFIX = "datamodule.data_config"
+
+
+def add_checkpoint_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --checkpoint, which must be given."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="trained separator: a best_model.pth or .ckpt of train.py, or a published best_model.pth",
+    )
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --device, as iianet.launch.choose_device reads it."""
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the first GPU where there is one)")
+
+
+def add_trust_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --trust_imported."""
+    parser.add_argument(
+        "--trust_imported",
+        action="store_true",
+        help="use embeddings whose encoder is not recorded (imported, or made by others) as if the config's had made "
+        "them",
+    )
 
 
 def add_data_flags(parser: argparse.ArgumentParser, verb: str) -> None:
@@ -30,12 +55,7 @@ def add_data_flags(parser: argparse.ArgumentParser, verb: str) -> None:
         choices=["encode", "skip", "error"],
         help="what to do with utterances missing from the store: encode them on the fly (default), skip them, or stop",
     )
-    parser.add_argument(
-        "--trust_imported",
-        action="store_true",
-        help="use embeddings whose encoder is not recorded (imported, or made by others) as if the config's had made "
-        "them",
-    )
+    add_trust_flag(parser)
 
 
 def data_overrides(arguments: argparse.Namespace) -> list[str]:
