@@ -19,7 +19,6 @@ import pickle
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,11 +210,10 @@ def recorded_settings(contents: Mapping[str, object]) -> dict[str, Any]:
     texts = infos.get("settings") if isinstance(infos, Mapping) else None
     if not isinstance(texts, Mapping):
         return {}
-    settings = {}
-    for key, text in texts.items():
-        with suppress(TypeError, ValueError):  # whoever wrote such a text, it records nothing
-            settings[str(key)] = json.loads(text)
-    return settings
+    try:
+        return {str(key): json.loads(text) for key, text in texts.items()}
+    except (TypeError, ValueError):  # settings of another program: no part of them is a record of ours
+        return {}
 
 
 def save_best_model(path: Path, model: IIANet, versions: Mapping[str, str], settings: Mapping[str, str]) -> None:

@@ -102,6 +102,15 @@ def test_a_config_that_contradicts_the_file_is_refused_by_its_key(
         open_trained(write(corpus, tmp_path), corpus.config(*SMALL, change))
 
 
+def test_settings_of_another_program_are_no_record(corpus: Corpus, tmp_path: Path) -> None:
+    """A part of them that looks like ours would hide that the rest is unknown."""
+    contents = torch.load(published(corpus, tmp_path), weights_only=False)
+    contents["infos"]["settings"] = {"audionet.audionet_config.num_blocks": "7", "note": "trained at night"}
+    torch.save(contents, tmp_path / "other.pth")
+    trained = open_trained(tmp_path / "other.pth", corpus.config(*SMALL))
+    assert trained.is_of_reference
+
+
 def test_a_file_of_something_else_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     torch.save({"state_dict": {"layer.weight": torch.zeros(3)}}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"does not fit IIANet: .* missing .*1 surplus \(layer.weight") as refused:
